@@ -1,0 +1,500 @@
+//! The YAML's shape: one plain struct a section, one documented field a key.
+//!
+//! These types are what the rest of the house reads. Each field's doc comment is the key's one sentence of
+//! documentation: it becomes the JSON schema, `proxy-config/reference.yaml` and the README's table. Every key has a
+//! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
+//! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
+
+use super::units::{ByteSize, Share, SourceNet, Timespan};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A whole configuration file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Who this proxy is.
+    pub node: Node,
+    /// The operators' port: health, metrics, explanations.
+    pub admin: Admin,
+    /// The process: its threads and how it leaves. Read once, at start.
+    pub process: Process,
+    /// What holds for every listener.
+    pub listeners: ListenerDefaults,
+    /// Who is calling. The graph's links start here. Keyed by the workload's name.
+    pub workloads: BTreeMap<String, Workload>,
+    /// Where requests go. The first match wins.
+    pub routes: Vec<Route>,
+    /// What they can reach. Keyed by the cluster's name.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// How paths are scored.
+    pub model: Model,
+    /// What is reported, and where to.
+    pub telemetry: Telemetry,
+}
+
+/// Who this proxy is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// The node's name, unique in the mesh.
+    pub name: String,
+    /// The zone that the node is in; empty when unknown.
+    pub zone: String,
+}
+
+/// The operators' port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// The address of the admin port; loopback unless said otherwise.
+    pub listen: SocketAddr,
+}
+
+/// The process: its threads and how it leaves. Read once, at start: a reload that changes it says so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Process {
+    /// How many threads serve requests, each with a runtime of its own: `auto` (one a core) or a number.
+    pub threads: Auto<usize>,
+    /// How long requests in flight may take to finish after SIGTERM.
+    pub drain: Timespan,
+}
+
+/// What holds for every listener.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerDefaults {
+    /// A client connection without a request in flight is closed after this long.
+    pub idle: Timespan,
+    /// How long a client may take to send a request's headers.
+    pub request_headers: Timespan,
+    /// The largest request head, in bytes.
+    pub max_header_bytes: ByteSize,
+    /// How many headers a request may have.
+    pub max_headers: usize,
+    /// How many connections each serving thread accepts at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How many HTTP/2 streams a connection may have open.
+    pub max_streams: u32,
+}
+
+/// Which source a connection belongs to: by the listener it came in on, and by its source address.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workload {
+    /// The address on which this workload's outgoing requests come in; several workloads may share one and differ by `source`.
+    pub listen: Option<SocketAddr>,
+    /// The addresses this workload calls from (`10.1.2.16/28`); without it, everybody on the listener.
+    pub source: Option<SourceNet>,
+    /// The service that this workload is an instance of; its own name when empty.
+    pub service: String,
+    /// The address at which this workload is itself an endpoint of a cluster, which joins its outgoing links to its incoming ones.
+    pub serves: Option<SocketAddr>,
+}
+
+/// One rule of the routing table. The first match wins.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Route {
+    /// What a request must look like; empty matches everything.
+    #[serde(rename = "match")]
+    pub matches: RouteMatch,
+    /// The cluster that gets the requests; either this or `split`.
+    pub cluster: Option<String>,
+    /// Shares of the requests by cluster, together 100%; either this or `cluster`.
+    pub split: BTreeMap<String, Share>,
+    /// How long a whole request may take; overrides the cluster's `timeouts.request`.
+    pub timeout: Option<Timespan>,
+}
+
+/// What a request must look like: every named condition must hold.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteMatch {
+    /// The host without its port (`catalog.shop`), or a wildcard for its first labels (`*.shop`).
+    pub host: Option<String>,
+    /// The exact path.
+    pub path: Option<String>,
+    /// A prefix of the path, matched at `/` boundaries: `/v2` matches `/v2` and `/v2/x`, not `/v20`.
+    pub path_prefix: Option<String>,
+    /// Headers and the exact value each must have.
+    pub headers: BTreeMap<String, String>,
+    /// The method.
+    pub method: Option<String>,
+}
+
+/// A group of endpoints that offer the same service.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// The service that the endpoints offer, as the graph names it; the cluster's own name when empty.
+    pub service: String,
+    /// How a request chooses an endpoint.
+    pub policy: Policy,
+    /// What is spoken with the endpoints.
+    pub protocol: Protocol,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// When an endpoint that fails is left alone.
+    pub ejection: Ejection,
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The zone that it is in; empty when unknown.
+    #[serde(default)]
+    pub zone: String,
+    /// Its share relative to the others, before the model or the policy has its say; 0 sends it nothing.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Free-form facts, shown where the endpoint is shown.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// How a request chooses an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// By the model's weights and the local estimate that decays towards them.
+    #[default]
+    Model,
+    /// By the lower of two peak EWMA latencies times requests in flight.
+    PeakEwma,
+    /// By the fewer requests in flight of two.
+    LeastRequest,
+    /// In turn, by weight.
+    RoundRobin,
+    /// By weight alone.
+    Random,
+}
+
+/// What is spoken with the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1, a pool of connections.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge, many requests on one connection.
+    Http2,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Opening a connection to an endpoint.
+    pub connect: Timespan,
+    /// From the request's end to the response's head.
+    pub response_headers: Timespan,
+    /// A body, or an upgraded connection, on which nothing moves.
+    pub idle: Timespan,
+    /// The whole request, its response's last byte included; `0s` is without limit.
+    pub request: Timespan,
+    /// A pooled connection that nobody uses is closed after this long.
+    pub pooled: Timespan,
+}
+
+/// When an endpoint that fails is left alone, and for how long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ejection {
+    /// How many failures in a row eject an endpoint (connection refused or reset, or no answer in time); 0 never ejects.
+    pub consecutive_failures: u32,
+    /// How long the first ejection lasts; each further one lasts twice as long, up to `longest`.
+    pub first: Timespan,
+    /// How long an ejection lasts at most.
+    pub longest: Timespan,
+    /// When fewer than this share of the endpoints are healthy, all of them get requests.
+    pub panic_below: Share,
+}
+
+/// `auto`, or a value of one's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Auto<T> {
+    /// Chosen by the program.
+    #[default]
+    #[serde(with = "super::units::auto_word")]
+    Auto,
+    /// Chosen by the operator.
+    Set(T),
+}
+
+/// How paths are scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// `builtin`, or the path of an `.onnx` file with the same contract.
+    pub file: String,
+    /// What runs the model.
+    pub engine: Engine,
+    /// Where it runs; `cuda` and `auto` fall back to the CPU with a reason.
+    pub device: Device,
+    /// The ONNX Runtime library; without it `ORT_DYLIB_PATH`, then beside the binary.
+    pub onnxruntime: Option<PathBuf>,
+    /// Whether scores steer requests.
+    pub mode: Mode,
+    /// How often weights are computed anew.
+    pub tick: Timespan,
+    /// How long an inference may take before the tick goes on without it.
+    pub deadline: Timespan,
+    /// The softmax's temperature: 1 gives each candidate its fair share by speed, less concentrates on the fastest.
+    pub temperature: f64,
+    /// How many candidates a request compares: `auto` (all up to 16, else 3 drawn by weight), `all`, or a number.
+    pub compare: Compare,
+    /// How fast a local estimate returns to the model's prediction.
+    pub decay: Timespan,
+    /// What stands between scores and weights.
+    pub guards: Guards,
+    /// What starts a tick before its time.
+    pub triggers: Triggers,
+}
+
+/// What runs the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// ONNX Runtime where its library is found, else the embedded engine.
+    #[default]
+    Auto,
+    /// ONNX Runtime; without its library the embedded engine runs, and an error is logged.
+    OnnxRuntime,
+    /// The embedded engine, pure Rust.
+    Embedded,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// CUDA where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// CUDA; without one the CPU, and an error is logged.
+    Cuda,
+    /// The CPU.
+    Cpu,
+}
+
+/// Whether scores steer requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Scores steer requests.
+    #[default]
+    Active,
+    /// Scores are computed and reported, and requests are steered by peak EWMA.
+    Shadow,
+}
+
+/// How many candidates a request compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compare {
+    /// All up to 16, else 3 drawn by weight.
+    #[default]
+    Auto,
+    /// All of them.
+    All,
+    /// So many, drawn by weight; 1 is softmax sampling alone.
+    #[serde(untagged)]
+    Draw(u16),
+}
+
+/// What stands between scores and weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guards {
+    /// The least weight of a healthy candidate, as a share of an equal one, so that each stays measured.
+    pub floor: Share,
+    /// The most a weight may change in a tick, as a share of all requests.
+    pub max_step: Share,
+    /// A weight that would change by less than this share of itself stays.
+    pub dead_band: Share,
+    /// How long a new endpoint takes to grow to its full weight.
+    pub slow_start: Timespan,
+    /// A generation older than this no longer steers.
+    pub expire_after: Timespan,
+    /// The largest mean relative error of predicted against observed latency with which the model still steers.
+    pub max_error: f64,
+}
+
+/// What starts a tick before its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Triggers {
+    /// A link's latency this many times what its generation predicted.
+    pub latency_factor: f64,
+    /// A link's error rate above this share.
+    pub error_rate: Share,
+    /// The least time between two ticks.
+    pub min_interval: Timespan,
+}
+
+/// What is reported, and where to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// One line for each request.
+    pub access_log: AccessLog,
+    /// The proxy's own log: `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `pathloom=debug,info`.
+    pub log: String,
+    /// A link that nobody used for this long is forgotten.
+    pub idle_links: Timespan,
+    /// Traces.
+    pub traces: Traces,
+}
+
+/// One line for each request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// Where to: `stdout`, `stderr`, `off`, or a file's path.
+    pub to: String,
+}
+
+/// How an access log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Words, for people.
+    Text,
+}
+
+/// Traces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Traces {
+    /// The OTLP/HTTP collector (`http://127.0.0.1:4318/v1/traces`); empty exports nothing, and `traceparent` is passed on all the same.
+    pub otlp: String,
+    /// The share of requests that start a trace here when the caller brought none.
+    pub sample: Share,
+}
+
+const fn secs(s: u64) -> Timespan {
+    Timespan(std::time::Duration::from_secs(s))
+}
+
+const fn millis(ms: u64) -> Timespan {
+    Timespan(std::time::Duration::from_millis(ms))
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { name: "local".into(), zone: String::new() }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9900)) }
+    }
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self { threads: Auto::Auto, drain: secs(25) }
+    }
+}
+
+impl Default for ListenerDefaults {
+    fn default() -> Self {
+        Self {
+            idle: secs(300),
+            request_headers: secs(10),
+            max_header_bytes: ByteSize(64 * 1024),
+            max_headers: 100,
+            max_connections: 16_384,
+            max_streams: 256,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: secs(1), response_headers: secs(15), idle: secs(60), request: secs(0), pooled: secs(60) }
+    }
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self { consecutive_failures: 3, first: secs(5), longest: secs(60), panic_below: Share(0.5) }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            file: "builtin".into(),
+            engine: Engine::Auto,
+            device: Device::Auto,
+            onnxruntime: None,
+            mode: Mode::Active,
+            tick: secs(1),
+            deadline: millis(500),
+            temperature: 1.0,
+            compare: Compare::Auto,
+            decay: secs(3),
+            guards: Guards::default(),
+            triggers: Triggers::default(),
+        }
+    }
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self {
+            floor: Share(0.02),
+            max_step: Share(0.2),
+            dead_band: Share(0.02),
+            slow_start: secs(10),
+            expire_after: secs(30),
+            max_error: 1.0,
+        }
+    }
+}
+
+impl Default for Triggers {
+    fn default() -> Self {
+        Self { latency_factor: 4.0, error_rate: Share(0.2), min_interval: millis(100) }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { access_log: AccessLog::default(), log: "info".into(), idle_links: secs(600), traces: Traces::default() }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, to: "stdout".into() }
+    }
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self { otlp: String::new(), sample: Share(0.01) }
+    }
+}
