@@ -1,1 +1,7 @@
+//! Pathloom: a service-mesh sidecar that routes each request along the path a graph neural network expects to be best.
+//!
+//! Two loops meet in two places: requests write `links` and read the generation in `balance`; the tick in `control`
+//! does the opposite. Whoever reads one loop never needs to know the other.
 
+pub mod graph;
+pub mod links;
