@@ -225,12 +225,10 @@ pub struct Ejection {
 }
 
 /// `auto`, or a value of one's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Auto<T> {
     /// Chosen by the program.
     #[default]
-    #[serde(with = "super::units::auto_word")]
     Auto,
     /// Chosen by the operator.
     Set(T),
@@ -304,8 +302,7 @@ pub enum Mode {
 }
 
 /// How many candidates a request compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compare {
     /// All up to 16, else 3 drawn by weight.
     #[default]
@@ -313,7 +310,6 @@ pub enum Compare {
     /// All of them.
     All,
     /// So many, drawn by weight; 1 is softmax sampling alone.
-    #[serde(untagged)]
     Draw(u16),
 }
 
