@@ -5,6 +5,8 @@
 
 pub mod balance;
 pub mod config;
+pub mod control;
 pub mod graph;
 pub mod links;
+pub mod observe;
 pub mod route;

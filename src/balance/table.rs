@@ -3,6 +3,7 @@
 use super::Alias;
 use crate::config::{Compare, Policy};
 use crate::links::{LinkCell, NodeCell, NodeKey, Time};
+use crate::observe::Traffic;
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -122,6 +123,8 @@ pub struct Table {
     pub panic: bool,
     /// How it chooses.
     pub options: TableOptions,
+    /// Where its requests are counted.
+    pub traffic: Arc<Traffic>,
     alias: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
@@ -139,7 +142,7 @@ pub struct Choice {
 impl Table {
     /// A table of these candidates. Where `panic`, health does not count, only a configured weight of zero does.
     #[must_use]
-    pub fn new(mut candidates: Vec<Candidate>, panic: bool, options: TableOptions) -> Self {
+    pub fn new(mut candidates: Vec<Candidate>, panic: bool, options: TableOptions, traffic: Arc<Traffic>) -> Self {
         let takes = |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
         // Stable, so that the order of the configuration shows in `/routing`.
         candidates.sort_by_key(|c| !takes(c));
@@ -152,6 +155,7 @@ impl Table {
             eligible,
             panic,
             options,
+            traffic,
             alias: Alias::new(&weights),
             turns: turns(&configured),
             // Proxies that start together must not all begin with the same endpoint.

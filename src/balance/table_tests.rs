@@ -43,6 +43,10 @@ fn options(policy: Policy, compare: Compare) -> TableOptions {
     TableOptions { policy, compare, tau_s: TAU_S }
 }
 
+fn traffic() -> Arc<Traffic> {
+    Arc::new(Traffic::new(1))
+}
+
 fn shares(table: &Table, draws: usize) -> Vec<f64> {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut counts = vec![0usize; table.candidates().len()];
@@ -55,7 +59,7 @@ fn shares(table: &Table, draws: usize) -> Vec<f64> {
 #[test]
 fn without_samples_weights_and_in_flight_decide() {
     let (_links, made) = candidates(&[0.5, 0.25, 0.25]);
-    let table = Table::new(made, false, options(Policy::Model, Compare::Auto));
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
     let mut rng = SmallRng::seed_from_u64(1);
     assert_eq!(table.pick(Time(0), false, &mut rng, &[]).unwrap().index, 0);
     table.candidates()[0].node.begin();
@@ -67,7 +71,7 @@ fn without_samples_weights_and_in_flight_decide() {
 fn fresh_samples_rule_and_the_prior_returns() {
     let (_links, made) = candidates(&[0.5, 0.5]);
     made[0].link.record(0, Time(0), 1.0, Outcome::Success, 0.02, TAU_S);
-    let table = Table::new(made, false, options(Policy::Model, Compare::Auto));
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
     let mut rng = SmallRng::seed_from_u64(1);
     for _ in 0..50 {
         assert_eq!(table.pick(Time(0), false, &mut rng, &[]).unwrap().index, 1);
@@ -81,7 +85,7 @@ fn fresh_samples_rule_and_the_prior_returns() {
 fn one_choice_is_softmax_sampling_within_a_chi_square_bound() {
     let weights = [0.4f32, 0.3, 0.2, 0.1];
     let (_links, made) = candidates(&weights);
-    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)));
+    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)), traffic());
     let draws = 100_000;
     let chi_square: f64 = shares(&table, draws)
         .iter()
@@ -95,7 +99,7 @@ fn one_choice_is_softmax_sampling_within_a_chi_square_bound() {
 fn what_was_tried_is_not_tried_again() {
     for policy in [Policy::Model, Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {
         let (_links, made) = candidates(&[0.9, 0.05, 0.05]);
-        let table = Table::new(made, false, options(policy, Compare::Auto));
+        let table = Table::new(made, false, options(policy, Compare::Auto), traffic());
         let mut rng = SmallRng::seed_from_u64(1);
         for _ in 0..200 {
             assert_eq!(table.pick(Time(0), false, &mut rng, &[0, 2]).unwrap().index, 1, "{policy:?}");
@@ -110,10 +114,10 @@ fn ejected_and_zero_weight_endpoints_get_nothing_and_panic_ignores_health() {
     made[0].health = Health::Ejected;
     made[2].health = Health::Drained;
     for policy in [Policy::Model, Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {
-        let table = Table::new(made.clone(), false, options(policy, Compare::Auto));
+        let table = Table::new(made.clone(), false, options(policy, Compare::Auto), traffic());
         assert_eq!(table.eligible().len(), 1, "{policy:?}");
         assert_eq!(shares(&table, 100)[0], 1.0);
-        let panicking = Table::new(made.clone(), true, options(policy, Compare::Auto));
+        let panicking = Table::new(made.clone(), true, options(policy, Compare::Auto), traffic());
         assert_eq!(panicking.eligible().len(), 2, "{policy:?}");
     }
 }
@@ -121,7 +125,7 @@ fn ejected_and_zero_weight_endpoints_get_nothing_and_panic_ignores_health() {
 #[test]
 fn an_empty_table_picks_nothing() {
     for policy in [Policy::Model, Policy::RoundRobin, Policy::PeakEwma] {
-        let table = Table::new(Vec::new(), true, options(policy, Compare::Draw(3)));
+        let table = Table::new(Vec::new(), true, options(policy, Compare::Draw(3)), traffic());
         assert_eq!(table.pick(Time(0), true, &mut SmallRng::seed_from_u64(1), &[]), None);
     }
 }
@@ -131,7 +135,7 @@ fn an_expired_generation_steers_by_peak_ewma() {
     let (_links, made) = candidates(&[0.999, 0.001]);
     made[0].link.record(0, Time(0), 0.5, Outcome::Success, 0.0, PEAK_EWMA_DECAY_S);
     made[1].link.record(0, Time(0), 0.01, Outcome::Success, 0.0, PEAK_EWMA_DECAY_S);
-    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)));
+    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)), traffic());
     let mut rng = SmallRng::seed_from_u64(1);
     let fast = (0..1000).filter(|_| table.pick(Time(0), true, &mut rng, &[]).unwrap().index == 1).count();
     let by_weight = (0..1000).filter(|_| table.pick(Time(0), false, &mut rng, &[]).unwrap().index == 1).count();
@@ -144,6 +148,6 @@ fn round_robin_goes_in_turn_by_weight() {
     assert_eq!(*turns(&[4, 2, 2]), [0, 1, 2, 0]);
     assert_eq!(turns(&[u32::MAX, 1, u32::MAX]).len().max(2048), 2048);
     let (_links, made) = candidates(&[0.2; 5]);
-    let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto));
+    let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
     assert!(shares(&table, 1000).iter().all(|s| *s == 0.2));
 }

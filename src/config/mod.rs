@@ -9,3 +9,4 @@ mod words;
 pub use diagnostic::{Diagnostic, Errors, Severity};
 pub use load::load_str;
 pub use schema::*;
+pub use units::{ByteSize, Share, SourceNet, Timespan};
