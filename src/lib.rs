@@ -7,6 +7,7 @@ pub mod balance;
 pub mod config;
 pub mod control;
 pub mod graph;
+pub mod health;
 pub mod links;
 pub mod observe;
 pub mod route;
