@@ -11,3 +11,4 @@ pub mod health;
 pub mod links;
 pub mod observe;
 pub mod route;
+pub mod scorer;
