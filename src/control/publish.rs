@@ -5,7 +5,7 @@ use super::tick::{Remembered, State};
 use super::weights::{Guard, Guarded, Limits, Wanted, guarded, priors};
 use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions};
 use crate::config::{Mode, Policy};
-use crate::links::{LinkKey, NodeKey, Time};
+use crate::links::{LinkKey, LinkStats, MEMORY_S, NodeKey, Time};
 use crate::scorer::Scored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +15,14 @@ use std::time::{Duration, SystemTime};
 const UNKNOWN_PRIOR_S: f32 = 0.030;
 /// The least of a new endpoint's slow start: a start from nothing would never be measured.
 const LEAST_GROWN: f32 = 0.05;
+/// The share of calls that is expected to succeed: what was seen lately, beside so many calls that are taken to have
+/// succeeded. So a lone failure weighs little, and old failures fade although nobody calls any more.
+fn expected_success(stats: &LinkStats) -> f32 {
+    const ASSUMED_CALLS: f32 = 5.0;
+    let calls = stats.calls_per_second.unwrap_or(0.0) * MEMORY_S;
+    1.0 - stats.error_rate.unwrap_or(0.0) * calls / (calls + ASSUMED_CALLS)
+}
+
 /// Candidates that no tick knew of for this long are forgotten.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
@@ -104,10 +112,7 @@ impl State {
             .iter()
             .map(|endpoint| {
                 let key = (workload.clone(), cluster.name.clone(), endpoint.key.clone());
-                // The first generation's endpoints are not new, the proxy is.
-                let born = if self.first { Time(0) } else { now };
-                let fresh = Remembered { first_seen: born, weight: None, score: None, predicted: None, seen: now };
-                let remembered = self.memory.entry(key).or_insert(fresh);
+                let remembered = self.memory.entry(key).or_insert(Remembered::fresh(self.first, now));
                 remembered.seen = now;
                 let health = match self.verdicts.get(&endpoint.key) {
                     _ if endpoint.weight == 0 => Health::Drained,
@@ -183,14 +188,13 @@ impl State {
         now: Time,
     ) -> Candidate {
         let key = LinkKey::new(source, &endpoint.key);
-        let errors = self.observed.get(&key).and_then(|s| s.error_rate).unwrap_or(0.0);
         Candidate {
             endpoint: endpoint.clone(),
             link: self.parts.links.link(&key, now),
             node: self.parts.links.node(&endpoint.key, now),
             weight,
             prior_s,
-            success: 1.0 - errors,
+            success: self.observed.get(&key).map_or(1.0, expected_success),
             health,
             score: remembered.score,
             predicted: remembered.predicted,

@@ -41,6 +41,14 @@ pub(super) struct Remembered {
     pub seen: Time,
 }
 
+impl Remembered {
+    /// Of a candidate that was just seen. Those of the first generation are not new, the proxy is.
+    pub fn fresh(first_generation: bool, now: Time) -> Self {
+        let first_seen = if first_generation { Time(0) } else { now };
+        Self { first_seen, weight: None, score: None, predicted: None, seen: now }
+    }
+}
+
 /// The slow loop's memory.
 pub(super) struct State {
     pub parts: Parts,
@@ -62,7 +70,7 @@ pub(super) struct State {
     pub rung_reason: String,
     error: Option<f64>,
     pub refused: bool,
-    /// No workload existed before the first generation: its endpoints are not new, the proxy is.
+    /// Whether no generation was published yet.
     pub first: bool,
 }
 
@@ -296,8 +304,7 @@ impl State {
             let predicted =
                 Predicted { intrinsic_s: (-score).exp(), mean_s: *mean_s, p99_s: *p99_s, jitter_s: *jitter_s };
             let finite = [predicted.intrinsic_s, *mean_s, *p99_s, *jitter_s].iter().all(|v| v.is_finite());
-            let fresh = Remembered { first_seen: now, weight: None, score: None, predicted: None, seen: now };
-            let remembered = self.memory.entry(key.clone()).or_insert(fresh);
+            let remembered = self.memory.entry(key.clone()).or_insert(Remembered::fresh(self.first, now));
             remembered.score = Some(*score);
             remembered.predicted = finite.then_some(predicted);
         }
