@@ -101,7 +101,11 @@ impl Desired {
     pub fn instances(&self) -> impl Iterator<Item = Instance> + '_ {
         let zone: Arc<str> = self.config.node.zone.as_str().into();
         let endpoints = self.clusters.iter().flat_map(|c| {
-            c.endpoints.iter().map(|e| Instance { key: e.key.clone(), service: c.service.clone(), zone: e.zone.clone() })
+            c.endpoints.iter().map(|e| Instance {
+                key: e.key.clone(),
+                service: c.service.clone(),
+                zone: e.zone.clone(),
+            })
         });
         let workloads = self.routes.workloads().iter().zip(&self.sources).map(move |(w, key)| Instance {
             key: key.clone(),

@@ -135,7 +135,8 @@ impl State {
 
         let usable = wanted.iter().filter(|(_, _, h)| *h != Health::Drained).count();
         let healthy = wanted.iter().filter(|(_, _, h)| h.takes_requests()).count();
-        let panic = usable > 0 && (healthy as f64) < cluster.config.ejection.panic_below.0 * usable as f64 || healthy == 0;
+        let panic =
+            usable > 0 && (healthy as f64) < cluster.config.ejection.panic_below.0 * usable as f64 || healthy == 0;
         let mut inputs: Vec<Wanted> = wanted.iter().map(|(w, _, _)| *w).collect();
         if panic {
             inputs.iter_mut().for_each(|w| w.takes_requests = w.configured > 0);
@@ -165,12 +166,8 @@ impl State {
             }
             self.count(guarded);
         }
-        let options = TableOptions {
-            policy,
-            compare: model.compare,
-            tau_s: model.decay.0.as_secs_f32(),
-            explore: limits.floor,
-        };
+        let options =
+            TableOptions { policy, compare: model.compare, tau_s: model.decay.0.as_secs_f32(), explore: limits.floor };
         let traffic = self.parts.traffic.of(&workload, &cluster.name);
         Some(Arc::new(Table::new(candidates, panic, options, traffic)))
     }
@@ -227,10 +224,13 @@ impl State {
                 let left = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
                 return format!("left alone for {left:.1} s after {failures} failures in a row");
             }
-            Health::Probation => return format!("on probation after {failures} failures in a row: one request at a time"),
+            Health::Probation => {
+                return format!("on probation after {failures} failures in a row: one request at a time");
+            }
             Health::Healthy => {}
         }
-        let predicted = remembered.predicted.map(|p| format!("predicted {:.1} ms at its fair share", p.intrinsic_s * 1e3));
+        let predicted =
+            remembered.predicted.map(|p| format!("predicted {:.1} ms at its fair share", p.intrinsic_s * 1e3));
         match (policy, guarded.by, predicted) {
             (Policy::Model, None, Some(predicted)) => predicted,
             (Policy::Model, Some(guard), Some(predicted)) => format!("{predicted}; {}", guard.in_words()),

@@ -45,7 +45,10 @@ fn parts(clock: Clock, scorer: Scorer) -> Parts {
 impl Bench {
     fn new(config: Config) -> Self {
         let now = Arc::new(AtomicU64::new(SECOND));
-        let clock = { let now = now.clone(); Arc::new(move || Time(now.load(SeqCst))) };
+        let clock = {
+            let now = now.clone();
+            Arc::new(move || Time(now.load(SeqCst)))
+        };
         let scorer = Scorer::with_engine(|| Err(crate::scorer::ModelError::Stopped));
         Self { state: State::new(parts(clock, scorer), Arc::new(config)), now, rng: SmallRng::seed_from_u64(1) }
     }

@@ -238,9 +238,12 @@ impl State {
             Ok(scores) => {
                 self.remember(&scores, now);
                 self.model = scored.model.map(|info| {
-                    let engine = self.parts.scorer.status().engine.map_or_else(String::new, |e| {
-                        format!("{} {} ({})", e.engine, e.version, e.device)
-                    });
+                    let engine = self
+                        .parts
+                        .scorer
+                        .status()
+                        .engine
+                        .map_or_else(String::new, |e| format!("{} {} ({})", e.engine, e.version, e.device));
                     Arc::new(ModelIdentity { name: info.name.clone(), digest: info.digest.clone(), engine })
                 });
                 self.good_until = Some(now + self.desired.config.model.guards.expire_after.0);

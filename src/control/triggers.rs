@@ -49,7 +49,7 @@ impl Watch {
             return None;
         };
         // A link that was evicted and made anew starts from zero.
-        let calls = now.calls.checked_sub(watched.last.calls).unwrap_or(0);
+        let calls = now.calls.saturating_sub(watched.last.calls);
         let errors = now.errors.saturating_sub(watched.last.errors);
         let samples = now.samples.saturating_sub(watched.last.samples);
         if now.calls >= watched.last.calls && calls < MIN_CALLS {
