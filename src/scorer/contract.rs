@@ -89,9 +89,7 @@ pub enum ModelError {
         limit: u64,
     },
     /// The file ends too early.
-    #[error(
-        "the model file is cut short after {bytes} bytes: copy it again, and replace files by renaming a whole one"
-    )]
+    #[error("the model file is cut short after {bytes} bytes: copy it again, and replace files by renaming a whole one")]
     Truncated {
         /// Its size.
         bytes: u64,
@@ -135,9 +133,7 @@ pub enum ModelError {
         column: String,
     },
     /// The same columns in another order, or one twice.
-    #[error(
-        "column {at} of `{input}` is `{found}` in the model and `{expected}` here: train it again with this release"
-    )]
+    #[error("column {at} of `{input}` is `{found}` in the model and `{expected}` here: train it again with this release")]
     ColumnOrder {
         /// The input.
         input: &'static str,
@@ -155,9 +151,7 @@ pub enum ModelError {
         input: &'static str,
     },
     /// The graph has an input that nothing can feed.
-    #[error(
-        "the model has an input `{input}` that contract {CONTRACT_VERSION} does not know: export it with `models/`"
-    )]
+    #[error("the model has an input `{input}` that contract {CONTRACT_VERSION} does not know: export it with `models/`")]
     UnknownInput {
         /// The input.
         input: String,

@@ -59,7 +59,11 @@ pub(super) fn open(options: &Options, model: &Model) -> Result<(Box<dyn Engine>,
     })
 }
 
-fn open_with(found: &Path, options: &Options, model: &Model) -> Result<(Box<dyn Engine>, EngineInfo), StepDown> {
+fn open_with(
+    found: &Path,
+    options: &Options,
+    model: &Model,
+) -> Result<(Box<dyn Engine>, EngineInfo), StepDown> {
     let runtime = load(found)?;
     let mut reason = format!("ONNX Runtime {} at {}", runtime.version, runtime.path.display());
     if runtime.path != found {
