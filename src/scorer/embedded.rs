@@ -28,13 +28,8 @@ struct Embedded {
 pub(super) fn open(model: &Model) -> Result<Box<dyn Engine>, String> {
     let loaded = rten::Model::load(model.bytes.to_vec()).map_err(|e| e.to_string())?;
     let node = |name: &str| loaded.node_id(name).map_err(|e| e.to_string());
-    let inputs = [
-        node("node_features")?,
-        node("edges")?,
-        node("edge_features")?,
-        node("path_offsets")?,
-        node("path_links")?,
-    ];
+    let inputs =
+        [node("node_features")?, node("edges")?, node("edge_features")?, node("path_offsets")?, node("path_links")?];
     let [score, mean, p99, jitter, load, attention] = OUTPUTS;
     let outputs = [node(score)?, node(mean)?, node(p99)?, node(jitter)?, node(load)?, node(attention)?];
     let pool = Arc::new(ThreadPool::with_num_threads(1));
@@ -68,8 +63,7 @@ impl Engine for Embedded {
             scores.outputs_mut().into_iter().zip(outputs).zip(Scores::lengths(features))
         {
             let vector = value.into_shape_vec::<f32, 1>();
-            let (_, values) =
-                vector.map_err(|e| ScoreError::Shape { output: name, expected, found: e.to_string() })?;
+            let (_, values) = vector.map_err(|e| ScoreError::Shape { output: name, expected, found: e.to_string() })?;
             *slot = values;
         }
         Ok(())

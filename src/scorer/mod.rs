@@ -130,9 +130,7 @@ impl Scorer {
         }
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(Done { features, result, model, took })) => Scored { features, result, model: Some(model), took },
-            Ok(Err(_)) => {
-                none(Features::default(), ScoreError::Crashed { reason: "the scoring thread ended".into() })
-            }
+            Ok(Err(_)) => none(Features::default(), ScoreError::Crashed { reason: "the scoring thread ended".into() }),
             Err(_) => none(Features::default(), ScoreError::TooSlow { deadline }),
         }
     }

@@ -155,8 +155,7 @@ impl Shared {
             model: None,
             tally: Tally::new(),
         };
-        let shared =
-            Arc::new(Self { loader, limits, state: Mutex::new(state), settled: watch::Sender::new(None) });
+        let shared = Arc::new(Self { loader, limits, state: Mutex::new(state), settled: watch::Sender::new(None) });
         shared.schedule(&mut shared.lock(), Duration::ZERO);
         shared
     }
