@@ -100,7 +100,7 @@ pub enum ModelError {
         bytes: u64,
     },
     /// The file is something else.
-    #[error("this is not an ONNX file ({reason}): give `model.file` the path of an .onnx file, or `builtin`")]
+    #[error("this is not a whole ONNX file ({reason}): give `model.file` the path of one, or `builtin`")]
     NotOnnx {
         /// What it seems to be.
         reason: String,

@@ -70,11 +70,11 @@ impl Engine for Embedded {
     }
 }
 
-fn floats<'a, const D: usize>(shape: [usize; D], data: &'a [f32]) -> Result<ValueOrView<'a>, ScoreError> {
+fn floats<const D: usize>(shape: [usize; D], data: &[f32]) -> Result<ValueOrView<'_>, ScoreError> {
     ValueView::from_shape(shape, data).map(ValueOrView::View).map_err(failed)
 }
 
-fn indices<'a, const D: usize>(shape: [usize; D], data: &'a [i32]) -> Result<ValueOrView<'a>, ScoreError> {
+fn indices<const D: usize>(shape: [usize; D], data: &[i32]) -> Result<ValueOrView<'_>, ScoreError> {
     ValueView::from_shape(shape, data).map(ValueOrView::View).map_err(failed)
 }
 

@@ -125,7 +125,7 @@ impl Scorer {
             return none(features, error);
         }
         let (reply, answer) = oneshot::channel();
-        if let Err((features, error)) = self.shared().submit(Job { features, reply }, deadline) {
+        if let Some((features, error)) = self.shared().submit(Job { features, reply }, deadline) {
             return none(features, error);
         }
         match tokio::time::timeout(deadline, answer).await {
