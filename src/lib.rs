@@ -3,6 +3,7 @@
 //! Two loops meet in two places: requests write `links` and read the generation in `balance`; the tick in `control`
 //! does the opposite. Whoever reads one loop never needs to know the other.
 
+pub mod admin;
 pub mod balance;
 pub mod config;
 pub mod control;

@@ -147,7 +147,8 @@ impl Table {
     /// A table of these candidates. Where `panic`, health does not count, only a configured weight of zero does.
     #[must_use]
     pub fn new(mut candidates: Vec<Candidate>, panic: bool, options: TableOptions, traffic: Arc<Traffic>) -> Self {
-        let takes = |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
+        let takes =
+            |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
         // Stable, so that the order of the configuration shows in `/routing`.
         candidates.sort_by_key(|c| !takes(c));
         let eligible = candidates.iter().filter(|c| takes(c)).count();

@@ -79,8 +79,9 @@ const TEMPERATURES: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
 #[must_use]
 pub fn guarded(candidates: &[Wanted], limits: &Limits) -> Vec<Guarded> {
     let mut out = vec![Guarded::default(); candidates.len()];
-    let taking: Vec<usize> =
-        (0..candidates.len()).filter(|i| candidates.get(*i).is_some_and(|c| c.takes_requests && c.configured > 0)).collect();
+    let taking: Vec<usize> = (0..candidates.len())
+        .filter(|i| candidates.get(*i).is_some_and(|c| c.takes_requests && c.configured > 0))
+        .collect();
     let chosen: Vec<Wanted> = taking.iter().filter_map(|i| candidates.get(*i).copied()).collect();
     if chosen.is_empty() {
         return out;
@@ -127,7 +128,8 @@ fn softmax(candidates: &[Wanted], temperature: f32) -> (Vec<f32>, Vec<Option<Gua
             ((score / f64::from(temperature)).exp() * f64::from(c.configured)) as f32
         })
         .collect();
-    let by = candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)).collect();
+    let by =
+        candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)).collect();
     (weights, by)
 }
 

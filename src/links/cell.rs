@@ -6,6 +6,7 @@
 use super::orca::Report;
 use super::sketch::{BUCKETS, bucket_of};
 use super::{LinkKey, LocalEstimate, NodeKey, Time};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How a request on a link ended.
@@ -20,7 +21,6 @@ pub enum Outcome {
 }
 
 /// What requests saw on one link.
-#[derive(Debug)]
 pub struct LinkCell {
     /// Who calls whom.
     pub key: LinkKey,
@@ -72,6 +72,12 @@ impl Default for Shard {
             last_latency_s: AtomicU32::new(f32::NAN.to_bits()),
             buckets: Box::new([const { AtomicU32::new(0) }; BUCKETS]),
         }
+    }
+}
+
+impl fmt::Debug for LinkCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkCell").field("key", &self.key).field("totals", &self.totals()).finish_non_exhaustive()
     }
 }
 

@@ -20,6 +20,7 @@ mod store;
 
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub use estimate::{Estimate, LocalEstimate};
+pub use history::MEMORY_S;
 pub use sketch::Sketch;
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
 
