@@ -11,6 +11,9 @@
 //! | `pathloom.name`, `pathloom.version` | what the model calls itself |
 //! | `pathloom.trained_on`, `pathloom.created_by` | where it came from |
 //!
+//! All are required. They are the last thing in a file, so one that is cut short at whatever byte lacks one of them, or
+//! nothing that anybody reads.
+//!
 //! Further outputs are allowed (a later model may give more), further inputs are not (nothing could feed them).
 //! Nothing here panics, whatever the bytes: a property test holds that. What this cannot see, damaged weights for
 //! example, the warm-up in `engine` looks for.
@@ -49,9 +52,9 @@ pub(super) const OUTPUTS: [&str; 6] =
 /// What a model file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelInfo {
-    /// Its name; empty when it gives none.
+    /// Its name.
     pub name: String,
-    /// Its version; empty when it gives none.
+    /// Its version.
     pub version: String,
     /// The contract that it follows.
     pub contract: u32,
@@ -89,19 +92,24 @@ pub enum ModelError {
         limit: u64,
     },
     /// The file ends too early.
-    #[error("the model file is cut short after {bytes} bytes: copy it again, and replace files by renaming a whole one")]
+    #[error(
+        "the model file is cut short after {bytes} bytes: copy it again, and replace files by renaming a whole one"
+    )]
     Truncated {
         /// Its size.
         bytes: u64,
     },
     /// The file is something else.
-    #[error("this is not an ONNX file ({reason}): give `model.file` the path of an .onnx file, or `builtin`")]
+    #[error("this is not a whole ONNX file ({reason}): give `model.file` the path of one, or `builtin`")]
     NotOnnx {
         /// What it seems to be.
         reason: String,
     },
     /// An ONNX file, but none of ours.
-    #[error("the ONNX file has no metadata `{key}`, so it was not made for Pathloom: export one with `models/`")]
+    #[error(
+        "the ONNX file has no metadata `{key}`, so it was not made for Pathloom or is cut short: \
+         export one with `models/`, or copy it again"
+    )]
     NoContract {
         /// The key that is missing.
         key: &'static str,
@@ -133,7 +141,9 @@ pub enum ModelError {
         column: String,
     },
     /// The same columns in another order, or one twice.
-    #[error("column {at} of `{input}` is `{found}` in the model and `{expected}` here: train it again with this release")]
+    #[error(
+        "column {at} of `{input}` is `{found}` in the model and `{expected}` here: train it again with this release"
+    )]
     ColumnOrder {
         /// The input.
         input: &'static str,
@@ -151,7 +161,9 @@ pub enum ModelError {
         input: &'static str,
     },
     /// The graph has an input that nothing can feed.
-    #[error("the model has an input `{input}` that contract {CONTRACT_VERSION} does not know: export it with `models/`")]
+    #[error(
+        "the model has an input `{input}` that contract {CONTRACT_VERSION} does not know: export it with `models/`"
+    )]
     UnknownInput {
         /// The input.
         input: String,
@@ -278,13 +290,12 @@ pub fn verify(bytes: &[u8]) -> Result<ModelInfo, ModelError> {
     columns("edge_features", &EDGE_FEATURES, required("pathloom.edge_features")?)?;
     let graph = model.graph.as_ref();
     values(graph.map_or(&[], |g| &g.input), graph.map_or(&[], |g| &g.output))?;
-    let text = |key| model.metadata(key).map(shown).unwrap_or_default();
     Ok(ModelInfo {
-        name: text("pathloom.name"),
-        version: text("pathloom.version"),
+        name: required("pathloom.name").map(shown)?,
+        version: required("pathloom.version").map(shown)?,
         contract: CONTRACT_VERSION,
-        trained_on: text("pathloom.trained_on"),
-        created_by: text("pathloom.created_by"),
+        trained_on: required("pathloom.trained_on").map(shown)?,
+        created_by: required("pathloom.created_by").map(shown)?,
         digest: hex(&Sha256::digest(bytes)),
         bytes_len: size,
     })

@@ -28,13 +28,8 @@ struct Embedded {
 pub(super) fn open(model: &Model) -> Result<Box<dyn Engine>, String> {
     let loaded = rten::Model::load(model.bytes.to_vec()).map_err(|e| e.to_string())?;
     let node = |name: &str| loaded.node_id(name).map_err(|e| e.to_string());
-    let inputs = [
-        node("node_features")?,
-        node("edges")?,
-        node("edge_features")?,
-        node("path_offsets")?,
-        node("path_links")?,
-    ];
+    let inputs =
+        [node("node_features")?, node("edges")?, node("edge_features")?, node("path_offsets")?, node("path_links")?];
     let [score, mean, p99, jitter, load, attention] = OUTPUTS;
     let outputs = [node(score)?, node(mean)?, node(p99)?, node(jitter)?, node(load)?, node(attention)?];
     let pool = Arc::new(ThreadPool::with_num_threads(1));
@@ -68,19 +63,18 @@ impl Engine for Embedded {
             scores.outputs_mut().into_iter().zip(outputs).zip(Scores::lengths(features))
         {
             let vector = value.into_shape_vec::<f32, 1>();
-            let (_, values) =
-                vector.map_err(|e| ScoreError::Shape { output: name, expected, found: e.to_string() })?;
+            let (_, values) = vector.map_err(|e| ScoreError::Shape { output: name, expected, found: e.to_string() })?;
             *slot = values;
         }
         Ok(())
     }
 }
 
-fn floats<'a, const D: usize>(shape: [usize; D], data: &'a [f32]) -> Result<ValueOrView<'a>, ScoreError> {
+fn floats<const D: usize>(shape: [usize; D], data: &[f32]) -> Result<ValueOrView<'_>, ScoreError> {
     ValueView::from_shape(shape, data).map(ValueOrView::View).map_err(failed)
 }
 
-fn indices<'a, const D: usize>(shape: [usize; D], data: &'a [i32]) -> Result<ValueOrView<'a>, ScoreError> {
+fn indices<const D: usize>(shape: [usize; D], data: &[i32]) -> Result<ValueOrView<'_>, ScoreError> {
     ValueView::from_shape(shape, data).map(ValueOrView::View).map_err(failed)
 }
 

@@ -125,14 +125,12 @@ impl Scorer {
             return none(features, error);
         }
         let (reply, answer) = oneshot::channel();
-        if let Err((features, error)) = self.shared().submit(Job { features, reply }, deadline) {
+        if let Some((features, error)) = self.shared().submit(Job { features, reply }, deadline) {
             return none(features, error);
         }
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(Done { features, result, model, took })) => Scored { features, result, model: Some(model), took },
-            Ok(Err(_)) => {
-                none(Features::default(), ScoreError::Crashed { reason: "the scoring thread ended".into() })
-            }
+            Ok(Err(_)) => none(Features::default(), ScoreError::Crashed { reason: "the scoring thread ended".into() }),
             Err(_) => none(Features::default(), ScoreError::TooSlow { deadline }),
         }
     }

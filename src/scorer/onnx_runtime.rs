@@ -11,7 +11,8 @@
 //!
 //! Sessions run with **one** intra-op thread. With more, `ScatterND` with `add` loses sums on the CPU provider (upstream
 //! issues 18048 and 23396), and requests would lose cores. Spinning is off for the same reason. The memory pattern is off
-//! because shapes change from tick to tick, and the arena because it never gives back what one large mesh needed.
+//! because shapes change from tick to tick, and the arena because it never gives back what one large mesh needed; measured
+//! on 2 cores without both: 5 % slower at 50 nodes, 17 % at 10,000 nodes (131 instead of 112 ms).
 
 use super::contract::Model;
 use super::engine::{Engine, EngineInfo, Interrupt, Options, ScoreError, Scores, StepDown, warm_up};
@@ -59,11 +60,7 @@ pub(super) fn open(options: &Options, model: &Model) -> Result<(Box<dyn Engine>,
     })
 }
 
-fn open_with(
-    found: &Path,
-    options: &Options,
-    model: &Model,
-) -> Result<(Box<dyn Engine>, EngineInfo), StepDown> {
+fn open_with(found: &Path, options: &Options, model: &Model) -> Result<(Box<dyn Engine>, EngineInfo), StepDown> {
     let runtime = load(found)?;
     let mut reason = format!("ONNX Runtime {} at {}", runtime.version, runtime.path.display());
     if runtime.path != found {

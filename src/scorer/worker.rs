@@ -155,8 +155,7 @@ impl Shared {
             model: None,
             tally: Tally::new(),
         };
-        let shared =
-            Arc::new(Self { loader, limits, state: Mutex::new(state), settled: watch::Sender::new(None) });
+        let shared = Arc::new(Self { loader, limits, state: Mutex::new(state), settled: watch::Sender::new(None) });
         shared.schedule(&mut shared.lock(), Duration::ZERO);
         shared
     }
@@ -169,24 +168,23 @@ impl Shared {
         self.settled.subscribe()
     }
 
-    /// Hands a job to the thread, or gives its features back with the reason.
-    pub(super) fn submit(self: &Arc<Self>, job: Job, deadline: Duration) -> Result<(), (Features, ScoreError)> {
+    /// Hands a job to the thread. When it cannot, gives the features back with the reason; `None` is the good case.
+    pub(super) fn submit(self: &Arc<Self>, job: Job, deadline: Duration) -> Option<(Features, ScoreError)> {
         self.watch();
         let mut state = self.lock();
         let reason = state.why_down.clone();
         let Some(worker) = state.current.as_mut() else {
             let error = if state.closed { ScoreError::Stopped } else { ScoreError::NotReady { reason } };
-            return Err((job.features, error));
+            return Some((job.features, error));
         };
         if worker.busy_until.is_some() {
-            return Err((job.features, ScoreError::Busy));
+            return Some((job.features, ScoreError::Busy));
         }
         let patience = deadline.saturating_mul(self.limits.hang_factor).max(self.limits.hang_min);
         worker.busy_until = Instant::now().checked_add(patience);
-        worker.jobs.send(job).map_err(|refused| {
-            // The thread ended by itself; its end, which schedules another, is about to take the lock.
-            (refused.0.features, ScoreError::NotReady { reason: "the scoring thread has just ended".into() })
-        })
+        // Where this fails, the thread ended by itself, and its end, which schedules another, is about to take the lock.
+        let refused = worker.jobs.send(job).err()?;
+        Some((refused.0.features, ScoreError::NotReady { reason: "the scoring thread has just ended".into() }))
     }
 
     /// Starts a candidate for the running model's place.
