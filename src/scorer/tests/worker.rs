@@ -437,9 +437,9 @@ async fn a_bad_model_on_reload_leaves_the_running_one_and_shows_why() {
     let running = scorer.ready().await.unwrap();
     let good = Model::read(BUILTIN).unwrap().bytes.into_owned();
     let mut weights = good.clone();
-    // In the middle of a matrix: whatever the alignment, some of these are NaN.
-    let third = weights.len() / 3;
-    weights[third..third + 64].fill(0xff);
+    // In the last matrix: NaN whatever the alignment. Further up a rectifier would turn them into zeros.
+    let end = weights.len() - 20_000;
+    weights[end..end + 2_000].fill(0xff);
     let mut overwritten = good.clone();
     let middle = overwritten.len() / 4..overwritten.len() / 2;
     overwritten[middle].fill(0xff);
@@ -590,23 +590,4 @@ async fn the_status_is_plain_data_with_every_code() {
         ScoreError::Stopped,
     ];
     assert_eq!(errors.map(|error| error.code()), ScoreError::CODES);
-}
-
-#[tokio::test]
-async fn tmp_logs() {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
-    for (engine, lib) in [(Choice::Auto, None), (Choice::OnnxRuntime, Some("/nowhere".into())), (Choice::Embedded, None)] {
-        let options = Options { file: BUILTIN.into(), engine, device: Device::Auto, onnxruntime: lib };
-        let scorer = Scorer::start(options);
-        scorer.ready().await.unwrap();
-        scorer.reload(BUILTIN).await.unwrap();
-        scorer.reload("/x").await.unwrap_err();
-        println!("{}", serde_json::to_string_pretty(&scorer.status()).unwrap());
-    }
-    let stage = Stage::new(&[Act::Hang]);
-    let scorer = stage.scorer(quick());
-    scorer.ready().await.unwrap();
-    until(&scorer, "ok").await;
-    code(&scorer, 20).await;
-    until(&scorer, "ok").await;
 }
