@@ -115,7 +115,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn quick() -> Limits {
     Limits {
         hang_factor: 2,
-        hang_min: Duration::from_millis(150),
+        hang_min: Duration::from_millis(500),
         load: SOON,
         backoff_first: Duration::from_millis(10),
         backoff_max: Duration::from_millis(80),
@@ -241,7 +241,7 @@ async fn a_panic_is_told_and_the_thread_is_replaced() {
 
 #[tokio::test]
 async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once() {
-    let stage = Stage::new(&[Act::Sleep(400)]);
+    let stage = Stage::new(&[Act::Sleep(1_000)]);
     let scorer = stage.scorer(Limits { hang_min: SOON, ..quick() });
     scorer.ready().await.unwrap();
     let scored = scorer.score(features(), Duration::from_millis(50)).await;
@@ -249,13 +249,13 @@ async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once
     assert!(scored.features.nodes.is_empty() && scored.model.is_none());
     let begun = Instant::now();
     assert_eq!(code(&scorer, 20_000).await, "busy");
-    assert!(begun.elapsed() < Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_millis(700));
     assert_eq!(scorer.status().state, State::Busy);
     let before = until(&scorer, "ok").await;
     assert!(before.iter().all(|code| *code == "busy"), "{before:?}");
     let status = scorer.status();
     assert_eq!((status.late, status.restarts, status.inferences), (1, 0, 2));
-    assert!(status.max_duration_s.unwrap() >= 0.4);
+    assert!(status.max_duration_s.unwrap() >= 1.0);
 }
 
 #[tokio::test]
@@ -395,11 +395,11 @@ async fn while_the_model_loads_requests_are_turned_away_and_a_load_that_hangs_is
             }
             Ok(factory.engine())
         },
-        Limits { load: Duration::from_millis(300), ..quick() },
+        Limits { load: Duration::from_millis(1_000), ..quick() },
     );
     let begun = Instant::now();
     assert_eq!(code(&scorer, 20_000).await, "not_ready");
-    assert!(begun.elapsed() < Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_millis(700));
     assert_eq!(scorer.status().state, State::Loading);
     until(&scorer, "ok").await;
     assert_eq!((scorer.status().hung_threads, scorer.status().restarts), (1, 1));
