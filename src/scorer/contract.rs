@@ -16,8 +16,8 @@
 //! nothing that anybody reads.
 //!
 //! Further outputs are allowed (a later model may give more), further inputs are not (nothing could feed them).
-//! Nothing here panics, whatever the bytes: a property test holds that. Damaged weights show in the checksum; where a file
-//! has none, the warm-up in `engine` is all there is, and it only finds what makes an output infinite or NaN.
+//! Nothing here panics, whatever the bytes: a property test holds that. Damaged weights show in the checksum. A file without
+//! one has only the warm-up in `engine`, which finds little: rectifiers and limits hide even NaN among the weights.
 
 use super::onnx::{FLOAT, INT64, Malformed, ModelProto, ValueInfoProto, graph_bytes};
 use crate::graph::features::{CONTRACT_VERSION, EDGE_FEATURES, NODE_FEATURES};

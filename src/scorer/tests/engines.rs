@@ -221,11 +221,26 @@ fn asking_for_cuda_without_one_runs_on_the_cpu_and_says_why() {
     }
 }
 
-#[test]
-fn the_library_tells_its_version() {
+#[tokio::test]
+async fn onnx_runtime_serves_on_the_scoring_thread_and_tells_its_version() {
     let Some(library) = library() else { return };
-    let (_, info) = open(&options(Choice::OnnxRuntime, Some(&library)));
-    assert!(info.version.starts_with("1."), "{info:?}");
+    let scorer = Scorer::start(options(Choice::OnnxRuntime, Some(&library)));
+    scorer.ready().await.unwrap();
+    let scored = scorer.score(mesh(50, 4, 0.2), Duration::from_secs(20)).await;
+    assert!(scored.result.unwrap().score.iter().all(|score| score.is_finite()));
+    let engine = scorer.status().engine.unwrap();
+    assert!(engine.engine == "onnxruntime" && engine.version.starts_with("1."), "{engine:?}");
+}
+
+#[test]
+fn onnx_runtime_can_be_interrupted() {
+    let Some(library) = library() else { return };
+    let (mut engine, _) = open(&options(Choice::OnnxRuntime, Some(&library)));
+    let features = mesh(20, 3, 0.0);
+    run(engine.as_mut(), &features);
+    engine.interrupt().unwrap()();
+    let error = engine.run(&features, &mut Scores::default()).unwrap_err();
+    assert!(error.code() == "engine" && error.to_string().contains("terminate"), "{error}");
 }
 
 #[test]
