@@ -70,6 +70,10 @@ impl Context<'_> {
         match failure {
             Failure::Reported => return Failure::Reported,
             Failure::Wrong { message, remedy } => self.push(node.mark(), message, remedy),
+            Failure::Misplaced(expected) => {
+                let message = format!("{} stands where {expected} belongs", node.described());
+                self.push(node.mark(), message, Some(format!("write {expected}")));
+            }
             Failure::NotAnAddress => {
                 let message = format!("{} is not an IP address and a port", node.described());
                 self.push(node.mark(), message, Some("write both, as in `127.0.0.1:8080` or `[::1]:8080`".to_owned()));
@@ -117,6 +121,8 @@ pub enum Failure {
     Reported,
     /// The node at hand is wrong.
     Wrong { message: String, remedy: Option<String> },
+    /// The node at hand is of another kind than what belongs there.
+    Misplaced(String),
     /// The node at hand is not an IP address with its port.
     NotAnAddress,
     /// The section at hand lacks a key.
@@ -128,6 +134,7 @@ impl Display for Failure {
         match self {
             Self::Reported => f.write_str("an error that was reported"),
             Self::Wrong { message, .. } => f.write_str(message),
+            Self::Misplaced(expected) => write!(f, "this is not {expected}"),
             Self::NotAnAddress => f.write_str("not an IP address and a port"),
             Self::Missing(key) => write!(f, "`{key}` is missing"),
         }
@@ -147,8 +154,8 @@ impl de::Error for Failure {
         Self::Wrong { message: message.to_owned(), remedy: remedy.map(str::to_owned) }
     }
 
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::Wrong { message: format!("{found} stands where {expected} belongs"), remedy: None }
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::Misplaced(expected.to_string())
     }
 
     fn missing_field(key: &'static str) -> Self {

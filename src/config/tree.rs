@@ -175,6 +175,8 @@ fn syntax(source: Source<'_>, error: &serde_saphyr::Error) -> Diagnostic {
     let text = source.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let remedy = if message.contains("multiple YAML documents") {
         Some("keep one document: remove the second `---` and what follows it".to_owned())
+    } else if message.contains("tag") {
+        Some("remove the word that begins with `!`, or quote the value".to_owned())
     } else if message.contains("unclosed") {
         Some("close it, or quote the text that it begins".to_owned())
     } else if message.contains("unexpected character") {

@@ -382,3 +382,7 @@ written!(Timespan, "a length of time such as `250ms`", r"^[0-9]+(\.[0-9]+)?(ns|u
 written!(Share, "a share such as `20%`", r"^[0-9]+(\.[0-9]+)?%$");
 written!(ByteSize, "a number of bytes such as `64KiB`", r"^[0-9]+(B|KiB|MiB|GiB)$");
 written!(SourceNet, "a network such as `10.1.2.16/28`", r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$");
+
+#[cfg(test)]
+#[path = "units_tests.rs"]
+mod tests;

@@ -75,7 +75,7 @@ pub fn host(text: &str) -> Result<(), Wrong> {
             false => wrong(format!("`{text}` is not a host"), remedy),
         };
     }
-    if let Some(without) = text.strip_suffix('.').filter(|without| !without.is_empty()) {
+    if let Some(without) = text.strip_suffix('.').filter(|without| host(without).is_ok()) {
         return wrong("a host is matched without a dot at its end", format!("write `{without}`"));
     }
     let labels = text.strip_prefix("*.").unwrap_or(text);
