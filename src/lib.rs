@@ -1,1 +1,15 @@
+//! Pathloom: a service-mesh sidecar that routes each request along the path a graph neural network expects to be best.
+//!
+//! Two loops meet in two places: requests write `links` and read the generation in `balance`; the tick in `control`
+//! does the opposite. Whoever reads one loop never needs to know the other.
 
+pub mod admin;
+pub mod balance;
+pub mod config;
+pub mod control;
+pub mod graph;
+pub mod health;
+pub mod links;
+pub mod observe;
+pub mod route;
+pub mod scorer;

@@ -1,0 +1,145 @@
+//! A small mesh for the tests of this room: `frontend` and `batch` call `catalog` (three endpoints) and `empty` (none).
+
+use super::state::{AdminState, ConfigState, ScorerStatus};
+use crate::balance::{
+    Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published, Rung,
+    Table, TableOptions,
+};
+use crate::config::{Compare, Config, Policy, Protocol};
+use crate::control::{GraphView, Status};
+use crate::graph::{GraphBuilder, Instance};
+use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
+use crate::observe::metrics::{Family, Kind, Measure};
+use crate::observe::{Reason, TrafficRegistry};
+use crate::route::RouteTable;
+use arc_swap::ArcSwap;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The moment of every look.
+pub const NOW: Time = Time(100_000_000_000);
+const TAU_S: f32 = 3.0;
+
+pub fn state() -> AdminState {
+    let links = Arc::new(Links::new(1));
+    let traffic = Arc::new(TrafficRegistry::new(1));
+    AdminState {
+        published: Published::default(),
+        links,
+        traffic,
+        control: Arc::new(Status::default()),
+        clock: Arc::new(|| NOW),
+        config: ArcSwap::from_pointee(ConfigState::default().loaded(&config(), Vec::new(), at(1))),
+        not_ready: Box::new(Vec::new),
+        scorer: Box::new(|| ScorerStatus {
+            json: json!({ "engine": "embedded", "state": "ready" }),
+            metrics: vec![Family::new("scorer_runs", Kind::Counter, Measure::Number, "A colleague's.").count(3)],
+        }),
+        gauges: Box::new(|| {
+            vec![Family::new("connections", Kind::Gauge, Measure::Number, "Open connections.").count(2)]
+        }),
+        node: "node-7".into(),
+        version: "0.0.0",
+        started_at: SystemTime::now(),
+    }
+}
+
+/// A state with a generation and some traffic.
+pub fn published() -> AdminState {
+    let state = state();
+    let made = generation(&state.links, &state.traffic);
+    state.published.publish(made);
+    state
+}
+
+pub fn at(second: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_700_000_000 + second)
+}
+
+fn config() -> Config {
+    let workloads = ["batch", "frontend"].map(|w| (w.to_owned(), crate::config::Workload::default()));
+    let clusters = ["catalog", "empty"].map(|c| (c.to_owned(), crate::config::Cluster::default()));
+    Config { workloads: workloads.into(), clusters: clusters.into(), ..Config::default() }
+}
+
+fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
+    let routes = Arc::new(RouteTable::compile(&config()));
+    let table = |workload: &str, cluster: &str, count: u8| {
+        let counted = traffic.of(&workload.into(), &cluster.into());
+        counted.finished(0, 200, None, 7_000_000, (10, 1000));
+        counted.finished(0, 503, Some(Reason::ConnectRefused), 1_000_000, (10, 10));
+        counted.retried(0);
+        let candidates = (1..=count).map(|i| candidate(links, workload, i)).collect();
+        let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };
+        Arc::new(Table::new(candidates, false, options, counted))
+    };
+    let cluster = |name: &str, count: u8| {
+        Arc::new(Cluster {
+            name: name.into(),
+            service: name.into(),
+            protocol: Protocol::Http1,
+            timeouts: crate::config::Timeouts::default(),
+            ejection: crate::config::Ejection::default(),
+            tables: routes.workloads().iter().map(|w| table(&w.name, name, count)).collect(),
+        })
+    };
+    Generation {
+        id: 41,
+        made_at: Time(NOW.0 - 500_000_000),
+        made_at_wall: at(99),
+        expires_at: NOW + Duration::from_secs(30),
+        cause: Cause::Interval,
+        rung: Rung::Model,
+        rung_reason: "the model's scores are fresh".into(),
+        model: Some(Arc::new(ModelIdentity {
+            name: "loom".into(),
+            digest: "abc123".into(),
+            engine: "embedded".into(),
+        })),
+        clusters: [cluster("catalog", 3), cluster("empty", 0)].into(),
+        routes,
+    }
+}
+
+/// The first is known well, the second barely, the third is ejected and was never used.
+fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
+    let key = NodeKey::new(&format!("10.0.0.{i}:80"));
+    let link = links.link(&LinkKey::new(&NodeKey::new(workload), &key), Time(0));
+    let node = links.node(&key, Time(0));
+    if i == 1 && workload == "frontend" {
+        link.begin(0, NOW);
+        link.record(0, Time(NOW.0 - 2_000_000_000), 0.012, Outcome::Success, 0.010, TAU_S);
+    }
+    Candidate {
+        endpoint: Arc::new(Endpoint {
+            id: EndpointId(u64::from(i)),
+            key,
+            address: SocketAddr::from(([10, 0, 0, i], 80)),
+            zone: if i == 1 { "eu-1a".into() } else { "".into() },
+            weight: 1,
+            metadata: BTreeMap::new(),
+        }),
+        link,
+        node,
+        weight: [0.75, 0.25, 0.0][usize::from(i - 1)],
+        prior_s: 0.010,
+        success: 0.99,
+        health: if i == 3 { Health::Ejected } else { Health::Healthy },
+        score: (i < 3).then_some(4.5),
+        predicted: (i < 3).then_some(Predicted { intrinsic_s: 0.011, mean_s: 0.013, p99_s: 0.040, jitter_s: 0.002 }),
+        reason: if i == 3 { "ejected: 3 failures in a row".into() } else { "softmax of the score".into() },
+    }
+}
+
+/// The graph as a tick saw it: `frontend` has used the first endpoint.
+pub fn view(state: &AdminState) -> GraphView {
+    let mut builder = GraphBuilder::default();
+    builder.instance(Instance { key: NodeKey::new("frontend"), service: "frontend".into(), zone: "eu-1a".into() });
+    let graph = builder.build(&state.links.observe(NOW)).unwrap();
+    let attention = vec![0.5; graph.links.len()];
+    let node_load = vec![12.0; graph.nodes.len()];
+    GraphView { generation: 41, graph, attention, node_load }
+}

@@ -1,0 +1,246 @@
+//! What `/metrics` says of the house above `observe`: generations, the tick and its guards, candidates, stores, the
+//! configuration.
+//!
+//! Labels are bounded by the configuration and by discovery: workload, cluster, endpoint (candidates of the generation
+//! in force only, so an endpoint that is gone takes its series along), and the fixed words of rungs, causes, guards
+//! and states. What is unknown has no sample. `metrics.golden` holds every name, type, unit, help and label.
+
+use super::state::AdminState;
+use crate::balance::{Candidate, Cause, Generation, Health, Rung};
+use crate::links::Time;
+use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Value};
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const CAUSES: [Cause; 7] =
+    [Cause::Start, Cause::Interval, Cause::Reload, Cause::Endpoints, Cause::Health, Cause::Latency, Cause::Errors];
+const HEALTH: [Health; 4] = [Health::Healthy, Health::Ejected, Health::Probation, Health::Drained];
+
+/// The registry of everything that this port shows.
+pub fn registry(state: &Arc<AdminState>) -> Registry {
+    let mut registry = metrics::registry();
+    let asked = state.clone();
+    metrics::register(&mut registry, move || metrics::traffic(&asked.traffic));
+    let asked = state.clone();
+    metrics::register(&mut registry, move || {
+        let now = (asked.clock)();
+        let generation = asked.published.load();
+        let mut all = process(&asked);
+        all.extend(generation_families(&generation, now));
+        all.extend(candidate_families(&generation, now));
+        all.extend(tick_families(&asked));
+        all.extend((asked.scorer)().metrics);
+        all.extend((asked.gauges)());
+        all
+    });
+    registry
+}
+
+fn gauge(name: &'static str, measure: Measure, help: &'static str) -> Family {
+    Family::new(name, Kind::Gauge, measure, help)
+}
+
+fn counter(name: &'static str, help: &'static str) -> Family {
+    Family::new(name, Kind::Counter, Measure::Number, help)
+}
+
+/// One sample for each word, by its label.
+fn by_word(family: Family, label: &'static str, samples: impl IntoIterator<Item = (&'static str, u64)>) -> Family {
+    samples.into_iter().fold(family, |f, (word, count)| f.with(vec![(label, word.to_owned())], Value::Count(count)))
+}
+
+fn flag(is: bool) -> u64 {
+    u64::from(is)
+}
+
+fn process(state: &AdminState) -> Vec<Family> {
+    let config = state.config.load();
+    let (links, nodes) = state.links.len();
+    let since = |at: SystemTime| SystemTime::now().duration_since(at).ok().map(|d| d.as_secs_f64());
+    let unix = |at: SystemTime| at.duration_since(UNIX_EPOCH).ok().map(|d| d.as_secs_f64());
+    vec![
+        Family::new("build", Kind::Info, Measure::Number, "This program's version.")
+            .with(vec![("version", state.version.to_owned())], Value::Count(1)),
+        gauge("uptime", Measure::Seconds, "Time since the process started.").number(since(state.started_at)),
+        gauge("links", Measure::Number, "Links whose statistics are kept.").count(links as u64),
+        gauge("nodes", Measure::Number, "Instances whose statistics are kept.").count(nodes as u64),
+        by_word(
+            counter("config_reloads", "Configurations read, the first included, by whether they took effect."),
+            "result",
+            [("ok", config.reloads_ok), ("failed", config.reloads_failed)],
+        ),
+        gauge(
+            "config_last_reload_failed",
+            Measure::Number,
+            "1 while the last configuration read was refused and an older one is in force.",
+        )
+        .count(flag(config.last_error.is_some())),
+        gauge(
+            "config_loaded_timestamp",
+            Measure::Seconds,
+            "When the configuration in force took effect, since the Unix epoch.",
+        )
+        .number(config.loaded_at.and_then(unix)),
+    ]
+}
+
+fn generation_families(generation: &Generation, now: Time) -> Vec<Family> {
+    let published = generation.id > 0;
+    let age = published.then(|| now.since(generation.made_at).as_secs_f64());
+    let expired = published && generation.expired(now);
+    let rungs = Rung::ALL.map(|r| (r.as_str(), flag(published && generation.rung == r)));
+    vec![
+        gauge("generation_id", Measure::Number, "The number of the generation in force; 0 before the first.")
+            .count(generation.id),
+        gauge("generation_age", Measure::Seconds, "Time since the generation in force was made.").number(age),
+        gauge(
+            "generation_expired",
+            Measure::Number,
+            "1 while the generation in force is too old for its weights to steer.",
+        )
+        .count(flag(expired)),
+        by_word(
+            gauge("generation_rung", Measure::Number, "1 at the step of the ladder that made the weights in force."),
+            "rung",
+            rungs,
+        ),
+    ]
+}
+
+fn tick_families(state: &AdminState) -> Vec<Family> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let control = &state.control;
+    let last_tick = control.ticks().iter().any(|n| *n > 0).then(|| control.last_tick_us() as f64 * 1e-6);
+    vec![
+        by_word(
+            counter("generations", "Generations made, by the step of the ladder."),
+            "rung",
+            Rung::ALL.map(Rung::as_str).into_iter().zip(control.rungs()),
+        ),
+        by_word(
+            counter("ticks", "Turns of the slow loop, by what made them happen."),
+            "cause",
+            CAUSES.map(cause).into_iter().zip(control.ticks()),
+        ),
+        gauge("last_tick_duration", Measure::Seconds, "How long the last turn of the slow loop took.")
+            .number(last_tick),
+        by_word(
+            counter("guard_interventions", "Weights that a guard changed, by the guard."),
+            "guard",
+            control.guards.snapshot(),
+        ),
+        gauge("model_error", Measure::Ratio, "Mean relative error of predicted against observed latency.")
+            .number(control.model_error()),
+        counter(
+            "model_refused_ticks",
+            "Ticks in which the model's error was over its limit, so that it did not steer.",
+        )
+        .count(control.model_refused.load(Relaxed)),
+        counter("too_large_graphs", "Graphs that were too large to be scored.").count(control.too_large.load(Relaxed)),
+    ]
+}
+
+fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Start => "start",
+        Cause::Interval => "interval",
+        Cause::Reload => "reload",
+        Cause::Endpoints => "endpoints",
+        Cause::Health => "health",
+        Cause::Latency => "latency",
+        Cause::Errors => "errors",
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "healthy",
+        Health::Ejected => "ejected",
+        Health::Probation => "probation",
+        Health::Drained => "drained",
+    }
+}
+
+fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
+    let mut weight = gauge(
+        "endpoint_weight",
+        Measure::Ratio,
+        "The share of a workload's requests that the generation in force gives an endpoint, before the moment's load is looked at.",
+    );
+    let mut intrinsic = gauge(
+        "endpoint_predicted_intrinsic_latency",
+        Measure::Seconds,
+        "The latency that the model predicts for an endpoint at its fair share of load.",
+    );
+    let mut mean = gauge(
+        "endpoint_predicted_mean_latency",
+        Measure::Seconds,
+        "The mean latency that the model predicts to be seen in the next window.",
+    );
+    let mut p99 = gauge(
+        "endpoint_predicted_p99_latency",
+        Measure::Seconds,
+        "The 99th percentile of latency that the model predicts to be seen in the next window.",
+    );
+    let mut estimate = gauge(
+        "endpoint_estimated_latency",
+        Measure::Seconds,
+        "This proxy's own estimate of an endpoint's latency, from what it saw.",
+    );
+    let mut in_flight =
+        gauge("endpoint_in_flight", Measure::Number, "Requests under way from a workload to an endpoint.");
+    let mut state = gauge("endpoint_health", Measure::Number, "1 at the state that an endpoint is in.");
+    let mut panic = gauge(
+        "panic",
+        Measure::Number,
+        "1 while so few of a cluster's endpoints are healthy that health does not count.",
+    );
+    for cluster in &generation.clusters {
+        for (workload, table) in generation.routes.workloads().iter().zip(&cluster.tables) {
+            let pair = || vec![("workload", workload.name.to_string()), ("cluster", cluster.name.to_string())];
+            panic.samples.push((pair(), Value::Count(flag(table.panic))));
+            for (i, c) in table.candidates().iter().enumerate() {
+                let labels = || -> Labels {
+                    let mut labels = pair();
+                    labels.push(("endpoint", endpoint(c)));
+                    labels
+                };
+                let share = if i < table.eligible().len() { c.weight } else { 0.0 };
+                weight.samples.push((labels(), Value::Number(f64::from(share))));
+                if let Some(predicted) = c.predicted {
+                    push(&mut intrinsic, labels(), predicted.intrinsic_s);
+                    push(&mut mean, labels(), predicted.mean_s);
+                    push(&mut p99, labels(), predicted.p99_s);
+                }
+                if c.link.estimate.last(now).is_some() {
+                    let (prior_s, tau_s) = table.decay_of(c);
+                    push(&mut estimate, labels(), c.link.estimate.at(now, prior_s, tau_s));
+                }
+                in_flight.samples.push((labels(), Value::Count(c.link.in_flight())));
+            }
+        }
+        // Health is the endpoint's, whoever calls: the first workload's table stands for all.
+        for c in cluster.tables.first().iter().flat_map(|t| t.candidates()) {
+            for word in HEALTH {
+                let labels = vec![
+                    ("cluster", cluster.name.to_string()),
+                    ("endpoint", endpoint(c)),
+                    ("state", health(word).to_owned()),
+                ];
+                state.samples.push((labels, Value::Count(flag(word == c.health))));
+            }
+        }
+    }
+    vec![weight, intrinsic, mean, p99, estimate, in_flight, state, panic]
+}
+
+fn endpoint(c: &Candidate) -> String {
+    c.endpoint.key.0.to_string()
+}
+
+fn push(family: &mut Family, labels: Labels, value: f32) {
+    if value.is_finite() {
+        family.samples.push((labels, Value::Number(f64::from(value))));
+    }
+}

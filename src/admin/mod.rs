@@ -1,0 +1,21 @@
+//! The operators' port: health, metrics, the configuration in force, and why each request goes where it goes.
+//!
+//! It reads everything and changes nothing. All of its answers come from what the two loops publish anyway (the
+//! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
+//! for. `server` serves and lists the endpoints; `routing`, `graph`, `config` and `metrics` make their bodies;
+//! `explain` is the command that asks `/routing` and prints it for a person.
+
+mod config;
+#[cfg(test)]
+mod fixture;
+mod graph;
+mod guard;
+mod json;
+mod metrics;
+mod routing;
+mod server;
+mod stall;
+mod state;
+
+pub use server::{BindError, bind, serve};
+pub use state::{AdminState, Asked, Clock, ConfigState, LoadError, ScorerStatus};

@@ -1,0 +1,277 @@
+//! The operators' HTTP server. GET and HEAD only:
+//!
+//! - `/live`: 200 while the process runs.
+//! - `/ready`: 200 when requests can be served, else 503 with the reasons.
+//! - `/metrics`: Prometheus text (OpenMetrics).
+//! - `/config`: the configuration in force and the result of the last reload, as YAML; as JSON with `?format=json` or
+//!   `Accept: application/json`.
+//! - `/routing`: why requests go where they go, as JSON; `?cluster=NAME` and `?workload=NAME` narrow it.
+//! - `/graph`: the mesh as the last tick saw it, as JSON.
+//! - `/`: a page that shows `/routing` and `/graph` live.
+//!
+//! It keeps itself small: a head of at most 16 KiB, 64 connections (more wait in the kernel's queue), five seconds to
+//! send a head, and five seconds without progress on the socket, so a client that stalls holds its place no longer.
+//! Answers are made on blocking threads: a graph of a million links must not hold up the tick, which shares this
+//! runtime. `guard` says which requests are refused for their `Host`.
+
+use super::routing::Filter;
+use super::stall::Guarded;
+use super::state::AdminState;
+use super::{config, graph, guard, metrics, routing};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+/// How many connections are served at once.
+const MAX_CONNECTIONS: usize = 64;
+/// The largest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// How long a client may take to send a head, or to take in any part of an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long answers under way may take once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long to wait after a failed accept (the process is out of descriptors), lest it spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+/// The page's own script and style, and nothing from anywhere else.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PAGE: &str = include_str!("dashboard.html");
+const ENDPOINTS: &str = "\
+/         a page that shows the routing live
+/live     200 while the process runs
+/ready    200 when requests can be served, else 503 with the reasons
+/metrics  Prometheus text
+/config   the configuration in force, as YAML; ?format=json
+/routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME
+/graph    the mesh as the last tick saw it, as JSON
+";
+
+/// Why the operators' port could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for the admin port (`admin.listen`): {}", reason(.source))]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: std::io::Error,
+}
+
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another process has the address; is pathloom running already?".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Opens the operators' port.
+///
+/// # Errors
+/// When the address cannot be had; the error names it.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError { address, source })
+}
+
+struct Server {
+    state: Arc<AdminState>,
+    metrics: Registry,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves until `shutdown` ends, and a second longer for answers under way.
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()> + Send) {
+    let metrics = metrics::registry(&state);
+    let server = Arc::new(Server { state, metrics });
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (stop, stopping) = watch::channel(false);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            () = &mut shutdown => break,
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => (place, stream),
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let (server, stopping) = (server.clone(), stopping.clone());
+        tokio::spawn(async move {
+            connection(stream, server, stopping).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let _ = stop.send(true);
+    // Every place free again: every connection over.
+    let _ = tokio::time::timeout(GRACE, places.acquire_many(MAX_CONNECTIONS as u32)).await;
+}
+
+async fn connection(stream: TcpStream, server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(Guarded::new(stream, TIMEOUT));
+    let service = service_fn(move |request| {
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(answer(server, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    // What goes wrong on an operator's connection is the operator's to see, and not worth a line.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stopping.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(GRACE, connection).await;
+}
+
+async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Answer {
+    if let Some(host) = guard::foreign_host(request.uri(), request.headers(), &server.state.node) {
+        let text = format!(
+            "The admin port does not answer for the host name `{host}`, because a web page could point such a name here (DNS rebinding).\n\
+             Use an IP address, `localhost` or the node's name `{}`.\n",
+            server.state.node
+        );
+        return respond(StatusCode::FORBIDDEN, TEXT, text);
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "The admin port changes nothing: only GET and HEAD.\n".into(),
+        );
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let (parts, _) = request.into_parts();
+    let made = tokio::task::spawn_blocking(move || {
+        route(&server, parts.uri.path(), parts.uri.query().unwrap_or(""), &parts.headers)
+    });
+    made.await
+        .unwrap_or_else(|_| respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "The answer could not be made.\n".into()))
+}
+
+fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answer {
+    let state = &server.state;
+    let parameter = |name: &str| parameter(query, name);
+    match path {
+        "/live" => respond(StatusCode::OK, TEXT, "live\n".into()),
+        "/ready" => ready(state),
+        "/metrics" => respond(
+            StatusCode::OK,
+            crate::observe::metrics::CONTENT_TYPE,
+            crate::observe::metrics::encode(&server.metrics),
+        ),
+        "/config" => match wants_json(parameter("format").as_deref(), headers) {
+            true => respond(StatusCode::OK, JSON, pretty(&config::json(&state.config.load()))),
+            false => respond(StatusCode::OK, YAML, config::yaml(&state.config.load())),
+        },
+        "/routing" => {
+            let (cluster, workload) = (parameter("cluster"), parameter("workload"));
+            match routing::routing(state, Filter { cluster: cluster.as_deref(), workload: workload.as_deref() }) {
+                Ok(value) => respond(StatusCode::OK, JSON, pretty(&value)),
+                Err(unknown) => {
+                    let value = serde_json::json!({ "error": unknown.to_string(), "known": unknown.known });
+                    respond(StatusCode::NOT_FOUND, JSON, pretty(&value))
+                }
+            }
+        }
+        "/graph" => respond(StatusCode::OK, JSON, pretty(&graph::graph(state.control.view().as_deref()))),
+        "/" => {
+            let mut response = respond(StatusCode::OK, HTML, PAGE.into());
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+            response
+        }
+        _ => respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{ENDPOINTS}")),
+    }
+}
+
+fn ready(state: &AdminState) -> Answer {
+    let mut reasons = (state.not_ready)();
+    if state.published.load().id == 0 {
+        reasons.push("no generation has been published yet".to_owned());
+    }
+    if reasons.is_empty() {
+        return respond(StatusCode::OK, TEXT, "ready\n".into());
+    }
+    respond(
+        StatusCode::SERVICE_UNAVAILABLE,
+        TEXT,
+        reasons.iter().fold("not ready:\n".to_owned(), |text, r| format!("{text}- {r}\n")),
+    )
+}
+
+fn wants_json(format: Option<&str>, headers: &HeaderMap) -> bool {
+    let accepts =
+        || headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("application/json"));
+    format.map_or_else(accepts, |f| f == "json")
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// The value of a query's parameter, percent-decoded; an empty one asks for nothing.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))?.1;
+    Some(decode(value)).filter(|v| !v.is_empty())
+}
+
+fn decode(text: &str) -> String {
+    let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
+    let mut bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    while let Some((first, rest)) = bytes.split_first() {
+        let pair = (hex(rest.first()), hex(rest.get(1)));
+        bytes = rest;
+        match (first, pair) {
+            (b'%', (Some(high), Some(low))) => {
+                out.push((high * 16 + low) as u8);
+                bytes = rest.get(2..).unwrap_or_default();
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(*byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -1,0 +1,24 @@
+//! Generations, and how a request chooses an endpoint.
+//!
+//! A **generation** is one immutable routing table: routes, clusters, and for each (workload, cluster) a `Table` of
+//! candidates with weights, predictions and health. Control publishes it through one `ArcSwap`; a request loads it
+//! once and holds it to its end, so it can never see two generations, nor half of one.
+//!
+//! The pick (`pick.md`): among all candidates where they are few, or three drawn by weight, the lowest
+//! `estimate x (in-flight + 1) / expected success`, where the estimate is this proxy's own and decays towards the
+//! prior that the guarded weights give. A generation that has expired no longer steers: then the same candidates are
+//! chosen by peak EWMA, without anybody having to publish that.
+//!
+//! The plan had `balance` know `links` alone; it also holds the `RouteTable`, so that routes and endpoints are
+//! swapped by the same pointer.
+
+mod alias;
+mod generation;
+mod table;
+
+pub use alias::Alias;
+pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
+pub use table::{Candidate, Choice, Endpoint, EndpointId, Health, Predicted, Table, TableOptions};
+
+#[cfg(test)]
+mod swap_tests;

@@ -1,0 +1,343 @@
+//! One (workload, cluster): its candidates, and the pick among them.
+
+use super::Alias;
+use crate::config::{Compare, Policy};
+use crate::links::{LinkCell, NodeCell, NodeKey, Time};
+use crate::observe::Traffic;
+use rand::Rng;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Up to so many candidates are all compared; beyond, `DRAWN` of them (`pick.md`: a scan of 16 costs as much as three draws).
+pub const COMPARE_ALL_UP_TO: usize = 16;
+/// How many are drawn where not all are compared.
+pub const DRAWN: u16 = 3;
+/// Peak EWMA's time constant, and its estimate for an endpoint without samples (Linkerd's defaults).
+pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
+/// See `PEAK_EWMA_DECAY_S`.
+pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
+/// The least expected success that a cost is divided by: a candidate that always fails costs 20 times its latency.
+const MIN_SUCCESS: f32 = 0.05;
+
+/// An endpoint's identity for the life of the process: connection pools are kept by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(pub u64);
+
+/// An endpoint of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its identity: a new one whenever address or protocol change.
+    pub id: EndpointId,
+    /// Its name in the graph.
+    pub key: NodeKey,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its zone; empty when unknown.
+    pub zone: Arc<str>,
+    /// Its configured weight.
+    pub weight: u32,
+    /// Free-form facts.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Whether an endpoint may get requests, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It may.
+    Healthy,
+    /// It failed too often and is left alone.
+    Ejected,
+    /// Its ejection is over: one request at a time, until one succeeds.
+    Probation,
+    /// Its configured weight is zero.
+    Drained,
+}
+
+impl Health {
+    /// Whether an endpoint in this state gets a share of the requests. On probation it gets single probes instead.
+    #[must_use]
+    pub fn takes_requests(self) -> bool {
+        matches!(self, Self::Healthy)
+    }
+}
+
+/// What the model predicts for a path, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Predicted {
+    /// What it takes at its fair share of load.
+    pub intrinsic_s: f32,
+    /// The next window's mean, as it will be seen.
+    pub mean_s: f32,
+    /// The next window's 99th percentile, as it will be seen.
+    pub p99_s: f32,
+    /// The next window's jitter.
+    pub jitter_s: f32,
+}
+
+/// One path that a request may take.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Where it leads.
+    pub endpoint: Arc<Endpoint>,
+    /// What was seen on its first link: requests write to it.
+    pub link: Arc<LinkCell>,
+    /// What is known of the endpoint: requests write to it.
+    pub node: Arc<NodeCell>,
+    /// Its guarded weight: its share of the requests were nothing known since the tick. All weights of a table sum to 1.
+    pub weight: f32,
+    /// What the local estimate decays towards, in seconds.
+    pub prior_s: f32,
+    /// The share of requests expected to succeed.
+    pub success: f32,
+    /// Whether it may get requests.
+    pub health: Health,
+    /// The model's score: minus the logarithm of the intrinsic latency in seconds.
+    pub score: Option<f32>,
+    /// What the model predicts.
+    pub predicted: Option<Predicted>,
+    /// Why its weight is what it is, in words that a person can read.
+    pub reason: String,
+}
+
+/// How a table chooses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TableOptions {
+    /// The policy in force: the cluster's own, or the ladder's.
+    pub policy: Policy,
+    /// How many candidates are compared under `Policy::Model`.
+    pub compare: Compare,
+    /// The time constant of the local estimate's decay, in seconds.
+    pub tau_s: f32,
+    /// The share of requests with which candidates that were not measured for `tau_s` are measured again: the floor.
+    pub explore: f32,
+}
+
+/// The candidates of one (workload, cluster), and how to choose among them.
+#[derive(Debug)]
+pub struct Table {
+    /// Those that may get requests first, then the others (kept to be shown).
+    candidates: Box<[Candidate]>,
+    eligible: usize,
+    /// The candidates on probation: one request at a time may go to each.
+    probation: Box<[u32]>,
+    /// Fewer than the panic threshold were healthy, so all get requests.
+    pub panic: bool,
+    /// How it chooses.
+    pub options: TableOptions,
+    /// Where its requests are counted.
+    pub traffic: Arc<Traffic>,
+    alias: Alias,
+    turns: Box<[u32]>,
+    turn: AtomicU32,
+}
+
+/// What a pick chose, and by which estimate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// The candidate's index in the table.
+    pub index: usize,
+    /// The latency that it was expected to have, in seconds; NaN where the policy looks at none.
+    pub estimate_s: f32,
+}
+
+impl Table {
+    /// A table of these candidates. Where `panic`, health does not count, only a configured weight of zero does.
+    #[must_use]
+    pub fn new(mut candidates: Vec<Candidate>, panic: bool, options: TableOptions, traffic: Arc<Traffic>) -> Self {
+        let takes =
+            |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
+        // Stable, so that the order of the configuration shows in `/routing`.
+        candidates.sort_by_key(|c| !takes(c));
+        let eligible = candidates.iter().filter(|c| takes(c)).count();
+        let weights: Vec<f32> = candidates.iter().take(eligible).map(|c| c.weight).collect();
+        let configured: Vec<u32> = candidates.iter().take(eligible).map(|c| c.endpoint.weight.max(1)).collect();
+        let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
+        let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
+        let start = if configured.is_empty() { 0 } else { rand::random::<u32>() };
+        Self {
+            candidates: candidates.into(),
+            eligible,
+            probation,
+            panic,
+            options,
+            traffic,
+            alias: Alias::new(&weights),
+            turns: turns(&configured),
+            // Proxies that start together must not all begin with the same endpoint.
+            turn: AtomicU32::new(start),
+        }
+    }
+
+    /// All candidates, those that may get requests first.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// Those that may get requests.
+    #[must_use]
+    pub fn eligible(&self) -> &[Candidate] {
+        self.candidates.get(..self.eligible).unwrap_or_default()
+    }
+
+    /// Chooses a candidate for a request; none when no endpoint may get requests, or all that may are in `tried`.
+    ///
+    /// `expired` says that the generation no longer steers: peak EWMA then stands in for the model.
+    pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
+        for index in self.probation.iter().map(|i| *i as usize).filter(|i| !tried.contains(i)) {
+            if self.candidates.get(index).is_some_and(|c| c.node.take_probe()) {
+                return Some(Choice { index, estimate_s: f32::NAN });
+            }
+        }
+        if self.eligible == 0 {
+            return None;
+        }
+        let policy = match self.options.policy {
+            Policy::Model if expired => Policy::PeakEwma,
+            policy => policy,
+        };
+        let choice = match policy {
+            Policy::Model => self.pick_by_model(now, rng, tried),
+            Policy::PeakEwma => self.pick_of_drawn(2, rng, tried, |c| {
+                let estimate_s = match c.link.estimate.last(now) {
+                    Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
+                    None => PEAK_EWMA_DEFAULT_S,
+                };
+                (estimate_s * (c.node.in_flight() + 1) as f32, estimate_s)
+            }),
+            Policy::LeastRequest => self.pick_of_drawn(2, rng, tried, |c| (c.node.in_flight() as f32, f32::NAN)),
+            Policy::RoundRobin => self.in_turn(tried),
+            Policy::Random => self.pick_of_drawn(1, rng, tried, |_| (0.0, f32::NAN)),
+        };
+        // The draws may all have hit candidates that were tried: then whichever was not.
+        choice.or_else(|| {
+            (0..self.eligible).find(|i| !tried.contains(i)).map(|index| Choice { index, estimate_s: f32::NAN })
+        })
+    }
+
+    fn pick_by_model(&self, now: Time, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
+        let cost = |c: &Candidate| {
+            let estimate_s = c.link.estimate.at(now, c.prior_s, self.options.tau_s);
+            (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
+        };
+        if let Some(index) = self.stale(now, rng)
+            && !tried.contains(&index)
+        {
+            return Some(Choice { index, estimate_s: f32::NAN });
+        }
+        let drawn = match self.options.compare {
+            Compare::All => None,
+            Compare::Auto if self.eligible <= COMPARE_ALL_UP_TO => None,
+            Compare::Auto => Some(DRAWN),
+            Compare::Draw(n) => Some(n),
+        };
+        match drawn {
+            Some(n) => self.pick_of_drawn(n, rng, tried, cost),
+            None => {
+                // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
+                let start = (rng.next_u32() as usize) % self.eligible;
+                lowest((start..self.eligible).chain(0..start).filter(|i| !tried.contains(i)), |i| {
+                    self.candidates.get(i).map(cost)
+                })
+            }
+        }
+    }
+
+    /// Now and then, a candidate that was not measured lately. The lowest cost alone would never choose one whose
+    /// prior is high, and so never learn that it has healed. One that has a fresh sample is left out, so a slow
+    /// endpoint costs at most about one request in `tau_s`.
+    fn stale(&self, now: Time, rng: &mut impl Rng) -> Option<usize> {
+        let coin = (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+        if coin >= self.options.explore {
+            return None;
+        }
+        let index = (rng.next_u32() as usize) % self.eligible;
+        let last = self.candidates.get(index)?.link.estimate.last(now);
+        last.is_none_or(|e| e.age_s > self.options.tau_s).then_some(index)
+    }
+
+    /// The cheapest of `n` draws by weight.
+    fn pick_of_drawn(
+        &self,
+        n: u16,
+        rng: &mut impl Rng,
+        tried: &[usize],
+        cost: impl Fn(&Candidate) -> (f32, f32),
+    ) -> Option<Choice> {
+        // Draws without replacement up to a few attempts: with two endpoints, two choices mean both.
+        let mut drawn = [usize::MAX; 8];
+        let n = usize::from(n).min(self.eligible).min(drawn.len());
+        let mut count = 0;
+        for _ in 0..n * 3 {
+            if count == n {
+                break;
+            }
+            if let Some(index) = self.alias.draw(rng.next_u64())
+                && !tried.contains(&index)
+                && !drawn.iter().take(count).any(|d| *d == index)
+                && let Some(slot) = drawn.get_mut(count)
+            {
+                *slot = index;
+                count += 1;
+            }
+        }
+        lowest(drawn.iter().take(count).copied(), |i| self.candidates.get(i).map(&cost))
+    }
+
+    fn in_turn(&self, tried: &[usize]) -> Option<Choice> {
+        let index = self.turns.get(self.turn.fetch_add(1, Relaxed) as usize % self.turns.len().max(1))?;
+        let index = *index as usize;
+        (!tried.contains(&index)).then_some(Choice { index, estimate_s: f32::NAN })
+    }
+
+    /// The prior and the time constant with which a latency on this candidate's link is taken in.
+    #[must_use]
+    pub fn decay_of(&self, candidate: &Candidate) -> (f32, f32) {
+        match self.options.policy {
+            Policy::Model => (candidate.prior_s, self.options.tau_s),
+            _ => (0.0, PEAK_EWMA_DECAY_S),
+        }
+    }
+}
+
+fn lowest(indices: impl Iterator<Item = usize>, cost: impl Fn(usize) -> Option<(f32, f32)>) -> Option<Choice> {
+    let mut best: Option<(f32, Choice)> = None;
+    for index in indices {
+        let Some((cost, estimate_s)) = cost(index) else { continue };
+        if best.is_none_or(|(least, _)| cost < least) {
+            best = Some((cost, Choice { index, estimate_s }));
+        }
+    }
+    best.map(|(_, choice)| choice)
+}
+
+/// The order of a smooth weighted round robin (nginx's): each turn everybody gains their weight, the richest goes and
+/// pays the sum. Weights are scaled down where one round would be longer than `MAX_TURNS`.
+fn turns(weights: &[u32]) -> Box<[u32]> {
+    const MAX_TURNS: u64 = 1024;
+    let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
+    let divisor = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
+    let scale = (sum / u64::from(divisor)).div_ceil(MAX_TURNS.max(weights.len() as u64)).max(1);
+    let weights: Vec<i64> = weights.iter().map(|w| (i64::from(*w / divisor) / scale as i64).max(1)).collect();
+    let round: i64 = weights.iter().sum();
+    let mut credit = vec![0i64; weights.len()];
+    let mut order = Vec::with_capacity(round as usize);
+    for _ in 0..round {
+        credit.iter_mut().zip(&weights).for_each(|(c, w)| *c += w);
+        let Some((index, richest)) = credit.iter_mut().enumerate().rev().max_by_key(|(_, c)| **c) else { break };
+        *richest -= round;
+        order.push(index as u32);
+    }
+    order.into()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,178 @@
+//! Tests of the pick.
+
+use super::*;
+use crate::links::{LinkKey, Links, Outcome};
+use rand::{SeedableRng, rngs::SmallRng};
+use std::time::Duration;
+
+const TAU_S: f32 = 3.0;
+
+fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
+    let links = Links::new(1);
+    let source = NodeKey::new("source");
+    let made = weights
+        .iter()
+        .zip(0u64..)
+        .map(|(weight, i)| {
+            let key = NodeKey::new(&format!("10.0.0.{i}:80"));
+            Candidate {
+                link: links.link(&LinkKey::new(&source, &key), Time(0)),
+                node: links.node(&key, Time(0)),
+                endpoint: Arc::new(Endpoint {
+                    id: EndpointId(i),
+                    key,
+                    address: SocketAddr::from(([10, 0, 0, i as u8], 80)),
+                    zone: "".into(),
+                    weight: 1,
+                    metadata: BTreeMap::new(),
+                }),
+                weight: *weight,
+                prior_s: 0.01 / weight,
+                success: 1.0,
+                health: Health::Healthy,
+                score: None,
+                predicted: None,
+                reason: String::new(),
+            }
+        })
+        .collect();
+    (links, made)
+}
+
+fn options(policy: Policy, compare: Compare) -> TableOptions {
+    TableOptions { policy, compare, tau_s: TAU_S, explore: 0.0 }
+}
+
+fn traffic() -> Arc<Traffic> {
+    Arc::new(Traffic::new(1))
+}
+
+fn shares(table: &Table, draws: usize) -> Vec<f64> {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut counts = vec![0usize; table.candidates().len()];
+    for _ in 0..draws {
+        counts[table.pick(Time(0), false, &mut rng, &[]).unwrap().index] += 1;
+    }
+    counts.iter().map(|c| *c as f64 / draws as f64).collect()
+}
+
+#[test]
+fn without_samples_weights_and_in_flight_decide() {
+    let (_links, made) = candidates(&[0.5, 0.25, 0.25]);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    assert_eq!(table.pick(Time(0), false, &mut rng, &[]).unwrap().index, 0);
+    table.candidates()[0].node.begin();
+    table.candidates()[0].node.begin();
+    assert_ne!(table.pick(Time(0), false, &mut rng, &[]).unwrap().index, 0, "0.02 x 3 against 0.04 x 1");
+}
+
+#[test]
+fn fresh_samples_rule_and_the_prior_returns() {
+    let (_links, made) = candidates(&[0.5, 0.5]);
+    made[0].link.record(0, Time(0), 1.0, Outcome::Success, 0.02, TAU_S);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    for _ in 0..50 {
+        assert_eq!(table.pick(Time(0), false, &mut rng, &[]).unwrap().index, 1);
+    }
+    table.candidates()[1].node.begin();
+    let later = Time(0) + Duration::from_secs(60);
+    assert_eq!(table.pick(later, false, &mut rng, &[]).unwrap().index, 0, "the slow sample is long ago");
+}
+
+#[test]
+fn one_choice_is_softmax_sampling_within_a_chi_square_bound() {
+    let weights = [0.4f32, 0.3, 0.2, 0.1];
+    let (_links, made) = candidates(&weights);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)), traffic());
+    let draws = 100_000;
+    let chi_square: f64 = shares(&table, draws)
+        .iter()
+        .zip(weights)
+        .map(|(share, w)| (share - f64::from(w)).powi(2) / f64::from(w) * draws as f64)
+        .sum();
+    assert!(chi_square < 16.27, "{chi_square}: beyond the 99.9% bound of three degrees of freedom");
+}
+
+#[test]
+fn what_was_tried_is_not_tried_again() {
+    for policy in [Policy::Model, Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {
+        let (_links, made) = candidates(&[0.9, 0.05, 0.05]);
+        let table = Table::new(made, false, options(policy, Compare::Auto), traffic());
+        let mut rng = SmallRng::seed_from_u64(1);
+        for _ in 0..200 {
+            assert_eq!(table.pick(Time(0), false, &mut rng, &[0, 2]).unwrap().index, 1, "{policy:?}");
+            assert_eq!(table.pick(Time(0), false, &mut rng, &[0, 1, 2]), None);
+        }
+    }
+}
+
+#[test]
+fn ejected_and_zero_weight_endpoints_get_nothing_and_panic_ignores_health() {
+    let (_links, mut made) = candidates(&[0.5, 0.5, 1.0, 0.0]);
+    made[0].health = Health::Ejected;
+    made[2].health = Health::Drained;
+    for policy in [Policy::Model, Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {
+        let table = Table::new(made.clone(), false, options(policy, Compare::Auto), traffic());
+        assert_eq!(table.eligible().len(), 1, "{policy:?}");
+        assert_eq!(shares(&table, 100)[0], 1.0);
+        let panicking = Table::new(made.clone(), true, options(policy, Compare::Auto), traffic());
+        assert_eq!(panicking.eligible().len(), 2, "{policy:?}");
+    }
+}
+
+#[test]
+fn an_empty_table_picks_nothing() {
+    for policy in [Policy::Model, Policy::RoundRobin, Policy::PeakEwma] {
+        let table = Table::new(Vec::new(), true, options(policy, Compare::Draw(3)), traffic());
+        assert_eq!(table.pick(Time(0), true, &mut SmallRng::seed_from_u64(1), &[]), None);
+    }
+}
+
+#[test]
+fn an_expired_generation_steers_by_peak_ewma() {
+    let (_links, made) = candidates(&[0.999, 0.001]);
+    made[0].link.record(0, Time(0), 0.5, Outcome::Success, 0.0, PEAK_EWMA_DECAY_S);
+    made[1].link.record(0, Time(0), 0.01, Outcome::Success, 0.0, PEAK_EWMA_DECAY_S);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let fast = (0..1000).filter(|_| table.pick(Time(0), true, &mut rng, &[]).unwrap().index == 1).count();
+    let by_weight = (0..1000).filter(|_| table.pick(Time(0), false, &mut rng, &[]).unwrap().index == 1).count();
+    assert!(by_weight < 20 && fast > by_weight, "{fast} {by_weight}");
+}
+
+#[test]
+fn round_robin_goes_in_turn_by_weight() {
+    assert_eq!(*turns(&[1, 1, 1]), [0, 1, 2]);
+    assert_eq!(*turns(&[4, 2, 2]), [0, 1, 2, 0]);
+    assert_eq!(turns(&[u32::MAX, 1, u32::MAX]).len().max(2048), 2048);
+    let (_links, made) = candidates(&[0.2; 5]);
+    let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
+    assert!(shares(&table, 1000).iter().all(|s| *s == 0.2));
+}
+
+#[test]
+fn a_candidate_that_was_not_measured_lately_is_measured_again() {
+    let (_links, made) = candidates(&[0.999, 0.001]);
+    let explore = TableOptions { explore: 0.1, ..options(Policy::Model, Compare::Auto) };
+    made[1].link.record(0, Time(0), 5.0, Outcome::Success, 0.0, TAU_S);
+    let table = Table::new(made, false, explore, traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut slow_picks = |now| (0..1000).filter(|_| table.pick(now, false, &mut rng, &[]).unwrap().index == 1).count();
+    assert_eq!(slow_picks(Time(0)), 0, "its sample is fresh");
+    let later = slow_picks(Time(0) + Duration::from_secs(4));
+    assert!((30..80).contains(&later), "{later}");
+}
+
+#[test]
+fn an_endpoint_on_probation_gets_the_one_probe() {
+    let (_links, mut made) = candidates(&[0.5, 0.5]);
+    (made[0].health, made[0].weight) = (Health::Probation, 0.0);
+    let node = made[0].node.clone();
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let probed = table.candidates().iter().position(|c| c.health == Health::Probation).unwrap();
+    assert_eq!(shares(&table, 100)[probed], 0.0);
+    node.offer_probe();
+    assert_eq!(shares(&table, 100)[probed], 0.01);
+}

@@ -1,0 +1,119 @@
+//! What the slow loop shows of itself: the last graph with what the model said of it, and counters.
+
+use crate::balance::{Cause, Rung};
+use crate::graph::Graph;
+use arc_swap::ArcSwapOption;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The graph that the last tick saw, with the model's word on it.
+#[derive(Debug, Clone, Default)]
+pub struct GraphView {
+    /// The generation that was made from it.
+    pub generation: u64,
+    /// The mesh.
+    pub graph: Graph,
+    /// The attention that each link got, by link; empty without a model's scores.
+    pub attention: Vec<f32>,
+    /// The requests a second that the model expects at each node, by node; empty without a model's scores.
+    pub node_load: Vec<f32>,
+}
+
+/// How often a guard changed a weight.
+#[derive(Debug, Default)]
+pub struct GuardCounters {
+    /// A score that was not finite.
+    pub not_finite: AtomicU64,
+    /// A weight raised to the floor.
+    pub floor: AtomicU64,
+    /// A change cut to the largest step.
+    pub step: AtomicU64,
+    /// A change too small to be made.
+    pub dead_band: AtomicU64,
+    /// A weight held back while its endpoint was new.
+    pub slow_start: AtomicU64,
+}
+
+impl GuardCounters {
+    /// Each guard's name and count.
+    #[must_use]
+    pub fn snapshot(&self) -> [(&'static str, u64); 5] {
+        [
+            ("not_finite", self.not_finite.load(Relaxed)),
+            ("floor", self.floor.load(Relaxed)),
+            ("step", self.step.load(Relaxed)),
+            ("dead_band", self.dead_band.load(Relaxed)),
+            ("slow_start", self.slow_start.load(Relaxed)),
+        ]
+    }
+}
+
+/// What the slow loop shows of itself. Written by the tick, read by the admin port.
+#[derive(Debug, Default)]
+pub struct Status {
+    view: ArcSwapOption<GraphView>,
+    ticks: [AtomicU64; 7],
+    rungs: [AtomicU64; 4],
+    last_tick_us: AtomicU64,
+    /// Ticks in which the model's error was over its limit.
+    pub model_refused: AtomicU64,
+    /// The model's mean relative error of predicted against observed latency, as bits; NaN before the first.
+    model_error: AtomicU64,
+    /// What the guards did.
+    pub guards: GuardCounters,
+    /// Graphs that were too large to score.
+    pub too_large: AtomicU64,
+}
+
+impl Status {
+    /// The graph of the last tick.
+    #[must_use]
+    pub fn view(&self) -> Option<Arc<GraphView>> {
+        self.view.load_full()
+    }
+
+    pub(super) fn show(&self, view: GraphView) {
+        self.view.store(Some(Arc::new(view)));
+    }
+
+    pub(super) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {
+        if let Some(counter) = self.ticks.get(cause as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+        if let Some(counter) = self.rungs.get(rung as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+        self.last_tick_us.store(took.as_micros() as u64, Relaxed);
+    }
+
+    pub(super) fn set_model_error(&self, error: Option<f64>) {
+        self.model_error.store(error.unwrap_or(f64::NAN).to_bits() ^ NAN_BITS, Relaxed);
+    }
+
+    /// The model's mean relative error of predicted against observed latency; unknown before there was one.
+    #[must_use]
+    pub fn model_error(&self) -> Option<f64> {
+        Some(f64::from_bits(self.model_error.load(Relaxed) ^ NAN_BITS)).filter(|e| e.is_finite())
+    }
+
+    /// How many ticks each cause made happen, by `Cause as usize`.
+    #[must_use]
+    pub fn ticks(&self) -> [u64; 7] {
+        std::array::from_fn(|i| self.ticks.get(i).map_or(0, |c| c.load(Relaxed)))
+    }
+
+    /// How many generations each rung of the ladder made, by `Rung as usize`.
+    #[must_use]
+    pub fn rungs(&self) -> [u64; 4] {
+        std::array::from_fn(|i| self.rungs.get(i).map_or(0, |c| c.load(Relaxed)))
+    }
+
+    /// How long the last tick took, in microseconds.
+    #[must_use]
+    pub fn last_tick_us(&self) -> u64 {
+        self.last_tick_us.load(Relaxed)
+    }
+}
+
+/// Zero bits mean 'unknown', so that `Default` does.
+const NAN_BITS: u64 = f64::NAN.to_bits();

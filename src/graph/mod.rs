@@ -1,0 +1,68 @@
+//! The mesh as a graph at one instant: nodes, links, candidate paths, and their features in physical units.
+//!
+//! Made anew each tick from what `links` observed and from the instances that discovery knows. A link exists here when
+//! somebody used it lately or when a candidate path needs it; then it may be all unknown (NaN in every statistic).
+//! The same code makes features in the simulator and in production. This room knows neither sockets nor models.
+
+mod build;
+pub mod features;
+
+pub use build::{GraphBuilder, GraphError, Instance};
+pub use features::Features;
+
+use crate::links::{LinkKey, LinkStats, NodeKey, NodeStats};
+use std::sync::Arc;
+
+/// A service instance in the graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Its name.
+    pub key: NodeKey,
+    /// The service that it is an instance of; empty when unknown.
+    pub service: Arc<str>,
+    /// Its zone; empty when unknown.
+    pub zone: Arc<str>,
+    /// What was seen of it.
+    pub stats: NodeStats,
+    /// How many instances its service has in this graph, itself included.
+    pub replicas: u32,
+}
+
+/// A link in the graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Link {
+    /// The calling node's index.
+    pub source: u32,
+    /// The called node's index.
+    pub destination: u32,
+    /// What was seen on it.
+    pub stats: LinkStats,
+}
+
+/// The mesh at one instant. Links are sorted by their source, then their destination.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Graph {
+    /// All instances, sorted by key.
+    pub nodes: Vec<Node>,
+    /// All links.
+    pub links: Vec<Link>,
+    /// The candidate paths in the order in which they were asked for: for each, where its links end in `path_links`
+    /// (CSR offsets, `[C + 1]`).
+    pub path_offsets: Vec<u32>,
+    /// The links of all candidate paths, as indices into `links`.
+    pub path_links: Vec<u32>,
+}
+
+impl Graph {
+    /// How many candidate paths there are.
+    #[must_use]
+    pub fn candidates(&self) -> usize {
+        self.path_offsets.len().saturating_sub(1)
+    }
+
+    /// The key of a link.
+    #[must_use]
+    pub fn link_key(&self, link: &Link) -> Option<LinkKey> {
+        Some(LinkKey::new(&self.nodes.get(link.source as usize)?.key, &self.nodes.get(link.destination as usize)?.key))
+    }
+}

@@ -1,0 +1,167 @@
+//! The local estimate: this proxy's own peak EWMA of a link's latency, which decays towards the model's prediction.
+//!
+//! `est(t) = prior + (est - prior) x exp(-dt / tau)` (`pick.md`): fresh samples own the recent past, the prior owns
+//! what was not seen lately. A sample above the estimate replaces it at once (the peak); one below pulls it down with
+//! the weight that its age has, as in a plain EWMA with time constant tau.
+//!
+//! Value and time are packed in one 64-bit atomic, so a reader never sees one without the other. Two requests that
+//! finish in the same instant may lose one of two samples: a sample lost to a race is one fewer of many, while a
+//! compare-and-swap loop would make every request pay.
+
+use super::Time;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// How many steps the table of `exp(-x)` has over `0..EXP_RANGE`.
+const EXP_STEPS: usize = 256;
+/// Beyond this many time constants a sample no longer counts.
+const EXP_RANGE: f32 = 8.0;
+
+/// The estimate at the last sample, and when that was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Seconds.
+    pub latency_s: f32,
+    /// The age of the last sample, in seconds.
+    pub age_s: f32,
+}
+
+/// A latency estimate shared by all cores of one proxy.
+#[derive(Debug)]
+pub struct LocalEstimate(AtomicU64);
+
+/// No sample yet: a bit pattern (NaN) that no stored estimate has.
+const NONE: u64 = (f32::NAN.to_bits() as u64) << 32;
+
+impl Default for LocalEstimate {
+    fn default() -> Self {
+        Self(AtomicU64::new(NONE))
+    }
+}
+
+impl LocalEstimate {
+    /// The last stored value and its age; unknown before the first sample.
+    #[must_use]
+    pub fn last(&self, now: Time) -> Option<Estimate> {
+        let packed = self.0.load(Relaxed);
+        let latency_s = f32::from_bits((packed >> 32) as u32);
+        if latency_s.is_nan() {
+            return None;
+        }
+        // Coarse stamps wrap, so an age is a signed difference: one from the future is no age at all.
+        let age_ms = (now.coarse_ms().wrapping_sub(packed as u32) as i32).max(0);
+        Some(Estimate { latency_s, age_s: age_ms as f32 * 1e-3 })
+    }
+
+    /// The estimate at `now`: the last one, decayed towards `prior_s` with time constant `tau_s`.
+    #[must_use]
+    pub fn at(&self, now: Time, prior_s: f32, tau_s: f32) -> f32 {
+        match self.last(now) {
+            None => prior_s,
+            Some(Estimate { latency_s, age_s }) => prior_s + (latency_s - prior_s) * fade(age_s / tau_s),
+        }
+    }
+
+    /// Takes in one latency in seconds. Values that are not finite or negative are ignored.
+    pub fn record(&self, now: Time, latency_s: f32, prior_s: f32, tau_s: f32) {
+        if !latency_s.is_finite() || latency_s < 0.0 {
+            return;
+        }
+        let next = match self.last(now) {
+            None => latency_s,
+            Some(Estimate { latency_s: last, age_s }) => {
+                let keep = fade(age_s / tau_s);
+                let current = prior_s + (last - prior_s) * keep;
+                if latency_s >= current {
+                    latency_s
+                } else {
+                    // The share of a sample grows with the time since the last one; samples that crowd into one
+                    // coarse millisecond still count a little, or a busy link would never come down.
+                    let keep = keep.min(1.0 - MIN_SAMPLE_SHARE);
+                    latency_s + (current - latency_s) * keep
+                }
+            }
+        };
+        self.0.store((u64::from(next.to_bits()) << 32) | u64::from(now.coarse_ms()), Relaxed);
+    }
+
+    /// Forgets all samples.
+    pub fn reset(&self) {
+        self.0.store(NONE, Relaxed);
+    }
+}
+
+/// The least share that a sample has in the estimate: 1 ms of 3 s.
+const MIN_SAMPLE_SHARE: f32 = 3e-4;
+
+/// `exp(-x)` from a table with linear interpolation: within 2e-4, at a fraction of the cost, and 0 beyond `EXP_RANGE`.
+#[must_use]
+fn fade(x: f32) -> f32 {
+    static TABLE: std::sync::LazyLock<[f32; EXP_STEPS + 2]> =
+        std::sync::LazyLock::new(|| std::array::from_fn(|i| (-(i as f32) * EXP_RANGE / EXP_STEPS as f32).exp()));
+    if x <= 0.0 {
+        return 1.0;
+    }
+    let position = x * (EXP_STEPS as f32 / EXP_RANGE);
+    let step = position as usize;
+    match TABLE.get(step..step + 2) {
+        Some(&[a, b]) if step < EXP_STEPS => a + (b - a) * (position - step as f32),
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const TAU: f32 = 3.0;
+
+    #[test]
+    fn without_samples_the_prior_rules() {
+        assert_eq!(LocalEstimate::default().at(Time(5), 0.02, TAU), 0.02);
+    }
+
+    #[test]
+    fn a_peak_is_taken_over_at_once_and_decays_towards_the_prior() {
+        let (estimate, start) = (LocalEstimate::default(), Time(1_000_000_000));
+        estimate.record(start, 0.01, 0.02, TAU);
+        estimate.record(start, 1.0, 0.02, TAU);
+        assert_eq!(estimate.at(start, 0.02, TAU), 1.0);
+        let later = estimate.at(start + Duration::from_secs(3), 0.02, TAU);
+        assert!((later - (0.02 + 0.98 * (-1.0f32).exp())).abs() < 1e-3, "{later}");
+        assert_eq!(estimate.at(start + Duration::from_secs(60), 0.02, TAU), 0.02);
+    }
+
+    #[test]
+    fn a_fast_sample_after_a_peak_pulls_down_by_its_age() {
+        let (estimate, start) = (LocalEstimate::default(), Time(0));
+        estimate.record(start, 1.0, 0.01, TAU);
+        estimate.record(start + Duration::from_millis(300), 0.01, 0.01, TAU);
+        let after = estimate.at(start + Duration::from_millis(300), 0.01, TAU);
+        assert!(after < 0.85 && after > 0.7, "{after}");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_ages_nothing() {
+        let estimate = LocalEstimate::default();
+        estimate.record(Time(9_000_000_000), 0.5, 0.1, TAU);
+        assert_eq!(estimate.at(Time(1_000_000_000), 0.1, TAU), 0.5);
+    }
+
+    #[test]
+    fn hostile_samples_are_ignored() {
+        let estimate = LocalEstimate::default();
+        for bad in [f32::NAN, f32::INFINITY, -1.0] {
+            estimate.record(Time(0), bad, 0.1, TAU);
+        }
+        assert_eq!(estimate.last(Time(0)), None);
+    }
+
+    #[test]
+    fn the_table_follows_the_exponential() {
+        for i in 0..900 {
+            let x = i as f32 * 0.01;
+            assert!((fade(x) - (-x).exp()).abs() < 5e-4, "{x}");
+        }
+    }
+}

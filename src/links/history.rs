@@ -1,0 +1,157 @@
+//! The slow side of a link: what the ticks so far have drained, faded with age.
+//!
+//! A tick takes the difference of each cumulative counter since the last tick and adds it to aggregates that fade with
+//! time constant `MEMORY`: the statistics speak of about the last ten seconds, without windows whose edges would show.
+
+use super::cell::{LinkCell, Shard};
+use super::sketch::{BUCKETS, Sketch};
+use super::{LinkStats, Time};
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The time constant with which what was seen on links fades, in seconds.
+pub const MEMORY_S: f32 = 10.0;
+/// The time constant of the latency EWMA, in seconds.
+const EWMA_S: f32 = 3.0;
+
+/// What was drained of one shard so far.
+#[derive(Debug)]
+struct Cursor {
+    started: u64,
+    errors: u64,
+    samples: u64,
+    latency_sum_ns: u64,
+    buckets: Box<[u32; BUCKETS]>,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { started: 0, errors: 0, samples: 0, latency_sum_ns: 0, buckets: Box::new([0; BUCKETS]) }
+    }
+}
+
+/// What one shard saw since the last tick.
+#[derive(Debug, Default, Clone, Copy)]
+struct Drained {
+    calls: u64,
+    errors: u64,
+    samples: u64,
+    latency_s: f64,
+}
+
+impl Cursor {
+    /// Takes what is new in a shard, latencies into `sketch`.
+    fn drain(&mut self, shard: &Shard, sketch: &mut Sketch) -> Drained {
+        let take = |seen: &mut u64, counter: u64| {
+            let new = counter.wrapping_sub(*seen);
+            *seen = counter;
+            new
+        };
+        let drained = Drained {
+            calls: take(&mut self.started, shard.started.load(Relaxed)),
+            errors: take(&mut self.errors, shard.errors.load(Relaxed)),
+            samples: take(&mut self.samples, shard.samples.load(Relaxed)),
+            latency_s: take(&mut self.latency_sum_ns, shard.latency_sum_ns.load(Relaxed)) as f64 * 1e-9,
+        };
+        if drained.samples > 0 {
+            for (index, (counter, seen)) in shard.buckets.iter().zip(self.buckets.iter_mut()).enumerate() {
+                let count = counter.load(Relaxed);
+                let new = count.wrapping_sub(*seen);
+                if new > 0 {
+                    sketch.add(index, new as f32);
+                    *seen = count;
+                }
+            }
+            sketch.add_sum(drained.latency_s);
+        }
+        drained
+    }
+}
+
+/// One link's aggregates.
+#[derive(Debug)]
+pub struct History {
+    cursors: Box<[Cursor]>,
+    pub sketch: Sketch,
+    born: Time,
+    last_tick: Time,
+    last_sample: Option<Time>,
+    ewma_s: Option<f32>,
+    jitter_s: Option<f32>,
+    calls: f32,
+    errors: f32,
+}
+
+impl History {
+    pub fn new(cores: usize, now: Time) -> Self {
+        Self {
+            cursors: (0..cores.max(1)).map(|_| Cursor::default()).collect(),
+            sketch: Sketch::default(),
+            born: now,
+            last_tick: now,
+            last_sample: None,
+            ewma_s: None,
+            jitter_s: None,
+            calls: 0.0,
+            errors: 0.0,
+        }
+    }
+
+    /// Drains the cell and says what is now known of the link.
+    pub fn tick(&mut self, cell: &LinkCell, now: Time) -> LinkStats {
+        let elapsed = now.seconds_since(self.last_tick);
+        self.last_tick = self.last_tick.max(now);
+        let keep = (-elapsed / MEMORY_S).exp();
+        self.sketch.scale(keep);
+        self.calls *= keep;
+        self.errors *= keep;
+
+        let (mut all, mut jitter_sum, mut jitter_samples) = (Drained::default(), 0.0, 0.0);
+        for (cursor, shard) in self.cursors.iter_mut().zip(cell.shards.iter()) {
+            let drained = cursor.drain(shard, &mut self.sketch);
+            all.calls += drained.calls;
+            all.errors += drained.errors;
+            all.samples += drained.samples;
+            all.latency_s += drained.latency_s;
+            // Jitter is a difference of successive calls: the first ever has none.
+            if drained.samples > 0 && cursor.samples > 1 {
+                jitter_sum += f32::from_bits(shard.jitter_s.load(Relaxed)) * drained.samples as f32;
+                jitter_samples += drained.samples as f32;
+            }
+        }
+        self.calls += all.calls as f32;
+        self.errors += all.errors as f32;
+        if jitter_samples > 0.0 {
+            self.jitter_s = Some(jitter_sum / jitter_samples);
+        }
+        if all.samples > 0 {
+            let mean = (all.latency_s / all.samples as f64) as f32;
+            let keep = (-elapsed / EWMA_S).exp();
+            self.ewma_s = Some(self.ewma_s.map_or(mean, |last| mean + (last - mean) * keep));
+            self.last_sample = Some(now);
+        } else if self.sketch.count() == 0.0 {
+            // All samples have faded: what is left of them is no knowledge any more.
+            (self.ewma_s, self.jitter_s) = (None, None);
+        }
+        self.stats(cell, now)
+    }
+
+    fn stats(&self, cell: &LinkCell, now: Time) -> LinkStats {
+        let quantiles = self.sketch.quantiles([0.5, 0.9, 0.99]);
+        let quantile = |i: usize| quantiles.and_then(|q| q.get(i).map(|v| *v as f32));
+        // The length of the faded memory so far, so that a young link's rate is not underestimated.
+        let memory_s = MEMORY_S * (1.0 - (-now.seconds_since(self.born) / MEMORY_S).exp());
+        LinkStats {
+            latency_mean_s: self.sketch.mean().map(|m| m as f32),
+            latency_p50_s: quantile(0),
+            latency_p90_s: quantile(1),
+            latency_p99_s: quantile(2),
+            latency_ewma_s: self.ewma_s,
+            jitter_s: self.jitter_s,
+            calls_per_second: (memory_s > 0.0).then(|| self.calls / memory_s),
+            error_rate: (self.calls > 0.01).then(|| (self.errors / self.calls).min(1.0)),
+            in_flight: cell.in_flight() as f32,
+            samples: self.sketch.count() as f32,
+            age_s: self.last_sample.map(|at| now.seconds_since(at)),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! All links and nodes that this proxy knows, by key: found when a generation is built, never by a request.
+
+use super::history::{History, MEMORY_S};
+use super::{LinkCell, LinkKey, NodeCell, NodeKey, Sketch, Time, orca::Report};
+use dashmap::DashMap;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What is known of a link, over about the last ten seconds. `None` is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct LinkStats {
+    /// Mean latency, from the request's start to the answer's head, in seconds.
+    pub latency_mean_s: Option<f32>,
+    /// Median latency in seconds.
+    pub latency_p50_s: Option<f32>,
+    /// The latency in seconds that 9 of 10 requests stay within.
+    pub latency_p90_s: Option<f32>,
+    /// The latency in seconds that 99 of 100 requests stay within.
+    pub latency_p99_s: Option<f32>,
+    /// The mean latency with the last three seconds foremost, in seconds.
+    pub latency_ewma_s: Option<f32>,
+    /// Jitter by RFC 3550, in seconds.
+    pub jitter_s: Option<f32>,
+    /// Calls a second.
+    pub calls_per_second: Option<f32>,
+    /// Failed calls as a share of all.
+    pub error_rate: Option<f32>,
+    /// Requests under way.
+    pub in_flight: f32,
+    /// How many latencies stand behind this, faded ones in part.
+    pub samples: f32,
+    /// The age of the last latency, in seconds.
+    pub age_s: Option<f32>,
+}
+
+/// What is known of an instance. `None` is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct NodeStats {
+    /// CPU in use as it reports it, 1 being all it has.
+    pub cpu_utilization: Option<f32>,
+    /// Memory in use as it reports it, 0 to 1.
+    pub memory_utilization: Option<f32>,
+    /// Its own measure of utilisation as it reports it.
+    pub application_utilization: Option<f32>,
+    /// Requests a second from all callers as it reports it.
+    pub reported_requests_per_second: Option<f32>,
+    /// Errors a second as it reports it.
+    pub reported_errors_per_second: Option<f32>,
+    /// The age of its last report, in seconds.
+    pub report_age_s: Option<f32>,
+    /// Requests under way to it from here.
+    pub in_flight: f32,
+    /// Requests a second to it that were seen from here.
+    pub calls_per_second: Option<f32>,
+    /// Mean latency over all links to it, in seconds.
+    pub response_mean_s: Option<f32>,
+    /// 99th percentile of latency over all links to it, in seconds.
+    pub response_p99_s: Option<f32>,
+    /// Failed calls to it as a share of all.
+    pub error_rate: Option<f32>,
+}
+
+/// A link and what is known of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkObservation {
+    /// Who calls whom.
+    pub key: LinkKey,
+    /// What was seen.
+    pub stats: LinkStats,
+}
+
+/// A node and what is known of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeObservation {
+    /// The instance.
+    pub key: NodeKey,
+    /// What was seen.
+    pub stats: NodeStats,
+}
+
+/// Everything known at one moment, sorted by key.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observation {
+    /// All links with statistics.
+    pub links: Vec<LinkObservation>,
+    /// All nodes with statistics.
+    pub nodes: Vec<NodeObservation>,
+}
+
+#[derive(Debug)]
+struct LinkEntry {
+    cell: Arc<LinkCell>,
+    history: Mutex<History>,
+}
+
+#[derive(Debug)]
+struct NodeEntry {
+    cell: Arc<NodeCell>,
+    last_wanted: Mutex<Time>,
+}
+
+/// All links and nodes.
+#[derive(Debug)]
+pub struct Links {
+    links: DashMap<LinkKey, LinkEntry>,
+    nodes: DashMap<NodeKey, NodeEntry>,
+    cores: usize,
+}
+
+impl Links {
+    /// An empty store for a proxy with `cores` serving threads.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        Self { links: DashMap::new(), nodes: DashMap::new(), cores: cores.max(1) }
+    }
+
+    /// The cell of a link, made when it is new.
+    #[must_use]
+    pub fn link(&self, key: &LinkKey, now: Time) -> Arc<LinkCell> {
+        if let Some(entry) = self.links.get(key) {
+            return entry.cell.clone();
+        }
+        let entry = self.links.entry(key.clone()).or_insert_with(|| LinkEntry {
+            cell: Arc::new(LinkCell::new(key.clone(), self.cores, now)),
+            history: Mutex::new(History::new(self.cores, now)),
+        });
+        entry.cell.clone()
+    }
+
+    /// The cell of a node, made when it is new.
+    #[must_use]
+    pub fn node(&self, key: &NodeKey, now: Time) -> Arc<NodeCell> {
+        let entry = self
+            .nodes
+            .entry(key.clone())
+            .or_insert_with(|| NodeEntry { cell: Arc::new(NodeCell::new(key.clone())), last_wanted: Mutex::new(now) });
+        *entry.last_wanted.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        entry.cell.clone()
+    }
+
+    /// How many links and nodes are kept.
+    #[must_use]
+    pub fn len(&self) -> (usize, usize) {
+        (self.links.len(), self.nodes.len())
+    }
+
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.nodes.is_empty()
+    }
+
+    /// Forgets links and nodes that no request touched, and no generation asked for, in `idle`. A link with a request
+    /// in flight stays, however long that takes.
+    pub fn evict(&self, now: Time, idle: Duration) {
+        self.links.retain(|_, e| e.cell.in_flight() > 0 || now.since(e.cell.last_used()) < idle);
+        self.nodes.retain(|_, e| {
+            let wanted = *e.last_wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            e.cell.in_flight() > 0 || now.since(wanted) < idle
+        });
+    }
+
+    /// Drains all cells and says what is now known. One caller at a time: the tick.
+    #[must_use]
+    pub fn observe(&self, now: Time) -> Observation {
+        let mut incoming: BTreeMap<NodeKey, Incoming> = BTreeMap::new();
+        let mut links: Vec<LinkObservation> = Vec::with_capacity(self.links.len());
+        for entry in &self.links {
+            let mut history = entry.history.lock().unwrap_or_else(PoisonError::into_inner);
+            let stats = history.tick(&entry.cell, now);
+            incoming.entry(entry.key().destination.clone()).or_default().add(&stats, &history.sketch);
+            links.push(LinkObservation { key: entry.key().clone(), stats });
+        }
+        links.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let mut nodes: Vec<NodeObservation> = self
+            .nodes
+            .iter()
+            .map(|entry| {
+                let incoming = incoming.get(entry.key());
+                NodeObservation { key: entry.key().clone(), stats: node_stats(&entry.cell, incoming, now) }
+            })
+            .collect();
+        nodes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Observation { links, nodes }
+    }
+}
+
+/// The links into one node, together.
+#[derive(Debug, Default)]
+struct Incoming {
+    sketch: Sketch,
+    calls_per_second: Option<f32>,
+    errors_per_second: f32,
+}
+
+impl Incoming {
+    fn add(&mut self, stats: &LinkStats, sketch: &Sketch) {
+        self.sketch.merge(sketch);
+        if let Some(calls) = stats.calls_per_second {
+            *self.calls_per_second.get_or_insert(0.0) += calls;
+            self.errors_per_second += calls * stats.error_rate.unwrap_or(0.0);
+        }
+    }
+}
+
+/// A report older than this many memories of the links is no knowledge any more.
+const MAX_REPORT_AGE_S: f32 = 6.0 * MEMORY_S;
+
+fn node_stats(cell: &NodeCell, incoming: Option<&Incoming>, now: Time) -> NodeStats {
+    let report = cell.last_report(now).filter(|(_, age)| *age <= MAX_REPORT_AGE_S);
+    let reported = |field: fn(&Report) -> Option<f64>| report.and_then(|(r, _)| field(&r)).map(|v| v as f32);
+    let calls = incoming.and_then(|i| i.calls_per_second);
+    NodeStats {
+        cpu_utilization: reported(|r| r.cpu_utilization),
+        memory_utilization: reported(|r| r.mem_utilization),
+        application_utilization: reported(|r| r.application_utilization),
+        reported_requests_per_second: reported(|r| r.requests_per_second),
+        reported_errors_per_second: reported(|r| r.errors_per_second),
+        report_age_s: report.map(|(_, age)| age),
+        in_flight: cell.in_flight() as f32,
+        calls_per_second: calls,
+        response_mean_s: incoming.and_then(|i| i.sketch.mean()).map(|v| v as f32),
+        response_p99_s: incoming.and_then(|i| i.sketch.quantile(0.99)).map(|v| v as f32),
+        error_rate: incoming.zip(calls).filter(|(_, c)| *c > 0.0).map(|(i, c)| i.errors_per_second / c),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Outcome;
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn key(source: &str, destination: &str) -> LinkKey {
+        LinkKey::new(&NodeKey::new(source), &NodeKey::new(destination))
+    }
+
+    fn call(links: &Links, key: &LinkKey, at: Time, latency_s: f32, outcome: Outcome) {
+        let cell = links.link(key, at);
+        cell.begin(0, at);
+        cell.record(0, at, latency_s, outcome, 0.0, 3.0);
+        cell.end(0, at);
+    }
+
+    #[test]
+    fn what_was_never_measured_is_unknown_not_zero() {
+        let links = Links::new(2);
+        let _ = links.link(&key("a", "b"), Time(0));
+        let observation = links.observe(Time(SECOND));
+        let stats = observation.links[0].stats;
+        assert_eq!((stats.latency_mean_s, stats.jitter_s, stats.error_rate, stats.age_s), (None, None, None, None));
+        assert_eq!(stats.calls_per_second, Some(0.0), "no calls in a second that was watched is a fact");
+    }
+
+    #[test]
+    fn statistics_follow_the_calls() {
+        let (links, key) = (Links::new(1), key("a", "b"));
+        let _ = (links.link(&key, Time(0)), links.node(&key.destination, Time(0)));
+        for i in 0..100u64 {
+            let outcome = if i % 10 == 0 { Outcome::Failure } else { Outcome::Success };
+            call(&links, &key, Time(i * SECOND / 100), 0.020, outcome);
+        }
+        let observation = links.observe(Time(SECOND));
+        let stats = observation.links[0].stats;
+        assert!((stats.latency_mean_s.unwrap() - 0.020).abs() < 1e-6);
+        assert!((stats.latency_p99_s.unwrap() - 0.020).abs() < 0.001);
+        assert!((stats.error_rate.unwrap() - 0.1).abs() < 1e-6);
+        assert!((stats.calls_per_second.unwrap() - 100.0).abs() < 6.0, "{:?}", stats.calls_per_second);
+        assert_eq!(observation.nodes[0].stats.response_mean_s, stats.latency_mean_s);
+    }
+
+    #[test]
+    fn old_samples_fade_into_the_unknown() {
+        let (links, key) = (Links::new(1), key("a", "b"));
+        call(&links, &key, Time(0), 0.020, Outcome::Success);
+        let mut known = 0;
+        for tick in 1..200u64 {
+            known += usize::from(links.observe(Time(tick * SECOND)).links[0].stats.latency_ewma_s.is_some());
+        }
+        assert!((50..90).contains(&known), "{known}");
+    }
+
+    #[test]
+    fn idle_links_are_evicted_and_busy_ones_are_not() {
+        let (links, busy, idle) = (Links::new(1), key("a", "busy"), key("a", "idle"));
+        links.link(&busy, Time(0)).begin(0, Time(0));
+        call(&links, &idle, Time(0), 0.1, Outcome::Success);
+        let _ = links.node(&idle.destination, Time(0));
+        links.evict(Time(700 * SECOND), Duration::from_secs(600));
+        let left: Vec<_> = links.observe(Time(700 * SECOND)).links.into_iter().map(|l| l.key).collect();
+        assert_eq!((left, links.len()), (vec![busy], (1, 0)));
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_or_jumps_wedges_nothing() {
+        let (links, key) = (Links::new(1), key("a", "b"));
+        for at in [5 * SECOND, 5 * SECOND, SECOND, 0, 100 * SECOND, u64::MAX, 3 * SECOND] {
+            call(&links, &key, Time(at), 0.010, Outcome::Success);
+            let stats = links.observe(Time(at)).links[0].stats;
+            for value in [stats.latency_mean_s, stats.latency_ewma_s, stats.calls_per_second, stats.age_s] {
+                assert!(value.is_none_or(|v| v.is_finite() && v >= 0.0), "{at}: {stats:?}");
+            }
+        }
+        links.evict(Time(0), Duration::ZERO);
+    }
+}

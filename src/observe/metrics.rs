@@ -1,0 +1,309 @@
+//! The Prometheus text (OpenMetrics 1.0): families of samples that are read when somebody scrapes, and never before.
+//!
+//! No request touches a registry. A room that has something to show gives a closure that returns [`Family`]s; the
+//! closure is registered once as a collector ([`register`]) and called at each scrape. What this room itself knows, the
+//! requests' counters and what its own queues dropped, is made here; what lies above it (generations, the tick, the
+//! configuration) is made in `admin::metrics`.
+//!
+//! Labels are bounded by the configuration: workload, cluster, and fixed words. A (workload, cluster) without a
+//! request yet has no series; from its first request on it has all of them, zeros included, so that a rate sees a
+//! counter rise from zero.
+
+use super::{LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
+use prometheus_client::metrics::{MetricType, exemplar::Exemplar};
+use prometheus_client::registry::{Registry, Unit};
+use std::borrow::Cow;
+use std::fmt;
+
+/// The `Content-Type` of [`encode`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The labels of an answer's status, by its first digit; at 0 what had no answer.
+const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// What kind of number a family holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only rises; the text's names end in `_total`.
+    Counter,
+    /// It rises and falls.
+    Gauge,
+    /// Counts by bucket.
+    Histogram,
+    /// Facts in labels; the text's name ends in `_info`.
+    Info,
+}
+
+/// The unit of a family, which ends its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// A bare number.
+    Number,
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+    /// A share, 0 to 1 (or above 1 for an error in proportion to what was seen).
+    Ratio,
+}
+
+/// A sample's value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A whole number.
+    Count(u64),
+    /// A number. What is unknown has no sample at all, rather than a NaN.
+    Number(f64),
+    /// Counts by the buckets' upper bounds (not cumulative), and the sum of what was counted.
+    Histogram {
+        /// The sum.
+        sum: f64,
+        /// Upper bounds, the last one infinite, with their counts.
+        buckets: Vec<(f64, u64)>,
+    },
+}
+
+/// Labels with their values.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// All samples of one name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// The name without `pathloom_`, its unit and its type's suffix.
+    pub name: Cow<'static, str>,
+    /// What it is, in a sentence.
+    pub help: Cow<'static, str>,
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// Its unit.
+    pub measure: Measure,
+    /// The samples by their labels.
+    pub samples: Vec<(Labels, Value)>,
+}
+
+impl Family {
+    /// A family without samples.
+    #[must_use]
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        kind: Kind,
+        measure: Measure,
+        help: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { name: name.into(), help: help.into(), kind, measure, samples: Vec::new() }
+    }
+
+    /// With one more sample.
+    #[must_use]
+    pub fn with(mut self, labels: Labels, value: Value) -> Self {
+        self.samples.push((labels, value));
+        self
+    }
+
+    /// With a whole number and no labels.
+    #[must_use]
+    pub fn count(self, value: u64) -> Self {
+        self.with(Labels::new(), Value::Count(value))
+    }
+
+    /// With a number and no labels; without a sample where it is unknown.
+    #[must_use]
+    pub fn number(self, value: Option<f64>) -> Self {
+        match value.filter(|v| v.is_finite()) {
+            Some(value) => self.with(Labels::new(), Value::Number(value)),
+            None => self,
+        }
+    }
+
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let unit = match self.measure {
+            Measure::Number => None,
+            Measure::Seconds => Some(Unit::Seconds),
+            Measure::Bytes => Some(Unit::Bytes),
+            Measure::Ratio => Some(Unit::Other("ratio".to_owned())),
+        };
+        let kind = match self.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+            Kind::Info => MetricType::Info,
+        };
+        let mut family = encoder.encode_descriptor(&self.name, &self.help, unit.as_ref(), kind)?;
+        for (labels, value) in &self.samples {
+            match (self.kind, labels.is_empty()) {
+                (Kind::Info, _) => family.encode_info(labels)?,
+                // An empty label set would be written as `{}`.
+                (_, true) => sample(&mut family, self.kind, value)?,
+                (_, false) => sample(&mut family.encode_family(labels)?, self.kind, value)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sample(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
+    const NO_EXEMPLAR: Option<&Exemplar<Labels, f64>> = None;
+    match (value, kind) {
+        (Value::Count(count), Kind::Counter) => encoder.encode_counter(count, NO_EXEMPLAR),
+        (Value::Number(number), Kind::Counter) => encoder.encode_counter(number, NO_EXEMPLAR),
+        (Value::Count(count), _) => encoder.encode_gauge(count),
+        (Value::Number(number), _) => encoder.encode_gauge(number),
+        (Value::Histogram { sum, buckets }, _) => {
+            let count = buckets.iter().map(|(_, n)| n).sum();
+            encoder.encode_histogram::<Labels>(*sum, count, buckets, None)
+        }
+    }
+}
+
+/// A closure that is asked at each scrape.
+struct Scraped<F>(F);
+
+impl<F> fmt::Debug for Scraped<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scraped")
+    }
+}
+
+impl<F: Fn() -> Vec<Family> + Send + Sync + 'static> Collector for Scraped<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        (self.0)().iter().try_for_each(|family| family.encode(&mut encoder))
+    }
+}
+
+/// A registry whose names all begin with `pathloom_`.
+#[must_use]
+pub fn registry() -> Registry {
+    Registry::with_prefix("pathloom")
+}
+
+/// Registers a closure that gives its families at each scrape. No two may give a family of the same name.
+pub fn register(registry: &mut Registry, families: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
+    registry.register_collector(Box::new(Scraped(families)));
+}
+
+/// Everything registered, as text.
+#[must_use]
+pub fn encode(registry: &Registry) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail, and no encoder of ours does.
+    let _ = text::encode(&mut out, registry);
+    out
+}
+
+/// What requests counted.
+#[must_use]
+pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
+    use {Kind::Counter, Measure::Number};
+    let mut requests = Family::new(
+        "requests",
+        Counter,
+        Number,
+        "Requests that are over, by the class of the answer's status; none where there was no answer.",
+    );
+    let mut failures = Family::new(
+        "request_failures",
+        Counter,
+        Number,
+        "Requests that failed, by the reason's code, which the access log and the Proxy-Status header share.",
+    );
+    let mut duration = Family::new(
+        "request_duration",
+        Kind::Histogram,
+        Measure::Seconds,
+        "Time from a request's head to the end of its answer.",
+    );
+    let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
+    let mut request_bytes = Family::new("request_body", Counter, Measure::Bytes, "Bytes of bodies that clients sent.");
+    let mut response_bytes = Family::new("response_body", Counter, Measure::Bytes, "Bytes of bodies that clients got.");
+    for ((workload, cluster), seen) in registry.snapshot() {
+        if seen == TrafficSnapshot::default() {
+            continue;
+        }
+        let labels = || vec![("workload", workload.to_string()), ("cluster", cluster.to_string())];
+        let labels_and = |name: &'static str, value: &str| {
+            let mut labels = labels();
+            labels.push((name, value.to_owned()));
+            labels
+        };
+        for (class, count) in STATUS_CLASSES.iter().zip(seen.statuses) {
+            requests.samples.push((labels_and("status_class", class), Value::Count(count)));
+        }
+        for (reason, count) in Reason::ALL.iter().zip(seen.failures) {
+            failures.samples.push((labels_and("reason", reason.code()), Value::Count(count)));
+        }
+        let bounds = LATENCY_BUCKETS_S.iter().copied().chain([f64::INFINITY]);
+        let histogram =
+            Value::Histogram { sum: seen.latency_sum_s, buckets: bounds.zip(seen.latency_buckets).collect() };
+        duration.samples.push((labels(), histogram));
+        retries.samples.push((labels(), Value::Count(seen.retries)));
+        request_bytes.samples.push((labels(), Value::Count(seen.request_bytes)));
+        response_bytes.samples.push((labels(), Value::Count(seen.response_bytes)));
+    }
+    let mut unrouted =
+        Family::new("unrouted_requests", Counter, Number, "Requests that reached no cluster, by the reason's code.");
+    for (reason, count) in Reason::ALL.iter().zip(registry.unrouted().snapshot().failures) {
+        unrouted.samples.push((vec![("reason", reason.code().to_owned())], Value::Count(count)));
+    }
+    vec![requests, failures, duration, retries, request_bytes, response_bytes, unrouted]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn text(families: impl Fn() -> Vec<Family> + Send + Sync + 'static) -> String {
+        let mut registry = registry();
+        register(&mut registry, families);
+        encode(&registry)
+    }
+
+    #[test]
+    fn a_pair_has_no_series_until_its_first_request_and_then_all() {
+        let all = Arc::new(TrafficRegistry::new(1));
+        let counted = all.of(&"w".into(), &"c".into());
+        let idle = {
+            let all = all.clone();
+            text(move || traffic(&all))
+        };
+        assert!(!idle.contains("workload=\"w\""), "{idle}");
+        counted.finished(0, 0, Some(Reason::ClientGone), 30_000_000, (3, 0));
+        let busy = text(move || traffic(&all));
+        for line in [
+            "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"none\"} 1\n",
+            "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"5xx\"} 0\n",
+            "pathloom_request_failures_total{workload=\"w\",cluster=\"c\",reason=\"client_gone\"} 1\n",
+            "pathloom_request_duration_seconds_bucket{le=\"0.025\",workload=\"w\",cluster=\"c\"} 0\n",
+            "pathloom_request_duration_seconds_bucket{le=\"0.05\",workload=\"w\",cluster=\"c\"} 1\n",
+            "pathloom_request_duration_seconds_bucket{le=\"+Inf\",workload=\"w\",cluster=\"c\"} 1\n",
+            "pathloom_request_duration_seconds_count{workload=\"w\",cluster=\"c\"} 1\n",
+            "pathloom_request_body_bytes_total{workload=\"w\",cluster=\"c\"} 3\n",
+            "pathloom_unrouted_requests_total{reason=\"no_route\"} 0\n",
+        ] {
+            assert!(busy.contains(line), "{line} is not in\n{busy}");
+        }
+        assert!(busy.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_is_unknown_has_no_sample() {
+        let gauge = |value| Family::new("x", Kind::Gauge, Measure::Ratio, "A thing.").number(value);
+        let unknown = text(move || vec![gauge(None)]);
+        assert_eq!(
+            unknown,
+            "# HELP pathloom_x_ratio A thing.\n# TYPE pathloom_x_ratio gauge\n# UNIT pathloom_x_ratio ratio\n# EOF\n"
+        );
+        assert!(text(move || vec![gauge(Some(f64::NAN))]).eq(&unknown));
+        assert!(text(move || vec![gauge(Some(0.5))]).contains("pathloom_x_ratio 0.5\n"));
+    }
+
+    #[test]
+    fn a_label_with_quotes_and_line_ends_is_escaped() {
+        let family = || {
+            Family::new("x", Kind::Gauge, Measure::Number, "A thing.")
+                .with(vec![("l", "a\"b\\c\nd".into())], Value::Count(1))
+        };
+        assert!(text(move || vec![family()]).contains("pathloom_x{l=\"a\\\"b\\\\c\\nd\"} 1\n"));
+    }
+}

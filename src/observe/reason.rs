@@ -1,0 +1,122 @@
+//! Why a request failed: one stable code each, shared by the access log, the metric and the `Proxy-Status` header.
+
+use http::StatusCode;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $status:ident, $proxy_status:literal;)+) => {
+        /// Why a request failed, as an operator can act on it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The stable code.
+            #[must_use]
+            pub fn code(self) -> &'static str {
+                match self { $(Reason::$name => $code,)+ }
+            }
+
+            /// The status that the client gets, where no answer had begun.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                match self { $(Reason::$name => StatusCode::$status,)+ }
+            }
+
+            /// The error type of RFC 9209, section 2.3.
+            #[must_use]
+            pub fn proxy_status(self) -> &'static str {
+                match self { $(Reason::$name => $proxy_status,)+ }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No workload is configured for the connection's listener and source address.
+    UnknownSource = "unknown_source", FORBIDDEN, "http_request_denied";
+    /// No route matches the request.
+    NoRoute = "no_route", NOT_FOUND, "destination_not_found";
+    /// The cluster has no endpoint that may get requests.
+    NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The endpoint refused the connection.
+    ConnectRefused = "connect_refused", BAD_GATEWAY, "connection_refused";
+    /// The endpoint did not accept the connection in time.
+    ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, "connection_timeout";
+    /// The connection to the endpoint could not be made.
+    ConnectFailed = "connect_failed", BAD_GATEWAY, "destination_unavailable";
+    /// The endpoint closed or reset the connection before its answer began.
+    UpstreamReset = "upstream_reset", BAD_GATEWAY, "connection_terminated";
+    /// The endpoint's answer was not HTTP.
+    UpstreamProtocol = "upstream_protocol", BAD_GATEWAY, "http_protocol_error";
+    /// The endpoint's answer did not begin in time.
+    ResponseTimeout = "response_timeout", GATEWAY_TIMEOUT, "http_response_timeout";
+    /// The whole request took longer than it may.
+    RequestTimeout = "request_timeout", GATEWAY_TIMEOUT, "http_response_timeout";
+    /// Nothing moved on the request's or the answer's body for too long.
+    IdleTimeout = "idle_timeout", GATEWAY_TIMEOUT, "connection_read_timeout";
+    /// The endpoint's answer broke off in the middle of its body.
+    ResponseIncomplete = "response_incomplete", BAD_GATEWAY, "http_response_incomplete";
+    /// The client's request was not proper HTTP, or cannot be passed on.
+    BadRequest = "bad_request", BAD_REQUEST, "http_request_error";
+    /// The client's body broke off.
+    RequestIncomplete = "request_incomplete", BAD_REQUEST, "http_request_error";
+    /// The client went away before its answer was complete.
+    ClientGone = "client_gone", BAD_REQUEST, "http_request_error";
+    /// The endpoint refused to switch protocols as it had announced, or the switch broke.
+    UpgradeFailed = "upgrade_failed", BAD_GATEWAY, "http_upgrade_failed";
+    /// The proxy itself is at fault.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "proxy_internal_error";
+}
+
+impl Reason {
+    /// Its position in `ALL`.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Whether the endpoint, rather than the client, the proxy or the configuration, is at fault.
+    #[must_use]
+    pub fn blames_endpoint(self) -> bool {
+        match self {
+            Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::ConnectFailed
+            | Reason::UpstreamReset
+            | Reason::UpstreamProtocol
+            | Reason::ResponseTimeout
+            | Reason::ResponseIncomplete
+            | Reason::UpgradeFailed => true,
+            // Whole-request and idle timeouts may be a slow client's doing.
+            Reason::RequestTimeout
+            | Reason::IdleTimeout
+            | Reason::UnknownSource
+            | Reason::NoRoute
+            | Reason::NoEndpoints
+            | Reason::BadRequest
+            | Reason::RequestIncomplete
+            | Reason::ClientGone
+            | Reason::Internal => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_positions_agree() {
+        let codes: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        assert!(Reason::ALL.iter().enumerate().all(|(i, r)| r.index() == i));
+    }
+}

@@ -1,0 +1,193 @@
+//! Counters of the requests that a workload sent to a cluster, kept a core apart like the links' (each shard has one
+//! writer), and added up when somebody looks.
+
+use super::Reason;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The upper bounds of the latency histogram's buckets in seconds (OpenTelemetry's advice for HTTP), infinity after them.
+pub const LATENCY_BUCKETS_S: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const REASONS: usize = Reason::ALL.len();
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard {
+    /// Answers by the first digit of their status, at 0 what had none.
+    statuses: [AtomicU64; 6],
+    failures: [AtomicU64; REASONS],
+    latency_buckets: [AtomicU64; LATENCY_BUCKETS_S.len() + 1],
+    latency_sum_ns: AtomicU64,
+    retries: AtomicU64,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+}
+
+/// What was counted, over all cores.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrafficSnapshot {
+    /// Answers by the first digit of their status; at 0 requests without an answer.
+    pub statuses: [u64; 6],
+    /// Failures by `Reason::index`.
+    pub failures: [u64; REASONS],
+    /// Requests by latency bucket, not cumulative.
+    pub latency_buckets: [u64; LATENCY_BUCKETS_S.len() + 1],
+    /// All latencies together, in seconds.
+    pub latency_sum_s: f64,
+    /// Attempts beyond the first.
+    pub retries: u64,
+    /// Bytes of bodies that clients sent.
+    pub request_bytes: u64,
+    /// Bytes of bodies that clients got.
+    pub response_bytes: u64,
+}
+
+/// The counters of one (workload, cluster).
+#[derive(Debug)]
+pub struct Traffic {
+    shards: Box<[Shard]>,
+}
+
+/// Adds to a counter that only this thread writes.
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
+fn zeros<const N: usize>() -> [AtomicU64; N] {
+    [const { AtomicU64::new(0) }; N]
+}
+
+impl Traffic {
+    /// Counters for a proxy with so many serving threads.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        let shard = |_| Shard {
+            statuses: zeros(),
+            failures: zeros(),
+            latency_buckets: zeros(),
+            latency_sum_ns: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+        };
+        Self { shards: (0..cores.max(1)).map(shard).collect() }
+    }
+
+    /// Counts a request that is over. `status` is 0 where the client got none; `latency_ns` runs to the answer's end.
+    pub fn finished(
+        &self,
+        core: usize,
+        status: u16,
+        reason: Option<Reason>,
+        latency_ns: u64,
+        (request_bytes, response_bytes): (u64, u64),
+    ) {
+        let Some(shard) = self.shards.get(core) else { return };
+        if let Some(counter) = shard.statuses.get(usize::from(status / 100)) {
+            bump(counter, 1);
+        }
+        if let Some(counter) = reason.and_then(|r| shard.failures.get(r.index())) {
+            bump(counter, 1);
+        }
+        let seconds = latency_ns as f64 * 1e-9;
+        let bucket = LATENCY_BUCKETS_S.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BUCKETS_S.len());
+        if let Some(counter) = shard.latency_buckets.get(bucket) {
+            bump(counter, 1);
+        }
+        bump(&shard.latency_sum_ns, latency_ns);
+        bump(&shard.request_bytes, request_bytes);
+        bump(&shard.response_bytes, response_bytes);
+    }
+
+    /// Counts an attempt beyond the first.
+    pub fn retried(&self, core: usize) {
+        if let Some(shard) = self.shards.get(core) {
+            bump(&shard.retries, 1);
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn snapshot(&self) -> TrafficSnapshot {
+        fn add<const N: usize>(sums: &mut [u64; N], counters: &[AtomicU64; N]) {
+            sums.iter_mut().zip(counters).for_each(|(sum, c)| *sum += c.load(Relaxed));
+        }
+        let mut all = TrafficSnapshot::default();
+        for shard in &self.shards {
+            add(&mut all.statuses, &shard.statuses);
+            add(&mut all.failures, &shard.failures);
+            add(&mut all.latency_buckets, &shard.latency_buckets);
+            all.latency_sum_s += shard.latency_sum_ns.load(Relaxed) as f64 * 1e-9;
+            all.retries += shard.retries.load(Relaxed);
+            all.request_bytes += shard.request_bytes.load(Relaxed);
+            all.response_bytes += shard.response_bytes.load(Relaxed);
+        }
+        all
+    }
+}
+
+/// Who sent requests, and where to: a workload and a cluster.
+pub type Pair = (Arc<str>, Arc<str>);
+
+/// All counters by (workload, cluster): found when a generation is built, never by a request.
+#[derive(Debug)]
+pub struct TrafficRegistry {
+    cores: usize,
+    all: Mutex<BTreeMap<Pair, Arc<Traffic>>>,
+    /// Requests that no cluster answered, by reason: no route, no workload, not HTTP.
+    unrouted: Arc<Traffic>,
+}
+
+impl TrafficRegistry {
+    /// An empty registry for a proxy with so many serving threads.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        Self { cores, all: Mutex::default(), unrouted: Arc::new(Traffic::new(cores)) }
+    }
+
+    /// The counters of a workload's requests to a cluster, made when they are new.
+    #[must_use]
+    pub fn of(&self, workload: &Arc<str>, cluster: &Arc<str>) -> Arc<Traffic> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry((workload.clone(), cluster.clone())).or_insert_with(|| Arc::new(Traffic::new(self.cores))).clone()
+    }
+
+    /// The counters of requests that reached no cluster.
+    #[must_use]
+    pub fn unrouted(&self) -> &Arc<Traffic> {
+        &self.unrouted
+    }
+
+    /// Keeps the counters of these (workload, cluster) pairs only, so that labels stay bounded by the configuration.
+    pub fn retain(&self, keep: impl Fn(&str, &str) -> bool) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).retain(|(w, c), _| keep(w, c));
+    }
+
+    /// Everything counted, by (workload, cluster).
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<(Pair, TrafficSnapshot)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(key, traffic)| (key.clone(), traffic.snapshot())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_over_cores() {
+        let registry = TrafficRegistry::new(2);
+        let traffic = registry.of(&"w".into(), &"c".into());
+        traffic.finished(0, 200, None, 7_000_000, (1, 2));
+        traffic.finished(1, 502, Some(Reason::UpstreamReset), 20_000_000_000, (1, 2));
+        traffic.finished(9, 200, None, 1, (0, 0));
+        let all = registry.of(&"w".into(), &"c".into()).snapshot();
+        assert_eq!((all.statuses[2], all.statuses[5], all.failures[Reason::UpstreamReset.index()]), (1, 1, 1));
+        assert_eq!((all.latency_buckets[1], all.latency_buckets[14], all.response_bytes), (1, 1, 4));
+        assert!((all.latency_sum_s - 20.007).abs() < 1e-9);
+        registry.retain(|_, c| c != "c");
+        assert!(registry.snapshot().is_empty());
+    }
+}

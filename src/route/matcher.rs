@@ -1,0 +1,90 @@
+//! What a request must look like.
+
+use super::RequestHead;
+use crate::config::RouteMatch;
+use http::{HeaderName, HeaderValue, Method};
+
+/// A host, as a rule asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostMatch {
+    /// Any.
+    Any,
+    /// This one; kept in lower case.
+    Exact(Box<str>),
+    /// Whatever ends with this (`.shop`) and has something before it.
+    Suffix(Box<str>),
+}
+
+/// A path, as a rule asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PathMatch {
+    Any,
+    Exact(Box<str>),
+    /// Without a slash at its end.
+    Prefix(Box<str>),
+}
+
+/// A rule's compiled conditions: all must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matcher {
+    pub host: HostMatch,
+    path: PathMatch,
+    method: Option<Method>,
+    headers: Box<[(HeaderName, HeaderValue)]>,
+}
+
+impl Matcher {
+    /// Compiles a rule's conditions. `None` when one can never hold, which validation has told before.
+    pub fn compile(rule: &RouteMatch) -> Option<Self> {
+        let host = match rule.host.as_deref() {
+            None => HostMatch::Any,
+            Some(host) => match host.strip_prefix('*') {
+                Some(suffix) => HostMatch::Suffix(suffix.to_ascii_lowercase().into()),
+                None => HostMatch::Exact(host.to_ascii_lowercase().into()),
+            },
+        };
+        let path = match (&rule.path, &rule.path_prefix) {
+            (Some(path), _) => PathMatch::Exact(path.as_str().into()),
+            (None, Some(prefix)) => PathMatch::Prefix(prefix.trim_end_matches('/').into()),
+            (None, None) => PathMatch::Any,
+        };
+        let method = match &rule.method {
+            None => None,
+            Some(name) => Some(Method::from_bytes(name.as_bytes()).ok()?),
+        };
+        let headers = rule
+            .headers
+            .iter()
+            .map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?)))
+            .collect::<Option<Box<[_]>>>()?;
+        Some(Self { host, path, method, headers })
+    }
+
+    /// Whether a request is as asked.
+    pub fn matches(&self, request: &RequestHead<'_>) -> bool {
+        let host = host_without_port(request.host);
+        (match &self.host {
+            HostMatch::Any => true,
+            HostMatch::Exact(wanted) => host.eq_ignore_ascii_case(wanted),
+            HostMatch::Suffix(suffix) => {
+                host.len() > suffix.len()
+                    && host.get(host.len() - suffix.len()..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+            }
+        }) && (match &self.path {
+            PathMatch::Any => true,
+            PathMatch::Exact(wanted) => request.path == &**wanted,
+            PathMatch::Prefix(prefix) => {
+                request.path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }) && self.method.as_ref().is_none_or(|m| m == request.method)
+            && self.headers.iter().all(|(name, value)| request.headers.get_all(name).iter().any(|v| v == value))
+    }
+}
+
+/// A host without its port; IPv6 literals keep their brackets.
+pub fn host_without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') && port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}

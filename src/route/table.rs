@@ -1,0 +1,303 @@
+//! The compiled table.
+
+use super::matcher::{HostMatch, Matcher, host_without_port};
+use crate::config::{Config, Route, SourceNet};
+use http::{HeaderMap, Method};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tables of up to so many rules are searched in order; an index of hosts would cost more than it saves.
+const INDEX_BEYOND: usize = 8;
+
+/// A cluster's position in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u32);
+
+/// A workload's position in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadId(pub u32);
+
+/// What matching looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestHead<'a> {
+    /// The host, with or without a port.
+    pub host: &'a str,
+    /// The path without its query.
+    pub path: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// A rule that matched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Its position, from 0: with the host it names a route in logs and metrics.
+    pub index: u32,
+    /// A short name for logs and metrics: host and path as written, or `*`.
+    pub label: Arc<str>,
+    /// How long a whole request may take, where the rule says so.
+    pub timeout: Option<Duration>,
+    /// Clusters with the upper end of their part of 0..2^32.
+    targets: Box<[(u64, ClusterId)]>,
+}
+
+impl Rule {
+    /// The cluster for a request, by 32 random bits.
+    #[must_use]
+    pub fn cluster(&self, random: u32) -> Option<ClusterId> {
+        let point = u64::from(random);
+        self.targets.iter().find(|(end, _)| point < *end).or_else(|| self.targets.last()).map(|(_, id)| *id)
+    }
+}
+
+/// Somebody who calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The service that it is an instance of.
+    pub service: Arc<str>,
+    /// Where it serves, when it is itself an endpoint.
+    pub serves: Option<SocketAddr>,
+}
+
+/// Rules, clusters' names and workloads of one configuration.
+#[derive(Debug, Default, PartialEq)]
+pub struct RouteTable {
+    rules: Box<[(Matcher, Rule)]>,
+    by_host: HashMap<Box<str>, Box<[u32]>>,
+    without_exact_host: Box<[u32]>,
+    clusters: Box<[Arc<str>]>,
+    workloads: Box<[Workload]>,
+    sources: BTreeMap<SocketAddr, Box<[Source]>>,
+}
+
+/// A workload on a listener, and the network that it calls from; everybody without one.
+type Source = (Option<SourceNet>, WorkloadId);
+
+impl RouteTable {
+    /// Compiles a configuration, which must have been validated: what cannot match is left out.
+    #[must_use]
+    pub fn compile(config: &Config) -> Self {
+        let clusters: Box<[Arc<str>]> = config.clusters.keys().map(|name| name.as_str().into()).collect();
+        let ids: HashMap<&str, ClusterId> =
+            config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
+        let rules: Box<[(Matcher, Rule)]> =
+            config.routes.iter().zip(0u32..).filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
+
+        let mut by_host: HashMap<Box<str>, Vec<u32>> = HashMap::new();
+        let mut without_exact_host = Vec::new();
+        for ((matcher, _), position) in rules.iter().zip(0u32..) {
+            match &matcher.host {
+                HostMatch::Exact(host) => by_host.entry(host.clone()).or_default().push(position),
+                _ => without_exact_host.push(position),
+            }
+        }
+
+        let mut sources: BTreeMap<SocketAddr, Vec<Source>> = BTreeMap::new();
+        let mut workloads = Vec::new();
+        for ((name, workload), id) in config.workloads.iter().zip(0u32..) {
+            let service = if workload.service.is_empty() { name } else { &workload.service };
+            workloads.push(Workload {
+                name: name.as_str().into(),
+                service: service.as_str().into(),
+                serves: workload.serves,
+            });
+            if let Some(listen) = workload.listen {
+                sources.entry(listen).or_default().push((workload.source, WorkloadId(id)));
+            }
+        }
+        // The narrowest network first; who has no network is everybody else.
+        for on_listener in sources.values_mut() {
+            on_listener.sort_by_key(|(net, _)| std::cmp::Reverse(net.map_or(-1, |n| i16::from(n.prefix))));
+        }
+        Self {
+            rules,
+            by_host: by_host.into_iter().map(|(host, at)| (host, at.into())).collect(),
+            without_exact_host: without_exact_host.into(),
+            clusters,
+            workloads: workloads.into(),
+            sources: sources.into_iter().map(|(listen, list)| (listen, list.into())).collect(),
+        }
+    }
+
+    /// The first rule that a request matches.
+    #[must_use]
+    pub fn find(&self, request: &RequestHead<'_>) -> Option<&Rule> {
+        let matching = |position: &u32| {
+            self.rules.get(*position as usize).filter(|(m, _)| m.matches(request)).map(|(_, rule)| rule)
+        };
+        if self.rules.len() <= INDEX_BEYOND {
+            return self.rules.iter().find(|(m, _)| m.matches(request)).map(|(_, rule)| rule);
+        }
+        let host = host_without_port(request.host);
+        let with_host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            self.by_host.get(host.to_ascii_lowercase().as_str())
+        } else {
+            self.by_host.get(host)
+        };
+        let exact = with_host.and_then(|positions| positions.iter().find_map(matching));
+        let other = self.without_exact_host.iter().find_map(matching);
+        match (exact, other) {
+            (Some(a), Some(b)) => Some(if a.index < b.index { a } else { b }),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// The workload that a connection belongs to: by the listener, then by the narrowest network of its source address.
+    #[must_use]
+    pub fn workload_of(&self, listen: SocketAddr, peer: IpAddr) -> Option<WorkloadId> {
+        let here = self.sources.get(&listen)?;
+        here.iter().find(|(net, _)| net.is_none_or(|n| n.contains(peer))).map(|(_, id)| *id)
+    }
+
+    /// A workload by its id.
+    #[must_use]
+    pub fn workload(&self, id: WorkloadId) -> Option<&Workload> {
+        self.workloads.get(id.0 as usize)
+    }
+
+    /// All workloads, by id.
+    #[must_use]
+    pub fn workloads(&self) -> &[Workload] {
+        &self.workloads
+    }
+
+    /// The clusters' names, by id.
+    #[must_use]
+    pub fn clusters(&self) -> &[Arc<str>] {
+        &self.clusters
+    }
+
+    /// The addresses to listen on.
+    pub fn listeners(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.sources.keys().copied()
+    }
+}
+
+fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Option<(Matcher, Rule)> {
+    let matcher = Matcher::compile(&route.matches)?;
+    let mut targets = Vec::new();
+    if let Some(cluster) = &route.cluster {
+        targets.push((1u64 << 32, *ids.get(cluster.as_str())?));
+    } else {
+        let sum: f64 = route.split.values().map(|s| s.0).sum();
+        let mut end = 0.0;
+        for (cluster, share) in &route.split {
+            end += share.0 / sum;
+            // A share of nothing has an empty part of the range.
+            if share.0 > 0.0 {
+                targets.push(((end * 2f64.powi(32)).round() as u64, *ids.get(cluster.as_str())?));
+            }
+        }
+    }
+    let m = &route.matches;
+    let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
+    let label = match (m.host.as_deref(), path) {
+        (None, None) => "*".to_owned(),
+        (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
+    };
+    let timeout = route.timeout.map(|t| t.0).filter(|t| !t.is_zero());
+    Some((matcher, Rule { index, label: label.into(), timeout, targets: targets.into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Cluster, RouteMatch, Share, Workload as WorkloadConfig};
+
+    fn config(routes: Vec<Route>) -> Config {
+        let clusters = ["a", "b", "c"].map(|n| (n.to_owned(), Cluster::default()));
+        Config { routes, clusters: clusters.into(), ..Config::default() }
+    }
+
+    fn rule(matches: RouteMatch, cluster: &str) -> Route {
+        Route { matches, cluster: Some(cluster.into()), ..Route::default() }
+    }
+
+    fn found(table: &RouteTable, host: &str, path: &str) -> Option<u32> {
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        table.find(&RequestHead { host, path, method: &method, headers: &headers }).map(|r| r.index)
+    }
+
+    fn host(host: &str) -> RouteMatch {
+        RouteMatch { host: Some(host.into()), ..RouteMatch::default() }
+    }
+
+    /// The same rules, with and without enough others before them that the index is used.
+    fn with_and_without_index(rules: Vec<Route>) -> [(u32, RouteTable); 2] {
+        let filler: Vec<_> = (0..20).map(|i| rule(host(&format!("filler-{i}")), "a")).collect();
+        let many = filler.into_iter().chain(rules.clone()).collect();
+        [(0, RouteTable::compile(&config(rules))), (20, RouteTable::compile(&config(many)))]
+    }
+
+    #[test]
+    fn the_first_match_wins_whatever_its_kind() {
+        let v2 = RouteMatch { path_prefix: Some("/v2/".into()), ..RouteMatch::default() };
+        let rules =
+            vec![rule(host("*.shop"), "a"), rule(host("Catalog.shop"), "b"), rule(v2, "c"), rule(host("x"), "a")];
+        for (first, table) in with_and_without_index(rules) {
+            assert_eq!(found(&table, "catalog.shop", "/"), Some(first));
+            assert_eq!(found(&table, "x:8080", "/v2/y"), Some(first + 2), "an earlier rule without a host");
+            assert_eq!(found(&table, "X", "/v20"), Some(first + 3), "a prefix ends at a slash");
+            assert_eq!(found(&table, "shop", "/v2"), Some(first + 2), "a wildcard wants a label");
+            assert_eq!(found(&table, "y", "/"), None);
+        }
+    }
+
+    #[test]
+    fn headers_and_method_must_all_match() {
+        let matches = RouteMatch {
+            headers: BTreeMap::from([("x-beta".into(), "1".into())]),
+            method: Some("POST".into()),
+            path: Some("/p".into()),
+            ..RouteMatch::default()
+        };
+        let table = RouteTable::compile(&config(vec![rule(matches, "a")]));
+        let mut headers = HeaderMap::new();
+        let mut check = |method: Method, value: Option<&'static str>, path| {
+            headers.clear();
+            value.map(|v| headers.insert("X-Beta", v.parse().unwrap()));
+            table.find(&RequestHead { host: "h", path, method: &method, headers: &headers }).is_some()
+        };
+        assert!(check(Method::POST, Some("1"), "/p"));
+        assert!(!check(Method::GET, Some("1"), "/p"));
+        assert!(!check(Method::POST, Some("2"), "/p") && !check(Method::POST, None, "/p"));
+        assert!(!check(Method::POST, Some("1"), "/p/q"));
+    }
+
+    #[test]
+    fn splits_follow_their_shares() {
+        let split =
+            BTreeMap::from([("a".to_owned(), Share(0.9)), ("b".to_owned(), Share(0.1)), ("c".to_owned(), Share(0.0))]);
+        let table = RouteTable::compile(&config(vec![Route { split, ..Route::default() }]));
+        let rule = &table.rules[0].1;
+        let step = u32::MAX / 1000;
+        let a = (0..1000).filter(|i| rule.cluster(i * step) == Some(ClusterId(0))).count();
+        assert!((899..=901).contains(&a), "{a}");
+        assert_eq!(rule.cluster(u32::MAX), Some(ClusterId(1)), "c has no share");
+    }
+
+    #[test]
+    fn a_connection_belongs_to_the_narrowest_workload() {
+        let listen: SocketAddr = "0.0.0.0:15006".parse().unwrap();
+        let workload = |source: Option<(&str, u8)>| WorkloadConfig {
+            listen: Some(listen),
+            source: source.map(|(a, prefix)| SourceNet { address: a.parse().unwrap(), prefix }),
+            ..WorkloadConfig::default()
+        };
+        let workloads = BTreeMap::from([
+            ("a-rest".to_owned(), workload(None)),
+            ("b-wide".to_owned(), workload(Some(("10.0.0.0", 8)))),
+            ("c-narrow".to_owned(), workload(Some(("10.1.2.16", 28)))),
+        ]);
+        let table = RouteTable::compile(&Config { workloads, ..Config::default() });
+        let of = |peer: &str| table.workload_of(listen, peer.parse().unwrap()).map(|w| w.0);
+        assert_eq!((of("10.1.2.17"), of("10.1.2.40"), of("192.168.0.1")), (Some(2), Some(1), Some(0)));
+        assert_eq!(table.workload_of("0.0.0.0:1".parse().unwrap(), "10.0.0.1".parse().unwrap()), None);
+    }
+}
