@@ -78,8 +78,14 @@ fn keys_that_are_not_known() {
     one("model: { tik: 1s }", "1:10 unknown key `tik` / did you mean `tick`?");
     one("decay: 1s", "1:1 unknown key `decay` / `decay` is a key of `model`");
     one("admin: { frobnicate: 1 }", "1:10 unknown key `frobnicate` / the keys here are `listen`");
-    one("node: { name: a, name: b }", "1:18 `name` is written twice in one section / keep one of them: the first is in line 1");
-    one("model: { tick: 1s }\nmodel: {}", "2:1 `model` is written twice in one section / keep one of them: the first is in line 1");
+    one(
+        "node: { name: a, name: b }",
+        "1:18 `name` is written twice in one section / keep one of them: the first is in line 1",
+    );
+    one(
+        "model: { tick: 1s }\nmodel: {}",
+        "2:1 `model` is written twice in one section / keep one of them: the first is in line 1",
+    );
     one("? [a]\n: b", "1:3 a key must be a word");
     one("\"${ZONE}\": 1", "1:1 variables are not filled in inside a key");
 }
@@ -94,7 +100,10 @@ fn values_of_the_wrong_kind() {
     one("model: { tick: }", "a value is missing here");
     one("node: { name: }", "a value is missing here / write it, write `\"\"`");
     one("node: { name: { a: b } }", "1:15 a section with keys stands where text belongs");
-    one("model: { engine: tensorrt }", "`tensorrt` is not one of the words that can stand here / write one of `auto`, `onnxruntime` or `embedded`");
+    one(
+        "model: { engine: tensorrt }",
+        "`tensorrt` is not one of the words that can stand here / write one of `auto`, `onnxruntime` or `embedded`",
+    );
     one("model: { mode: shadw }", "did you mean `shadow`?");
     one("model: { mode: [a] }", "a list stands where a word belongs");
     one("model: { temperature: hot }", "`hot` stands where a number belongs");
@@ -163,7 +172,8 @@ fn a_file_that_unfolds_to_more_than_it_may_is_refused_soon() {
 #[test]
 fn a_large_file_of_nothing_but_mistakes_is_refused_soon() {
     let unknown: String = (0..200_000).map(|i| format!("k{i}: 1\n")).collect();
-    let values: String = "clusters:\n".to_owned() + &(0..50_000).map(|i| format!("  c{i}: {{ service: [] }}\n")).collect::<String>();
+    let values: String =
+        "clusters:\n".to_owned() + &(0..50_000).map(|i| format!("  c{i}: {{ service: [] }}\n")).collect::<String>();
     let since = std::time::Instant::now();
     for text in [unknown, values] {
         let found = load(&text).unwrap_err().0;
@@ -192,7 +202,10 @@ fn environment_variables_are_filled_in() {
     assert_eq!((config.node.name.as_str(), config.node.zone.as_str()), ("local-1", "eu-1a"));
     assert_eq!(config.listeners.max_headers, 7);
     assert_eq!(config.workloads["a"].listen.unwrap().port(), 15001);
-    assert_eq!((config.model.tick.to_string(), config.model.compare), ("2s".to_owned(), crate::config::Compare::Draw(7)));
+    assert_eq!(
+        (config.model.tick.to_string(), config.model.compare),
+        ("2s".to_owned(), crate::config::Compare::Draw(7))
+    );
     assert_eq!(config.model.onnxruntime, None);
     assert_eq!((config.telemetry.log.as_str(), config.telemetry.access_log.to.as_str()), ("debug", "${x}"));
     assert_eq!(config.process.threads, crate::config::Auto::Auto);
@@ -200,7 +213,10 @@ fn environment_variables_are_filled_in() {
 
 #[test]
 fn a_variable_that_is_not_set_is_an_error_at_its_place() {
-    one("node: { name: \"a-${NOBODY}\" }", "1:18 the environment variable `NOBODY` is not set / set it, or give it a default: `${NOBODY:-value}`");
+    one(
+        "node: { name: \"a-${NOBODY}\" }",
+        "1:18 the environment variable `NOBODY` is not set / set it, or give it a default: `${NOBODY:-value}`",
+    );
     one("node:\n  name: a ${NOBODY\n", "2:11 `${` is not closed");
     one("listeners: { max_headers: \"${ZONE}\" }", "1:27 `eu-1a` stands where a whole number belongs");
 }

@@ -59,7 +59,9 @@ fn a_time_that_cannot_be_read_shows_the_right_form() {
 
 #[test]
 fn shares_are_read_and_bounded() {
-    for (text, expected) in [("0%", 0.0), ("7%", 0.07), ("2.5%", 0.025), ("100%", 1.0), ("100.0%", 1.0), ("0.1%", 0.001), ("33.3%", 0.333)] {
+    for (text, expected) in
+        [("0%", 0.0), ("7%", 0.07), ("2.5%", 0.025), ("100%", 1.0), ("100.0%", 1.0), ("0.1%", 0.001), ("33.3%", 0.333)]
+    {
         assert_eq!(text.parse::<Share>(), Ok(Share(expected)), "{text}");
     }
     for (text, message, remedy) in [
@@ -121,7 +123,14 @@ fn ip(text: &str) -> IpAddr {
 #[test]
 fn networks_hold_their_addresses_and_no_others() {
     let v4 = net("10.1.2.16/28");
-    for (address, held) in [("10.1.2.15", false), ("10.1.2.16", true), ("10.1.2.31", true), ("10.1.2.32", false), ("::ffff:10.1.2.17", true), ("::1", false)] {
+    for (address, held) in [
+        ("10.1.2.15", false),
+        ("10.1.2.16", true),
+        ("10.1.2.31", true),
+        ("10.1.2.32", false),
+        ("::ffff:10.1.2.17", true),
+        ("::1", false),
+    ] {
         assert_eq!(v4.contains(ip(address)), held, "{address}");
     }
     assert!(net("0.0.0.0/0").contains(ip("255.255.255.255")) && !net("0.0.0.0/0").contains(ip("::1")));
@@ -153,10 +162,26 @@ fn a_network_that_cannot_be_read_shows_the_right_form() {
 
 #[test]
 fn values_are_written_in_their_largest_whole_unit() {
-    for (nanos, written) in [(0, "0s"), (1, "1ns"), (1_500_000, "1500us"), (250_000_000, "250ms"), (90_000_000_000, "90s"), (3_600_000_000_000, "1h")] {
+    for (nanos, written) in [
+        (0, "0s"),
+        (1, "1ns"),
+        (1_500_000, "1500us"),
+        (250_000_000, "250ms"),
+        (90_000_000_000, "90s"),
+        (3_600_000_000_000, "1h"),
+    ] {
         assert_eq!(Timespan(Duration::from_nanos(nanos)).to_string(), written);
     }
-    for (share, written) in [(0.0, "0%"), (0.001, "0.1%"), (0.07, "7%"), (0.29, "29%"), (0.5, "50%"), (1.0, "100%"), (0.333, "33.3%"), (f64::NAN, "NaN%")] {
+    for (share, written) in [
+        (0.0, "0%"),
+        (0.001, "0.1%"),
+        (0.07, "7%"),
+        (0.29, "29%"),
+        (0.5, "50%"),
+        (1.0, "100%"),
+        (0.333, "33.3%"),
+        (f64::NAN, "NaN%"),
+    ] {
         assert_eq!(Share(share).to_string(), written);
     }
     assert_eq!(ByteSize(1_536).to_string(), "1536B");
