@@ -12,18 +12,21 @@ use crate::control::{Bell, Control, Parts, Status};
 use crate::links::{Links, NodeCell};
 use crate::observe::metrics::{Family, Kind, Measure};
 use crate::observe::{Reason, Reporting, TrafficRegistry, log};
-use crate::proxy::{Alarm, BoundProxy, Clock, GaugesSnapshot, ProxyOptions};
+use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::scorer::{Options, Scorer};
 use arc_swap::ArcSwap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// How long the last log lines and spans may take to go out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Where a next process would ask for the sockets. Nobody asks yet: `run` has no flag for it.
+const UPGRADE_SOCKET: &str = "/tmp/pathloom-upgrade.sock";
 
 /// Serves as the file says, until a signal ends it.
 pub fn run(path: &Path) -> ExitCode {
@@ -65,19 +68,41 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let admin_listener = runtime.block_on(admin::bind(config.admin.listen))?;
     let admin_address = admin_listener.local_addr()?;
-    let proxy = BoundProxy::bind(ProxyOptions {
-        config: &config,
-        cores,
-        published: published.clone(),
-        clock,
-        alarm: Arc::new(RingsBell(bell.clone())),
-        sink: reporting.clone(),
-        unrouted: traffic.unrouted().clone(),
-    })?;
-
     let scorer = Scorer::start(Options::from(&config.model));
     let (config_sender, config_receiver) = watch::channel(config.clone());
-    let ready = proxy.readiness();
+    let mut control = Control::new(
+        Parts {
+            published: published.clone(),
+            links: links.clone(),
+            traffic: traffic.clone(),
+            scorer: scorer.clone(),
+            status: status.clone(),
+            clock: read_clock.clone(),
+        },
+        config_receiver,
+        bell.clone(),
+    );
+    // The listeners are those of the first generation; its weights are equal until the model has spoken.
+    control.publish_first();
+    let accepting = Arc::new(AtomicBool::new(false));
+    let proxy = Proxy::bind(ProxyOptions {
+        published: published.clone(),
+        clock,
+        cores,
+        limits: config.listeners.clone(),
+        drain: config.process.drain.0,
+        sample: config.telemetry.traces.sample.0,
+        sink: reporting.clone(),
+        alarm: Arc::new(RingsBell(bell)),
+        unrouted: traffic.unrouted().clone(),
+        inherit: false,
+        on_bind_error: Box::new(|error| tracing::error!("a listener of the new configuration is not served: {error}")),
+        on_ready: {
+            let accepting = accepting.clone();
+            Box::new(move || accepting.store(true, Relaxed))
+        },
+    })?;
+    let drain = proxy.drain();
     let gauges = proxy.gauges();
     let state = Arc::new(AdminState {
         published: published.clone(),
@@ -86,7 +111,7 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         control: status.clone(),
         clock: read_clock.clone(),
         config: ArcSwap::from_pointee(ConfigState::default().loaded(&config, loaded.warnings, SystemTime::now())),
-        not_ready: Box::new(move || ready.reasons()),
+        not_ready: not_ready(accepting, drain.clone()),
         scorer: scorer_view(scorer.clone()),
         gauges: {
             let reporting = reporting.clone();
@@ -100,12 +125,6 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         version: env!("CARGO_PKG_VERSION"),
         started_at: SystemTime::now(),
     });
-    let control = Control::new(
-        Parts { published, links, traffic, scorer: scorer.clone(), status, clock: read_clock },
-        config_receiver,
-        bell,
-    );
-
     let (watcher, events) = Watcher::start(path, &loaded.text_digest)?;
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
@@ -128,12 +147,28 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));
-    proxy.run(config.process.drain.0);
+    let mut server = proxy::chassis(false, UPGRADE_SOCKET);
+    server.add_service(proxy);
+    proxy::run(server, &drain);
     if !reporting.close(LAST_WORDS) {
         tracing::warn!("some access log lines or spans were not written in time");
     }
     tracing::info!("done");
     Ok(())
+}
+
+/// Why requests cannot be served now.
+fn not_ready(accepting: Arc<AtomicBool>, drain: Drain) -> admin::Asked<Vec<String>> {
+    Box::new(move || {
+        let mut reasons = Vec::new();
+        if !accepting.load(Relaxed) {
+            reasons.push("the listeners do not accept yet".to_owned());
+        }
+        if drain.has_begun() {
+            reasons.push("the process is leaving".to_owned());
+        }
+        reasons
+    })
 }
 
 /// An endpoint's failure, from the data path to the slow loop.
