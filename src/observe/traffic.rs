@@ -127,11 +127,14 @@ impl Traffic {
     }
 }
 
+/// A workload and a cluster.
+pub type Pair = (Arc<str>, Arc<str>);
+
 /// All counters by (workload, cluster): found when a generation is built, never by a request.
 #[derive(Debug)]
 pub struct TrafficRegistry {
     cores: usize,
-    all: Mutex<BTreeMap<(Arc<str>, Arc<str>), Arc<Traffic>>>,
+    all: Mutex<BTreeMap<Pair, Arc<Traffic>>>,
     /// Requests that no cluster answered, by reason: no route, no workload, not HTTP.
     unrouted: Arc<Traffic>,
 }
@@ -163,7 +166,7 @@ impl TrafficRegistry {
 
     /// Everything counted, by (workload, cluster).
     #[must_use]
-    pub fn snapshot(&self) -> Vec<((Arc<str>, Arc<str>), TrafficSnapshot)> {
+    pub fn snapshot(&self) -> Vec<(Pair, TrafficSnapshot)> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|(key, traffic)| (key.clone(), traffic.snapshot())).collect()
     }
