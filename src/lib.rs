@@ -8,6 +8,11 @@ pub mod balance;
 pub mod config;
 pub mod control;
 pub mod graph;
+pub mod health;
 pub mod links;
 pub mod observe;
 pub mod route;
+pub mod scorer;
+
+#[cfg(test)]
+mod house_tests;

@@ -79,7 +79,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
         counted.finished(0, 503, Some(Reason::ConnectRefused), 1_000_000, (10, 10));
         counted.retried(0);
         let candidates = (1..=count).map(|i| candidate(links, workload, i)).collect();
-        let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S };
+        let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };
         Arc::new(Table::new(candidates, false, options, counted))
     };
     let cluster = |name: &str, count: u8| {

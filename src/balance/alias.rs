@@ -16,10 +16,10 @@ impl Alias {
             weights.iter().map(|w| if w.is_finite() && *w > 0.0 { f64::from(*w) } else { 0.0 }).collect();
         let sum: f64 = clean.iter().sum();
         let count = clean.len() as f64;
-        let mut scaled: Vec<f64> =
-            clean.iter().map(|w| if sum > 0.0 { w / sum * count } else { 1.0 }).collect();
+        let mut scaled: Vec<f64> = clean.iter().map(|w| if sum > 0.0 { w / sum * count } else { 1.0 }).collect();
         let mut slots: Vec<(f32, u32)> = (0..clean.len() as u32).map(|i| (1.0, i)).collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..scaled.len()).partition(|i| scaled.get(*i).is_some_and(|s| *s < 1.0));
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+            (0..scaled.len()).partition(|i| scaled.get(*i).is_some_and(|s| *s < 1.0));
         while let (Some(less), Some(more)) = (small.pop(), large.last().copied()) {
             let Some(kept) = scaled.get(less).copied() else { break };
             if let Some(slot) = slots.get_mut(less) {
@@ -35,7 +35,8 @@ impl Alias {
         }
         // What rounding left in `small` without a partner: a slot of no weight must still never be drawn.
         if sum > 0.0
-            && let Some(heaviest) = (0..clean.len()).max_by(|a, b| clean.get(*a).partial_cmp(&clean.get(*b)).unwrap_or(std::cmp::Ordering::Equal))
+            && let Some(heaviest) = (0..clean.len())
+                .max_by(|a, b| clean.get(*a).partial_cmp(&clean.get(*b)).unwrap_or(std::cmp::Ordering::Equal))
         {
             for less in small {
                 if let (Some(slot), Some(0.0)) = (slots.get_mut(less), clean.get(less)) {

@@ -57,10 +57,10 @@ pub enum Health {
 }
 
 impl Health {
-    /// Whether an endpoint in this state gets a share of the requests.
+    /// Whether an endpoint in this state gets a share of the requests. On probation it gets single probes instead.
     #[must_use]
     pub fn takes_requests(self) -> bool {
-        matches!(self, Self::Healthy | Self::Probation)
+        matches!(self, Self::Healthy)
     }
 }
 
@@ -111,6 +111,8 @@ pub struct TableOptions {
     pub compare: Compare,
     /// The time constant of the local estimate's decay, in seconds.
     pub tau_s: f32,
+    /// The share of requests with which candidates that were not measured for `tau_s` are measured again: the floor.
+    pub explore: f32,
 }
 
 /// The candidates of one (workload, cluster), and how to choose among them.
@@ -119,6 +121,8 @@ pub struct Table {
     /// Those that may get requests first, then the others (kept to be shown).
     candidates: Box<[Candidate]>,
     eligible: usize,
+    /// The candidates on probation: one request at a time may go to each.
+    probation: Box<[u32]>,
     /// Fewer than the panic threshold were healthy, so all get requests.
     pub panic: bool,
     /// How it chooses.
@@ -143,16 +147,20 @@ impl Table {
     /// A table of these candidates. Where `panic`, health does not count, only a configured weight of zero does.
     #[must_use]
     pub fn new(mut candidates: Vec<Candidate>, panic: bool, options: TableOptions, traffic: Arc<Traffic>) -> Self {
-        let takes = |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
+        let takes =
+            |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
         // Stable, so that the order of the configuration shows in `/routing`.
         candidates.sort_by_key(|c| !takes(c));
         let eligible = candidates.iter().filter(|c| takes(c)).count();
         let weights: Vec<f32> = candidates.iter().take(eligible).map(|c| c.weight).collect();
         let configured: Vec<u32> = candidates.iter().take(eligible).map(|c| c.endpoint.weight.max(1)).collect();
+        let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
+        let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
         let start = if configured.is_empty() { 0 } else { rand::random::<u32>() };
         Self {
             candidates: candidates.into(),
             eligible,
+            probation,
             panic,
             options,
             traffic,
@@ -179,6 +187,11 @@ impl Table {
     ///
     /// `expired` says that the generation no longer steers: peak EWMA then stands in for the model.
     pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
+        for index in self.probation.iter().map(|i| *i as usize).filter(|i| !tried.contains(i)) {
+            if self.candidates.get(index).is_some_and(|c| c.node.take_probe()) {
+                return Some(Choice { index, estimate_s: f32::NAN });
+            }
+        }
         if self.eligible == 0 {
             return None;
         }
@@ -210,6 +223,13 @@ impl Table {
             let estimate_s = c.link.estimate.at(now, c.prior_s, self.options.tau_s);
             (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
         };
+        // Sampling by weight alone explores by itself, and its shares are promised to be the weights.
+        if self.options.compare != Compare::Draw(1)
+            && let Some(index) = self.stale(now, rng)
+            && !tried.contains(&index)
+        {
+            return Some(Choice { index, estimate_s: f32::NAN });
+        }
         let drawn = match self.options.compare {
             Compare::All => None,
             Compare::Auto if self.eligible <= COMPARE_ALL_UP_TO => None,
@@ -226,6 +246,19 @@ impl Table {
                 })
             }
         }
+    }
+
+    /// Now and then, a candidate that was not measured lately. The lowest cost alone would never choose one whose
+    /// prior is high, and so never learn that it has healed. One that has a fresh sample is left out, so a slow
+    /// endpoint costs at most about one request in `tau_s`.
+    fn stale(&self, now: Time, rng: &mut impl Rng) -> Option<usize> {
+        let coin = (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+        if coin >= self.options.explore {
+            return None;
+        }
+        let index = (rng.next_u32() as usize) % self.eligible;
+        let last = self.candidates.get(index)?.link.estimate.last(now);
+        last.is_none_or(|e| e.age_s > self.options.tau_s).then_some(index)
     }
 
     /// The cheapest of `n` draws by weight.

@@ -40,7 +40,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
 }
 
 fn options(policy: Policy, compare: Compare) -> TableOptions {
-    TableOptions { policy, compare, tau_s: TAU_S }
+    TableOptions { policy, compare, tau_s: TAU_S, explore: 0.0 }
 }
 
 fn traffic() -> Arc<Traffic> {
@@ -150,4 +150,29 @@ fn round_robin_goes_in_turn_by_weight() {
     let (_links, made) = candidates(&[0.2; 5]);
     let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
     assert!(shares(&table, 1000).iter().all(|s| *s == 0.2));
+}
+
+#[test]
+fn a_candidate_that_was_not_measured_lately_is_measured_again() {
+    let (_links, made) = candidates(&[0.999, 0.001]);
+    let explore = TableOptions { explore: 0.1, ..options(Policy::Model, Compare::Auto) };
+    made[1].link.record(0, Time(0), 5.0, Outcome::Success, 0.0, TAU_S);
+    let table = Table::new(made, false, explore, traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut slow_picks = |now| (0..1000).filter(|_| table.pick(now, false, &mut rng, &[]).unwrap().index == 1).count();
+    assert_eq!(slow_picks(Time(0)), 0, "its sample is fresh");
+    let later = slow_picks(Time(0) + Duration::from_secs(4));
+    assert!((30..80).contains(&later), "{later}");
+}
+
+#[test]
+fn an_endpoint_on_probation_gets_the_one_probe() {
+    let (_links, mut made) = candidates(&[0.5, 0.5]);
+    (made[0].health, made[0].weight) = (Health::Probation, 0.0);
+    let node = made[0].node.clone();
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let probed = table.candidates().iter().position(|c| c.health == Health::Probation).unwrap();
+    assert_eq!(shares(&table, 100)[probed], 0.0);
+    node.offer_probe();
+    assert_eq!(shares(&table, 100)[probed], 0.01);
 }

@@ -96,7 +96,15 @@ impl fmt::Display for Diagnostic {
         for line in &self.lines {
             writeln!(f, "{:>gutter$} | {}", line.number, line.text)?;
             if line.marked > 0 {
-                writeln!(f, "{:gutter$} | {:indent$}{:^<marked$}", "", "", "", indent = line.indent, marked = line.marked)?;
+                writeln!(
+                    f,
+                    "{:gutter$} | {:indent$}{:^<marked$}",
+                    "",
+                    "",
+                    "",
+                    indent = line.indent,
+                    marked = line.marked
+                )?;
             }
         }
         if let Some(remedy) = &self.remedy {
@@ -129,15 +137,99 @@ pub struct Place {
     pub end: usize,
 }
 
+/// How many findings of a kind are worth reading; the rest are counted.
+pub const MAX_FINDINGS: usize = 100;
+
+/// Collects findings about a source, up to [`MAX_FINDINGS`] of a kind: working out a place takes time, and a file can
+/// hold a million mistakes.
+#[derive(Debug)]
+pub struct Collector<'a> {
+    source: Source<'a>,
+    found: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
+}
+
+impl<'a> Collector<'a> {
+    /// Nothing found yet.
+    #[must_use]
+    pub fn new(source: Source<'a>) -> Self {
+        Self { source, found: Vec::new(), errors: 0, warnings: 0 }
+    }
+
+    /// The text that findings are about.
+    #[must_use]
+    pub fn source(&self) -> Source<'a> {
+        self.source
+    }
+
+    /// Notes a finding.
+    pub fn push(&mut self, severity: Severity, place: Place, message: impl Into<String>, remedy: Option<String>) {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count <= MAX_FINDINGS {
+            self.found.push(self.source.at(severity, place, message, remedy));
+        }
+    }
+
+    /// Notes a finding that exists already.
+    pub fn add(&mut self, diagnostic: Diagnostic) {
+        match diagnostic.severity {
+            Severity::Error => self.errors += 1,
+            Severity::Warning => self.warnings += 1,
+        }
+        self.found.push(diagnostic);
+    }
+
+    /// Whether the configuration is refused.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        self.errors > 0
+    }
+
+    /// Whether there is no room for another error.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.errors >= MAX_FINDINGS
+    }
+
+    /// What was found, in the order of the file, with a last one that counts what was left out.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|d| (d.line, d.column, d.severity));
+        for (severity, count, kind) in
+            [(Severity::Error, self.errors, "errors"), (Severity::Warning, self.warnings, "warnings")]
+        {
+            if let Some(more) = count.checked_sub(MAX_FINDINGS).filter(|more| *more > 0) {
+                let mut rest = self
+                    .source
+                    .whole(format!("there are {more} more {kind}"), Some("put these right first".to_owned()));
+                rest.severity = severity;
+                self.found.push(rest);
+            }
+        }
+        self.found
+    }
+}
+
 impl Source<'_> {
     /// A finding about `place`.
     #[must_use]
-    pub fn at(&self, severity: Severity, place: Place, message: impl Into<String>, remedy: Option<String>) -> Diagnostic {
+    pub fn at(
+        &self,
+        severity: Severity,
+        place: Place,
+        message: impl Into<String>,
+        remedy: Option<String>,
+    ) -> Diagnostic {
         let start = self.floor(place.start);
         let end = self.floor(place.end).max(start);
         let before = self.text.get(..start).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        let line = before.matches('\n').count() + 1;
+        let line = self.line(start);
         let indent = before.get(line_start..).unwrap_or_default().chars().count();
         let marked_text = self.text.get(start..end).unwrap_or_default();
         let marked = marked_text.lines().next().unwrap_or_default().trim_end().chars().count().max(1);
@@ -176,6 +268,12 @@ impl Source<'_> {
         start + rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(i, _)| i)
     }
 
+    /// The line, from 1, in which a byte stands.
+    #[must_use]
+    pub fn line(&self, offset: usize) -> usize {
+        self.text.get(..self.floor(offset)).unwrap_or_default().matches('\n').count() + 1
+    }
+
     fn floor(&self, offset: usize) -> usize {
         self.text.floor_char_boundary(offset.min(self.text.len()))
     }
@@ -194,7 +292,12 @@ fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine 
         .collect()
     };
     if length <= 2 * SHOWN_AROUND {
-        return SourceLine { number, text: visible(&mut line.chars()), indent, marked: marked.min(length.saturating_sub(indent).max(1)) };
+        return SourceLine {
+            number,
+            text: visible(&mut line.chars()),
+            indent,
+            marked: marked.min(length.saturating_sub(indent).max(1)),
+        };
     }
     let from = indent.saturating_sub(SHOWN_AROUND);
     let to = (indent + SHOWN_AROUND).min(length);

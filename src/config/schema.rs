@@ -184,7 +184,7 @@ pub enum Policy {
 }
 
 /// What is spoken with the endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// HTTP/1.1, a pool of connections.
@@ -321,7 +321,7 @@ pub struct Guards {
     pub floor: Share,
     /// The most a weight may change in a tick, as a share of all requests.
     pub max_step: Share,
-    /// A weight that would change by less than this share of itself stays.
+    /// Weights stay as they are while none would change by more than this share of itself.
     pub dead_band: Share,
     /// How long a new endpoint takes to grow to its full weight.
     pub slow_start: Timespan,

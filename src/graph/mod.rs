@@ -63,9 +63,6 @@ impl Graph {
     /// The key of a link.
     #[must_use]
     pub fn link_key(&self, link: &Link) -> Option<LinkKey> {
-        Some(LinkKey::new(
-            &self.nodes.get(link.source as usize)?.key,
-            &self.nodes.get(link.destination as usize)?.key,
-        ))
+        Some(LinkKey::new(&self.nodes.get(link.source as usize)?.key, &self.nodes.get(link.destination as usize)?.key))
     }
 }

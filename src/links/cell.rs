@@ -6,7 +6,8 @@
 use super::orca::Report;
 use super::sketch::{BUCKETS, bucket_of};
 use super::{LinkKey, LocalEstimate, NodeKey, Time};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How a request on a link ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +21,25 @@ pub enum Outcome {
 }
 
 /// What requests saw on one link.
-#[derive(Debug)]
 pub struct LinkCell {
     /// Who calls whom.
     pub key: LinkKey,
     /// This proxy's own estimate, for the pick.
     pub estimate: LocalEstimate,
     pub(super) shards: Box<[Shard]>,
+}
+
+/// A link's counters since the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Totals {
+    /// Calls begun.
+    pub calls: u64,
+    /// Calls failed.
+    pub errors: u64,
+    /// Latencies measured.
+    pub samples: u64,
+    /// All of them together, in seconds.
+    pub latency_sum_s: f64,
 }
 
 /// One core's part of a link. Aligned so that two cores never write to one cache line.
@@ -59,6 +72,12 @@ impl Default for Shard {
             last_latency_s: AtomicU32::new(f32::NAN.to_bits()),
             buckets: Box::new([const { AtomicU32::new(0) }; BUCKETS]),
         }
+    }
+}
+
+impl fmt::Debug for LinkCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkCell").field("key", &self.key).field("totals", &self.totals()).finish_non_exhaustive()
     }
 }
 
@@ -122,6 +141,17 @@ impl LinkCell {
         }
     }
 
+    /// Calls, errors, latencies and their sum in seconds, all since the beginning: what a trigger compares.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.shards.iter().fold(Totals::default(), |all, shard| Totals {
+            calls: all.calls.wrapping_add(shard.started.load(Relaxed)),
+            errors: all.errors.wrapping_add(shard.errors.load(Relaxed)),
+            samples: all.samples.wrapping_add(shard.samples.load(Relaxed)),
+            latency_sum_s: all.latency_sum_s + shard.latency_sum_ns.load(Relaxed) as f64 * 1e-9,
+        })
+    }
+
     /// How many requests are under way on this link.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
@@ -176,6 +206,8 @@ pub struct NodeCell {
     pub key: NodeKey,
     in_flight: AtomicU32,
     failures_in_a_row: AtomicU32,
+    /// Whether a request may be sent although the node is on probation.
+    probe: AtomicBool,
     report: ReportCell,
 }
 
@@ -192,6 +224,7 @@ impl NodeCell {
             key,
             in_flight: AtomicU32::new(0),
             failures_in_a_row: AtomicU32::new(0),
+            probe: AtomicBool::new(false),
             report: ReportCell { values: [const { AtomicU64::new(0) }; Report::FIELDS], at: AtomicU64::new(0) },
         }
     }
@@ -229,6 +262,17 @@ impl NodeCell {
     #[must_use]
     pub fn failures_in_a_row(&self) -> u32 {
         self.failures_in_a_row.load(Relaxed)
+    }
+
+    /// Allows one request although the node is on probation.
+    pub fn offer_probe(&self) {
+        self.probe.store(true, Relaxed);
+    }
+
+    /// Takes the one request that a node on probation may get; false when it is taken, or none was offered.
+    #[must_use]
+    pub fn take_probe(&self) -> bool {
+        self.probe.load(Relaxed) && self.probe.swap(false, Relaxed)
     }
 
     /// Takes in what the instance reports of itself.

@@ -8,7 +8,7 @@ use super::sketch::{BUCKETS, Sketch};
 use super::{LinkStats, Time};
 use std::sync::atomic::Ordering::Relaxed;
 
-/// The time constant with which aggregates fade, in seconds.
+/// The time constant with which what was seen on links fades, in seconds.
 pub const MEMORY_S: f32 = 10.0;
 /// The time constant of the latency EWMA, in seconds.
 const EWMA_S: f32 = 3.0;

@@ -18,8 +18,9 @@ pub mod orca;
 mod sketch;
 mod store;
 
-pub use cell::{LinkCell, NodeCell, Outcome};
+pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub use estimate::{Estimate, LocalEstimate};
+pub use history::MEMORY_S;
 pub use sketch::Sketch;
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
 

@@ -195,12 +195,18 @@ mod tests {
 
     #[test]
     fn all_forms_say_the_same() {
-        let expected = Report { cpu_utilization: Some(0.3), requests_per_second: Some(12.5), errors_per_second: Some(0.5), ..Report::default() };
+        let expected = Report {
+            cpu_utilization: Some(0.3),
+            requests_per_second: Some(12.5),
+            errors_per_second: Some(0.5),
+            ..Report::default()
+        };
         let wire = WireReport { cpu_utilization: 0.3, rps_fractional: 12.5, eps: 0.5, ..WireReport::default() };
         let binary = STANDARD.encode(wire.encode_to_vec());
         for form in [
             "TEXT cpu_utilization=0.3, rps_fractional=12.5,eps=0.5,named_metrics.x=7".to_owned(),
-            r#"JSON {"cpu_utilization": 0.3, "rpsFractional": 12.5, "eps": 0.5, "utilization": {"disk": 1}}"#.to_owned(),
+            r#"JSON {"cpu_utilization": 0.3, "rpsFractional": 12.5, "eps": 0.5, "utilization": {"disk": 1}}"#
+                .to_owned(),
             format!("BIN {binary}"),
         ] {
             assert_eq!(Report::parse(form.as_bytes()), Ok(expected), "{form}");
@@ -210,7 +216,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        for bad in ["TEXT cpu_utilization=-1", "TEXT cpu_utilization=NaN", "TEXT mem_utilization=1.5", "TEXT eps=1e308"] {
+        for bad in ["TEXT cpu_utilization=-1", "TEXT cpu_utilization=NaN", "TEXT mem_utilization=1.5", "TEXT eps=1e308"]
+        {
             assert!(matches!(Report::parse(bad.as_bytes()), Err(ReportError::Range(_))), "{bad}");
         }
         assert_eq!(Report::parse(&vec![b'x'; MAX_BYTES + 1]), Err(ReportError::TooLong));

@@ -1,6 +1,6 @@
 //! A mergeable latency sketch with a bounded relative error, in the manner of DDSketch (Masson et al., VLDB 2019).
 //!
-//! Buckets are logarithmic with ratio `GAMMA`, so a quantile is off by at most `RELATIVE_ERROR` of itself; two
+//! Buckets are logarithmic with ratio `GAMMA`, so a quantile is off by at most 3% of itself ((GAMMA - 1) / (GAMMA + 1)); two
 //! sketches merge by adding buckets, which keeps the percentiles true. The range is fixed (1 us to about 1,000 s) and
 //! so is the size; what lies outside counts in the first or last bucket. Counts are floats, so that a sketch can be
 //! faded with age (`scale`).
@@ -13,8 +13,6 @@ const GAMMA: f64 = 1.0618;
 const INVERSE_LN_GAMMA: f64 = 16.676_232_9;
 /// The smallest latency told apart, in seconds.
 const LEAST_S: f64 = 1e-6;
-/// How far a quantile may be off, as a share of itself: (GAMMA - 1) / (GAMMA + 1).
-pub const RELATIVE_ERROR: f64 = 0.030;
 
 /// The bucket that a latency in seconds belongs to. Not a number and negative count as the first.
 #[must_use]
@@ -102,7 +100,7 @@ impl Sketch {
         (self.total > 0.0).then(|| self.sum_s / self.total)
     }
 
-    /// The quantile `q` (0 to 1) in seconds, off by at most `RELATIVE_ERROR`; unknown when empty.
+    /// The quantile `q` (0 to 1) in seconds, off by at most 3%; unknown when empty.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
         self.quantiles([q]).map(|[value]| value)
@@ -134,6 +132,8 @@ impl Sketch {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const RELATIVE_ERROR: f64 = 0.030;
 
     #[test]
     fn constants_agree() {

@@ -131,10 +131,10 @@ impl Links {
     /// The cell of a node, made when it is new.
     #[must_use]
     pub fn node(&self, key: &NodeKey, now: Time) -> Arc<NodeCell> {
-        let entry = self.nodes.entry(key.clone()).or_insert_with(|| NodeEntry {
-            cell: Arc::new(NodeCell::new(key.clone())),
-            last_wanted: Mutex::new(now),
-        });
+        let entry = self
+            .nodes
+            .entry(key.clone())
+            .or_insert_with(|| NodeEntry { cell: Arc::new(NodeCell::new(key.clone())), last_wanted: Mutex::new(now) });
         *entry.last_wanted.lock().unwrap_or_else(PoisonError::into_inner) = now;
         entry.cell.clone()
     }

@@ -127,7 +127,7 @@ impl Traffic {
     }
 }
 
-/// A workload and a cluster.
+/// Who sent requests, and where to: a workload and a cluster.
 pub type Pair = (Arc<str>, Arc<str>);
 
 /// All counters by (workload, cluster): found when a generation is built, never by a request.

@@ -73,15 +73,19 @@ pub struct RouteTable {
     without_exact_host: Box<[u32]>,
     clusters: Box<[Arc<str>]>,
     workloads: Box<[Workload]>,
-    sources: BTreeMap<SocketAddr, Box<[(Option<SourceNet>, WorkloadId)]>>,
+    sources: BTreeMap<SocketAddr, Box<[Source]>>,
 }
+
+/// A workload on a listener, and the network that it calls from; everybody without one.
+type Source = (Option<SourceNet>, WorkloadId);
 
 impl RouteTable {
     /// Compiles a configuration, which must have been validated: what cannot match is left out.
     #[must_use]
     pub fn compile(config: &Config) -> Self {
         let clusters: Box<[Arc<str>]> = config.clusters.keys().map(|name| name.as_str().into()).collect();
-        let ids: HashMap<&str, ClusterId> = config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
+        let ids: HashMap<&str, ClusterId> =
+            config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
         let rules: Box<[(Matcher, Rule)]> =
             config.routes.iter().zip(0u32..).filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
 
@@ -94,7 +98,7 @@ impl RouteTable {
             }
         }
 
-        let mut sources: BTreeMap<SocketAddr, Vec<(Option<SourceNet>, WorkloadId)>> = BTreeMap::new();
+        let mut sources: BTreeMap<SocketAddr, Vec<Source>> = BTreeMap::new();
         let mut workloads = Vec::new();
         for ((name, workload), id) in config.workloads.iter().zip(0u32..) {
             let service = if workload.service.is_empty() { name } else { &workload.service };
@@ -234,7 +238,8 @@ mod tests {
     #[test]
     fn the_first_match_wins_whatever_its_kind() {
         let v2 = RouteMatch { path_prefix: Some("/v2/".into()), ..RouteMatch::default() };
-        let rules = vec![rule(host("*.shop"), "a"), rule(host("Catalog.shop"), "b"), rule(v2, "c"), rule(host("x"), "a")];
+        let rules =
+            vec![rule(host("*.shop"), "a"), rule(host("Catalog.shop"), "b"), rule(v2, "c"), rule(host("x"), "a")];
         for (first, table) in with_and_without_index(rules) {
             assert_eq!(found(&table, "catalog.shop", "/"), Some(first));
             assert_eq!(found(&table, "x:8080", "/v2/y"), Some(first + 2), "an earlier rule without a host");
@@ -267,7 +272,8 @@ mod tests {
 
     #[test]
     fn splits_follow_their_shares() {
-        let split = BTreeMap::from([("a".to_owned(), Share(0.9)), ("b".to_owned(), Share(0.1)), ("c".to_owned(), Share(0.0))]);
+        let split =
+            BTreeMap::from([("a".to_owned(), Share(0.9)), ("b".to_owned(), Share(0.1)), ("c".to_owned(), Share(0.0))]);
         let table = RouteTable::compile(&config(vec![Route { split, ..Route::default() }]));
         let rule = &table.rules[0].1;
         let step = u32::MAX / 1000;

@@ -1,0 +1,79 @@
+# Every command that people and CI run. `make` lists them.
+#
+# Set-up needs Rust, a C compiler and Python 3 with pip; everything else comes by itself into target/.
+
+SHELL := /bin/bash -eu -o pipefail
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+ARCH     := $(shell uname -m)
+TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+WHEELS   := $(TARGET)/wheels
+TOOLS    := $(TARGET)/tools
+ORT      := $(TARGET)/onnxruntime
+ORT_LIB  := $(ORT)/libonnxruntime.so
+export PATH := $(TOOLS)/cmake/data/bin:$(PATH)
+export ORT_DYLIB_PATH ?= $(ORT_LIB)
+
+# Wheels are chosen for one Python version, whichever runs pip, so that one hash fits everywhere.
+PIP := python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	--require-hashes --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
+	--platform manylinux_2_28_$(ARCH) --platform manylinux_2_17_$(ARCH) --platform manylinux2014_$(ARCH)
+
+.PHONY: help
+help: ## Lists the commands.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+.PHONY: setup
+setup: $(ORT_LIB) $(TOOLS)/.ready ## Fetches ONNX Runtime's CPU library, and CMake where there is none.
+
+$(WHEELS)/.fetched: .ci/wheels.txt
+	@mkdir -p $(WHEELS)
+	@python3 -m pip --version >/dev/null 2>&1 || { echo "make: Python's pip is missing: apt-get install python3-pip" >&2; exit 1; }
+	$(PIP) --dest $(WHEELS) --requirement .ci/wheels.txt
+	@touch $@
+
+$(ORT_LIB): $(WHEELS)/.fetched
+	@rm -rf $(ORT) && mkdir -p $(ORT)
+	python3 -m zipfile -e $(WHEELS)/onnxruntime-*_$(ARCH).whl $(ORT)/wheel
+	@cp $(ORT)/wheel/onnxruntime/capi/libonnxruntime.so.* $(ORT_LIB)
+	@cp $(ORT)/wheel/onnxruntime/{LICENSE,ThirdPartyNotices.txt} $(ORT)/ && rm -rf $(ORT)/wheel
+
+# CMake builds zlib-ng, which pingora-core needs.
+$(TOOLS)/.ready: $(WHEELS)/.fetched
+	@mkdir -p $(TOOLS)
+	@if ! command -v cmake >/dev/null; then \
+		python3 -m zipfile -e $(WHEELS)/cmake-*_$(ARCH).whl $(TOOLS) && chmod +x $(TOOLS)/cmake/data/bin/*; fi
+	@touch $@
+
+.PHONY: build
+build: setup ## Builds the release binary, with ONNX Runtime beside it.
+	cargo build --release --bin pathloom
+	@cp -u $(ORT_LIB) $(TARGET)/release/
+
+.PHONY: demo
+demo: build ## Runs a whole little mesh on this machine, to look at.
+	$(TARGET)/release/pathloom demo $(ARGS)
+
+.PHONY: test
+test: setup ## Passes every test, and the lints.
+	cargo fmt --all --check
+	cargo clippy --all-targets --quiet -- -D warnings
+	cargo test --quiet
+
+.PHONY: model
+model: setup ## Trains the built-in model from nothing and checks it on three engines (about 15 minutes).
+	cargo run --release --package pathloom-models -- train --out models/pathloom.onnx
+	cargo run --release --package pathloom-models -- check --model models/pathloom.onnx
+
+.PHONY: bench
+bench: setup ## Runs the microbenchmarks.
+	cargo bench --package pathloom-benches
+
+.PHONY: bless
+bless: ## Writes anew what is generated from the code: reference.yaml, the JSON schema, golden files.
+	PATHLOOM_BLESS=1 cargo test --package pathloom --lib --quiet -- config admin observe
+
+.PHONY: image
+image: ## Builds the container image.
+	docker build --tag pathloom .

@@ -1,0 +1,229 @@
+//! The commands: what they read, what they write, what they print.
+
+use crate::check::{self, TOLERANCE};
+use crate::engines::{OnnxRuntime, Rten};
+use crate::onnx::{About, OUTPUTS};
+use crate::weights::Weights;
+use crate::{Error, Result, onnx};
+use clap::{Args, Parser, Subcommand};
+use std::path::{Path, PathBuf};
+
+/// Simulates, trains, exports, checks and evaluates Pathloom's models.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write an ONNX file from a checkpoint, or from random weights.
+    #[command(
+        after_help = "Example:\n  pathloom-models export --checkpoint target/lab/best.safetensors --out models/pathloom.onnx"
+    )]
+    Export(Export),
+    /// Check that a model keeps its contract, that the engines agree on it, and time it.
+    #[command(
+        after_help = "Examples:\n  pathloom-models check\n  pathloom-models check --model models/pathloom.onnx --checkpoint target/lab/best.safetensors \\\n      --onnxruntime target/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.31.1"
+    )]
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct Export {
+    /// The weights; random ones without it.
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// The seed of random weights.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where to write the model.
+    #[arg(long, default_value = "models/pathloom.onnx")]
+    out: PathBuf,
+    /// The model's version.
+    #[arg(long, default_value = "0.1.0")]
+    model_version: String,
+    /// The digest of the training data, where the weights were trained.
+    #[arg(long, default_value = "nothing: random weights")]
+    trained_on: String,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The model.
+    #[arg(long, default_value = "models/pathloom.onnx")]
+    model: PathBuf,
+    /// The weights that the file was made of, to compare with candle too; without it they are read from the file.
+    #[arg(long)]
+    checkpoint: Option<PathBuf>,
+    /// ONNX Runtime's library; else ORT_DYLIB_PATH, else target/onnxruntime.
+    #[arg(long)]
+    onnxruntime: Option<PathBuf>,
+    /// How many random graphs.
+    #[arg(long, default_value_t = 100)]
+    graphs: u64,
+    /// The seed of the random graphs.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Export(args) => export(&args),
+        Command::Check(args) => check(&args),
+    }
+}
+
+/// What a new model says of itself.
+pub(crate) fn about(version: &str, trained_on: &str) -> About {
+    let commit = std::process::Command::new("git")
+        .args(["rev-parse", "HEAD"])
+        .output();
+    let commit = commit
+        .ok()
+        .filter(|o| o.status.success())
+        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
+    let command = std::env::args()
+        .skip(1)
+        .fold("pathloom-models".to_string(), |line, arg| line + " " + &arg);
+    About {
+        name: "pathloom".into(),
+        version: version.into(),
+        trained_on: trained_on.into(),
+        created_by: command,
+        commit: commit.unwrap_or_else(|| "unknown".into()),
+        window_s: crate::WINDOW_S,
+    }
+}
+
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(Error::at(parent))?;
+    }
+    std::fs::write(path, bytes).map_err(Error::at(path))
+}
+
+fn export(args: &Export) -> Result<()> {
+    let weights = match &args.checkpoint {
+        Some(path) => Weights::load(path)?,
+        None => Weights::random(args.seed)?,
+    };
+    let bytes = onnx::bytes(&weights, &about(&args.model_version, &args.trained_on))?;
+    write(&args.out, &bytes)?;
+    println!(
+        "{}: {} bytes, {} trained numbers",
+        args.out.display(),
+        bytes.len(),
+        weights.count()
+    );
+    Ok(())
+}
+
+/// What `check` found.
+#[derive(Debug, serde::Serialize)]
+struct Report {
+    model: PathBuf,
+    bytes: usize,
+    onnxruntime: Option<PathBuf>,
+    agreements: Vec<check::Agreement>,
+    times_ms: Vec<(String, usize, usize, f64)>,
+}
+
+fn check(args: &Check) -> Result<()> {
+    let bytes = std::fs::read(&args.model).map_err(Error::at(&args.model))?;
+    check::contract(&bytes)?;
+    let weights = match &args.checkpoint {
+        Some(path) => Weights::load(path)?,
+        None => onnx::weights(&bytes)?,
+    };
+    let library = OnnxRuntime::find(args.onnxruntime.as_deref());
+    let mut runtime = library
+        .as_deref()
+        .map(|path| OnnxRuntime::new(path, &bytes))
+        .transpose()?;
+    let agreements = check::agreement(
+        &bytes,
+        Some(&weights),
+        runtime.as_mut(),
+        args.graphs,
+        args.seed,
+    )?;
+    let mut times_ms = Vec::new();
+    let rten = Rten::new(bytes.clone())?;
+    for (n, e, runs) in [(50, 200, 200), (1_000, 5_000, 20)] {
+        if let Some(runtime) = runtime.as_mut() {
+            times_ms.push((
+                "onnxruntime".to_string(),
+                n,
+                e,
+                check::time_ms(|f| runtime.run(f), n, e, runs)?,
+            ));
+        }
+        times_ms.push((
+            "rten".to_string(),
+            n,
+            e,
+            check::time_ms(|f| rten.run(f), n, e, runs)?,
+        ));
+    }
+    let report = Report {
+        model: args.model.clone(),
+        bytes: bytes.len(),
+        onnxruntime: library,
+        agreements,
+        times_ms,
+    };
+    if args.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?
+        );
+    } else {
+        print(&report);
+    }
+    match report
+        .agreements
+        .iter()
+        .find(|a| a.largest.iter().any(|off| off.is_nan() || *off > TOLERANCE))
+    {
+        Some(apart) => Err(Error::Check(format!(
+            "{} differ by more than {TOLERANCE}",
+            apart.engines
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn print(report: &Report) {
+    println!(
+        "{}: {} bytes, keeps the contract",
+        report.model.display(),
+        report.bytes
+    );
+    match &report.onnxruntime {
+        Some(path) => println!("ONNX Runtime: {}", path.display()),
+        None => println!(
+            "ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"
+        ),
+    }
+    for agreement in &report.agreements {
+        println!(
+            "largest difference of {} (relative above 1):",
+            agreement.engines
+        );
+        for ((name, ..), off) in OUTPUTS.iter().zip(agreement.largest) {
+            println!("  {name:15} {off:.1e}");
+        }
+    }
+    for (engine, n, e, ms) in &report.times_ms {
+        println!("{engine}, one thread, {n} nodes and about {e} edges: {ms:.3} ms (median)");
+    }
+}

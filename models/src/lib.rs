@@ -1,0 +1,26 @@
+//! The laboratory: makes, measures and checks the models that Pathloom's sidecar runs.
+//!
+//! - `sim`: a small queueing simulation of a mesh. It writes to the sidecar's own `links` and reads the sidecar's own
+//!   `graph`, so what a model is trained on is made by the code that serves it.
+//! - `data`: samples, their file, batches of several graphs.
+//! - `net`: the network, written once over a handful of operations (`ops`). `tensors` runs them with candle, to train;
+//!   `onnx` writes them down as an ONNX file, to serve.
+//! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
+//! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
+//!
+//! Training code depends on the sidecar's library, never the other way round.
+
+pub mod check;
+pub mod cli;
+pub mod engines;
+pub mod error;
+pub mod net;
+pub mod onnx;
+pub mod ops;
+pub mod tensors;
+pub mod weights;
+
+/// The length of the window that a model predicts, in seconds.
+pub const WINDOW_S: u32 = 5;
+
+pub use error::{Error, Result};

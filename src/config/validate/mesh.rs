@@ -1,0 +1,331 @@
+//! What can only be judged together: workloads, routes and clusters, their names and their addresses.
+
+use super::settings::above_zero;
+use super::syntax::{self, MAX_NAME};
+use super::{Findings, Path};
+use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch, Workload};
+use crate::config::suggest::nearest;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+/// Facts about an endpoint are shown, not stored in bulk.
+pub const MAX_METADATA: usize = 64;
+/// The longest key of a fact, in bytes.
+pub const MAX_METADATA_KEY: usize = 128;
+/// The longest value of a fact, in bytes.
+pub const MAX_METADATA_VALUE: usize = 1_024;
+/// Weights are relative: a million steps are fine enough, and their sum stays far from overflow.
+pub const MAX_WEIGHT: u32 = 1_000_000;
+/// How far from 100% a split's shares may add up: what decimal shares lose as binary numbers.
+const SPLIT_TOLERANCE: f64 = 1e-9;
+
+pub fn check(config: &Config, findings: &mut Findings) {
+    workloads(config, findings);
+    routes(config, findings);
+    clusters(config, findings);
+}
+
+fn workloads(config: &Config, findings: &mut Findings) {
+    let section = Path::of(&["workloads"]);
+    if config.workloads.is_empty() {
+        let remedy = "add one: `workloads: { frontend: { listen: 127.0.0.1:15001 } }`";
+        findings.warning(section.name(), "there are no workloads, so no request can come in", remedy);
+    }
+    let mut listening: HashMap<SocketAddr, Vec<(&str, &Workload)>> = HashMap::new();
+    let mut serving: HashMap<SocketAddr, &str> = HashMap::new();
+    for (name, workload) in &config.workloads {
+        let path = section.key(name);
+        findings.check(path.name(), syntax::name(name));
+        if !workload.service.is_empty() {
+            findings.check(path.key("service"), syntax::name(&workload.service));
+        }
+        match workload.listen {
+            None => findings.error(
+                path.name(),
+                format!("the workload `{name}` has no `listen`"),
+                "add the address on which its requests come in: `listen: 127.0.0.1:15001`",
+            ),
+            Some(listen) => same_listener(&path, name, workload, listen, &mut listening, findings),
+        }
+        if let Some(serves) = workload.serves {
+            connectable(&path.key("serves"), serves, findings);
+            if let Some(other) = serving.insert(serves, name) {
+                let message = format!("`{other}` serves {serves} already");
+                findings.error(
+                    path.key("serves"),
+                    message,
+                    "give each workload the address at which it alone can be reached",
+                );
+            }
+        }
+    }
+    for (name, workload) in &config.workloads {
+        let path = section.key(name);
+        if let Some(listen) = workload.listen {
+            beside_admin(&path.key("listen"), listen, config.admin.listen, findings);
+        }
+        if let Some(serves) = workload.serves.filter(|serves| listening.contains_key(serves)) {
+            let message = format!("{serves} is where this proxy listens, not where the workload is reached");
+            findings.error(path.key("serves"), message, "write the workload's own address");
+        }
+    }
+    for (name, cluster) in &config.clusters {
+        for (i, endpoint) in cluster.endpoints.iter().enumerate() {
+            let path = Path::of(&["clusters", name, "endpoints"]).index(i).key("address");
+            if endpoint.address.port() != 0 && listening.contains_key(&endpoint.address) {
+                let message =
+                    format!("the proxy listens on {} itself, so a request would go round for ever", endpoint.address);
+                findings.error(path, message, "write the address of the service behind it");
+            }
+        }
+    }
+}
+
+/// A listener belongs to one workload, or its workloads differ by where requests come from.
+fn same_listener<'a>(
+    path: &Path,
+    name: &'a str,
+    workload: &'a Workload,
+    listen: SocketAddr,
+    listening: &mut HashMap<SocketAddr, Vec<(&'a str, &'a Workload)>>,
+    findings: &mut Findings,
+) {
+    let others = listening.entry(listen).or_default();
+    // Port 0 is a port of its own for each who asks.
+    if let Some((other, _)) = others.iter().find(|(_, other)| other.source == workload.source && listen.port() != 0) {
+        match workload.source {
+            None => findings.error(
+                path.key("listen"),
+                format!("`{other}` listens on {listen} too, and nothing tells the two apart"),
+                "give each a `source`, or a listener of its own",
+            ),
+            Some(source) => findings.error(
+                path.key("source"),
+                format!("`{other}` has the source {source} on {listen} too"),
+                "give each workload its own source addresses, or a listener of its own",
+            ),
+        }
+    }
+    others.push((name, workload));
+}
+
+fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, findings: &mut Findings) {
+    if listen.port() == 0 || listen.port() != admin.port() {
+        return;
+    }
+    if listen == admin {
+        findings.error(path.clone(), format!("{listen} is the admin port"), "listen elsewhere, or move `admin.listen`");
+        findings.resting_on(Path::of(&["admin"]));
+    } else if listen.ip().is_unspecified() || admin.ip().is_unspecified() {
+        findings.warning(path.clone(), format!("{listen} and the admin port {admin} share a port"), "use two ports");
+    }
+}
+
+fn routes(config: &Config, findings: &mut Findings) {
+    let section = Path::of(&["routes"]);
+    if config.routes.is_empty() {
+        let remedy = "add one: `routes: [{ cluster: catalog }]`";
+        findings.warning(section.name(), "there are no routes, so every request is answered with 404", remedy);
+    }
+    let mut catch_all = None;
+    for (i, route) in config.routes.iter().enumerate() {
+        let path = section.index(i);
+        destination(route, config, &path, findings);
+        conditions(&route.matches, &path.key("match"), findings);
+        if let Some(first) = catch_all {
+            let message = format!("no request gets here: route {} matches every one before", first + 1);
+            findings.warning(path, message, "move the route that matches everything to the end");
+            findings.resting_on(section.index(first));
+        } else if let Some(same) = config.routes.iter().take(i).position(|before| before.matches == route.matches) {
+            let message = format!("no request gets here: route {} has the same conditions", same + 1);
+            findings.warning(path, message, "remove one of them");
+            findings.resting_on(section.index(same));
+        } else if route.matches == RouteMatch::default() {
+            catch_all = Some(i);
+        }
+    }
+}
+
+/// Exactly one of `cluster` and `split`, each name known, the shares the whole.
+fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findings) {
+    match (&route.cluster, route.split.is_empty()) {
+        (None, true) => findings.error(
+            path.clone(),
+            "the route leads nowhere",
+            "add `cluster: name`, or `split: { one: 90%, other: 10% }`",
+        ),
+        (Some(_), false) => {
+            findings.error(path.key("split").name(), "the route has both `cluster` and `split`", "keep one of them")
+        }
+        (Some(cluster), true) => known(cluster, config, path.key("cluster"), findings),
+        (None, false) => {
+            for cluster in route.split.keys() {
+                known(cluster, config, path.key("split").key(cluster).name(), findings);
+            }
+            let total: f64 = route.split.values().map(|share| share.0).sum();
+            let shares = route.split.values().all(|share| (0.0..=1.0).contains(&share.0));
+            if !shares || (total - 1.0).abs() > SPLIT_TOLERANCE {
+                // Six decimals of a percent are more than anybody wrote, and hide what binary numbers lose.
+                let total = format!("{:.6}", total * 100.0);
+                let total = total.trim_end_matches('0').trim_end_matches('.');
+                findings.error(
+                    path.key("split").name(),
+                    format!("the shares add up to {total}%"),
+                    "make them add up to 100%",
+                );
+            }
+        }
+    }
+}
+
+fn known(name: &str, config: &Config, path: Path, findings: &mut Findings) {
+    if config.clusters.contains_key(name) {
+        return;
+    }
+    let remedy = match nearest(name, config.clusters.keys().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("add `{name}` to `clusters`"),
+    };
+    findings.error(path, format!("there is no cluster `{name}`"), remedy);
+    findings.resting_on(Path::of(&["clusters", name]));
+}
+
+fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
+    if let Some(host) = &matches.host {
+        findings.check(path.key("host"), syntax::host(host));
+    }
+    if let Some(exact) = &matches.path {
+        findings.check(path.key("path"), syntax::path(exact));
+    }
+    if let Some(prefix) = &matches.path_prefix {
+        findings.check(path.key("path_prefix"), syntax::path(prefix));
+        if matches.path.is_some() {
+            findings.error(
+                path.key("path_prefix").name(),
+                "the route has both `path` and `path_prefix`",
+                "keep one of them",
+            );
+        }
+    }
+    match matches.method.as_deref().map(syntax::method) {
+        None | Some(Ok(None)) => {}
+        Some(Ok(Some(doubt))) => findings.warning(path.key("method"), doubt.message, doubt.remedy),
+        Some(Err(wrong)) => findings.error(path.key("method"), wrong.message, wrong.remedy),
+    }
+    let mut folded: HashMap<String, &str> = HashMap::new();
+    for (name, value) in &matches.headers {
+        let header = path.key("headers").key(name);
+        findings.check(header.name(), syntax::header_name(name));
+        findings.check(header.clone(), syntax::header_value(value));
+        if let Some(other) = folded.insert(name.to_ascii_lowercase(), name) {
+            findings.error(header.name(), format!("`{name}` and `{other}` are the same header"), "keep one of them");
+        }
+    }
+}
+
+fn clusters(config: &Config, findings: &mut Findings) {
+    for (name, cluster) in &config.clusters {
+        let path = Path::of(&["clusters", name]);
+        findings.check(path.name(), syntax::name(name));
+        if !cluster.service.is_empty() {
+            findings.check(path.key("service"), syntax::name(&cluster.service));
+        }
+        let routed = |route: &Route| route.cluster.as_ref() == Some(name) || route.split.contains_key(name);
+        if !config.routes.is_empty() && !config.routes.iter().any(routed) {
+            findings.warning(path.name(), format!("no route leads to `{name}`"), "add a route, or remove the cluster");
+            findings.resting_on(Path::of(&["routes"]));
+        }
+        endpoints(name, cluster, &path, findings);
+        limits(cluster, &path, findings);
+    }
+}
+
+fn endpoints(name: &str, cluster: &Cluster, path: &Path, findings: &mut Findings) {
+    if cluster.endpoints.is_empty() {
+        let message = format!("`{name}` has no endpoints, so its requests are answered with 503");
+        findings.warning(path.name(), message, "add `endpoints: [{ address: 10.1.2.3:8080 }]`");
+    } else if cluster.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+        let message = format!("every endpoint of `{name}` has the weight 0, so its requests are answered with 503");
+        findings.warning(path.key("endpoints").name(), message, "give one of them a weight above 0");
+    }
+    let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
+    for (i, endpoint) in cluster.endpoints.iter().enumerate() {
+        let path = path.key("endpoints").index(i);
+        connectable(&path.key("address"), endpoint.address, findings);
+        if let Some(first) = seen.insert(endpoint.address, i) {
+            let message = format!("{} is endpoint {} of `{name}` already", endpoint.address, first + 1);
+            findings.error(path.key("address"), message, "list it once; give it more `weight` if it should get more");
+        }
+        facts(endpoint, &path, findings);
+    }
+}
+
+fn facts(endpoint: &Endpoint, path: &Path, findings: &mut Findings) {
+    findings.check(path.key("zone"), syntax::text(&endpoint.zone, MAX_NAME));
+    if endpoint.weight > MAX_WEIGHT {
+        findings.error(
+            path.key("weight"),
+            format!("the weight {} is too large", endpoint.weight),
+            format!("write 0 to {MAX_WEIGHT}; only the relation counts"),
+        );
+    }
+    let metadata = path.key("metadata");
+    if endpoint.metadata.len() > MAX_METADATA {
+        findings.error(
+            metadata.name(),
+            format!("{} facts about an endpoint are too many", endpoint.metadata.len()),
+            format!("keep at most {MAX_METADATA}"),
+        );
+    }
+    labels(&endpoint.metadata, &metadata, findings);
+}
+
+fn labels(labels: &BTreeMap<String, String>, path: &Path, findings: &mut Findings) {
+    for (key, value) in labels {
+        if key.is_empty() {
+            findings.error(path.key(key).name(), "a fact needs a key", "name it");
+        }
+        findings.check(path.key(key).name(), syntax::text(key, MAX_METADATA_KEY));
+        findings.check(path.key(key), syntax::text(value, MAX_METADATA_VALUE));
+    }
+}
+
+fn limits(cluster: &Cluster, path: &Path, findings: &mut Findings) {
+    let timeouts = &cluster.timeouts;
+    let times =
+        [("connect", timeouts.connect), ("response_headers", timeouts.response_headers), ("idle", timeouts.idle)];
+    above_zero(&path.key("timeouts"), &times, findings);
+    let ejection = &cluster.ejection;
+    let path = path.key("ejection");
+    above_zero(&path, &[("first", ejection.first)], findings);
+    if ejection.longest < ejection.first {
+        let message =
+            format!("the longest ejection ({}) is shorter than the first ({})", ejection.longest, ejection.first);
+        findings.error(path.key("longest"), message, format!("write `{}` or more", ejection.first));
+    }
+    if !(0.0..=1.0).contains(&ejection.panic_below.0) {
+        findings.error(
+            path.key("panic_below"),
+            format!("{} is not a share", ejection.panic_below),
+            "write `0%` to `100%`",
+        );
+    }
+}
+
+/// An address to which a connection can be opened.
+fn connectable(path: &Path, address: SocketAddr, findings: &mut Findings) {
+    if address.port() == 0 {
+        findings.error(
+            path.clone(),
+            format!("{address} has the port 0, to which nobody can connect"),
+            "write the port that the service listens on",
+        );
+    }
+    if address.ip().is_unspecified() || address.ip().is_multicast() {
+        findings.error(
+            path.clone(),
+            format!("{} is not an address of one machine", address.ip()),
+            "write the address at which the service is reached",
+        );
+    }
+}

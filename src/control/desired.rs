@@ -1,0 +1,117 @@
+//! What the configuration asks for: routes, clusters with their endpoints, and the workloads' places in the graph.
+
+use crate::balance::{Endpoint, EndpointId};
+use crate::config::{Config, Protocol};
+use crate::graph::Instance;
+use crate::links::NodeKey;
+use crate::route::RouteTable;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Endpoints' identities for the life of the process. An endpoint that leaves and returns is a new one, so that
+/// connections kept for the old one are never taken for it.
+#[derive(Debug, Default)]
+pub struct EndpointIds {
+    next: u64,
+    known: HashMap<(SocketAddr, Protocol), EndpointId>,
+}
+
+impl EndpointIds {
+    fn of(&mut self, address: SocketAddr, protocol: Protocol) -> EndpointId {
+        *self.known.entry((address, protocol)).or_insert_with(|| {
+            self.next += 1;
+            EndpointId(self.next)
+        })
+    }
+}
+
+/// A cluster, as it should be.
+#[derive(Debug)]
+pub struct DesiredCluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The service that its endpoints offer.
+    pub service: Arc<str>,
+    /// Its configuration.
+    pub config: crate::config::Cluster,
+    /// Its endpoints.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// What the next generation should hold.
+#[derive(Debug)]
+pub struct Desired {
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// Its routes.
+    pub routes: Arc<RouteTable>,
+    /// Its clusters, by `ClusterId`.
+    pub clusters: Vec<DesiredCluster>,
+    /// Its workloads' places in the graph, by `WorkloadId`.
+    pub sources: Vec<NodeKey>,
+}
+
+impl Desired {
+    /// What a valid configuration asks for.
+    #[must_use]
+    pub fn of(config: Arc<Config>, ids: &mut EndpointIds) -> Self {
+        let routes = Arc::new(RouteTable::compile(&config));
+        let clusters: Vec<DesiredCluster> = config
+            .clusters
+            .iter()
+            .map(|(name, cluster)| {
+                let service = if cluster.service.is_empty() { name } else { &cluster.service };
+                let endpoints = cluster
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| {
+                        Arc::new(Endpoint {
+                            id: ids.of(endpoint.address, cluster.protocol),
+                            key: NodeKey::new(&endpoint.address.to_string()),
+                            address: endpoint.address,
+                            zone: endpoint.zone.as_str().into(),
+                            weight: endpoint.weight,
+                            metadata: endpoint.metadata.clone(),
+                        })
+                    })
+                    .collect();
+                DesiredCluster {
+                    name: name.as_str().into(),
+                    service: service.as_str().into(),
+                    config: cluster.clone(),
+                    endpoints,
+                }
+            })
+            .collect();
+        let used: HashSet<EndpointId> = clusters.iter().flat_map(|c| &c.endpoints).map(|e| e.id).collect();
+        ids.known.retain(|_, id| used.contains(id));
+        let sources = routes
+            .workloads()
+            .iter()
+            .map(|w| match w.serves {
+                Some(address) => NodeKey::new(&address.to_string()),
+                None => NodeKey::new(&format!("{}@{}", w.name, config.node.name)),
+            })
+            .collect();
+        Self { config, routes, clusters, sources }
+    }
+
+    /// Every instance that the configuration names. An endpoint's own words come before a workload's.
+    pub fn instances(&self) -> impl Iterator<Item = Instance> + '_ {
+        let zone: Arc<str> = self.config.node.zone.as_str().into();
+        let endpoints = self.clusters.iter().flat_map(|c| {
+            c.endpoints.iter().map(|e| Instance {
+                key: e.key.clone(),
+                service: c.service.clone(),
+                zone: e.zone.clone(),
+            })
+        });
+        let workloads = self.routes.workloads().iter().zip(&self.sources).map(move |(w, key)| Instance {
+            key: key.clone(),
+            service: w.service.clone(),
+            zone: zone.clone(),
+        });
+        endpoints.chain(workloads)
+    }
+}

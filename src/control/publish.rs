@@ -1,0 +1,256 @@
+//! The second half of a tick: from what is known of each candidate to a published generation.
+
+use super::desired::DesiredCluster;
+use super::tick::{Remembered, State};
+use super::weights::{Guard, Guarded, Limits, Wanted, guarded, priors};
+use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions};
+use crate::config::{Mode, Policy};
+use crate::links::{LinkKey, LinkStats, MEMORY_S, NodeKey, Time};
+use crate::scorer::Scored;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+
+/// The prior of a candidate of which nothing is known, in seconds (peak EWMA's, `balance`).
+const UNKNOWN_PRIOR_S: f32 = 0.030;
+/// The least of a new endpoint's slow start: a start from nothing would never be measured.
+const LEAST_GROWN: f32 = 0.05;
+/// The share of calls that is expected to succeed: what was seen lately, beside so many calls that are taken to have
+/// succeeded. So a lone failure weighs little, and old failures fade although nobody calls any more.
+fn expected_success(stats: &LinkStats) -> f32 {
+    const ASSUMED_CALLS: f32 = 5.0;
+    let calls = stats.calls_per_second.unwrap_or(0.0) * MEMORY_S;
+    1.0 - stats.error_rate.unwrap_or(0.0) * calls / (calls + ASSUMED_CALLS)
+}
+
+/// Candidates that no tick knew of for this long are forgotten.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+impl State {
+    /// Publishes with the scores of the last tick: who may get requests has changed, nothing else.
+    pub fn publish_at_once(&mut self, cause: Cause) {
+        let started = std::time::Instant::now();
+        if self.verdicts.is_empty() || cause != Cause::Health {
+            self.health_changed();
+        }
+        self.publish(cause, 0.0, started.elapsed());
+    }
+
+    /// Publishes although nothing could be scored: an empty mesh, or one that is too large.
+    pub fn publish_unscored(&mut self, cause: Cause, took: Duration) {
+        let now = self.now();
+        self.step_down("nothing to score".into(), now);
+        self.publish(cause, 1.0, took);
+    }
+
+    /// Publishes what the scorer said, or what the ladder makes of its silence.
+    pub fn publish_scored(&mut self, cause: Cause, scored: Scored, took: Duration) {
+        let now = self.now();
+        self.take_scores(scored, now);
+        self.publish(cause, self.desired.config.model.guards.max_step.0 as f32, took);
+    }
+
+    fn publish(&mut self, cause: Cause, max_step: f32, took: Duration) {
+        let now = self.now();
+        let guards = &self.desired.config.model.guards;
+        let limits = Limits {
+            temperature: self.desired.config.model.temperature as f32,
+            floor: guards.floor.0 as f32,
+            max_step,
+            dead_band: guards.dead_band.0 as f32,
+        };
+        // While the last good scores steer, they expire when they would have.
+        let expires_at = match (self.rung, self.good_until) {
+            (Rung::LastGood, Some(until)) => until,
+            _ => now + guards.expire_after.0,
+        };
+        let routes = self.desired.routes.clone();
+        let mut clusters = Vec::with_capacity(self.desired.clusters.len());
+        for index in 0..self.desired.clusters.len() {
+            let tables = (0..routes.workloads().len()).filter_map(|w| self.table(index, w, &limits, now)).collect();
+            let Some(cluster) = self.desired.clusters.get(index) else { continue };
+            clusters.push(Arc::new(Cluster {
+                name: cluster.name.clone(),
+                service: cluster.service.clone(),
+                protocol: cluster.config.protocol,
+                timeouts: cluster.config.timeouts.clone(),
+                ejection: cluster.config.ejection.clone(),
+                tables,
+            }));
+        }
+        self.memory.retain(|_, m| now.since(m.seen) < REMEMBERED_FOR);
+        let configured = &self.desired.config;
+        self.parts.traffic.retain(|w, c| configured.workloads.contains_key(w) && configured.clusters.contains_key(c));
+        self.first = false;
+        self.generation += 1;
+        self.parts.published.publish(Generation {
+            id: self.generation,
+            made_at: now,
+            made_at_wall: SystemTime::now(),
+            expires_at,
+            cause,
+            rung: self.rung,
+            rung_reason: self.rung_reason.clone(),
+            model: self.model.clone().filter(|_| matches!(self.rung, Rung::Model | Rung::LastGood)),
+            routes,
+            clusters: clusters.into(),
+        });
+        self.status().ticked(cause, self.rung, took);
+    }
+
+    fn table(&mut self, cluster: usize, workload: usize, limits: &Limits, now: Time) -> Option<Arc<Table>> {
+        let source = self.desired.sources.get(workload)?.clone();
+        let workload = self.desired.routes.workloads().get(workload)?.name.clone();
+        let cluster = self.desired.clusters.get(cluster)?;
+        let policy = self.policy_in_force(cluster);
+        let model = &self.desired.config.model;
+        let steered = policy == Policy::Model;
+        let slow_start = model.guards.slow_start.0;
+
+        let wanted: Vec<(Wanted, Remembered, Health)> = cluster
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let key = (workload.clone(), cluster.name.clone(), endpoint.key.clone());
+                let remembered = self.memory.entry(key).or_insert(Remembered::fresh(self.first, now));
+                remembered.seen = now;
+                let health = match self.verdicts.get(&endpoint.key) {
+                    _ if endpoint.weight == 0 => Health::Drained,
+                    Some(verdict) => verdict.health,
+                    None => Health::Healthy,
+                };
+                let age = now.since(remembered.first_seen);
+                let new = remembered.first_seen != Time(0) && age < slow_start;
+                let grown = if new { (age.as_secs_f32() / slow_start.as_secs_f32()).max(LEAST_GROWN) } else { 1.0 };
+                let wanted = Wanted {
+                    score: remembered.score.filter(|_| steered),
+                    takes_requests: health.takes_requests(),
+                    configured: endpoint.weight,
+                    grown,
+                    last: remembered.weight.filter(|_| steered),
+                };
+                (wanted, *remembered, health)
+            })
+            .collect();
+
+        let usable = wanted.iter().filter(|(_, _, h)| *h != Health::Drained).count();
+        let healthy = wanted.iter().filter(|(_, _, h)| h.takes_requests()).count();
+        let panic =
+            usable > 0 && (healthy as f64) < cluster.config.ejection.panic_below.0 * usable as f64 || healthy == 0;
+        let mut inputs: Vec<Wanted> = wanted.iter().map(|(w, _, _)| *w).collect();
+        if panic {
+            inputs.iter_mut().for_each(|w| w.takes_requests = w.configured > 0);
+        }
+        // Every configured weight is zero: better equal shares than no answer.
+        let all_zero = !inputs.is_empty() && inputs.iter().all(|w| w.configured == 0);
+        if all_zero {
+            inputs.iter_mut().for_each(|w| (w.configured, w.takes_requests) = (1, true));
+        }
+        let guarded = guarded(&inputs, limits);
+        let weights: Vec<f32> = guarded.iter().map(|g| g.weight).collect();
+        let intrinsic: Vec<Option<f32>> = wanted.iter().map(|(_, m, _)| m.predicted.map(|p| p.intrinsic_s)).collect();
+        let priors = priors(&weights, &intrinsic, UNKNOWN_PRIOR_S);
+
+        let rows = cluster.endpoints.iter().zip(&wanted).zip(guarded.iter().zip(priors));
+        let candidates = rows
+            .map(|((endpoint, (_, remembered, health)), (guarded, prior_s))| {
+                let health = if all_zero { Health::Healthy } else { *health };
+                let reason = self.reason(endpoint, health, guarded, remembered, policy);
+                self.candidate(endpoint, &source, guarded.weight, prior_s, health, remembered, reason, now)
+            })
+            .collect();
+        for (endpoint, guarded) in cluster.endpoints.iter().zip(&guarded) {
+            let key = (workload.clone(), cluster.name.clone(), endpoint.key.clone());
+            if let Some(remembered) = self.memory.get_mut(&key) {
+                remembered.weight = (steered && guarded.weight > 0.0).then_some(guarded.weight);
+            }
+            self.count(guarded);
+        }
+        let options =
+            TableOptions { policy, compare: model.compare, tau_s: model.decay.0.as_secs_f32(), explore: limits.floor };
+        let traffic = self.parts.traffic.of(&workload, &cluster.name);
+        Some(Arc::new(Table::new(candidates, panic, options, traffic)))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one place makes candidates, from everything that is known of them")]
+    fn candidate(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        source: &NodeKey,
+        weight: f32,
+        prior_s: f32,
+        health: Health,
+        remembered: &Remembered,
+        reason: String,
+        now: Time,
+    ) -> Candidate {
+        let key = LinkKey::new(source, &endpoint.key);
+        Candidate {
+            endpoint: endpoint.clone(),
+            link: self.parts.links.link(&key, now),
+            node: self.parts.links.node(&endpoint.key, now),
+            weight,
+            prior_s,
+            success: self.observed.get(&key).map_or(1.0, expected_success),
+            health,
+            score: remembered.score,
+            predicted: remembered.predicted,
+            reason,
+        }
+    }
+
+    /// The cluster's own policy; for the model's, the ladder's while the model does not steer.
+    fn policy_in_force(&self, cluster: &DesiredCluster) -> Policy {
+        match (cluster.config.policy, self.desired.config.model.mode, self.rung) {
+            (Policy::Model, Mode::Shadow, _) | (Policy::Model, _, Rung::PeakEwma) => Policy::PeakEwma,
+            (Policy::Model, _, Rung::LeastRequest) => Policy::LeastRequest,
+            (policy, _, _) => policy,
+        }
+    }
+
+    fn reason(
+        &self,
+        endpoint: &Endpoint,
+        health: Health,
+        guarded: &Guarded,
+        remembered: &Remembered,
+        policy: Policy,
+    ) -> String {
+        let verdict = self.verdicts.get(&endpoint.key);
+        let failures = verdict.map_or(0, |v| v.failures);
+        match health {
+            Health::Drained => return "its configured weight is 0".into(),
+            Health::Ejected => {
+                let left = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
+                return format!("left alone for {left:.1} s after {failures} failures in a row");
+            }
+            Health::Probation => {
+                return format!("on probation after {failures} failures in a row: one request at a time");
+            }
+            Health::Healthy => {}
+        }
+        let predicted =
+            remembered.predicted.map(|p| format!("predicted {:.1} ms at its fair share", p.intrinsic_s * 1e3));
+        match (policy, guarded.by, predicted) {
+            (Policy::Model, None, Some(predicted)) => predicted,
+            (Policy::Model, Some(guard), Some(predicted)) => format!("{predicted}; {}", guard.in_words()),
+            (Policy::Model, Some(guard), None) => guard.in_words().into(),
+            (Policy::Model, None, None) => "not scored yet: as the others".into(),
+            (_, _, Some(predicted)) if self.desired.config.model.mode == Mode::Shadow => format!("shadow: {predicted}"),
+            _ => "by its configured weight".into(),
+        }
+    }
+
+    fn count(&self, guarded: &Guarded) {
+        let guards = &self.status().guards;
+        let counter = match guarded.by {
+            None => return,
+            Some(Guard::NotFinite) => &guards.not_finite,
+            Some(Guard::Floor) => &guards.floor,
+            Some(Guard::Step) => &guards.step,
+            Some(Guard::DeadBand) => &guards.dead_band,
+            Some(Guard::SlowStart) => &guards.slow_start,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+}

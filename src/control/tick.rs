@@ -1,0 +1,315 @@
+//! What the slow loop remembers from tick to tick, and the first half of a tick: from observations to features.
+
+use super::desired::{Desired, EndpointIds};
+use super::{GraphView, Parts, Status};
+use crate::balance::{Cause, ModelIdentity, Predicted, Published, Rung};
+use crate::config::Config;
+use crate::graph::{Features, Graph, GraphBuilder};
+use crate::health::{Ejector, Verdict};
+use crate::links::{LinkKey, LinkStats, NodeKey, Observation, Time};
+use crate::scorer::{Scored, Scorer, Scores};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The time, for the slow loop and the admin port.
+pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+
+/// Where there are more candidates than this, pairs of workload and cluster that nobody uses are not scored.
+const SCORE_ALL_UP_TO: usize = 8192;
+/// How much of the model's error is remembered from tick to tick.
+const ERROR_MEMORY: f64 = 0.9;
+/// A refused model steers again once its error is below this share of the limit.
+const ERROR_FORGIVEN: f64 = 0.8;
+/// A single prediction counts as no worse than this, so that one link cannot condemn a model.
+const MAX_SINGLE_ERROR: f64 = 10.0;
+/// Fewer latencies than this say nothing about a prediction.
+const MIN_SAMPLES: f32 = 5.0;
+
+/// A candidate's name for as long as it is remembered: workload, cluster, endpoint.
+pub(super) type CandidateKey = (Arc<str>, Arc<str>, NodeKey);
+
+/// What is remembered of a candidate.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remembered {
+    pub first_seen: Time,
+    /// Its weight in the last generation; none when it had none.
+    pub weight: Option<f32>,
+    pub score: Option<f32>,
+    pub predicted: Option<Predicted>,
+    /// The last tick that knew of it.
+    pub seen: Time,
+}
+
+impl Remembered {
+    /// Of a candidate that was just seen. Those of the first generation are not new, the proxy is.
+    pub fn fresh(first_generation: bool, now: Time) -> Self {
+        let first_seen = if first_generation { Time(0) } else { now };
+        Self { first_seen, weight: None, score: None, predicted: None, seen: now }
+    }
+}
+
+/// The slow loop's memory.
+pub(super) struct State {
+    pub parts: Parts,
+    pub ids: EndpointIds,
+    pub desired: Desired,
+    pub ejector: Ejector,
+    pub verdicts: HashMap<NodeKey, Verdict>,
+    pub memory: HashMap<CandidateKey, Remembered>,
+    pub observed: HashMap<LinkKey, LinkStats>,
+    /// The graph under way, and which candidate each of its paths is.
+    graph: Graph,
+    scored_candidates: Vec<CandidateKey>,
+    features: Features,
+    pub generation: u64,
+    /// Until when the last good scores may steer.
+    pub good_until: Option<Time>,
+    pub model: Option<Arc<ModelIdentity>>,
+    pub rung: Rung,
+    pub rung_reason: String,
+    error: Option<f64>,
+    pub refused: bool,
+    /// Whether no generation was published yet.
+    pub first: bool,
+}
+
+impl State {
+    pub fn new(parts: Parts, config: Arc<Config>) -> Self {
+        let mut ids = EndpointIds::default();
+        let desired = Desired::of(config, &mut ids);
+        Self {
+            parts,
+            ids,
+            desired,
+            ejector: Ejector::default(),
+            verdicts: HashMap::new(),
+            memory: HashMap::new(),
+            observed: HashMap::new(),
+            graph: Graph::default(),
+            scored_candidates: Vec::new(),
+            features: Features::default(),
+            generation: 0,
+            good_until: None,
+            model: None,
+            rung: Rung::LeastRequest,
+            rung_reason: "no scores yet".into(),
+            error: None,
+            refused: false,
+            first: true,
+        }
+    }
+
+    pub fn now(&self) -> Time {
+        (self.parts.clock)()
+    }
+
+    pub fn published(&self) -> &Published {
+        &self.parts.published
+    }
+
+    pub fn scorer(&self) -> Scorer {
+        self.parts.scorer.clone()
+    }
+
+    pub fn status(&self) -> &Status {
+        &self.parts.status
+    }
+
+    /// Takes over a new configuration; says whether its endpoints are others than before.
+    pub fn reconfigure(&mut self, config: Arc<Config>) -> Cause {
+        let endpoints = |d: &Desired| -> Vec<_> {
+            d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.address))).collect()
+        };
+        let before = endpoints(&self.desired);
+        self.desired = Desired::of(config, &mut self.ids);
+        if endpoints(&self.desired) == before { Cause::Reload } else { Cause::Endpoints }
+    }
+
+    /// Moves the endpoints' health on; whether any of them may now get requests that could not, or the reverse.
+    pub fn health_changed(&mut self) -> bool {
+        let now = self.now();
+        let mut changed = false;
+        self.verdicts.clear();
+        for cluster in &self.desired.clusters {
+            for endpoint in &cluster.endpoints {
+                if self.verdicts.contains_key(&endpoint.key) {
+                    continue;
+                }
+                let node = self.parts.links.node(&endpoint.key, now);
+                let verdict = self.ejector.check(&node, &cluster.config.ejection, now);
+                if verdict.changed {
+                    changed = true;
+                    tracing::info!(endpoint = %endpoint.key, health = ?verdict.health, failures = verdict.failures, "health changed");
+                }
+                self.verdicts.insert(endpoint.key.clone(), verdict);
+            }
+        }
+        let verdicts = &self.verdicts;
+        self.ejector.retain(|key| verdicts.contains_key(key));
+        changed
+    }
+
+    /// How long until an endpoint's state changes by itself.
+    pub fn next_health_change(&self) -> Option<Duration> {
+        self.ejector.next_change().map(|at| at.since(self.now()))
+    }
+
+    /// The first half of a tick. None when the mesh is too large to be scored, or nothing is there to score.
+    pub fn prepare(&mut self) -> Option<(Features, Duration)> {
+        let now = self.now();
+        self.health_changed();
+        let observation = self.parts.links.observe(now);
+        self.parts.links.evict(now, self.desired.config.telemetry.idle_links.0);
+        self.observed = observation.links.iter().map(|l| (l.key.clone(), l.stats)).collect();
+        self.measure_error();
+        match self.build_graph(&observation) {
+            Ok(graph) => self.graph = graph,
+            Err(error) => {
+                self.status().too_large.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tracing::error!(%error, "the mesh cannot be scored");
+                self.graph = Graph::default();
+            }
+        }
+        if self.graph.candidates() == 0 {
+            return None;
+        }
+        let mut features = std::mem::take(&mut self.features);
+        features.fill(&self.graph);
+        Some((features, self.desired.config.model.deadline.0))
+    }
+
+    fn build_graph(&mut self, observation: &Observation) -> Result<Graph, crate::graph::GraphError> {
+        let mut builder = GraphBuilder::default();
+        self.desired.instances().for_each(|i| builder.instance(i));
+        let endpoints: usize = self.desired.clusters.iter().map(|c| c.endpoints.len()).sum();
+        let score_all = endpoints * self.desired.sources.len() <= SCORE_ALL_UP_TO;
+        self.scored_candidates.clear();
+        for (workload, source) in self.desired.routes.workloads().iter().zip(&self.desired.sources) {
+            for cluster in &self.desired.clusters {
+                let link = |e: &NodeKey| LinkKey::new(source, e);
+                let used = || cluster.endpoints.iter().any(|e| self.observed.contains_key(&link(&e.key)));
+                if !score_all && !used() {
+                    continue;
+                }
+                for endpoint in &cluster.endpoints {
+                    builder.candidate(vec![link(&endpoint.key)]);
+                    self.scored_candidates.push((workload.name.clone(), cluster.name.clone(), endpoint.key.clone()));
+                }
+            }
+        }
+        builder.build(observation)
+    }
+
+    /// Compares what the last scores predicted with what was seen since.
+    fn measure_error(&mut self) {
+        let (mut sum, mut count) = (0.0, 0u32);
+        let sources: HashMap<&str, &NodeKey> =
+            self.desired.routes.workloads().iter().map(|w| &*w.name).zip(&self.desired.sources).collect();
+        for ((workload, _, endpoint), remembered) in &self.memory {
+            let Some(source) = sources.get(&**workload) else { continue };
+            let Some(stats) = self.observed.get(&LinkKey::new(source, endpoint)) else { continue };
+            let recent = stats.samples >= MIN_SAMPLES && stats.age_s == Some(0.0);
+            if let (true, Some(predicted), Some(seen)) = (recent, remembered.predicted, stats.latency_ewma_s) {
+                let error = f64::from((predicted.mean_s - seen).abs() / seen.max(1e-6));
+                sum += if error.is_finite() { error.min(MAX_SINGLE_ERROR) } else { MAX_SINGLE_ERROR };
+                count += 1;
+            }
+        }
+        if count > 0 {
+            let error = sum / f64::from(count);
+            self.error = Some(self.error.map_or(error, |last| last * ERROR_MEMORY + error * (1.0 - ERROR_MEMORY)));
+        }
+        self.status().set_model_error(self.error);
+    }
+
+    /// Whether the model is too wrong to steer.
+    fn model_refused(&mut self) -> Option<f64> {
+        let limit = self.desired.config.model.guards.max_error * if self.refused { ERROR_FORGIVEN } else { 1.0 };
+        let refused = self.error.filter(|e| *e > limit);
+        self.refused = refused.is_some();
+        refused
+    }
+
+    /// Takes in what the scorer said and decides the ladder's rung. Returns whether there are new scores.
+    pub fn take_scores(&mut self, scored: Scored, now: Time) -> bool {
+        self.features = scored.features;
+        match scored.result {
+            Ok(scores) => {
+                self.remember(&scores, now);
+                self.model = scored.model.map(|info| {
+                    let engine = self
+                        .parts
+                        .scorer
+                        .status()
+                        .engine
+                        .map_or_else(String::new, |e| format!("{} {} ({})", e.engine, e.version, e.device));
+                    Arc::new(ModelIdentity { name: info.name.clone(), digest: info.digest.clone(), engine })
+                });
+                self.good_until = Some(now + self.desired.config.model.guards.expire_after.0);
+                let view = GraphView {
+                    generation: self.generation + 1,
+                    graph: std::mem::take(&mut self.graph),
+                    attention: scores.attention,
+                    node_load: scores.node_load,
+                };
+                self.status().show(view);
+                match self.model_refused() {
+                    None => self.step_to(Rung::Model, "the model's scores".into()),
+                    Some(error) => {
+                        self.status().model_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let reason = format!("the model's predictions are off by {:.0}% on average", error * 100.0);
+                        self.step_to(self.without_scores(), reason);
+                    }
+                }
+                true
+            }
+            Err(error) => {
+                let graph = std::mem::take(&mut self.graph);
+                self.status().show(GraphView { generation: self.generation + 1, graph, ..GraphView::default() });
+                self.step_down(error.to_string(), now);
+                false
+            }
+        }
+    }
+
+    /// No scores this time: the last good ones while they last, then without.
+    pub fn step_down(&mut self, reason: String, now: Time) {
+        match self.good_until {
+            Some(until) if now <= until && !self.refused => self.step_to(Rung::LastGood, reason),
+            _ => {
+                self.memory.values_mut().for_each(|m| (m.score, m.predicted) = (None, None));
+                self.good_until = None;
+                self.step_to(self.without_scores(), reason);
+            }
+        }
+    }
+
+    fn without_scores(&self) -> Rung {
+        let fresh = self.observed.values().any(|s| s.latency_ewma_s.is_some());
+        if fresh { Rung::PeakEwma } else { Rung::LeastRequest }
+    }
+
+    fn step_to(&mut self, rung: Rung, reason: String) {
+        if rung != self.rung {
+            if rung == Rung::Model {
+                tracing::info!(from = self.rung.as_str(), "the model steers");
+            } else {
+                tracing::warn!(from = self.rung.as_str(), to = rung.as_str(), %reason, "a step on the ladder");
+            }
+        }
+        (self.rung, self.rung_reason) = (rung, reason);
+    }
+
+    fn remember(&mut self, scores: &Scores, now: Time) {
+        let rows = scores.score.iter().zip(&scores.latency_mean_s).zip(&scores.latency_p99_s).zip(&scores.jitter_s);
+        for (key, (((score, mean_s), p99_s), jitter_s)) in self.scored_candidates.iter().zip(rows) {
+            let predicted =
+                Predicted { intrinsic_s: (-score).exp(), mean_s: *mean_s, p99_s: *p99_s, jitter_s: *jitter_s };
+            let finite = [predicted.intrinsic_s, *mean_s, *p99_s, *jitter_s].iter().all(|v| v.is_finite());
+            let remembered = self.memory.entry(key.clone()).or_insert(Remembered::fresh(self.first, now));
+            remembered.score = Some(*score);
+            remembered.predicted = finite.then_some(predicted);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What starts a tick before its time: a link whose latency or error rate went beyond its threshold.
+//!
+//! Every `min_interval` the counters of the current generation's links are compared with those of the time before; no
+//! sketch is touched, so looking is cheap. A trigger fires once when its threshold is broken and again only after the
+//! link was seen within it: a link that stays slow does not tick the loop to death.
+
+use crate::balance::{Cause, Generation};
+use crate::config::Triggers;
+use crate::links::{LinkCell, LinkKey, Totals};
+use std::collections::HashMap;
+
+/// Fewer new calls than this say nothing about a rate.
+const MIN_CALLS: u64 = 5;
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// The counters when they last had enough new calls.
+    last: Totals,
+    broken: bool,
+}
+
+/// What was last seen of each link.
+#[derive(Debug, Default)]
+pub struct Watch {
+    links: HashMap<LinkKey, Watched>,
+}
+
+impl Watch {
+    /// Looks at all links of a generation; the cause of a tick, when one is due.
+    pub fn look(&mut self, generation: &Generation, rules: &Triggers) -> Option<Cause> {
+        let mut cause = None;
+        let mut seen = 0;
+        for candidate in generation.clusters.iter().flat_map(|c| &c.tables).flat_map(|t| t.candidates()) {
+            seen += 1;
+            let predicted = candidate.predicted.map(|p| f64::from(p.mean_s));
+            cause = self.look_at(&candidate.link, predicted, rules).or(cause);
+        }
+        // Links come and go with the generations: keep about as many as there are.
+        if self.links.len() > 2 * seen + 64 {
+            self.links.clear();
+        }
+        cause
+    }
+
+    fn look_at(&mut self, link: &LinkCell, predicted_s: Option<f64>, rules: &Triggers) -> Option<Cause> {
+        let now = link.totals();
+        let Some(watched) = self.links.get_mut(&link.key) else {
+            self.links.insert(link.key.clone(), Watched { last: now, broken: false });
+            return None;
+        };
+        // A link that was evicted and made anew starts from zero.
+        let calls = now.calls.saturating_sub(watched.last.calls);
+        let errors = now.errors.saturating_sub(watched.last.errors);
+        let samples = now.samples.saturating_sub(watched.last.samples);
+        if now.calls >= watched.last.calls && calls < MIN_CALLS {
+            return None;
+        }
+        let mean_s = (now.latency_sum_s - watched.last.latency_sum_s) / samples.max(1) as f64;
+        watched.last = now;
+        let failing = errors as f64 > rules.error_rate.0 * calls as f64;
+        let slow = samples >= MIN_CALLS && predicted_s.is_some_and(|p| mean_s > rules.latency_factor * p);
+        let was_broken = std::mem::replace(&mut watched.broken, failing || slow);
+        match (was_broken, failing, slow) {
+            (false, true, _) => Some(Cause::Errors),
+            (false, false, true) => Some(Cause::Latency),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::links::{Links, NodeKey, Outcome, Time};
+
+    fn call(link: &LinkCell, times: usize, latency_s: f32, outcome: Outcome) {
+        for _ in 0..times {
+            link.begin(0, Time(0));
+            link.record(0, Time(0), latency_s, outcome, 0.0, 3.0);
+            link.end(0, Time(0));
+        }
+    }
+
+    #[test]
+    fn a_threshold_fires_once_until_the_link_was_well_again() {
+        let (links, rules) = (Links::new(1), Triggers::default());
+        let link = links.link(&LinkKey::new(&NodeKey::new("a"), &NodeKey::new("b")), Time(0));
+        let mut watch = Watch::default();
+        let mut look = |link: &LinkCell| watch.look_at(link, Some(0.010), &rules);
+        assert_eq!(look(&link), None);
+        call(&link, 4, 1.0, Outcome::Success);
+        assert_eq!(look(&link), None, "too few to say");
+        call(&link, 4, 1.0, Outcome::Success);
+        assert_eq!(look(&link), Some(Cause::Latency));
+        call(&link, 8, 1.0, Outcome::Success);
+        assert_eq!(look(&link), None, "still slow: told already");
+        call(&link, 8, 0.010, Outcome::Success);
+        assert_eq!(look(&link), None);
+        call(&link, 8, 0.010, Outcome::Failure);
+        assert_eq!(look(&link), Some(Cause::Errors));
+    }
+}

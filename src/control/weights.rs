@@ -1,0 +1,223 @@
+//! From scores to guarded weights. Leaf maths: no clock, no socket, no model.
+//!
+//! ```text
+//! softmax(score / T) x configured weight x slow start -> floor -> step limit and dead band -> weights, priors
+//! ```
+//! Every step keeps the weights on the simplex: they are finite, not negative, sum to 1, and each healthy candidate
+//! has at least the floor. The step limit moves along the straight line from the last weights to the wanted ones, so
+//! what holds for both ends holds on the way. Slow start acts before the floor: a new endpoint begins there.
+
+/// One candidate, as the guards see it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Wanted {
+    /// The model's score; none when there is none for this candidate.
+    pub score: Option<f32>,
+    /// Whether it may get requests; who may not gets a weight of 0.
+    pub takes_requests: bool,
+    /// The configured weight.
+    pub configured: u32,
+    /// How far its slow start has come, 0 to 1.
+    pub grown: f32,
+    /// Its weight in the last generation; none when it was not there.
+    pub last: Option<f32>,
+}
+
+/// The guards' limits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// The softmax's temperature.
+    pub temperature: f32,
+    /// The least weight, as a share of an equal one.
+    pub floor: f32,
+    /// The largest change of a weight.
+    pub max_step: f32,
+    /// Weights stay while none would change by more than this share of itself.
+    pub dead_band: f32,
+}
+
+/// What the guards made of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Guarded {
+    /// Its weight.
+    pub weight: f32,
+    /// The guard that changed it most visibly; none when the model's own word stands.
+    pub by: Option<Guard>,
+}
+
+/// A guard that changed a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// The score was not finite; the median of the others stands in for it.
+    NotFinite,
+    /// Raised to the floor.
+    Floor,
+    /// Moved by the largest step, not all the way.
+    Step,
+    /// Left as it was.
+    DeadBand,
+    /// Held back while its endpoint is new.
+    SlowStart,
+}
+
+impl Guard {
+    /// What it did, in words.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Guard::NotFinite => "the model's score is not a number; the median of the others stands in",
+            Guard::Floor => "raised to the floor, so that it stays measured",
+            Guard::Step => "on its way: moved by the largest step",
+            Guard::DeadBand => "left as it was: the change is within the dead band",
+            Guard::SlowStart => "held back: the endpoint is new",
+        }
+    }
+}
+
+const TEMPERATURES: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
+
+/// The guarded weights of one table's candidates. They sum to 1, or are all 0 when no candidate may get requests.
+#[must_use]
+pub fn guarded(candidates: &[Wanted], limits: &Limits) -> Vec<Guarded> {
+    let mut out = vec![Guarded::default(); candidates.len()];
+    let taking: Vec<usize> = (0..candidates.len())
+        .filter(|i| candidates.get(*i).is_some_and(|c| c.takes_requests && c.configured > 0))
+        .collect();
+    let chosen: Vec<Wanted> = taking.iter().filter_map(|i| candidates.get(*i).copied()).collect();
+    if chosen.is_empty() {
+        return out;
+    }
+    let least = limits.floor.clamp(0.0, 1.0) / chosen.len() as f32;
+    let (mut wanted, mut by) = softmax(&chosen, limits.temperature);
+    for ((weight, candidate), by) in wanted.iter_mut().zip(&chosen).zip(&mut by) {
+        if candidate.grown < 1.0 {
+            *weight *= candidate.grown.max(0.0);
+            *by = by.or(Some(Guard::SlowStart));
+        }
+    }
+    normalise(&mut wanted);
+    raise_to(&mut wanted, least, |i| mark(&mut by, i, Guard::Floor));
+    step(&mut wanted, &chosen, least, limits, &mut by);
+
+    for ((index, weight), by) in taking.iter().zip(wanted).zip(by) {
+        if let Some(slot) = out.get_mut(*index) {
+            *slot = Guarded { weight, by };
+        }
+    }
+    out
+}
+
+fn mark(by: &mut [Option<Guard>], index: usize, guard: Guard) {
+    if let Some(slot) = by.get_mut(index) {
+        *slot = slot.or(Some(guard));
+    }
+}
+
+/// Softmax of the scores, times the configured weights; not yet normalised to a sum of exactly 1.
+fn softmax(candidates: &[Wanted], temperature: f32) -> (Vec<f32>, Vec<Option<Guard>>) {
+    let finite = |c: &Wanted| c.score.filter(|s| s.is_finite());
+    let mut known: Vec<f32> = candidates.iter().filter_map(finite).collect();
+    known.sort_unstable_by(f32::total_cmp);
+    let median = known.get(known.len() / 2).copied().unwrap_or(0.0);
+    let highest = known.last().copied().unwrap_or(0.0);
+    let temperature =
+        if temperature.is_nan() { 1.0 } else { temperature.clamp(*TEMPERATURES.start(), *TEMPERATURES.end()) };
+    let weights = candidates
+        .iter()
+        .map(|c| {
+            let score = f64::from(finite(c).unwrap_or(median)) - f64::from(highest);
+            ((score / f64::from(temperature)).exp() * f64::from(c.configured)) as f32
+        })
+        .collect();
+    let by =
+        candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)).collect();
+    (weights, by)
+}
+
+/// Scales to a sum of 1; weights that are all zero, or not finite, become equal.
+fn normalise(weights: &mut [f32]) {
+    let largest = weights.iter().copied().fold(0.0f32, f32::max);
+    if largest > 0.0 && weights.iter().all(|w| w.is_finite()) {
+        // By the largest first: a sum of huge weights would overflow, one of tiny weights would lose them.
+        let sum: f64 = weights.iter().map(|w| f64::from(*w) / f64::from(largest)).sum();
+        weights.iter_mut().for_each(|w| *w = (f64::from(*w) / f64::from(largest) / sum) as f32);
+    } else {
+        let equal = 1.0 / weights.len().max(1) as f32;
+        weights.fill(equal);
+    }
+}
+
+/// Raises weights below `least` to it, and takes that from the others in proportion.
+fn raise_to(weights: &mut [f32], least: f32, mut raised: impl FnMut(usize)) {
+    let mut low = vec![false; weights.len()];
+    // Each round raises at least one more, so there are at most as many rounds as weights.
+    for _ in 0..weights.len() {
+        let mut changed = false;
+        for (index, (weight, low)) in weights.iter_mut().zip(&mut low).enumerate() {
+            if !*low && *weight < least {
+                (*weight, *low, changed) = (least, true, true);
+                raised(index);
+            }
+        }
+        if !changed {
+            return;
+        }
+        let count = low.iter().filter(|l| **l).count() as f64;
+        let rest: f64 = weights.iter().zip(&low).filter(|(_, l)| !**l).map(|(w, _)| f64::from(*w)).sum();
+        if rest > 0.0 {
+            let factor = (1.0 - count * f64::from(least)) / rest;
+            weights.iter_mut().zip(&low).filter(|(_, l)| !**l).for_each(|(w, _)| *w = (f64::from(*w) * factor) as f32);
+        }
+    }
+}
+
+/// Moves from the last weights towards the wanted ones, by the largest step at most, or not at all.
+fn step(wanted: &mut [f32], candidates: &[Wanted], least: f32, limits: &Limits, by: &mut [Option<Guard>]) {
+    if candidates.iter().all(|c| c.last.is_none()) {
+        return;
+    }
+    // Who was not there last time starts from what slow start wants for it; the others share the rest as they did.
+    let mut last: Vec<f32> = candidates.iter().zip(wanted.iter()).map(|(c, w)| c.last.unwrap_or(*w)).collect();
+    normalise(&mut last);
+    raise_to(&mut last, least, |_| ());
+    let change = |w: &f32, l: &f32| (w - l).abs();
+    let largest = wanted.iter().zip(&last).map(|(w, l)| change(w, l)).fold(0.0, f32::max);
+    let relative = wanted.iter().zip(&last).map(|(w, l)| change(w, l) / l.max(f32::MIN_POSITIVE)).fold(0.0, f32::max);
+    if relative <= limits.dead_band {
+        if largest > 0.0 {
+            (0..by.len()).for_each(|i| mark(by, i, Guard::DeadBand));
+        }
+        wanted.copy_from_slice(&last);
+    } else if largest > limits.max_step {
+        let part = limits.max_step / largest;
+        for ((index, w), l) in wanted.iter_mut().enumerate().zip(&last) {
+            if change(w, l) * (1.0 - part) > 1e-3 {
+                mark(by, index, Guard::Step);
+            }
+            *w = l + (*w - l) * part;
+        }
+    }
+}
+
+/// What each weight is the reciprocal of, scaled to seconds: the prior of the local estimates (`pick.md`).
+///
+/// The scale is such that the mean of the logarithms, by weight, is that of the predicted latencies; at temperature 1
+/// without guards each prior is exactly its prediction. Without predictions the priors are the weights' reciprocals
+/// around `fallback_s`.
+#[must_use]
+pub fn priors(weights: &[f32], intrinsic_s: &[Option<f32>], fallback_s: f32) -> Vec<f32> {
+    let sane = |latency: &Option<f32>| latency.filter(|l| l.is_finite() && *l > 0.0).map(|l| l.clamp(1e-6, 1e3));
+    let (mut sum, mut mass) = (0.0f64, 0.0f64);
+    for (weight, latency) in weights.iter().zip(intrinsic_s).filter(|(w, _)| **w > 0.0) {
+        if let Some(latency) = sane(latency) {
+            sum += f64::from(*weight) * (f64::from(latency).ln() + f64::from(*weight).ln());
+            mass += f64::from(*weight);
+        }
+    }
+    let taking = weights.iter().filter(|w| **w > 0.0).count().max(1);
+    let scale = if mass > 0.0 { (sum / mass).exp() } else { f64::from(fallback_s) / taking as f64 };
+    weights.iter().map(|w| if *w > 0.0 { (scale / f64::from(*w)) as f32 } else { f32::MAX }).collect()
+}
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! Tests of softmax and guards: invariant 2, and the shape of each guard.
+
+use super::*;
+use proptest::prelude::*;
+
+const FREE: Limits = Limits { temperature: 1.0, floor: 0.0, max_step: 1.0, dead_band: 0.0 };
+
+fn wanted(latency_s: f32) -> Wanted {
+    Wanted { score: Some(-latency_s.ln()), takes_requests: true, configured: 1, grown: 1.0, last: None }
+}
+
+fn weights(guarded: &[Guarded]) -> Vec<f32> {
+    guarded.iter().map(|g| g.weight).collect()
+}
+
+fn close(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
+}
+
+#[test]
+fn at_temperature_one_a_weight_is_the_fair_share_by_speed() {
+    let w = weights(&guarded(&[wanted(0.010), wanted(0.020), wanted(0.020)], &FREE));
+    assert!(close(&w, &[0.5, 0.25, 0.25]), "{w:?}");
+    assert!(close(&priors(&w, &[Some(0.010), Some(0.020), Some(0.020)], 1.0), &[0.010, 0.020, 0.020]));
+}
+
+#[test]
+fn temperature_concentrates_or_levels() {
+    let fleet = [wanted(0.010), wanted(0.020)];
+    let at = |temperature| weights(&guarded(&fleet, &Limits { temperature, ..FREE }));
+    assert!(close(&at(f32::MIN_POSITIVE), &[1.0, 0.0]));
+    assert!(close(&at(f32::INFINITY), &[0.5, 0.5]));
+    assert!(close(&at(0.5), &[0.8, 0.2]));
+    assert!(close(&at(f32::NAN), &at(1.0)));
+}
+
+#[test]
+fn a_score_that_is_no_number_gets_the_median() {
+    let mut fleet = [wanted(0.010), wanted(0.010), wanted(0.010)];
+    fleet[1].score = Some(f32::NAN);
+    let guarded = guarded(&fleet, &FREE);
+    assert!(close(&weights(&guarded), &[1.0 / 3.0; 3]));
+    assert_eq!((guarded[0].by, guarded[1].by), (None, Some(Guard::NotFinite)));
+}
+
+#[test]
+fn configured_weights_multiply_and_zero_is_zero() {
+    let mut fleet = [wanted(0.010), wanted(0.010), wanted(0.010)];
+    (fleet[0].configured, fleet[2].configured) = (3, 0);
+    assert!(close(&weights(&guarded(&fleet, &Limits { floor: 0.5, ..FREE })), &[0.75, 0.25, 0.0]));
+}
+
+#[test]
+fn who_may_not_take_requests_has_no_weight_and_nobody_is_no_weights() {
+    let mut fleet = [wanted(0.010), wanted(0.010)];
+    fleet[0].takes_requests = false;
+    assert!(close(&weights(&guarded(&fleet, &FREE)), &[0.0, 1.0]));
+    fleet[1].takes_requests = false;
+    assert!(close(&weights(&guarded(&fleet, &FREE)), &[0.0, 0.0]));
+    assert!(guarded(&[], &FREE).is_empty());
+}
+
+#[test]
+fn the_floor_keeps_a_slow_one_measured() {
+    let guarded = guarded(&[wanted(0.001), wanted(1.0)], &Limits { floor: 0.1, ..FREE });
+    assert!(close(&weights(&guarded), &[0.95, 0.05]));
+    assert_eq!(guarded[1].by, Some(Guard::Floor));
+}
+
+#[test]
+fn a_change_goes_by_the_largest_step_and_arrives() {
+    let limits = Limits { max_step: 0.2, floor: 0.02, ..FREE };
+    let mut fleet = [wanted(0.010), wanted(0.100)];
+    (fleet[0].last, fleet[1].last) = (Some(0.5), Some(0.5));
+    let first = guarded(&fleet, &limits);
+    assert!(close(&weights(&first), &[0.7, 0.3]), "{first:?}");
+    assert_eq!(first[0].by, Some(Guard::Step));
+    for _ in 0..3 {
+        let next = guarded(&fleet, &limits);
+        fleet.iter_mut().zip(&next).for_each(|(c, g)| c.last = Some(g.weight));
+    }
+    assert!((fleet[0].last.unwrap() - 10.0 / 11.0).abs() < 1e-3);
+}
+
+#[test]
+fn small_changes_stay_within_the_dead_band() {
+    let mut fleet = [wanted(0.0100), wanted(0.0101)];
+    (fleet[0].last, fleet[1].last) = (Some(0.5), Some(0.5));
+    let guarded = guarded(&fleet, &Limits { dead_band: 0.02, ..FREE });
+    assert_eq!(weights(&guarded), [0.5, 0.5]);
+    assert_eq!(guarded[0].by, Some(Guard::DeadBand));
+}
+
+#[test]
+fn a_new_endpoint_starts_at_the_floor_and_grows() {
+    let limits = Limits { floor: 0.02, max_step: 0.2, ..FREE };
+    let mut fleet = [wanted(0.010), wanted(0.010)];
+    (fleet[0].last, fleet[1].grown) = (Some(1.0), 0.0);
+    let first = guarded(&fleet, &limits);
+    assert!(close(&weights(&first), &[0.99, 0.01]), "{first:?}");
+    assert_eq!(first[1].by, Some(Guard::SlowStart));
+}
+
+#[test]
+fn priors_follow_guarded_weights() {
+    // The floor raised the slow one's weight, so its prior is shorter than its prediction: it will be tried.
+    let priors = priors(&[0.95, 0.05], &[Some(0.001), Some(1.0)], 1.0);
+    assert!(priors[1] < 1.0 && priors[0] < priors[1], "{priors:?}");
+    let unknown = super::priors(&[0.5, 0.5, 0.0], &[None, None, None], 0.03);
+    assert!(close(&unknown[..2], &[0.03, 0.03]) && unknown[2] == f32::MAX, "{unknown:?}");
+}
+
+fn any_score() -> impl Strategy<Value = Option<f32>> {
+    prop_oneof![
+        Just(None),
+        any::<f32>().prop_map(Some),
+        (-10f32..10.0).prop_map(Some),
+        Just(Some(f32::MAX)),
+        Just(Some(f32::MIN)),
+        Just(Some(f32::NEG_INFINITY)),
+    ]
+}
+
+fn any_candidate() -> impl Strategy<Value = Wanted> {
+    let last = prop_oneof![Just(None), (0f32..1.0).prop_map(Some), any::<f32>().prop_map(Some)];
+    (any_score(), any::<bool>(), prop_oneof![0u32..4, any::<u32>()], 0f32..1.5, last).prop_map(
+        |(score, takes_requests, configured, grown, last)| Wanted { score, takes_requests, configured, grown, last },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn weights_are_a_distribution_with_a_floor_whatever_comes(
+        candidates in prop::collection::vec(any_candidate(), 0..40),
+        temperature in prop_oneof![any::<f32>(), 1e-9f32..1e9],
+        floor in 0f32..0.99,
+        max_step in 0f32..1.0,
+        dead_band in 0f32..1.0,
+    ) {
+        let limits = Limits { temperature, floor, max_step, dead_band };
+        let out = guarded(&candidates, &limits);
+        let taking = candidates.iter().filter(|c| c.takes_requests && c.configured > 0).count();
+        let sum: f64 = out.iter().map(|g| f64::from(g.weight)).sum();
+        prop_assert!(taking == 0 && sum == 0.0 || (sum - 1.0).abs() < 1e-5, "sum {sum}");
+        for (candidate, guarded) in candidates.iter().zip(&out) {
+            let takes = candidate.takes_requests && candidate.configured > 0;
+            prop_assert!(guarded.weight.is_finite() && guarded.weight >= 0.0);
+            prop_assert!(takes || guarded.weight == 0.0);
+            let least = floor / taking.max(1) as f32;
+            prop_assert!(!takes || guarded.weight >= least * (1.0 - 1e-4), "{} below {least}", guarded.weight);
+        }
+        let flat: Vec<f32> = out.iter().map(|g| g.weight).collect();
+        let latencies: Vec<Option<f32>> = candidates.iter().map(|c| c.score.map(|s| (-s).exp())).collect();
+        prop_assert!(priors(&flat, &latencies, 0.03).iter().all(|p| p.is_finite() && *p > 0.0));
+    }
+
+    #[test]
+    fn no_weight_moves_by_more_than_the_largest_step(
+        latencies in prop::collection::vec(1e-4f32..10.0, 2..20),
+        max_step in 0.01f32..0.5,
+    ) {
+        let limits = Limits { temperature: 1.0, floor: 0.02, max_step, dead_band: 0.02 };
+        let equal = 1.0 / latencies.len() as f32;
+        let fleet: Vec<Wanted> = latencies.iter().map(|l| Wanted { last: Some(equal), ..wanted(*l) }).collect();
+        for guarded in guarded(&fleet, &limits) {
+            prop_assert!((guarded.weight - equal).abs() <= max_step + 1e-5);
+        }
+    }
+}

@@ -1,0 +1,612 @@
+//! Engines that are late, hang, panic, fail and lie, and models that are replaced: who learns what, and what happens next.
+#![allow(clippy::disallowed_methods, reason = "these engines sleep on a thread of their own")]
+
+use super::*;
+use crate::config::{Device, Engine as Choice};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+/// What an engine does next.
+#[derive(Clone, Copy, PartialEq)]
+enum Act {
+    Good,
+    Nan,
+    Short,
+    Fail,
+    Panic,
+    Sleep(u64),
+    /// Blocks until the stage is opened.
+    Hang,
+}
+
+/// Where scripted engines play: a script they share, and what they did.
+#[derive(Default)]
+struct Stage {
+    script: Mutex<VecDeque<Act>>,
+    open: Mutex<bool>,
+    opened: Condvar,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+    runs: AtomicUsize,
+    made: AtomicUsize,
+    dropped: AtomicUsize,
+    interrupted: AtomicUsize,
+    panic_on_drop: AtomicBool,
+    threads: Mutex<Vec<String>>,
+}
+
+impl Stage {
+    fn new(script: &[Act]) -> Arc<Self> {
+        let stage = Self::default();
+        *stage.script.lock().unwrap() = script.iter().copied().collect();
+        Arc::new(stage)
+    }
+
+    fn scorer(self: &Arc<Self>, limits: Limits) -> Scorer {
+        let stage = Arc::clone(self);
+        Scorer::with_engine_and_limits(move || Ok(stage.engine()), limits)
+    }
+
+    fn engine(self: &Arc<Self>) -> Box<dyn Engine> {
+        self.made.fetch_add(1, SeqCst);
+        Box::new(Actor(Arc::clone(self)))
+    }
+
+    fn release(&self) {
+        *self.open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+struct Actor(Arc<Stage>);
+
+impl Engine for Actor {
+    fn run(&mut self, features: &Features, scores: &mut Scores) -> Result<(), ScoreError> {
+        let stage = &self.0;
+        stage.runs.fetch_add(1, SeqCst);
+        stage.most_running.fetch_max(stage.running.fetch_add(1, SeqCst) + 1, SeqCst);
+        stage.threads.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_string());
+        let act = stage.script.lock().unwrap().pop_front().unwrap_or(Act::Good);
+        if act == Act::Hang {
+            let mut open = stage.open.lock().unwrap();
+            while !*open {
+                open = stage.opened.wait(open).unwrap();
+            }
+        }
+        if let Act::Sleep(ms) = act {
+            std::thread::sleep(Duration::from_millis(ms));
+        }
+        stage.running.fetch_sub(1, SeqCst);
+        match act {
+            Act::Fail => return Err(ScoreError::Engine { reason: "the device is lost".into() }),
+            Act::Panic => panic!("as the script says"),
+            _ => {}
+        }
+        let value = if act == Act::Nan { f32::NAN } else { 0.5 };
+        for ((_, slot), length) in scores.outputs_mut().into_iter().zip(Scores::lengths(features)) {
+            *slot = vec![value; length];
+        }
+        if act == Act::Short {
+            scores.latency_p99_s.pop();
+        }
+        Ok(())
+    }
+
+    fn interrupt(&self) -> Option<Interrupt> {
+        let stage = Arc::clone(&self.0);
+        Some(Arc::new(move || {
+            stage.interrupted.fetch_add(1, SeqCst);
+        }))
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, SeqCst);
+        assert!(!self.0.panic_on_drop.load(SeqCst) || std::thread::panicking(), "as the script says, once more");
+    }
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Short enough for tests, long enough for a busy machine.
+fn quick() -> Limits {
+    Limits {
+        hang_factor: 2,
+        hang_min: Duration::from_millis(500),
+        load: SOON,
+        backoff_first: Duration::from_millis(10),
+        backoff_max: Duration::from_millis(80),
+        hung_max: 2,
+        failures_before_restart: 3,
+    }
+}
+
+fn features() -> Features {
+    mesh(5, 2, 0.1)
+}
+
+async fn code(scorer: &Scorer, deadline_ms: u64) -> &'static str {
+    match scorer.score(features(), Duration::from_millis(deadline_ms)).await.result {
+        Ok(_) => "ok",
+        Err(error) => error.code(),
+    }
+}
+
+/// Asks until the answer is `wanted`; the answers before it.
+async fn until(scorer: &Scorer, wanted: &str) -> Vec<&'static str> {
+    let begun = Instant::now();
+    let mut before = Vec::new();
+    loop {
+        match code(scorer, 5_000).await {
+            found if found == wanted => return before,
+            other => before.push(other),
+        }
+        assert!(begun.elapsed() < SOON, "never {wanted}: {:?}", scorer.status());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn eventually(what: &str, check: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !check() {
+        assert!(begun.elapsed() < SOON, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn scores_come_from_the_named_thread_and_the_features_come_back() {
+    let stage = Stage::new(&[]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    let scored = scorer.score(features(), SOON).await;
+    let same = features();
+    assert_eq!((scored.features.edges, scored.features.path_links), (same.edges, same.path_links));
+    let scores = scored.result.unwrap();
+    assert_eq!((scores.score.len(), scores.node_load.len()), (8, 5));
+    assert_eq!(scored.model.unwrap().name, "injected");
+    assert_eq!(*stage.threads.lock().unwrap(), ["scorer"]);
+    let status = scorer.status();
+    assert_eq!((status.state, status.inferences, status.restarts), (State::Ready, 1, 0));
+    assert!(status.last_duration_s.is_some() && status.mean_duration_s.is_some() && status.not_ready.is_none());
+}
+
+#[tokio::test]
+async fn a_busy_mark_is_gone_before_the_answer_arrives() {
+    let scorer = Stage::new(&[]).scorer(quick());
+    scorer.ready().await.unwrap();
+    for _ in 0..5_000 {
+        assert_eq!(code(&scorer, 20_000).await, "ok");
+    }
+    assert_eq!(scorer.status().inferences, 5_000);
+}
+
+#[tokio::test]
+async fn values_are_not_judged_here_and_shapes_are() {
+    let scorer = Stage::new(&[Act::Nan, Act::Short]).scorer(quick());
+    scorer.ready().await.unwrap();
+    let scores = scorer.score(features(), SOON).await.result.unwrap();
+    assert!(scores.score.iter().all(|s| s.is_nan()));
+    let error = scorer.score(features(), SOON).await.result.unwrap_err();
+    assert!(matches!(error, ScoreError::Shape { output: "latency_p99_s", expected: 8, .. }), "{error}");
+    assert_eq!(code(&scorer, 20_000).await, "ok");
+    assert_eq!(scorer.status().restarts, 0);
+}
+
+#[tokio::test]
+async fn inconsistent_features_come_back_without_an_inference() {
+    let stage = Stage::new(&[]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    let scored = scorer.score(Features { edges: vec![0; 4], ..features() }, SOON).await;
+    assert_eq!(scored.result.unwrap_err().code(), "features");
+    assert!(!scored.features.nodes.is_empty());
+    assert_eq!(stage.runs.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_failing_engine_is_opened_anew_after_three_failures_in_a_row() {
+    let stage = Stage::new(&[Act::Fail, Act::Fail, Act::Good, Act::Fail, Act::Short, Act::Fail]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    for expected in ["engine", "engine", "ok", "engine", "shape"] {
+        assert_eq!(code(&scorer, 20_000).await, expected);
+        assert_eq!(stage.made.load(SeqCst), 1);
+    }
+    assert_eq!(code(&scorer, 20_000).await, "engine");
+    until(&scorer, "ok").await;
+    assert_eq!((stage.made.load(SeqCst), scorer.status().restarts), (2, 1));
+    assert_eq!((scorer.status().errors["engine"], scorer.status().errors["shape"]), (4, 1));
+    assert!(scorer.status().last_error.is_some());
+}
+
+#[tokio::test]
+async fn a_panic_is_told_and_the_thread_is_replaced() {
+    let stage = Stage::new(&[Act::Panic]);
+    stage.panic_on_drop.store(true, SeqCst);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    let scored = scorer.score(features(), SOON).await;
+    assert_eq!(scored.result.unwrap_err(), ScoreError::Crashed { reason: "as the script says".into() });
+    assert!(!scored.features.nodes.is_empty(), "the features survive a crash");
+    stage.panic_on_drop.store(false, SeqCst);
+    let before = until(&scorer, "ok").await;
+    assert!(before.iter().all(|code| *code == "not_ready"), "{before:?}");
+    let status = scorer.status();
+    assert_eq!((status.restarts, status.errors["crashed"], status.hung_threads), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once() {
+    let stage = Stage::new(&[Act::Sleep(1_000)]);
+    let scorer = stage.scorer(Limits { hang_min: SOON, ..quick() });
+    scorer.ready().await.unwrap();
+    let scored = scorer.score(features(), Duration::from_millis(50)).await;
+    assert_eq!(scored.result.unwrap_err().code(), "too_slow");
+    assert!(scored.features.nodes.is_empty() && scored.model.is_none());
+    let begun = Instant::now();
+    assert_eq!(code(&scorer, 20_000).await, "busy");
+    assert!(begun.elapsed() < Duration::from_millis(700));
+    assert_eq!(scorer.status().state, State::Busy);
+    let before = until(&scorer, "ok").await;
+    assert!(before.iter().all(|code| *code == "busy"), "{before:?}");
+    let status = scorer.status();
+    assert_eq!((status.late, status.restarts, status.inferences), (1, 0, 2));
+    assert!(status.max_duration_s.unwrap() >= 1.0);
+}
+
+#[tokio::test]
+async fn there_is_no_queue_and_never_more_than_one_inference() {
+    let stage = Stage::new(&[Act::Sleep(200)]);
+    let scorer = stage.scorer(Limits { hang_min: SOON, ..quick() });
+    scorer.ready().await.unwrap();
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let scorer = scorer.clone();
+            tokio::spawn(async move { code(&scorer, 10_000).await })
+        })
+        .collect();
+    let mut codes = Vec::new();
+    for task in tasks {
+        codes.push(task.await.unwrap());
+    }
+    assert_eq!(codes.iter().filter(|code| **code == "ok").count(), 1);
+    assert_eq!(codes.iter().filter(|code| **code == "busy").count(), 99);
+    assert_eq!((stage.runs.load(SeqCst), stage.most_running.load(SeqCst)), (1, 1));
+    assert_eq!(scorer.status().errors["busy"], 99);
+}
+
+#[tokio::test]
+async fn a_dropped_request_leaves_the_thread_usable() {
+    let stage = Stage::new(&[Act::Sleep(50)]);
+    let scorer = stage.scorer(Limits { hang_min: SOON, ..quick() });
+    scorer.ready().await.unwrap();
+    let request = scorer.score(features(), SOON);
+    assert!(tokio::time::timeout(Duration::from_millis(5), request).await.is_err());
+    until(&scorer, "ok").await;
+    assert_eq!(scorer.status().restarts, 0);
+}
+
+#[tokio::test]
+async fn a_hung_inference_is_given_up_interrupted_and_replaced() {
+    let stage = Stage::new(&[Act::Hang]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    assert_eq!(code(&scorer, 20).await, "too_slow");
+    assert_eq!(code(&scorer, 20).await, "busy");
+    let before = until(&scorer, "ok").await;
+    assert!(before.contains(&"busy") && before.contains(&"not_ready"), "{before:?}");
+    let status = scorer.status();
+    assert_eq!((status.restarts, status.hung_threads, stage.interrupted.load(SeqCst)), (1, 1, 1));
+    stage.release();
+    eventually("the hung thread ends", || scorer.status().hung_threads == 0).await;
+    eventually("its engine is dropped", || stage.dropped.load(SeqCst) == 1).await;
+    assert_eq!((code(&scorer, 20_000).await, scorer.status().restarts), ("ok", 1));
+    assert_eq!(scorer.status().late, 1);
+}
+
+#[tokio::test]
+async fn hung_threads_are_limited_and_the_scorer_says_that_it_stalls() {
+    let stage = Stage::new(&[Act::Hang, Act::Hang]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    let begun = Instant::now();
+    while scorer.status().state != State::Stalled {
+        code(&scorer, 10).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(begun.elapsed() < SOON, "{:?}", scorer.status());
+    }
+    let status = scorer.status();
+    assert_eq!((status.hung_threads, stage.made.load(SeqCst)), (2, 2));
+    assert!(status.not_ready.unwrap().contains("reload"), "the remedy is named");
+    assert_eq!(code(&scorer, 10).await, "not_ready");
+    // A reload is a way out,
+    scorer.reload("another").await.unwrap();
+    assert_eq!(code(&scorer, 20_000).await, "ok");
+    assert_eq!((scorer.status().state, scorer.status().hung_threads), (State::Ready, 2));
+    stage.release();
+    eventually("they return", || scorer.status().hung_threads == 0).await;
+}
+
+#[tokio::test]
+async fn a_stalled_scorer_goes_on_when_a_hung_inference_returns() {
+    let stage = Stage::new(&[Act::Hang]);
+    let scorer = stage.scorer(Limits { hung_max: 1, ..quick() });
+    scorer.ready().await.unwrap();
+    assert_eq!(code(&scorer, 20).await, "too_slow");
+    eventually("it stalls", || scorer.status().state == State::Stalled).await;
+    stage.release();
+    until(&scorer, "ok").await;
+}
+
+#[tokio::test]
+async fn attempts_back_off_and_a_good_inference_resets_that() {
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let stage = Stage::new(&[Act::Good, Act::Panic]);
+    let (noted, factory) = (Arc::clone(&times), Arc::clone(&stage));
+    let limits = Limits { backoff_max: SOON, ..quick() };
+    let scorer = Scorer::with_engine_and_limits(
+        move || {
+            let mut times = noted.lock().unwrap();
+            times.push(Instant::now());
+            if times.len() <= 7 { Err(ModelError::WarmUp { reason: "nonsense".into() }) } else { Ok(factory.engine()) }
+        },
+        limits,
+    );
+    assert_eq!(scorer.ready().await.unwrap_err().code(), "warm_up");
+    assert_eq!(scorer.status().state, State::Restarting);
+    assert_eq!(scorer.status().model_error.unwrap().code, "warm_up");
+    assert_eq!(until(&scorer, "ok").await.first(), Some(&"not_ready"));
+    let gaps: Vec<u128> = times.lock().unwrap().windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    assert_eq!(gaps.len(), 7);
+    for (gap, least) in gaps.iter().zip([10, 20, 40, 80, 160, 320, 640]) {
+        assert!(*gap >= least, "{gaps:?}");
+    }
+    assert!(scorer.status().model_error.is_none(), "a model was taken since");
+    let crashed = Instant::now();
+    assert_eq!(code(&scorer, 20_000).await, "crashed");
+    until(&scorer, "ok").await;
+    let waited = times.lock().unwrap().last().unwrap().duration_since(crashed).as_millis();
+    assert!((10..1_200).contains(&waited), "the backoff begins anew: {waited}");
+}
+
+#[test]
+fn the_backoff_doubles_from_its_first_to_its_largest() {
+    let limits = Limits::default();
+    let waits: Vec<u128> = (0..11).map(|attempts| limits.backoff(attempts).as_millis()).collect();
+    assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
+    assert_eq!(limits.backoff(u32::MAX), Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn while_the_model_loads_requests_are_turned_away_and_a_load_that_hangs_is_given_up() {
+    let (stage, first) = (Stage::new(&[]), AtomicBool::new(true));
+    let factory = Arc::clone(&stage);
+    let scorer = Scorer::with_engine_and_limits(
+        move || {
+            if first.swap(false, SeqCst) {
+                let mut open = factory.open.lock().unwrap();
+                while !*open {
+                    open = factory.opened.wait(open).unwrap();
+                }
+            }
+            Ok(factory.engine())
+        },
+        Limits { load: Duration::from_millis(1_000), ..quick() },
+    );
+    let begun = Instant::now();
+    assert_eq!(code(&scorer, 20_000).await, "not_ready");
+    assert!(begun.elapsed() < Duration::from_millis(700));
+    assert_eq!(scorer.status().state, State::Loading);
+    until(&scorer, "ok").await;
+    assert_eq!((scorer.status().hung_threads, scorer.status().restarts), (1, 1));
+    stage.release();
+    eventually("the late load is dropped", || stage.dropped.load(SeqCst) == 1).await;
+    assert_eq!((code(&scorer, 20_000).await, scorer.status().hung_threads), ("ok", 0));
+}
+
+#[tokio::test]
+async fn a_panic_while_loading_is_an_error_of_the_model() {
+    let scorer = Scorer::with_engine_and_limits(|| panic!("corrupt"), quick());
+    assert_eq!(scorer.ready().await.unwrap_err(), ModelError::Crashed { reason: "corrupt".into() });
+    assert_eq!(code(&scorer, 20_000).await, "not_ready");
+}
+
+#[tokio::test]
+async fn the_thread_and_its_engine_go_with_the_last_handle() {
+    let stage = Stage::new(&[]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    let other = scorer.clone();
+    drop(scorer);
+    assert_eq!(code(&other, 20_000).await, "ok");
+    drop(other);
+    eventually("the engine is dropped", || stage.dropped.load(SeqCst) == 1).await;
+}
+
+/// A scorer of real files on the embedded engine, and a folder with good and bad ones.
+fn real() -> (Scorer, tempfile::TempDir, impl Fn(&str, Vec<u8>) -> String) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_path_buf();
+    let write = move |name: &str, bytes: Vec<u8>| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let options = Options { file: BUILTIN.into(), engine: Choice::Embedded, device: Device::Cpu, onnxruntime: None };
+    (Scorer::start(options), dir, write)
+}
+
+/// A file with the checksum of its graph added at its end, as an entry of the metadata.
+fn with_checksum(file: &[u8]) -> Vec<u8> {
+    let graph = crate::scorer::onnx::graph_bytes(file).unwrap();
+    let digest: String = <sha2::Sha256 as sha2::Digest>::digest(graph).iter().map(|b| format!("{b:02x}")).collect();
+    let field = |tag: u8, text: &[u8]| [&[tag, u8::try_from(text.len()).unwrap()], text].concat();
+    let entry = [field(0x0a, b"pathloom.graph_sha256"), field(0x12, digest.as_bytes())].concat();
+    [file, &field(0x72, &entry)].concat()
+}
+
+#[tokio::test]
+async fn a_bad_model_on_reload_leaves_the_running_one_and_shows_why() {
+    let (scorer, _dir, write) = real();
+    let running = scorer.ready().await.unwrap();
+    let good = Model::read(BUILTIN).unwrap().bytes.into_owned();
+    // One bit in the middle of a matrix: no engine and no output would tell.
+    let mut weights = with_checksum(&good);
+    verify(&weights).unwrap();
+    let third = weights.len() / 3;
+    weights[third] ^= 1;
+    let mut overwritten = good.clone();
+    let middle = overwritten.len() / 4..overwritten.len() / 2;
+    overwritten[middle].fill(0xff);
+    let mut flipped = good.clone();
+    let at = flipped.windows(17).position(|w| w == b"pathloom.contract").unwrap();
+    flipped[at + 17 + 2] = b'7';
+    let bad = [
+        (write("short.onnx", good[..good.len() / 2].to_vec()), vec!["truncated"]),
+        (write("empty.onnx", Vec::new()), vec!["not_onnx"]),
+        (write("text.onnx", b"hello".to_vec()), vec!["not_onnx"]),
+        (write("weights.onnx", weights), vec!["damaged"]),
+        (write("overwritten.onnx", overwritten), vec!["warm_up", "engine", "not_onnx", "truncated", "damaged"]),
+        (write("contract.onnx", flipped), vec!["other_contract"]),
+        ("/nowhere.onnx".to_string(), vec!["missing"]),
+    ];
+    for (refused, (file, codes)) in bad.iter().enumerate() {
+        let error = scorer.reload(file).await.unwrap_err();
+        assert!(codes.contains(&error.code()), "{file}: {error}");
+        println!("{error}");
+        let status = scorer.status();
+        assert_eq!((status.state, status.file.as_str()), (State::Ready, BUILTIN));
+        assert_eq!(status.model.as_ref(), Some(&running));
+        assert_eq!(status.model_error.unwrap().message, error.to_string());
+        assert_eq!(status.reloads_refused, refused as u64 + 1);
+        let scored = scorer.score(features(), SOON).await;
+        assert_eq!((scored.result.is_ok(), scored.model.unwrap().digest.as_str()), (true, running.digest.as_str()));
+    }
+    assert_eq!((scorer.status().restarts, scorer.status().reloads), (0, 0));
+}
+
+#[tokio::test]
+async fn a_good_model_takes_over_without_a_gap() {
+    let (scorer, _dir, write) = real();
+    let first = scorer.ready().await.unwrap();
+    let mut bytes = Model::read(BUILTIN).unwrap().bytes.into_owned();
+    // A field that nobody knows makes another file of the same model.
+    bytes.extend_from_slice(&[0xfa, 0x07, 0x01, 0x00]);
+    let other = write("other.onnx", bytes);
+    let asking = scorer.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let asked = tokio::spawn(async move {
+        let (mut digests, mut count) = (std::collections::BTreeSet::new(), 0);
+        while !stopped.load(SeqCst) {
+            let scored = asking.score(features(), SOON).await;
+            scored.result.unwrap();
+            digests.insert(scored.model.unwrap().digest.clone());
+            count += 1;
+        }
+        (digests.len(), count)
+    });
+    for turn in 0..20 {
+        let file = if turn % 2 == 0 { other.as_str() } else { BUILTIN };
+        let info = scorer.reload(file).await.unwrap();
+        assert_eq!(info.digest == first.digest, turn % 2 == 1);
+        assert_eq!(scorer.status().file, file);
+        // At least one inference on each.
+        let count = scorer.status().inferences;
+        eventually("an inference", || scorer.status().inferences > count + 1).await;
+    }
+    stop.store(true, SeqCst);
+    let (models, count) = asked.await.unwrap();
+    assert!(models == 2 && count > 20, "{models} models, {count} inferences");
+    let status = scorer.status();
+    assert_eq!((status.reloads, status.restarts, status.errors.values().sum::<u64>()), (20, 0, 0));
+    eventually("the old threads end", || scorer.status().hung_threads == 0).await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_missing_on_start_is_taken_when_it_appears() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("late.onnx");
+    let file = path.to_str().unwrap().to_string();
+    let options = Options { file, engine: Choice::Embedded, device: Device::Cpu, onnxruntime: None };
+    let scorer = Scorer::start_with(options, quick());
+    assert_eq!(scorer.ready().await.unwrap_err().code(), "missing");
+    assert!(scorer.status().not_ready.unwrap().contains("late.onnx"));
+    let written = dir.path().join("new");
+    std::fs::write(&written, &Model::read(BUILTIN).unwrap().bytes).unwrap();
+    std::fs::rename(written, path).unwrap();
+    until(&scorer, "ok").await;
+    assert!(scorer.status().model_error.is_none());
+    assert_eq!(scorer.ready().await.unwrap().contract, CONTRACT_VERSION);
+}
+
+#[tokio::test]
+async fn of_two_reloads_the_later_wins() {
+    let (stage, loads) = (Stage::new(&[]), Arc::new(AtomicUsize::new(0)));
+    let (factory, count) = (Arc::clone(&stage), Arc::clone(&loads));
+    let scorer = Scorer::with_engine_and_limits(
+        move || {
+            // The second load, the first reload, is the slow one.
+            if count.fetch_add(1, SeqCst) == 1 {
+                std::thread::sleep(Duration::from_millis(150));
+            }
+            Ok(factory.engine())
+        },
+        quick(),
+    );
+    scorer.ready().await.unwrap();
+    let earlier = scorer.clone();
+    let first = tokio::spawn(async move { earlier.reload("first").await });
+    eventually("the first reload loads", || loads.load(SeqCst) == 2).await;
+    assert_eq!(scorer.reload("second").await.unwrap().digest, "second");
+    assert_eq!(first.await.unwrap().unwrap_err(), ModelError::Superseded);
+    assert_eq!(scorer.status().file, "second");
+    assert_eq!((code(&scorer, 20_000).await, scorer.status().reloads), ("ok", 1));
+}
+
+#[tokio::test]
+async fn a_reload_that_takes_too_long_is_refused_and_cannot_take_over_later() {
+    let (stage, loads) = (Stage::new(&[]), AtomicUsize::new(0));
+    let factory = Arc::clone(&stage);
+    let scorer = Scorer::with_engine_and_limits(
+        move || {
+            if loads.fetch_add(1, SeqCst) == 1 {
+                std::thread::sleep(Duration::from_millis(400));
+            }
+            Ok(factory.engine())
+        },
+        Limits { load: Duration::from_millis(100), ..quick() },
+    );
+    scorer.ready().await.unwrap();
+    assert_eq!(scorer.reload("slow").await.unwrap_err().code(), "too_slow");
+    eventually("the late candidate is dropped", || stage.dropped.load(SeqCst) == 1).await;
+    assert_eq!((scorer.status().file.as_str(), code(&scorer, 20_000).await), ("injected", "ok"));
+    assert_eq!(scorer.status().model_error.unwrap().code, "too_slow");
+}
+
+#[tokio::test]
+async fn the_status_is_plain_data_with_every_code() {
+    let scorer = Stage::new(&[]).scorer(quick());
+    scorer.ready().await.unwrap();
+    assert_eq!(code(&scorer, 20_000).await, "ok");
+    let json = serde_json::to_value(scorer.status()).unwrap();
+    assert_eq!((json["state"].as_str(), json["engine"]["engine"].as_str()), (Some("ready"), Some("injected")));
+    for code in ScoreError::CODES {
+        assert_eq!(json["errors"][code], 0, "{code}");
+    }
+    let errors = [
+        ScoreError::Busy,
+        ScoreError::TooSlow { deadline: SOON },
+        ScoreError::NotReady { reason: String::new() },
+        ScoreError::Engine { reason: String::new() },
+        ScoreError::Shape { output: "score", expected: 1, found: String::new() },
+        ScoreError::Features { reason: String::new() },
+        ScoreError::Crashed { reason: String::new() },
+        ScoreError::Stopped,
+    ];
+    assert_eq!(errors.map(|error| error.code()), ScoreError::CODES);
+}
