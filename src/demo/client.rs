@@ -81,6 +81,11 @@ impl Client {
         }
     }
 
+    /// Closes the connections that nobody uses, as the end of a process would.
+    pub fn forget(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The connection that was used last, of those that still live.
     async fn pooled(&self) -> Option<Sender> {
         loop {
