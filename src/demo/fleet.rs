@@ -18,7 +18,6 @@ use super::service::{Downstream, Replica, Spec, bind};
 use super::story::{CRASHING_CATALOG, Event, SLOW_CATALOG, SLOW_STORAGE, SLOWDOWN};
 use crate::config::Policy;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -130,8 +129,7 @@ impl Fleet {
         let mut workloads = format!("  frontend: {{ listen: {frontend} }}\n");
         for (listen, replica) in catalogs.iter().zip(&self.catalogs) {
             let (name, serves) = (&replica.spec.name, replica.address);
-            let line = format!("  {name}: {{ listen: {listen}, service: catalog, serves: {serves} }}\n");
-            workloads.push_str(&line);
+            workloads.push_str(&format!("  {name}: {{ listen: {listen}, service: catalog, serves: {serves} }}\n"));
         }
         let mut clusters = String::new();
         let storages = |of: std::ops::Range<usize>| self.storages.get(of).unwrap_or_default();
@@ -142,9 +140,7 @@ impl Fleet {
         {
             let policy = policy_key(self.policy);
             let list: String = endpoints.iter().map(|e| format!("      - address: {}\n", e.address)).collect();
-            let cluster = format!("  {name}:\n    service: {service}\n    policy: {policy}\n    endpoints:\n{list}");
-            // Writing to a string cannot fail.
-            drop(clusters.write_str(&cluster));
+            clusters.push_str(&format!("  {name}:\n    service: {service}\n    policy: {policy}\n    endpoints:\n{list}"));
         }
         let [.., west_host] = STORAGE_HOSTS;
         let [east_host, ..] = STORAGE_HOSTS;

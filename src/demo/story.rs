@@ -46,8 +46,8 @@ pub struct Chapter {
     pub key: &'static str,
     /// What is going on, in a few words.
     pub title: &'static str,
-    /// The same in one or two words, for the plot.
-    pub label: &'static str,
+    /// The same in a few short lines, for the plot.
+    pub label: &'static [&'static str],
     /// Its share of the whole, in percent.
     pub percent: u32,
     /// What happens when it begins.
@@ -57,7 +57,7 @@ pub struct Chapter {
 const fn chapter(
     key: &'static str,
     title: &'static str,
-    label: &'static str,
+    label: &'static [&'static str],
     percent: u32,
     event: Event,
 ) -> Chapter {
@@ -66,20 +66,20 @@ const fn chapter(
 
 /// The chapters in their order.
 pub const CHAPTERS: [Chapter; 7] = [
-    chapter("well", "all is well", "all well", 12, Event::Nothing),
-    chapter("slow_catalog", "catalog-2 is ten times slower", "catalog-2 slow", 18, Event::SlowCatalog),
-    chapter("catalog_healed", "catalog-2 has healed", "healed", 10, Event::Heal),
+    chapter("well", "all is well", &["all well"], 12, Event::Nothing),
+    chapter("slow_catalog", "catalog-2 is ten times slower", &["catalog-2", "10x slower"], 18, Event::SlowCatalog),
+    chapter("catalog_healed", "catalog-2 has healed", &["healed"], 10, Event::Heal),
     // The longest: what is to be shown is not only that traffic leaves, but that it stays away.
     chapter(
         "two_hop",
         "storage-3 is ten times slower, two hops from the frontend, behind catalog-3 and catalog-4 only",
-        "storage-3 slow (two hops)",
+        &["storage-3 10x slower,", "two hops away"],
         25,
         Event::SlowStorage,
     ),
-    chapter("storage_healed", "storage-3 has healed", "healed", 12, Event::Heal),
-    chapter("crash", "catalog-1 has crashed", "catalog-1 down", 10, Event::Crash),
-    chapter("returned", "catalog-1 is back", "back", 13, Event::Return),
+    chapter("storage_healed", "storage-3 has healed", &["healed"], 12, Event::Heal),
+    chapter("crash", "catalog-1 has crashed", &["catalog-1", "crashed"], 10, Event::Crash),
+    chapter("returned", "catalog-1 is back", &["back"], 13, Event::Return),
 ];
 
 /// The chapters on a clock.
