@@ -7,6 +7,7 @@ pub mod admin;
 pub mod balance;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod graph;
 pub mod health;
 pub mod links;

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::fleet::Fleet;
 use super::record::{Record, Sample};
-use super::service::REPLICA;
+use super::service::{REPLICA, told};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ pub async fn send(
         let due = start + *after;
         tokio::select! {
             () = sleep_until(due) => {}
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = told(&mut stop) => break,
         }
         let (client, fleet, record) = (client.clone(), fleet.clone(), record.clone());
         let due_s = after.as_secs_f64();

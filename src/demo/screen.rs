@@ -59,7 +59,7 @@ impl Screen {
     /// Waits until somebody leaves by a key, or the screen has failed.
     pub async fn left(&mut self) {
         // A closed channel is a screen that ended.
-        drop(self.left.wait_for(|left| *left).await);
+        super::service::told(&mut self.left).await;
     }
 
     /// Puts the terminal back.

@@ -164,7 +164,7 @@ impl Replica {
     async fn accept(self: Arc<Self>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
         loop {
             tokio::select! {
-                _ = stopped.wait_for(|stop| *stop) => return,
+                () = told(&mut stopped) => return,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream, stopped.clone()))),
                     Err(_) => tokio::time::sleep(BIND_AGAIN).await,
@@ -184,7 +184,7 @@ impl Replica {
         tokio::select! {
             // How a client leaves is its own affair.
             _ = &mut connection => {}
-            _ = stopped.wait_for(|stop| *stop) => {
+            () = told(&mut stopped) => {
                 let stream = connection.into_parts().io.into_inner();
                 drop(stream.set_zero_linger());
             }
@@ -287,6 +287,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Waits until somebody says stop, or nobody can any more.
+pub async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 /// Uniform in (0, 1].
