@@ -197,6 +197,9 @@ async fn start_arms(program: &Path, directory: &Path) -> Result<Vec<(Arc<Fleet>,
         };
         arms.push(arm);
     }
+    if let Some((_, model)) = arms.first() {
+        model.steers().await;
+    }
     Ok(arms)
 }
 
