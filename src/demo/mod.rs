@@ -166,6 +166,9 @@ async fn perform(args: &DemoArgs) -> Result<(Summary, Ending), DemoError> {
         screen.close()?;
     }
     let ending = ending?;
+    if let Ending::Signal(number) = ending {
+        say(&format!("signal {number} ended the story"));
+    }
     for sidecar in sidecars {
         sidecar.stop().await;
     }

@@ -279,7 +279,7 @@ mod tests {
         let record = Arc::new(Record::default());
         for i in 0..2000 {
             let due_s = f64::from(i) / 100.0;
-            record.add(Sample { due_s, latency_ms: 20.0 + due_s, replica: Some(i as usize % 4) });
+            record.add(Sample { due_s, late_ms: 0.0, latency_ms: 20.0 + due_s, replica: Some(i as usize % 4) });
         }
         let svg = draw(story, &[record.clone(), record.clone(), record]).unwrap();
         for word in ["p99 latency", "share (%)", "time since the start (s)", "catalog-4", "least request", "under model", "storage-3"] {
