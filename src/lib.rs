@@ -9,4 +9,5 @@ pub mod control;
 pub mod graph;
 pub mod links;
 pub mod observe;
+pub mod proxy;
 pub mod route;
