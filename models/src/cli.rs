@@ -84,16 +84,10 @@ pub fn run(cli: Cli) -> Result<()> {
 
 /// What a new model says of itself.
 pub(crate) fn about(version: &str, trained_on: &str) -> About {
-    let commit = std::process::Command::new("git")
-        .args(["rev-parse", "HEAD"])
-        .output();
-    let commit = commit
-        .ok()
-        .filter(|o| o.status.success())
-        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
-    let command = std::env::args()
-        .skip(1)
-        .fold("pathloom-models".to_string(), |line, arg| line + " " + &arg);
+    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let commit =
+        commit.ok().filter(|o| o.status.success()).map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
+    let command = std::env::args().skip(1).fold("pathloom-models".to_string(), |line, arg| line + " " + &arg);
     About {
         name: "pathloom".into(),
         version: version.into(),
@@ -118,12 +112,7 @@ fn export(args: &Export) -> Result<()> {
     };
     let bytes = onnx::bytes(&weights, &about(&args.model_version, &args.trained_on))?;
     write(&args.out, &bytes)?;
-    println!(
-        "{}: {} bytes, {} trained numbers",
-        args.out.display(),
-        bytes.len(),
-        weights.count()
-    );
+    println!("{}: {} bytes, {} trained numbers", args.out.display(), bytes.len(), weights.count());
     Ok(())
 }
 
@@ -145,80 +134,36 @@ fn check(args: &Check) -> Result<()> {
         None => onnx::weights(&bytes)?,
     };
     let library = OnnxRuntime::find(args.onnxruntime.as_deref());
-    let mut runtime = library
-        .as_deref()
-        .map(|path| OnnxRuntime::new(path, &bytes))
-        .transpose()?;
-    let agreements = check::agreement(
-        &bytes,
-        Some(&weights),
-        runtime.as_mut(),
-        args.graphs,
-        args.seed,
-    )?;
+    let mut runtime = library.as_deref().map(|path| OnnxRuntime::new(path, &bytes)).transpose()?;
+    let agreements = check::agreement(&bytes, Some(&weights), runtime.as_mut(), args.graphs, args.seed)?;
     let mut times_ms = Vec::new();
     let rten = Rten::new(bytes.clone())?;
     for (n, e, runs) in [(50, 200, 200), (1_000, 5_000, 20)] {
         if let Some(runtime) = runtime.as_mut() {
-            times_ms.push((
-                "onnxruntime".to_string(),
-                n,
-                e,
-                check::time_ms(|f| runtime.run(f), n, e, runs)?,
-            ));
+            times_ms.push(("onnxruntime".to_string(), n, e, check::time_ms(|f| runtime.run(f), n, e, runs)?));
         }
-        times_ms.push((
-            "rten".to_string(),
-            n,
-            e,
-            check::time_ms(|f| rten.run(f), n, e, runs)?,
-        ));
+        times_ms.push(("rten".to_string(), n, e, check::time_ms(|f| rten.run(f), n, e, runs)?));
     }
-    let report = Report {
-        model: args.model.clone(),
-        bytes: bytes.len(),
-        onnxruntime: library,
-        agreements,
-        times_ms,
-    };
+    let report = Report { model: args.model.clone(), bytes: bytes.len(), onnxruntime: library, agreements, times_ms };
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?
-        );
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
     } else {
         print(&report);
     }
-    match report
-        .agreements
-        .iter()
-        .find(|a| a.largest.iter().any(|off| off.is_nan() || *off > TOLERANCE))
-    {
-        Some(apart) => Err(Error::Check(format!(
-            "{} differ by more than {TOLERANCE}",
-            apart.engines
-        ))),
+    match report.agreements.iter().find(|a| a.largest.iter().any(|off| off.is_nan() || *off > TOLERANCE)) {
+        Some(apart) => Err(Error::Check(format!("{} differ by more than {TOLERANCE}", apart.engines))),
         None => Ok(()),
     }
 }
 
 fn print(report: &Report) {
-    println!(
-        "{}: {} bytes, keeps the contract",
-        report.model.display(),
-        report.bytes
-    );
+    println!("{}: {} bytes, keeps the contract", report.model.display(), report.bytes);
     match &report.onnxruntime {
         Some(path) => println!("ONNX Runtime: {}", path.display()),
-        None => println!(
-            "ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"
-        ),
+        None => println!("ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"),
     }
     for agreement in &report.agreements {
-        println!(
-            "largest difference of {} (relative above 1):",
-            agreement.engines
-        );
+        println!("largest difference of {} (relative above 1):", agreement.engines);
         for ((name, ..), off) in OUTPUTS.iter().zip(agreement.largest) {
             println!("  {name:15} {off:.1e}");
         }

@@ -12,11 +12,13 @@
 
 pub mod check;
 pub mod cli;
+pub mod data;
 pub mod engines;
 pub mod error;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+pub mod sim;
 pub mod tensors;
 pub mod weights;
 

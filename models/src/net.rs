@@ -64,13 +64,9 @@ const LARGEST: f32 = 1e9;
 const LN_LATENCY: (f32, f32) = (-14.0, 7.0);
 
 /// Added to each node column before its logarithm: about the smallest difference that matters.
-const NODE_EPS: [f32; FN] = [
-    0.1, 1.0, 0.1, 0.1, 0.01, 0.1, 0.5, 0.1, 1e-5, 1e-5, 0.01, 1.0,
-];
+const NODE_EPS: [f32; FN] = [0.1, 1.0, 0.1, 0.1, 0.01, 0.1, 0.5, 0.1, 1e-5, 1e-5, 0.01, 1.0];
 /// The same for edges.
-const EDGE_EPS: [f32; FE] = [
-    1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0,
-];
+const EDGE_EPS: [f32; FE] = [1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0];
 
 /// Columns by their place in the contract.
 mod column {
@@ -122,20 +118,10 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
     let anchors = anchors(o, inputs, &nodes, &edges)?;
 
-    let start = o.relu(&o.linear(
-        &o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?,
-        "node.in",
-    )?)?;
+    let start = o.relu(&o.linear(&o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?, "node.in")?)?;
     let ends = o.split(&o.matmul(&start, "edge.ends")?, &[EDGE, EDGE])?;
     let [of_called, of_caller] = pair(ends)?;
-    let own = o.linear(
-        &o.concat(&[
-            edges.normal.clone(),
-            edges.mask.clone(),
-            anchors.extra.clone(),
-        ])?,
-        "edge.in",
-    )?;
+    let own = o.linear(&o.concat(&[edges.normal.clone(), edges.mask.clone(), anchors.extra.clone()])?, "edge.in")?;
     let own = o.add(&own, &o.gather(&of_called, &inputs.called)?)?;
     let e = o.relu(&o.add(&own, &o.gather(&of_caller, &inputs.caller)?)?)?;
     let edge_logits = o.split(&o.matmul(&e, "edge.attention")?, &[1; LAYERS])?;
@@ -143,15 +129,9 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let mut h = start;
     let mut attention = None;
     for (layer, edge_logit) in edge_logits.iter().enumerate() {
-        let parts = o.split(
-            &o.linear(&h, &format!("layer{layer}.nodes"))?,
-            &[HIDDEN, HIDDEN + 1, 1, 1],
-        )?;
+        let parts = o.split(&o.linear(&h, &format!("layer{layer}.nodes"))?, &[HIDDEN, HIDDEN + 1, 1, 1])?;
         let [own, message, key, query] = quad(parts)?;
-        let ends = o.add(
-            &o.gather(&query, &inputs.caller)?,
-            &o.gather(&key, &inputs.called)?,
-        )?;
+        let ends = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
         let logit = o.leaky_relu(&o.add(&ends, edge_logit)?, SLOPE)?;
         let weight = o.exp(&o.clip(&logit, -CLAMP, CLAMP)?)?;
         let sent = o.concat(&[o.gather(&message, &inputs.called)?, e.clone()])?;
@@ -166,8 +146,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
             attention = Some(o.div(&weight, &o.gather(&total, &inputs.caller)?)?);
         }
     }
-    let attention =
-        attention.ok_or_else(|| crate::Error::Format("a network without layers".into()))?;
+    let attention = attention.ok_or_else(|| crate::Error::Format("a network without layers".into()))?;
 
     let parts = o.split(&o.linear(&h, "read.nodes")?, &[READ, READ, LOAD])?;
     let [read_called, read_caller, read_load] = triple(parts)?;
@@ -176,25 +155,14 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let called = o.gather_index(&inputs.called, &inputs.path_links)?;
     let caller = o.gather_index(&inputs.caller, &inputs.path_links)?;
     let of_edge = o.matmul(&o.gather(&e, &inputs.path_links)?, "read.edges")?;
-    let of_ends = o.add(
-        &o.gather(&read_called, &called)?,
-        &o.gather(&read_caller, &caller)?,
-    )?;
+    let of_ends = o.add(&o.gather(&read_called, &called)?, &o.gather(&read_caller, &caller)?)?;
     let read = o.relu(&o.linear(&o.relu(&o.add(&of_edge, &of_ends)?)?, "read.hidden")?)?;
     let correction = bounded(o, &o.linear(&read, "read.out")?, REACH)?;
-    let logs = o.add(
-        &o.gather(&anchors.answers, &inputs.path_links)?,
-        &correction,
-    )?;
+    let logs = o.add(&o.gather(&anchors.answers, &inputs.path_links)?, &correction)?;
     let seconds = o.exp(&o.clip(&logs, LN_LATENCY.0, LN_LATENCY.1)?)?;
     let [intrinsic, mean, p99, jitter] = quad(o.split(&seconds, &[1; ANSWERS])?)?;
     let beyond = o.relu(&o.sub(&p99, &mean)?)?;
-    let terms = o.concat(&[
-        intrinsic,
-        mean,
-        o.mul(&beyond, &beyond)?,
-        o.mul(&jitter, &jitter)?,
-    ])?;
+    let terms = o.concat(&[intrinsic, mean, o.mul(&beyond, &beyond)?, o.mul(&jitter, &jitter)?])?;
     let sums = o.scatter_sum(&terms, ANSWERS, &inputs.path_of_link)?;
     // A tenth of a microsecond, squared: keeps the root's slope finite where a spread is zero.
     let sums = o.clip(&sums, 1e-14, f32::MAX)?;
@@ -215,16 +183,8 @@ fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32], name: &str) -> Result<Known<O
     let raw = o.clip(&o.or_zero(x)?, 0.0, LARGEST)?;
     let logs = o.mul(&o.ln(&o.add(&raw, &o.constant(eps)?)?)?, &mask)?;
     let centre = o.mul(&mask, &o.weight(&format!("{name}.centre"))?)?;
-    let normal = o.mul(
-        &o.sub(&logs, &centre)?,
-        &o.weight(&format!("{name}.scale"))?,
-    )?;
-    Ok(Known {
-        mask,
-        logs,
-        normal,
-        raw,
-    })
+    let normal = o.mul(&o.sub(&logs, &centre)?, &o.weight(&format!("{name}.scale"))?)?;
+    Ok(Known { mask, logs, normal, raw })
 }
 
 /// What the corrections are added to.
@@ -241,51 +201,22 @@ fn anchors<O: Ops>(
     nodes: &Known<O::Value>,
     edges: &Known<O::Value>,
 ) -> Result<Anchors<O::Value>> {
-    let (log, has) = (
-        o.split(&edges.logs, &[1; FE])?,
-        o.split(&edges.mask, &[1; FE])?,
-    );
-    let (node_log, node_has) = (
-        o.split(&nodes.logs, &[1; FN])?,
-        o.split(&nodes.mask, &[1; FN])?,
-    );
+    let (log, has) = (o.split(&edges.logs, &[1; FE])?, o.split(&edges.mask, &[1; FE])?);
+    let (node_log, node_has) = (o.split(&nodes.logs, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
     // `first or else second`, for logarithms that are 0 where unknown.
-    let or_else = |first: &O::Value, has: &O::Value, second: &O::Value| {
-        o.add(first, &missing(o, has, second)?)
-    };
+    let or_else = |first: &O::Value, has: &O::Value, second: &O::Value| o.add(first, &missing(o, has, second)?);
 
     let (own_has, own) = (
-        or_else(
-            at(&has, column::P50)?,
-            at(&has, column::P50)?,
-            at(&has, column::MEAN)?,
-        )?,
-        or_else(
-            at(&log, column::P50)?,
-            at(&has, column::P50)?,
-            at(&log, column::MEAN)?,
-        )?,
+        or_else(at(&has, column::P50)?, at(&has, column::P50)?, at(&has, column::MEAN)?)?,
+        or_else(at(&log, column::P50)?, at(&has, column::P50)?, at(&log, column::MEAN)?)?,
     );
-    let of_node = o.concat(&[
-        at(&node_log, column::NODE_MEAN)?.clone(),
-        at(&node_has, column::NODE_MEAN)?.clone(),
-    ])?;
+    let of_node = o.concat(&[at(&node_log, column::NODE_MEAN)?.clone(), at(&node_has, column::NODE_MEAN)?.clone()])?;
     let [node, node_has] = pair(o.split(&o.gather(&of_node, &inputs.called)?, &[1, 1])?)?;
-    let (direct_has, direct) = (
-        or_else(&own_has, &own_has, &node_has)?,
-        or_else(&own, &own_has, &node)?,
-    );
+    let (direct_has, direct) = (or_else(&own_has, &own_has, &node_has)?, or_else(&own, &own_has, &node)?);
 
-    let sums = o.scatter_sum(
-        &o.concat(&[direct.clone(), direct_has.clone()])?,
-        2,
-        &inputs.caller,
-    )?;
+    let sums = o.scatter_sum(&o.concat(&[direct.clone(), direct_has.clone()])?, 2, &inputs.caller)?;
     let [sum, count] = pair(o.split(&sums, &[1, 1])?)?;
-    let others = o.concat(&[
-        o.div(&sum, &o.clip(&count, 1.0, f32::MAX)?)?,
-        o.clip(&count, 0.0, 1.0)?,
-    ])?;
+    let others = o.concat(&[o.div(&sum, &o.clip(&count, 1.0, f32::MAX)?)?, o.clip(&count, 0.0, 1.0)?])?;
     let [others, others_has] = pair(o.split(&o.gather(&others, &inputs.caller)?, &[1, 1])?)?;
     let prior = o.weight("prior")?;
     let others = or_else(&others, &others_has, &prior)?;
@@ -293,45 +224,19 @@ fn anchors<O: Ops>(
 
     let beyond = |shift: &str| -> Result<O::Value> { o.add(&anchor, &o.weight(shift)?) };
     let mean = or_else(at(&log, column::EWMA)?, at(&has, column::EWMA)?, &anchor)?;
-    let p99 = or_else(
-        at(&log, column::P99)?,
-        at(&has, column::P99)?,
-        &beyond("p99.shift")?,
-    )?;
-    let jitter = or_else(
-        at(&log, column::JITTER)?,
-        at(&has, column::JITTER)?,
-        &beyond("jitter.shift")?,
-    )?;
-    let extra = o.concat(&[
-        o.sub(&anchor, &prior)?,
-        o.sub(&others, &anchor)?,
-        direct_has,
-    ])?;
-    Ok(Anchors {
-        answers: o.concat(&[anchor, mean, p99, jitter])?,
-        extra,
-    })
+    let p99 = or_else(at(&log, column::P99)?, at(&has, column::P99)?, &beyond("p99.shift")?)?;
+    let jitter = or_else(at(&log, column::JITTER)?, at(&has, column::JITTER)?, &beyond("jitter.shift")?)?;
+    let extra = o.concat(&[o.sub(&anchor, &prior)?, o.sub(&others, &anchor)?, direct_has])?;
+    Ok(Anchors { answers: o.concat(&[anchor, mean, p99, jitter])?, extra })
 }
 
 /// The load in the next window: what the node reports, else what was seen, times a correction.
 fn load<O: Ops>(o: &O, nodes: &Known<O::Value>, read: &O::Value) -> Result<O::Value> {
-    let (raw, has) = (
-        o.split(&nodes.raw, &[1; FN])?,
-        o.split(&nodes.mask, &[1; FN])?,
-    );
-    let seen = missing(
-        o,
-        at(&has, column::NODE_REPORTED_RPS)?,
-        at(&raw, column::NODE_CALLS)?,
-    )?;
+    let (raw, has) = (o.split(&nodes.raw, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
+    let seen = missing(o, at(&has, column::NODE_REPORTED_RPS)?, at(&raw, column::NODE_CALLS)?)?;
     let base = o.add(at(&raw, column::NODE_REPORTED_RPS)?, &seen)?;
     let one = o.constant(&[1.0])?;
-    let factor = o.exp(&bounded(
-        o,
-        &o.linear(&o.relu(read)?, "load.out")?,
-        LOAD_REACH,
-    )?)?;
+    let factor = o.exp(&bounded(o, &o.linear(&o.relu(read)?, "load.out")?, LOAD_REACH)?)?;
     o.relu(&o.sub(&o.mul(&o.add(&base, &one)?, &factor)?, &one)?)
 }
 
@@ -342,22 +247,15 @@ fn missing<O: Ops>(o: &O, has: &O::Value, second: &O::Value) -> Result<O::Value>
 
 /// Smoothly within `-reach..reach`, and the identity for small values.
 fn bounded<O: Ops>(o: &O, x: &O::Value, reach: f32) -> Result<O::Value> {
-    o.mul(
-        &o.tanh(&o.mul(x, &o.constant(&[1.0 / reach])?)?)?,
-        &o.constant(&[reach])?,
-    )
+    o.mul(&o.tanh(&o.mul(x, &o.constant(&[1.0 / reach])?)?)?, &o.constant(&[reach])?)
 }
 
 fn at<V>(columns: &[V], i: usize) -> Result<&V> {
-    columns
-        .get(i)
-        .ok_or_else(|| crate::Error::Format(format!("no column {i}")))
+    columns.get(i).ok_or_else(|| crate::Error::Format(format!("no column {i}")))
 }
 
 fn parts<V, const K: usize>(values: Vec<V>) -> Result<[V; K]> {
-    values
-        .try_into()
-        .map_err(|v: Vec<V>| crate::Error::Format(format!("{} parts instead of {K}", v.len())))
+    values.try_into().map_err(|v: Vec<V>| crate::Error::Format(format!("{} parts instead of {K}", v.len())))
 }
 
 fn pair<V>(values: Vec<V>) -> Result<[V; 2]> {

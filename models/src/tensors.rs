@@ -28,10 +28,7 @@ impl Rows {
     /// When a tensor cannot be made.
     pub fn new(ids: Vec<u32>, of: usize) -> Result<Self> {
         let count = ids.len();
-        Ok(Self {
-            ids: Tensor::from_vec(ids, count, &Device::Cpu)?,
-            of,
-        })
+        Ok(Self { ids: Tensor::from_vec(ids, count, &Device::Cpu)?, of })
     }
 }
 
@@ -45,17 +42,12 @@ pub fn inputs<'a>(features: &Features) -> Result<Inputs<Candle<'a>>> {
     let (called, caller) = features.edges.split_at(e);
     let mut path_of_link = Vec::with_capacity(features.path_links.len());
     for (path, ends) in features.path_offsets.windows(2).enumerate() {
-        let links =
-            ends.last().copied().unwrap_or_default() - ends.first().copied().unwrap_or_default();
+        let links = ends.last().copied().unwrap_or_default() - ends.first().copied().unwrap_or_default();
         path_of_link.extend((0..links).map(|_| path as u32));
     }
     Ok(Inputs {
         nodes: Tensor::from_slice(&features.nodes, (n, NODE_FEATURES.len()), &Device::Cpu)?,
-        edges: Tensor::from_slice(
-            &features.edge_features,
-            (e, EDGE_FEATURES.len()),
-            &Device::Cpu,
-        )?,
+        edges: Tensor::from_slice(&features.edge_features, (e, EDGE_FEATURES.len()), &Device::Cpu)?,
         called: Rows::new(ids(called), n)?,
         caller: Rows::new(ids(caller), n)?,
         path_links: Rows::new(ids(&features.path_links), e)?,
@@ -74,10 +66,7 @@ impl Ops for Candle<'_> {
         Ok(Tensor::from_slice(row, (1, row.len()), &Device::Cpu)?)
     }
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let (w, b) = (
-            self.weights.get(&format!("{name}.w"))?,
-            self.weights.get(&format!("{name}.b"))?,
-        );
+        let (w, b) = (self.weights.get(&format!("{name}.w"))?, self.weights.get(&format!("{name}.b"))?);
         Ok(x.matmul(w)?.broadcast_add(b)?)
     }
     fn matmul(&self, x: &Tensor, name: &str) -> Result<Tensor> {
@@ -143,9 +132,6 @@ impl Ops for Candle<'_> {
         Ok(zeros.index_add(&index.ids, &x.contiguous()?, 0)?)
     }
     fn gather_index(&self, index: &Rows, by: &Rows) -> Result<Rows> {
-        Ok(Rows {
-            ids: index.ids.index_select(&by.ids, 0)?,
-            of: index.of,
-        })
+        Ok(Rows { ids: index.ids.index_select(&by.ids, 0)?, of: index.of })
     }
 }
