@@ -30,6 +30,23 @@ impl Rows {
         let count = ids.len();
         Ok(Self { ids: Tensor::from_vec(ids, count, &Device::Cpu)?, of })
     }
+
+    /// Sums the rows of `x` that have the same number.
+    ///
+    /// # Errors
+    /// When there are not as many rows as numbers.
+    pub fn sum(&self, x: &Tensor) -> Result<Tensor> {
+        let zeros = Tensor::zeros((self.of, x.dim(1)?), x.dtype(), x.device())?;
+        Ok(zeros.index_add(&self.ids, &x.contiguous()?, 0)?)
+    }
+
+    /// The rows of `x` that these numbers name.
+    ///
+    /// # Errors
+    /// When a number is beyond the rows.
+    pub fn gather(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.index_select(&self.ids, 0)?)
+    }
 }
 
 /// A graph's features as the network's inputs.
@@ -125,11 +142,10 @@ impl Ops for Candle<'_> {
         Ok(parts)
     }
     fn gather(&self, x: &Tensor, index: &Rows) -> Result<Tensor> {
-        Ok(x.index_select(&index.ids, 0)?)
+        index.gather(x)
     }
-    fn scatter_sum(&self, x: &Tensor, columns: usize, index: &Rows) -> Result<Tensor> {
-        let zeros = Tensor::zeros((index.of, columns), x.dtype(), x.device())?;
-        Ok(zeros.index_add(&index.ids, &x.contiguous()?, 0)?)
+    fn scatter_sum(&self, x: &Tensor, _columns: usize, index: &Rows) -> Result<Tensor> {
+        index.sum(x)
     }
     fn gather_index(&self, index: &Rows, by: &Rows) -> Result<Rows> {
         Ok(Rows { ids: index.ids.index_select(&by.ids, 0)?, of: index.of })
