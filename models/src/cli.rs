@@ -67,7 +67,7 @@ struct Simulate {
 #[derive(Debug, Args)]
 struct Train {
     /// How many simulated runs to train on.
-    #[arg(long, default_value_t = 1_500)]
+    #[arg(long, default_value_t = 2_000)]
     runs: u64,
     /// A file of samples from `simulate`, instead of simulating.
     #[arg(long)]
@@ -76,7 +76,7 @@ struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many batches.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 9_000)]
     steps: usize,
     /// How many edges a batch has, about.
     #[arg(long, default_value_t = 2_500)]
@@ -85,7 +85,7 @@ struct Train {
     #[arg(long, default_value_t = 2e-3)]
     rate: f64,
     /// How many batches between two looks at the validation figures.
-    #[arg(long, default_value_t = 250)]
+    #[arg(long, default_value_t = 500)]
     every: usize,
     /// Stop after this many looks without a better one.
     #[arg(long, default_value_t = 8)]

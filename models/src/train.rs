@@ -15,6 +15,7 @@ use crate::data::{Batch, Candidate, Sample};
 use crate::evaluate::figures;
 use crate::net::{EDGE_EPS, FE, FN, NODE_EPS, Outputs, forward};
 use crate::sim::draw::Draw;
+use crate::sim::truth::Trouble;
 use crate::tensors::{Candle, Rows};
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -42,6 +43,8 @@ pub struct Plan {
 
 /// From here on an error counts by itself instead of by its square.
 const HUBER: f64 = 0.2;
+/// Candidates in trouble are few and matter most.
+const TROUBLE_WEIGHT: f32 = 2.0;
 /// The temperature of the shares in the loss.
 const TEMPERATURE: f64 = 0.5;
 
@@ -185,13 +188,23 @@ pub(crate) fn unused(row: &mut [f32], watched: bool) {
 
 /// Mean Huber loss of `x - ln(label)` where a label is known.
 fn huber(x: &Tensor, labels: &[f32], log: impl Fn(f32) -> f32) -> Result<Tensor> {
-    let known: Vec<f32> = labels.iter().map(|l| f32::from(u8::from(l.is_finite()))).collect();
+    weighted_huber(x, labels, labels.iter().map(|_| 1.0), log)
+}
+
+/// The same with a weight for each label.
+fn weighted_huber(
+    x: &Tensor,
+    labels: &[f32],
+    weights: impl Iterator<Item = f32>,
+    log: impl Fn(f32) -> f32,
+) -> Result<Tensor> {
+    let known: Vec<f32> = labels.iter().zip(weights).map(|(l, w)| if l.is_finite() { w } else { 0.0 }).collect();
     let target: Vec<f32> = labels.iter().map(|l| if l.is_finite() { log(*l) } else { 0.0 }).collect();
     let count = f64::from(known.iter().sum::<f32>().max(1.0));
     let (known, target) = (column(known)?, column(target)?);
-    let off = ((x - target)? * known)?.abs()?;
+    let off = (x - target)?.abs()?;
     let small = off.clamp(0.0, HUBER)?;
-    let loss = ((small.sqr()? * (0.5 / HUBER))? + (off - small)?)?;
+    let loss = (((small.sqr()? * (0.5 / HUBER))? + (off - small)?)? * known)?;
     Ok((loss.sum_all()? / count)?)
 }
 
@@ -203,7 +216,8 @@ fn column(values: Vec<f32>) -> Result<Tensor> {
 fn loss(out: &Outputs<Tensor>, batch: &Batch<'_>) -> Result<Tensor> {
     let of = |label: fn(&Candidate) -> f32| batch.candidates.iter().map(label).collect::<Vec<f32>>();
     let intrinsic = of(|c| c.intrinsic_s);
-    let score = huber(&out.score.neg()?, &intrinsic, f32::ln)?;
+    let weight = |c: &Candidate| if c.trouble == Trouble::None { 1.0 } else { TROUBLE_WEIGHT };
+    let score = weighted_huber(&out.score.neg()?, &intrinsic, batch.candidates.iter().map(weight), f32::ln)?;
     let mean = huber(&out.latency_mean_s.log()?, &of(|c| c.mean_s), f32::ln)?;
     let p99 = huber(&out.latency_p99_s.log()?, &of(|c| c.p99_s), f32::ln)?;
     let jitter = huber(&out.jitter_s.log()?, &of(|c| c.jitter_s), |j| j.max(1e-6).ln())?;

@@ -9,7 +9,7 @@ use super::draw::Draw;
 use super::faults::Active;
 use super::mesh::{Mesh, Policy, Route};
 use super::telemetry::Telemetry;
-use pathloom::links::Outcome;
+use pathloom::links::{LocalEstimate, Outcome, Time};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -23,6 +23,9 @@ const LONGEST_QUEUE: usize = 200;
 const CRASH_TIMEOUT: u64 = SECOND;
 /// How likely a failed call fails the request that made it.
 const FAILURE_SPREADS: f64 = 0.7;
+/// What the least-cost policy's estimates decay to, and with which time constant, in seconds.
+const PRIOR_S: f32 = 0.02;
+const TAU_S: f32 = 3.0;
 /// How fast a server says no.
 const REFUSAL: u64 = 300_000;
 
@@ -68,10 +71,11 @@ pub struct Server {
 }
 
 /// What a caller remembers of one route.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct RouteState {
     turn: usize,
     in_flight: Vec<u32>,
+    estimates: Vec<LocalEstimate>,
 }
 
 /// The running simulation.
@@ -101,7 +105,11 @@ impl<'a> Engine<'a> {
     /// A simulation at time zero.
     #[must_use]
     pub fn new(mesh: &'a Mesh, draw: Draw) -> Self {
-        let route = |r: &Route| RouteState { turn: 0, in_flight: vec![0; r.subset.len()] };
+        let route = |r: &Route| RouteState {
+            turn: 0,
+            in_flight: vec![0; r.subset.len()],
+            estimates: r.subset.iter().map(|_| LocalEstimate::default()).collect(),
+        };
         let mut engine = Self {
             mesh,
             active: Active::at(mesh, &[], 0),
@@ -293,6 +301,16 @@ impl<'a> Engine<'a> {
                 });
                 found.unwrap_or(last)
             }
+            Policy::LeastCost => {
+                let first = self.draw.whole(0, last);
+                let cost = |p: usize| {
+                    let estimate = state.estimates[p].at(Time(self.now), PRIOR_S, TAU_S);
+                    estimate * (state.in_flight[p] as f32 + 1.0)
+                };
+                // Equals go to the first from a random start.
+                let turned = (0..=last).map(|p| (p + first) % (last + 1));
+                turned.min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(first)
+            }
             Policy::SameZone => {
                 let zone = self.mesh.instances[source].zone;
                 let near = |p: &usize| {
@@ -319,6 +337,9 @@ impl<'a> Engine<'a> {
         let outcome = if done.failed { Outcome::Failure } else { Outcome::Success };
         telemetry.end(done.pair, self.now, latency_s as f32, outcome);
         if !done.failed {
+            if let Some(estimate) = self.routes[source][done.route].estimates.get(done.position) {
+                estimate.record(Time(self.now), latency_s as f32, PRIOR_S, TAU_S);
+            }
             self.answered.push((done.pair as u32, latency_s as f32));
         } else if self.draw.chance(FAILURE_SPREADS) {
             self.release(parent);

@@ -51,6 +51,8 @@ pub enum Policy {
     Weighted(Vec<f64>),
     /// Nine of ten in its own zone.
     SameZone,
+    /// The least estimate x (in flight + 1), the estimate being the sidecar's own.
+    LeastCost,
 }
 
 /// A kind of call that a service makes for a request.
@@ -174,7 +176,7 @@ impl Mesh {
     /// A random mesh.
     pub fn random(draw: &mut Draw) -> Self {
         let zones = draw.whole(1, 3);
-        let mut rtt_s = vec![vec![RTT_WITHIN_S; zones]; zones];
+        let mut rtt_s = vec![vec![RTT_WITHIN_S * draw.log_uniform(0.3, 3.0); zones]; zones];
         let far = if draw.chance(0.15) { draw.log_uniform(5.0, 30.0) } else { 1.0 };
         for a in 0..zones {
             for b in a + 1..zones {
@@ -213,7 +215,7 @@ impl Mesh {
         let (mut instances, mut replicas) = (Vec::new(), Vec::new());
         for service in 0..tier_of.len() {
             let count = match service {
-                0 => draw.whole(1, 5),
+                0 => draw.one(&[1, 1, 2, 3, 4, 5]).unwrap_or(1),
                 _ if draw.chance(0.08) => draw.whole(9, 16),
                 _ if draw.chance(0.1) => 1,
                 _ => draw.whole(2, 8),
@@ -246,7 +248,7 @@ impl Mesh {
         }
 
         // Rates, and work that suits them.
-        let total = draw.log_uniform(15.0, 220.0);
+        let total = draw.log_uniform(8.0, 1_000.0);
         let shares: Vec<f64> = replicas[0].iter().map(|_| draw.log_uniform(0.05, 1.0)).collect();
         let sum: f64 = shares.iter().sum();
         let entry_rates = shares.iter().map(|s| total * s / sum).collect();
@@ -260,10 +262,10 @@ impl Mesh {
         let reporting = draw.chance(0.6);
         let services = (0..tier_of.len())
             .map(|s| {
-                let workers = if s == 0 { usize::MAX } else { draw.one(&[1, 2, 4, 4, 8, 16]).unwrap_or(4) };
+                let workers = if s == 0 { usize::MAX } else { draw.one(&[1, 2, 4, 4, 8, 16, 32]).unwrap_or(4) };
                 let utilisation = draw.uniform(0.08, 0.85);
                 let mean_s = utilisation * workers.min(64) as f64 * replicas[s].len() as f64 / rate[s].max(0.1);
-                let mean_s = if s == 0 { 1e-4 } else { mean_s.clamp(0.0007, 0.12) };
+                let mean_s = if s == 0 { 1e-4 } else { mean_s.clamp(0.0003, 0.12) };
                 Service {
                     replicas: replicas[s].clone(),
                     work: Work::LogNormal { mean_s, sigma: draw.uniform(0.15, 0.9) },
@@ -286,7 +288,7 @@ fn routes(services: &[Service], instances: &[Instance], draw: &mut Draw) -> (Vec
     for service in services {
         for call in &service.calls {
             let called = &services[call.service].replicas;
-            let kind = draw.whole(0, 5);
+            let kind = draw.whole(0, 6);
             let subsets = draw.chance(0.25);
             for source in &service.replicas {
                 let all: Vec<usize> = (0..called.len()).collect();
@@ -296,6 +298,7 @@ fn routes(services: &[Service], instances: &[Instance], draw: &mut Draw) -> (Vec
                     1 => Policy::Random,
                     2 => Policy::LeastRequest,
                     3 => Policy::SameZone,
+                    4 => Policy::LeastCost,
                     // Skewed: some links carry a hundredth of the traffic of others.
                     _ => Policy::Weighted(subset.iter().map(|_| draw.log_uniform(0.005, 1.0)).collect()),
                 };

@@ -28,6 +28,8 @@ pub struct View {
     pub watches_unused: bool,
     /// Whether discovery knows all instances, or only those of services that the own callers call.
     pub knows_all: bool,
+    /// Whether discovery knows zones.
+    pub knows_zones: bool,
 }
 
 impl View {
@@ -49,7 +51,13 @@ impl View {
             }
             _ => own.clone(),
         };
-        let mut view = Self { own, seen, watches_unused: draw.chance(0.7), knows_all: draw.chance(0.85) };
+        let mut view = Self {
+            own,
+            seen,
+            watches_unused: draw.chance(0.7),
+            knows_all: draw.chance(0.85),
+            knows_zones: draw.chance(0.8),
+        };
         view.own.sort_unstable();
         view.seen.sort_unstable();
         view
@@ -188,7 +196,7 @@ impl Telemetry {
                 builder.instance(Instance {
                     key: instance.key.clone(),
                     service: format!("s{}", instance.service).into(),
-                    zone: format!("z{}", instance.zone).into(),
+                    zone: if view.knows_zones { format!("z{}", instance.zone).into() } else { "".into() },
                 });
             }
         }

@@ -3,7 +3,7 @@ use super::mesh::{Policy, Work};
 use super::*;
 
 fn answers(mesh: &Mesh, faults: &[Fault], seconds: u64, seed: u64) -> Vec<f32> {
-    let view = View { own: vec![0], seen: vec![0], watches_unused: true, knows_all: true };
+    let view = View { own: vec![0], seen: vec![0], watches_unused: true, knows_all: true, knows_zones: true };
     let mut telemetry = Telemetry::new(mesh, &view);
     let mut engine = Engine::new(mesh, Draw::new(seed));
     engine.active = Active::at(mesh, faults, 0);
@@ -57,7 +57,7 @@ fn the_intrinsic_latency_is_what_an_idle_mesh_takes() {
         service.workers = 1_000;
     }
     mesh.routes.iter_mut().flatten().for_each(|r| r.policy = Policy::RoundRobin);
-    let view = View { own: vec![], seen: vec![], watches_unused: false, knows_all: true };
+    let view = View { own: vec![], seen: vec![], watches_unused: false, knows_all: true, knows_zones: true };
     let mut telemetry = Telemetry::new(&mesh, &view);
     let mut engine = Engine::new(&mesh, Draw::new(5));
     engine.run(4_000 * SECOND, &mut telemetry);
