@@ -28,3 +28,6 @@ pub mod weights;
 pub const WINDOW_S: u32 = 5;
 
 pub use error::{Error, Result};
+
+#[cfg(test)]
+mod tests;
