@@ -256,10 +256,11 @@ fn evaluate(args: &Evaluate) -> Result<()> {
         return Ok(());
     }
     println!("{} samples of {} runs from seed {}", found.samples.0, found.samples.1, args.seed);
-    println!("intrinsic latency        relative error   right choice   regret");
+    println!("intrinsic latency        relative error (median)   right choice   regret");
     for (name, s) in &found.intrinsic {
         let (error, right, regret) = (s.relative_error, s.accuracy * 100.0, s.regret * 100.0);
-        println!("  {name:22} {error:14.3} {right:13.1}% {regret:7.1}% ({:.2} ms)", s.regret_ms);
+        let median = s.median_relative_error;
+        println!("  {name:22} {error:14.3} ({median:6.3}) {right:13.1}% {regret:7.1}% ({:.2} ms)", s.regret_ms);
     }
     println!("relative error by what is known of the link, and by trouble");
     for (slice, (count, by)) in &found.slices {

@@ -29,6 +29,8 @@ pub struct Score {
     pub candidates: u64,
     /// Mean relative error of the intrinsic latency.
     pub relative_error: f64,
+    /// The median of the relative error: half of the candidates are closer.
+    pub median_relative_error: f64,
     /// Mean absolute error of its logarithm.
     pub log_error: f64,
     /// Groups with a choice.
@@ -108,6 +110,7 @@ impl Mean {
 
 #[derive(Debug, Default)]
 struct Tally {
+    all: Vec<f32>,
     relative: Mean,
     log: Mean,
     right: Mean,
@@ -135,6 +138,7 @@ pub fn figures(weights: &Weights, samples: &[Sample]) -> Result<Figures> {
             for ((candidate, predicted), seen) in batch.candidates.iter().zip(predicted).zip(&seen) {
                 let off = (predicted - candidate.intrinsic_s).abs() / candidate.intrinsic_s;
                 tally.relative.add(off);
+                tally.all.extend(Some(off).filter(|o| o.is_finite()));
                 tally.log.add((predicted / candidate.intrinsic_s).ln().abs());
                 for slice in seen.slices(candidate) {
                     let entry = slices.entry(slice).or_default();
@@ -193,10 +197,12 @@ pub fn figures(weights: &Weights, samples: &[Sample]) -> Result<Figures> {
 }
 
 impl Tally {
-    fn score(&self) -> Score {
+    fn score(mut self) -> Score {
+        self.all.sort_by(f32::total_cmp);
         Score {
             candidates: self.relative.1,
             relative_error: self.relative.value(),
+            median_relative_error: self.all.get(self.all.len() / 2).copied().map_or(f64::NAN, f64::from),
             log_error: self.log.value(),
             choices: self.right.1,
             accuracy: self.right.value(),

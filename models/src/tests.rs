@@ -182,3 +182,47 @@ fn training_runs_and_leaves_a_checkpoint() {
     let rten = Rten::new(onnx::bytes(&weights, &About::default()).unwrap()).unwrap();
     assert!(rten.run(&samples[0].features).is_ok());
 }
+
+/// A caller (node 0) of replicas whose links have these medians in seconds, at 20 calls a second; NaN: never used.
+fn replicas(medians_s: &[f32]) -> Features {
+    let count = medians_s.len();
+    let mut features = Features {
+        nodes: vec![f32::NAN; 7],
+        edges: (1..=count as i64).chain(std::iter::repeat_n(0, count)).collect(),
+        path_offsets: (0..=count as i64).collect(),
+        path_links: (0..count as i64).collect(),
+        ..Features::default()
+    };
+    features.nodes[6] = 0.0;
+    features.nodes.extend([f32::NAN, f32::NAN, f32::NAN, f32::NAN, 1.0]);
+    for s in medians_s {
+        let (known, rate) = (!s.is_nan(), if s.is_nan() { 0.0 } else { 20.0 });
+        let error_rate = if known { 0.0 } else { f32::NAN };
+        features.nodes.extend([f32::NAN; 6]);
+        features.nodes.extend([rate * s.max(0.0), rate, s * 1.1, s * 3.0, error_rate, count as f32]);
+        let age = if known { 0.05 } else { f32::NAN };
+        features.edge_features.extend([s * 1.1, *s, s * 1.8, s * 3.0, s * 1.1, s * 0.4]);
+        features.edge_features.extend([rate, error_rate, rate * s.max(0.0), rate * 9.0, age, 1.0]);
+    }
+    features
+}
+
+fn intrinsic_s(features: &Features) -> Vec<f32> {
+    let answers = Rten::new(committed()).unwrap().run(features).unwrap();
+    answers[0].iter().map(|s| (-s).exp()).collect()
+}
+
+#[test]
+fn a_gray_replica_is_predicted_slow_and_the_others_are_not() {
+    let s = intrinsic_s(&replicas(&[0.020, 0.021, 0.150, 0.019]));
+    assert!(s[2] > 3.0 * s[0], "{s:?}");
+    assert!(s.iter().zip([0, 1, 3]).all(|(_, i)| (0.010..0.040).contains(&s[i])), "{s:?}");
+}
+
+#[test]
+fn a_link_that_nobody_used_is_predicted_near_its_siblings() {
+    for typical in [0.002, 0.020, 0.100] {
+        let s = intrinsic_s(&replicas(&[typical, typical * 1.1, f32::NAN, typical * 0.9]));
+        assert!((0.4..2.5).contains(&(s[2] / typical)), "{typical}: {s:?}");
+    }
+}
