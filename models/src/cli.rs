@@ -67,7 +67,7 @@ struct Simulate {
 #[derive(Debug, Args)]
 struct Train {
     /// How many simulated runs to train on.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 3_000)]
     runs: u64,
     /// A file of samples from `simulate`, instead of simulating.
     #[arg(long)]
@@ -76,7 +76,7 @@ struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many batches.
-    #[arg(long, default_value_t = 9_000)]
+    #[arg(long, default_value_t = 10_000)]
     steps: usize,
     /// How many edges a batch has, about.
     #[arg(long, default_value_t = 2_500)]
@@ -217,6 +217,8 @@ fn runs(count: u64, seed: u64) -> Result<Vec<Sample>> {
 
 fn train(args: &Train) -> Result<()> {
     let start = Instant::now();
+    // What the file says of its making is what held when it began.
+    let mut about = about(&args.model_version, "");
     let samples = match &args.data {
         Some(path) => data::load(path)?,
         None => runs(args.runs, args.seed)?,
@@ -241,7 +243,8 @@ fn train(args: &Train) -> Result<()> {
         seed: args.seed,
     };
     let weights = train::train(&samples, &validation, &plan, &args.checkpoint)?;
-    let bytes = onnx::bytes(&weights, &about(&args.model_version, &digest))?;
+    about.trained_on = digest;
+    let bytes = onnx::bytes(&weights, &about)?;
     write(&args.out, &bytes)?;
     println!("{}: {} bytes, after {:.0} s", args.out.display(), bytes.len(), start.elapsed().as_secs_f64());
     Ok(())

@@ -1,8 +1,8 @@
 //! The network of contract 1: edge-aware attention over the mesh, and answers as corrections of what was seen.
 //!
 //! **Anchor and correction.** Nothing is predicted from nothing. Each link has an anchor, the logarithm of the latency
-//! that is known of it: its own, else that of the called node over all its callers, else the mean of what the caller
-//! knows of its other links, else a learned constant. The network only adds a bounded correction, so weights that
+//! that is known of it: its own, else that of the called node over all its callers, else that of the caller's other
+//! links, those to alike nodes foremost, else a learned constant. The network only adds a bounded correction, so weights that
 //! learned nothing still predict what was observed, and a strange input can be wrong by a bounded factor at most.
 //!
 //! **Layers.** h is `[N, HIDDEN]`, e is `[E, EDGE]` (made once from an edge's features and both its ends). For the edge
@@ -16,6 +16,11 @@
 //! layer and the softmax's denominator is one more column of the same sum. The logits are clamped instead of having
 //! their maximum subtracted: exp(CLAMP) is far from overflow, and one pass over the edges is saved.
 //! U acts on the sum because it is linear: that moves a product from E rows to N rows.
+//!
+//! **Alike.** A link that nobody knows is most like the caller's links to other replicas of the same service, and the
+//! inputs do not name services. So each called node has `ALIKE` positive numbers phi, learned from its features (how
+//! many replicas its service has, what it reports), and another link j of the same caller counts with weight
+//! `phi_d . phi_j`. That is linear attention (Katharopoulos et al., 2020): the sums over j are made once for each caller.
 //!
 //! **Paths.** Latencies of a path's links add: intrinsic and mean as they are, the distances of p99 from the mean and
 //! the jitters as independent spreads do, by the root of the sum of squares. A link into a relay counts its own
@@ -34,6 +39,8 @@ pub const HIDDEN: usize = 64;
 pub const EDGE: usize = 24;
 /// How many layers: a node hears of trouble that many calls downstream.
 pub const LAYERS: usize = 4;
+/// How many numbers say which nodes are alike.
+pub const ALIKE: usize = 8;
 /// The hidden width of the answers.
 pub const READ: usize = 64;
 /// The second hidden width of the answers.
@@ -52,6 +59,8 @@ pub const FE: usize = EDGE_FEATURES.len();
 
 /// Attention logits lie within this.
 const CLAMP: f32 = 10.0;
+/// The logarithms of the numbers that say which nodes are alike lie within this.
+const ALIKE_CLAMP: f32 = 4.0;
 /// The slope of the leaky relu in attention logits, as in the graph attention paper (Velickovic et al., 2018).
 const SLOPE: f32 = 0.2;
 /// The farthest that a correction goes: e^4, a factor of 55.
@@ -116,11 +125,11 @@ struct Known<V> {
 pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let nodes = known(o, &inputs.nodes, &NODE_EPS, "node")?;
     let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
-    let anchors = anchors(o, inputs, &nodes, &edges)?;
-
     let start = o.relu(&o.linear(&o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?, "node.in")?)?;
-    let ends = o.split(&o.matmul(&start, "edge.ends")?, &[EDGE, EDGE])?;
-    let [of_called, of_caller] = pair(ends)?;
+    let ends = o.split(&o.matmul(&start, "edge.ends")?, &[EDGE, EDGE, ALIKE])?;
+    let [of_called, of_caller, alike] = triple(ends)?;
+    let alike = o.exp(&o.clip(&alike, -ALIKE_CLAMP, ALIKE_CLAMP)?)?;
+    let anchors = anchors(o, inputs, &nodes, &edges, &alike)?;
     let own = o.linear(&o.concat(&[edges.normal.clone(), edges.mask.clone(), anchors.extra.clone()])?, "edge.in")?;
     let own = o.add(&own, &o.gather(&of_called, &inputs.called)?)?;
     let e = o.relu(&o.add(&own, &o.gather(&of_caller, &inputs.caller)?)?)?;
@@ -200,6 +209,7 @@ fn anchors<O: Ops>(
     inputs: &Inputs<O>,
     nodes: &Known<O::Value>,
     edges: &Known<O::Value>,
+    alike: &O::Value,
 ) -> Result<Anchors<O::Value>> {
     let (log, has) = (o.split(&edges.logs, &[1; FE])?, o.split(&edges.mask, &[1; FE])?);
     let (node_log, node_has) = (o.split(&nodes.logs, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
@@ -214,10 +224,16 @@ fn anchors<O: Ops>(
     let [node, node_has] = pair(o.split(&o.gather(&of_node, &inputs.called)?, &[1, 1])?)?;
     let (direct_has, direct) = (or_else(&own_has, &own_has, &node_has)?, or_else(&own, &own_has, &node)?);
 
-    let sums = o.scatter_sum(&o.concat(&[direct.clone(), direct_has.clone()])?, 2, &inputs.caller)?;
-    let [sum, count] = pair(o.split(&sums, &[1, 1])?)?;
-    let others = o.concat(&[o.div(&sum, &o.clip(&count, 1.0, f32::MAX)?)?, o.clip(&count, 0.0, 1.0)?])?;
-    let [others, others_has] = pair(o.split(&o.gather(&others, &inputs.caller)?, &[1, 1])?)?;
+    // direct is 0 where it is unknown, so those links add to neither sum.
+    let alike = o.gather(alike, &inputs.called)?;
+    let sums = o.concat(&[o.mul(&alike, &direct)?, o.mul(&alike, &direct_has)?])?;
+    let sums = o.scatter_sum(&sums, 2 * ALIKE, &inputs.caller)?;
+    let [sum, count] = pair(o.split(&o.gather(&sums, &inputs.caller)?, &[ALIKE, ALIKE])?)?;
+    let sum = o.matmul(&o.mul(&alike, &sum)?, "alike.sum")?;
+    let count = o.matmul(&o.mul(&alike, &count)?, "alike.sum")?;
+    // One known link counts at least ALIKE x exp(-2 ALIKE_CLAMP) = 0.0027.
+    let others = o.div(&sum, &o.clip(&count, 1e-6, f32::MAX)?)?;
+    let others_has = o.clip(&o.mul(&count, &o.constant(&[1e6])?)?, 0.0, 1.0)?;
     let prior = o.weight("prior")?;
     let others = or_else(&others, &others_has, &prior)?;
     let anchor = or_else(&direct, &direct_has, &others)?;

@@ -1,6 +1,6 @@
 //! The network's weights by name: their shapes, their start, their checkpoint file (safetensors).
 
-use crate::net::{ANSWERS, EDGE, EDGE_EXTRA, FE, FN, HIDDEN, LAYERS, LOAD, READ, READ2};
+use crate::net::{ALIKE, ANSWERS, EDGE, EDGE_EXTRA, FE, FN, HIDDEN, LAYERS, LOAD, READ, READ2};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -46,7 +46,8 @@ fn specs() -> Vec<Spec> {
     add("jitter.shift", (1, 1), Start::Constant(-0.7), true);
     add("node.in.w", (2 * FN, HIDDEN), Start::Random(1.0), true);
     add("node.in.b", (1, HIDDEN), Start::Constant(0.0), true);
-    add("edge.ends", (HIDDEN, 2 * EDGE), Start::Random(0.5), true);
+    add("edge.ends", (HIDDEN, 2 * EDGE + ALIKE), Start::Random(0.5), true);
+    add("alike.sum", (ALIKE, 1), Start::Constant(1.0), false);
     add("edge.in.w", (2 * FE + EDGE_EXTRA, EDGE), Start::Random(1.0), true);
     add("edge.in.b", (1, EDGE), Start::Constant(0.0), true);
     add("edge.attention", (EDGE, LAYERS), Start::Random(0.3), true);
