@@ -5,6 +5,7 @@
 
 use crate::admin::AdminState;
 use crate::config::{Config, Reload, keep_started, restart_needed};
+use crate::observe::Reporting;
 use crate::scorer::Scorer;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +19,8 @@ pub struct Reloads {
     pub admin: Arc<AdminState>,
     /// The model.
     pub scorer: Scorer,
+    /// The access log and the traces.
+    pub reporting: Arc<Reporting>,
 }
 
 impl Reloads {
@@ -50,11 +53,21 @@ impl Reloads {
                 {
                     tracing::error!(%error, file = config.model.file, "the new model was refused, the running one stays");
                 }
+                self.report_anew(&config).await;
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
                 self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
                 self.config.send_replace(config);
                 tracing::info!("the configuration was read anew");
             }
+        }
+    }
+
+    /// Opens what the new configuration asks to report to, off this thread: closing the old may take a second.
+    async fn report_anew(&self, config: &Arc<Config>) {
+        let (reporting, config) = (self.reporting.clone(), config.clone());
+        let reopened = tokio::task::spawn_blocking(move || reporting.reload(&config.telemetry)).await;
+        if let Ok(Err(error)) = reopened {
+            tracing::error!(%error, "reporting goes on as before");
         }
     }
 }
