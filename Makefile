@@ -58,13 +58,17 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 .PHONY: test
 test: setup ## Passes every test, and the lints.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
-	cargo test --workspace --quiet
+	cargo clippy --all-targets --quiet -- -D warnings
+	cargo test --quiet
 
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 15 minutes).
 	cargo run --release --package pathloom-models -- train --out models/pathloom.onnx
 	cargo run --release --package pathloom-models -- check --model models/pathloom.onnx
+
+.PHONY: bench
+bench: setup ## Runs the microbenchmarks.
+	cargo bench --package pathloom-benches
 
 .PHONY: bless
 bless: ## Writes anew what is generated from the code: reference.yaml, the JSON schema, golden files.

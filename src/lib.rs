@@ -13,3 +13,6 @@ pub mod links;
 pub mod observe;
 pub mod route;
 pub mod scorer;
+
+#[cfg(test)]
+mod house_tests;

@@ -5,12 +5,12 @@ use crate::balance::{
     Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published, Rung,
     Table, TableOptions,
 };
-use crate::config::{Compare, Config, Policy, Protocol};
+use crate::config::{AccessLog, Compare, Config, Policy, Protocol, Telemetry};
 use crate::control::{GraphView, Status};
 use crate::graph::{GraphBuilder, Instance};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
-use crate::observe::metrics::{Family, Kind, Measure};
-use crate::observe::{Reason, TrafficRegistry};
+use crate::observe::metrics::{self, Held};
+use crate::observe::{Reason, Reporting, TrafficRegistry};
 use crate::route::RouteTable;
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -36,10 +36,16 @@ pub fn state() -> AdminState {
         not_ready: Box::new(Vec::new),
         scorer: Box::new(|| ScorerStatus {
             json: json!({ "engine": "embedded", "state": "ready" }),
-            metrics: vec![Family::new("scorer_runs", Kind::Counter, Measure::Number, "A colleague's.").count(3)],
+            metrics: Vec::new(),
         }),
         gauges: Box::new(|| {
-            vec![Family::new("connections", Kind::Gauge, Measure::Number, "Open connections.").count(2)]
+            let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });
+            let quiet = Telemetry {
+                access_log: AccessLog { to: "off".into(), ..AccessLog::default() },
+                ..Telemetry::default()
+            };
+            gauges.extend(Reporting::start(&quiet, "node-7", 1).unwrap().families());
+            gauges
         }),
         node: "node-7".into(),
         version: "0.0.0",
@@ -73,7 +79,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
         counted.finished(0, 503, Some(Reason::ConnectRefused), 1_000_000, (10, 10));
         counted.retried(0);
         let candidates = (1..=count).map(|i| candidate(links, workload, i)).collect();
-        let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S };
+        let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };
         Arc::new(Table::new(candidates, false, options, counted))
     };
     let cluster = |name: &str, count: u8| {

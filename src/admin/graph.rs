@@ -3,32 +3,47 @@
 use super::json::{ms, number, share};
 use super::routing::link_stats;
 use crate::control::GraphView;
-use crate::graph::Node;
+use crate::graph::{Graph, Link, Node};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
-/// The whole answer. Links name their nodes by key, so that nobody needs to count.
-pub fn graph(view: Option<&GraphView>) -> Value {
+/// The whole answer. Links name their nodes by key, so that nobody needs to count. With `busiest` it holds only so many
+/// links, those with the most calls, and the nodes at their ends: a picture of a large mesh needs no more.
+pub fn graph(view: Option<&GraphView>, busiest: Option<usize>) -> Value {
     let Some(view) = view else {
-        return json!({ "generation": null, "nodes": [], "links": [] });
+        return json!({ "generation": null, "total": { "nodes": 0, "links": 0 }, "nodes": [], "links": [] });
     };
+    let graph = &view.graph;
+    let mut shown: Vec<(usize, &Link)> = graph.links.iter().enumerate().collect();
+    let mut wanted: Option<HashSet<u32>> = None;
+    if let Some(busiest) = busiest.filter(|n| *n < shown.len()) {
+        let calls = |(_, link): &(usize, &Link)| link.stats.calls_per_second.unwrap_or(-1.0);
+        shown.sort_by(|a, b| calls(b).total_cmp(&calls(a)));
+        shown.truncate(busiest);
+        shown.sort_by_key(|(i, _)| *i);
+        wanted = Some(shown.iter().flat_map(|(_, link)| [link.source, link.destination]).collect());
+    }
+    let wanted = |i: usize| wanted.as_ref().is_none_or(|w| u32::try_from(i).is_ok_and(|i| w.contains(&i)));
     let load = |i: usize| view.node_load.get(i).copied();
-    let nodes: Vec<Value> = view.graph.nodes.iter().enumerate().map(|(i, n)| node(n, load(i))).collect();
-    let links: Vec<Value> = view
-        .graph
-        .links
-        .iter()
-        .enumerate()
-        .map(|(i, link)| {
-            let key = view.graph.link_key(link);
-            json!({
-                "source": key.as_ref().map(|k| &*k.source.0),
-                "destination": key.as_ref().map(|k| &*k.destination.0),
-                "attention": share(view.attention.get(i).copied()),
-                "statistics": link_stats(&link.stats),
-            })
-        })
-        .collect();
-    json!({ "generation": view.generation, "nodes": nodes, "links": links })
+    let nodes = graph.nodes.iter().enumerate().filter(|(i, _)| wanted(*i));
+    let nodes: Vec<Value> = nodes.map(|(i, n)| node(n, load(i))).collect();
+    let links: Vec<Value> = shown.iter().map(|(i, l)| link(graph, l, view.attention.get(*i).copied())).collect();
+    json!({
+        "generation": view.generation,
+        "total": { "nodes": graph.nodes.len(), "links": graph.links.len() },
+        "nodes": nodes,
+        "links": links,
+    })
+}
+
+fn link(graph: &Graph, link: &Link, attention: Option<f32>) -> Value {
+    let key = graph.link_key(link);
+    json!({
+        "source": key.as_ref().map(|k| &*k.source.0),
+        "destination": key.as_ref().map(|k| &*k.destination.0),
+        "attention": share(attention),
+        "statistics": link_stats(&link.stats),
+    })
 }
 
 fn node(n: &Node, load: Option<f32>) -> Value {
@@ -62,7 +77,7 @@ mod tests {
     #[test]
     fn links_name_their_nodes_and_carry_the_models_word() {
         let state = fixture::published();
-        let value = graph(Some(&fixture::view(&state)));
+        let value = graph(Some(&fixture::view(&state)), None);
         let links = value["links"].as_array().unwrap();
         let used = links.iter().find(|l| l["source"] == "frontend" && l["destination"] == "10.0.0.1:80").unwrap();
         assert_eq!((&used["attention"], &used["statistics"]["latency_mean_ms"]), (&json!(0.5), &json!(12.0)));
@@ -76,6 +91,20 @@ mod tests {
 
     #[test]
     fn before_the_first_tick_it_is_empty() {
-        assert_eq!(graph(None), json!({ "generation": null, "nodes": [], "links": [] }));
+        let empty = graph(None, Some(3));
+        assert_eq!((&empty["generation"], &empty["nodes"], &empty["links"]), (&Value::Null, &json!([]), &json!([])));
+    }
+
+    #[test]
+    fn the_busiest_links_stand_for_a_large_mesh() {
+        let state = fixture::published();
+        let view = fixture::view(&state);
+        let value = graph(Some(&view), Some(1));
+        assert_eq!((value["links"].as_array().unwrap().len(), &value["links"][0]["source"]), (1, &json!("frontend")));
+        assert_eq!(
+            (value["nodes"].as_array().unwrap().len(), &value["total"]["links"]),
+            (2, &json!(view.graph.links.len()))
+        );
+        assert_eq!(graph(Some(&view), Some(1_000))["links"], graph(Some(&view), None)["links"]);
     }
 }

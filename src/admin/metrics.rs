@@ -6,10 +6,11 @@
 //! and states. What is unknown has no sample. `metrics.golden` holds every name, type, unit, help and label.
 
 use super::state::AdminState;
-use crate::balance::{Candidate, Cause, Generation, Health, Rung};
+use crate::balance::{Candidate, Cause, Generation, Health, Rung, Table};
 use crate::links::Time;
 use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Value};
 use prometheus_client::registry::Registry;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -200,7 +201,7 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
         for (workload, table) in generation.routes.workloads().iter().zip(&cluster.tables) {
             let pair = || vec![("workload", workload.name.to_string()), ("cluster", cluster.name.to_string())];
             panic.samples.push((pair(), Value::Count(flag(table.panic))));
-            for (i, c) in table.candidates().iter().enumerate() {
+            for (i, c) in distinct(table) {
                 let labels = || -> Labels {
                     let mut labels = pair();
                     labels.push(("endpoint", endpoint(c)));
@@ -221,7 +222,7 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
             }
         }
         // Health is the endpoint's, whoever calls: the first workload's table stands for all.
-        for c in cluster.tables.first().iter().flat_map(|t| t.candidates()) {
+        for c in cluster.tables.first().into_iter().flat_map(|t| distinct(t)).map(|(_, c)| c) {
             for word in HEALTH {
                 let labels = vec![
                     ("cluster", cluster.name.to_string()),
@@ -235,6 +236,12 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
     vec![weight, intrinsic, mean, p99, estimate, in_flight, state, panic]
 }
 
+/// The candidates with their positions, the first of each endpoint: one series twice would cost Prometheus the scrape.
+fn distinct(table: &Table) -> impl Iterator<Item = (usize, &Candidate)> {
+    let mut seen = HashSet::new();
+    table.candidates().iter().enumerate().filter(move |(_, c)| seen.insert(&c.endpoint.key))
+}
+
 fn endpoint(c: &Candidate) -> String {
     c.endpoint.key.0.to_string()
 }
@@ -242,5 +249,105 @@ fn endpoint(c: &Candidate) -> String {
 fn push(family: &mut Family, labels: Labels, value: f32) {
     if value.is_finite() {
         family.samples.push((labels, Value::Number(f64::from(value))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::super::state::ScorerStatus;
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::fmt::Write;
+
+    /// Names with their types, units, help texts and label names: what dashboards and alerts are written against.
+    fn shape(text: &str) -> String {
+        let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            let (name, rest) = series.split_once('{').unwrap_or((series, ""));
+            let names = rest.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0));
+            labels.entry(name).or_default().extend(names);
+        }
+        let mut out = String::new();
+        for line in text.lines().filter(|l| l.starts_with('#') && *l != "# EOF") {
+            let _ = writeln!(out, "{line}");
+            if let Some(family) = line.strip_prefix("# TYPE ").and_then(|l| l.split(' ').next()) {
+                for (name, labels) in labels.iter().filter(|(name, _)| {
+                    ["", "_total", "_bucket", "_info"].iter().any(|end| name.strip_prefix(family) == Some(end))
+                }) {
+                    let _ = writeln!(out, "{name}{{{}}}", labels.iter().copied().collect::<Vec<_>>().join(","));
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn names_types_units_help_texts_and_labels_are_as_agreed() {
+        let text = metrics::encode(&registry(&Arc::new(fixture::published())));
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/metrics.golden");
+        let shape = shape(&text);
+        if std::env::var_os("PATHLOOM_BLESS").is_some() {
+            std::fs::write(golden, &shape).unwrap();
+        }
+        let agreed = std::fs::read_to_string(golden).unwrap();
+        assert!(shape == agreed, "run with PATHLOOM_BLESS=1 if this is meant:\n{shape}");
+    }
+
+    #[test]
+    fn no_name_is_there_twice_and_every_help_text_is_a_sentence_of_its_own() {
+        let text = metrics::encode(&registry(&Arc::new(fixture::published())));
+        let (mut names, mut helps) = (BTreeSet::new(), BTreeSet::new());
+        for line in text.lines().filter_map(|l| l.strip_prefix("# HELP ")) {
+            let (name, help) = line.split_once(' ').unwrap();
+            assert!(name.starts_with("pathloom_") && help.ends_with('.'), "{line}");
+            assert!(names.insert(name) && helps.insert(help), "{line}");
+        }
+        let mut seen = BTreeSet::new();
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            assert!(seen.insert(line.rsplit_once(' ').unwrap().0), "{line}");
+        }
+    }
+
+    #[test]
+    fn values_are_those_of_the_generation_in_force() {
+        let mut state = fixture::published();
+        state.scorer = Box::new(|| ScorerStatus {
+            metrics: vec![counter("scorer_runs", "What another room adds.").count(3)],
+            ..ScorerStatus::default()
+        });
+        let text = metrics::encode(&registry(&Arc::new(state)));
+        let of =
+            |workload, endpoint| format!("{{workload=\"{workload}\",cluster=\"catalog\",endpoint=\"{endpoint}\"}}");
+        for line in [
+            "pathloom_generation_id 41\n".to_owned(),
+            "pathloom_generation_age_seconds 0.5\n".to_owned(),
+            "pathloom_generation_rung{rung=\"model\"} 1\n".to_owned(),
+            "pathloom_generation_rung{rung=\"peak_ewma\"} 0\n".to_owned(),
+            format!("pathloom_endpoint_weight_ratio{} 0.75\n", of("frontend", "10.0.0.1:80")),
+            format!("pathloom_endpoint_weight_ratio{} 0.0\n", of("batch", "10.0.0.3:80")),
+            format!("pathloom_endpoint_in_flight{} 1\n", of("frontend", "10.0.0.1:80")),
+            "pathloom_endpoint_health{cluster=\"catalog\",endpoint=\"10.0.0.3:80\",state=\"ejected\"} 1\n".to_owned(),
+            "pathloom_ticks_total{cause=\"interval\"} 0\n".to_owned(),
+            "pathloom_scorer_runs_total 3\n".to_owned(),
+            "pathloom_downstream_connections 2\n".to_owned(),
+            "pathloom_build_info{version=\"0.0.0\"} 1\n".to_owned(),
+        ] {
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        // The model's error and an estimate of what was never used are unknown: no sample, and no zero.
+        assert!(!text.contains("\npathloom_model_error_ratio "));
+        assert!(!text.contains(&format!("pathloom_endpoint_estimated_latency_seconds{}", of("batch", "10.0.0.1:80"))));
+    }
+
+    #[test]
+    fn before_the_first_generation_it_still_answers() {
+        let text = metrics::encode(&registry(&Arc::new(fixture::state())));
+        assert!(
+            text.contains("pathloom_generation_id 0\n")
+                && text.contains("pathloom_generation_rung{rung=\"least_request\"} 0\n")
+        );
+        assert!(!text.contains("\npathloom_generation_age_seconds "));
     }
 }

@@ -6,6 +6,7 @@
 //! `explain` is the command that asks `/routing` and prints it for a person.
 
 mod config;
+mod explain;
 #[cfg(test)]
 mod fixture;
 mod graph;
@@ -17,5 +18,6 @@ mod server;
 mod stall;
 mod state;
 
+pub use explain::{ExplainArgs, ExplainError, explain, render};
 pub use server::{BindError, bind, serve};
 pub use state::{AdminState, Asked, Clock, ConfigState, LoadError, ScorerStatus};

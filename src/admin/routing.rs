@@ -42,11 +42,15 @@ type Seen<'a> = HashMap<(&'a NodeKey, &'a NodeKey), &'a LinkStats>;
 /// # Errors
 /// When the filter names a cluster or a workload that the generation does not have.
 pub fn routing(state: &AdminState, filter: Filter<'_>) -> Result<Value, Unknown> {
+    answer(state, state.control.view().as_deref(), filter)
+}
+
+/// The answer to this view of the graph.
+pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) -> Result<Value, Unknown> {
     let generation = state.published.load();
     check("cluster", filter.cluster, generation.clusters.iter().map(|c| &*c.name))?;
     check("workload", filter.workload, generation.routes.workloads().iter().map(|w| &*w.name))?;
     let now = (state.clock)();
-    let view = state.control.view();
     Ok(json!({
         "node": state.node,
         "version": state.version,
@@ -54,7 +58,7 @@ pub fn routing(state: &AdminState, filter: Filter<'_>) -> Result<Value, Unknown>
         "generation": head(&generation, now),
         "scorer": (state.scorer)().json,
         "model_error": state.control.model_error(),
-        "tables": tables(&generation, view.as_deref(), now, filter),
+        "tables": tables(&generation, view, now, filter),
     }))
 }
 
@@ -67,7 +71,7 @@ fn check<'a>(what: &'static str, wanted: Option<&str>, known: impl Iterator<Item
 }
 
 /// The generation without its tables; null before the first.
-pub fn head(generation: &Generation, now: Time) -> Value {
+fn head(generation: &Generation, now: Time) -> Value {
     if generation.id == 0 {
         return Value::Null;
     }
@@ -85,7 +89,7 @@ pub fn head(generation: &Generation, now: Time) -> Value {
 }
 
 /// The tables, by cluster and workload in the configuration's order.
-pub fn tables(generation: &Generation, view: Option<&GraphView>, now: Time, filter: Filter<'_>) -> Vec<Value> {
+fn tables(generation: &Generation, view: Option<&GraphView>, now: Time, filter: Filter<'_>) -> Vec<Value> {
     let seen = seen(view);
     let mut out = Vec::new();
     for cluster in generation.clusters.iter().filter(|c| filter.cluster.is_none_or(|name| *c.name == *name)) {

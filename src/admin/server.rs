@@ -6,7 +6,7 @@
 //! - `/config`: the configuration in force and the result of the last reload, as YAML; as JSON with `?format=json` or
 //!   `Accept: application/json`.
 //! - `/routing`: why requests go where they go, as JSON; `?cluster=NAME` and `?workload=NAME` narrow it.
-//! - `/graph`: the mesh as the last tick saw it, as JSON.
+//! - `/graph`: the mesh as the last tick saw it, as JSON; `?busiest=N` gives the N links with the most calls.
 //! - `/`: a page that shows `/routing` and `/graph` live.
 //!
 //! It keeps itself small: a head of at most 16 KiB, 64 connections (more wait in the kernel's queue), five seconds to
@@ -51,7 +51,7 @@ const JSON: &str = "application/json";
 const YAML: &str = "application/yaml; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 /// The page's own script and style, and nothing from anywhere else.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const PAGE: &str = include_str!("dashboard.html");
 const ENDPOINTS: &str = "\
 /         a page that shows the routing live
@@ -60,7 +60,7 @@ const ENDPOINTS: &str = "\
 /metrics  Prometheus text
 /config   the configuration in force, as YAML; ?format=json
 /routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME
-/graph    the mesh as the last tick saw it, as JSON
+/graph    the mesh as the last tick saw it, as JSON; ?busiest=N links
 ";
 
 /// Why the operators' port could not be opened.
@@ -202,7 +202,10 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
                 }
             }
         }
-        "/graph" => respond(StatusCode::OK, JSON, pretty(&graph::graph(state.control.view().as_deref()))),
+        "/graph" => {
+            let busiest = parameter("busiest").and_then(|n| n.parse().ok());
+            respond(StatusCode::OK, JSON, pretty(&graph::graph(state.control.view().as_deref(), busiest)))
+        }
         "/" => {
             let mut response = respond(StatusCode::OK, HTML, PAGE.into());
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));

@@ -173,6 +173,11 @@ impl Published {
 
     /// Makes a generation the current one.
     pub fn publish(&self, generation: Generation) {
-        self.0.store(Arc::new(generation));
+        self.publish_shared(Arc::new(generation));
+    }
+
+    /// Makes a generation that others hold too the current one.
+    pub fn publish_shared(&self, generation: Arc<Generation>) {
+        self.0.store(generation);
     }
 }

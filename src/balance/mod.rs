@@ -19,3 +19,6 @@ mod table;
 pub use alias::Alias;
 pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
 pub use table::{Candidate, Choice, Endpoint, EndpointId, Health, Predicted, Table, TableOptions};
+
+#[cfg(test)]
+mod swap_tests;

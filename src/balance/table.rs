@@ -223,7 +223,9 @@ impl Table {
             let estimate_s = c.link.estimate.at(now, c.prior_s, self.options.tau_s);
             (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
         };
-        if let Some(index) = self.stale(now, rng)
+        // Sampling by weight alone explores by itself, and its shares are promised to be the weights.
+        if self.options.compare != Compare::Draw(1)
+            && let Some(index) = self.stale(now, rng)
             && !tried.contains(&index)
         {
             return Some(Choice { index, estimate_s: f32::NAN });

@@ -10,7 +10,9 @@ use super::diagnostic::{Collector, Place, Severity};
 use super::suggest::nearest;
 use super::tree::{Entry, Kind, Node, Scalar, Value};
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+};
 use std::cell::{Cell, RefCell};
 use std::fmt::{self, Display};
 
@@ -20,7 +22,11 @@ const MAX_VISITS: usize = 20_000_000;
 /// Reads `T` from a tree as far as it can be read, and notes everything that stands against it.
 ///
 /// `elsewhere` says in words where else in the schema a key exists.
-pub fn decode<T: DeserializeOwned>(root: &Node, collector: &mut Collector<'_>, elsewhere: &dyn Fn(&str) -> Option<String>) -> Option<T> {
+pub fn decode<T: DeserializeOwned>(
+    root: &Node,
+    collector: &mut Collector<'_>,
+    elsewhere: &dyn Fn(&str) -> Option<String>,
+) -> Option<T> {
     let context = Context { elsewhere, collector: RefCell::new(collector), visits: Cell::new(0) };
     loop {
         match T::deserialize(Reading { node: root, context: &context }) {
@@ -70,13 +76,19 @@ impl Context<'_> {
         match failure {
             Failure::Reported => return Failure::Reported,
             Failure::Wrong { message, remedy } => self.push(node.mark(), message, remedy),
+            Failure::Misplaced(expected) => {
+                let message = format!("{} stands where {expected} belongs", node.described());
+                self.push(node.mark(), message, Some(format!("write {expected}")));
+            }
             Failure::NotAnAddress => {
                 let message = format!("{} is not an IP address and a port", node.described());
                 self.push(node.mark(), message, Some("write both, as in `127.0.0.1:8080` or `[::1]:8080`".to_owned()));
             }
             // The key is there, and was reported: its absence is no second error.
             Failure::Missing(key) if node.entry(key).is_some() => {}
-            Failure::Missing(key) => self.push(node.mark(), format!("`{key}` is missing"), Some(format!("add `{key}: ...`"))),
+            Failure::Missing(key) => {
+                self.push(node.mark(), format!("`{key}` is missing"), Some(format!("add `{key}: ...`")))
+            }
         }
         node.dropped.set(true);
         Failure::Reported
@@ -117,6 +129,8 @@ pub enum Failure {
     Reported,
     /// The node at hand is wrong.
     Wrong { message: String, remedy: Option<String> },
+    /// The node at hand is of another kind than what belongs there.
+    Misplaced(String),
     /// The node at hand is not an IP address with its port.
     NotAnAddress,
     /// The section at hand lacks a key.
@@ -128,6 +142,7 @@ impl Display for Failure {
         match self {
             Self::Reported => f.write_str("an error that was reported"),
             Self::Wrong { message, .. } => f.write_str(message),
+            Self::Misplaced(expected) => write!(f, "this is not {expected}"),
             Self::NotAnAddress => f.write_str("not an IP address and a port"),
             Self::Missing(key) => write!(f, "`{key}` is missing"),
         }
@@ -140,15 +155,16 @@ impl de::Error for Failure {
     /// A second line is the remedy.
     fn custom<T: Display>(text: T) -> Self {
         let text = text.to_string();
-        let (message, remedy) = text.split_once('\n').map_or((text.as_str(), None), |(message, remedy)| (message, Some(remedy)));
+        let (message, remedy) =
+            text.split_once('\n').map_or((text.as_str(), None), |(message, remedy)| (message, Some(remedy)));
         if message.contains("socket address") {
             return Self::NotAnAddress;
         }
         Self::Wrong { message: message.to_owned(), remedy: remedy.map(str::to_owned) }
     }
 
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::Wrong { message: format!("{found} stands where {expected} belongs"), remedy: None }
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::Misplaced(expected.to_string())
     }
 
     fn missing_field(key: &'static str) -> Self {
@@ -175,8 +191,13 @@ impl<'a> Reading<'a> {
     fn scalar(self, expected: &str, example: &str) -> Result<&'a Scalar, Failure> {
         match &self.node.value {
             Value::Scalar(scalar) => Ok(scalar),
-            Value::Null => Err(wrong("a value is missing here", format!("write {expected} such as `{example}`, or remove the key"))),
-            Value::List(_) | Value::Map(_) => Err(self.misplaced(expected, &format!("write {expected} such as `{example}`"))),
+            Value::Null => Err(wrong(
+                "a value is missing here",
+                format!("write {expected} such as `{example}`, or remove the key"),
+            )),
+            Value::List(_) | Value::Map(_) => {
+                Err(self.misplaced(expected, &format!("write {expected} such as `{example}`")))
+            }
         }
     }
 
@@ -190,7 +211,9 @@ impl<'a> Reading<'a> {
         let Some(number) = number else {
             return Err(self.misplaced("a whole number", "write digits only, without a unit"));
         };
-        T::try_from(number).map_err(|_| wrong(format!("`{}` is out of range", scalar.text), format!("write a whole number from {least} to {most}")))
+        T::try_from(number).map_err(|_| {
+            wrong(format!("`{}` is out of range", scalar.text), format!("write a whole number from {least} to {most}"))
+        })
     }
 
     fn real(self) -> Result<f64, Failure> {
@@ -198,17 +221,27 @@ impl<'a> Reading<'a> {
         match scalar.kind {
             Kind::Real(number) => Ok(number),
             // Counts here are far below 2^53; where they are not, the nearest number is what was meant.
-            Kind::Whole(_) | Kind::Text => scalar.text.parse().map_err(|_| self.misplaced("a number", "write a number such as `1.5`")),
+            Kind::Whole(_) | Kind::Text => {
+                scalar.text.parse().map_err(|_| self.misplaced("a number", "write a number such as `1.5`"))
+            }
             Kind::Bool(_) => Err(self.misplaced("a number", "write a number such as `1.5`")),
         }
     }
 
-    fn visit_entries<V: Visitor<'a>>(self, known: Option<&'static [&'static str]>, visitor: V) -> Result<V::Value, Failure> {
+    fn visit_entries<V: Visitor<'a>>(
+        self,
+        known: Option<&'static [&'static str]>,
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
         match &self.node.value {
-            Value::Map(entries) => visitor.visit_map(Entries { rest: entries.iter(), value: None, known, context: self.context }),
+            Value::Map(entries) => {
+                visitor.visit_map(Entries { rest: entries.iter(), value: None, known, context: self.context })
+            }
             Value::Null => visitor.visit_map(Entries { rest: [].iter(), value: None, known, context: self.context }),
             Value::List(_) => Err(self.misplaced("a section with keys", "write `key: value` without a leading `- `")),
-            Value::Scalar(_) => Err(self.misplaced("a section with keys", "write its keys below it, indented, or as `{ key: value }`")),
+            Value::Scalar(_) => {
+                Err(self.misplaced("a section with keys", "write its keys below it, indented, or as `{ key: value }`"))
+            }
         }
     }
 }
@@ -250,7 +283,9 @@ impl<'a> de::Deserializer<'a> for Reading<'a> {
     fn deserialize_bool<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.scalar("`true` or `false`", "true")?.kind {
             Kind::Bool(value) => visitor.visit_bool(value),
-            Kind::Text | Kind::Whole(_) | Kind::Real(_) => Err(self.misplaced("`true` or `false`", "write `true` or `false`")),
+            Kind::Text | Kind::Whole(_) | Kind::Real(_) => {
+                Err(self.misplaced("`true` or `false`", "write `true` or `false`"))
+            }
         }
     }
 
@@ -268,7 +303,9 @@ impl<'a> de::Deserializer<'a> for Reading<'a> {
 
     fn deserialize_str<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Failure> {
         match &self.node.value {
-            Value::Null => Err(wrong("a value is missing here", "write it, write `\"\"` for an empty text, or remove the key")),
+            Value::Null => {
+                Err(wrong("a value is missing here", "write it, write `\"\"` for an empty text, or remove the key"))
+            }
             Value::Scalar(scalar) => visitor.visit_str(&scalar.text),
             Value::List(_) | Value::Map(_) => Err(self.misplaced("text", "write one text")),
         }
@@ -314,7 +351,9 @@ impl<'a> de::Deserializer<'a> for Reading<'a> {
         match &self.node.value {
             Value::List(items) => visitor.visit_seq(Items { rest: items.iter(), context: self.context }),
             Value::Null => visitor.visit_seq(Items { rest: [].iter(), context: self.context }),
-            Value::Map(_) | Value::Scalar(_) => Err(self.misplaced("a list", "begin each item with `- `, or write `[a, b]`")),
+            Value::Map(_) | Value::Scalar(_) => {
+                Err(self.misplaced("a list", "begin each item with `- `, or write `[a, b]`"))
+            }
         }
     }
 
@@ -322,7 +361,12 @@ impl<'a> de::Deserializer<'a> for Reading<'a> {
         self.deserialize_seq(visitor)
     }
 
-    fn deserialize_tuple_struct<V: Visitor<'a>>(self, _: &'static str, _: usize, visitor: V) -> Result<V::Value, Failure> {
+    fn deserialize_tuple_struct<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        _: usize,
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
         self.deserialize_seq(visitor)
     }
 
@@ -330,11 +374,21 @@ impl<'a> de::Deserializer<'a> for Reading<'a> {
         self.visit_entries(None, visitor)
     }
 
-    fn deserialize_struct<V: Visitor<'a>>(self, _: &'static str, known: &'static [&'static str], visitor: V) -> Result<V::Value, Failure> {
+    fn deserialize_struct<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
         self.visit_entries(Some(known), visitor)
     }
 
-    fn deserialize_enum<V: Visitor<'a>>(self, _: &'static str, known: &'static [&'static str], visitor: V) -> Result<V::Value, Failure> {
+    fn deserialize_enum<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Failure> {
         let words = listed(known).replace(" and ", " or ");
         let scalar = self.scalar("a word", known.first().copied().unwrap_or_default())?;
         if known.contains(&scalar.text.as_str()) {

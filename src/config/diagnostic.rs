@@ -96,7 +96,15 @@ impl fmt::Display for Diagnostic {
         for line in &self.lines {
             writeln!(f, "{:>gutter$} | {}", line.number, line.text)?;
             if line.marked > 0 {
-                writeln!(f, "{:gutter$} | {:indent$}{:^<marked$}", "", "", "", indent = line.indent, marked = line.marked)?;
+                writeln!(
+                    f,
+                    "{:gutter$} | {:indent$}{:^<marked$}",
+                    "",
+                    "",
+                    "",
+                    indent = line.indent,
+                    marked = line.marked
+                )?;
             }
         }
         if let Some(remedy) = &self.remedy {
@@ -192,9 +200,13 @@ impl<'a> Collector<'a> {
     #[must_use]
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|d| (d.line, d.column, d.severity));
-        for (severity, count, kind) in [(Severity::Error, self.errors, "errors"), (Severity::Warning, self.warnings, "warnings")] {
+        for (severity, count, kind) in
+            [(Severity::Error, self.errors, "errors"), (Severity::Warning, self.warnings, "warnings")]
+        {
             if let Some(more) = count.checked_sub(MAX_FINDINGS).filter(|more| *more > 0) {
-                let mut rest = self.source.whole(format!("there are {more} more {kind}"), Some("put these right first".to_owned()));
+                let mut rest = self
+                    .source
+                    .whole(format!("there are {more} more {kind}"), Some("put these right first".to_owned()));
                 rest.severity = severity;
                 self.found.push(rest);
             }
@@ -206,7 +218,13 @@ impl<'a> Collector<'a> {
 impl Source<'_> {
     /// A finding about `place`.
     #[must_use]
-    pub fn at(&self, severity: Severity, place: Place, message: impl Into<String>, remedy: Option<String>) -> Diagnostic {
+    pub fn at(
+        &self,
+        severity: Severity,
+        place: Place,
+        message: impl Into<String>,
+        remedy: Option<String>,
+    ) -> Diagnostic {
         let start = self.floor(place.start);
         let end = self.floor(place.end).max(start);
         let before = self.text.get(..start).unwrap_or_default();
@@ -274,7 +292,12 @@ fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine 
         .collect()
     };
     if length <= 2 * SHOWN_AROUND {
-        return SourceLine { number, text: visible(&mut line.chars()), indent, marked: marked.min(length.saturating_sub(indent).max(1)) };
+        return SourceLine {
+            number,
+            text: visible(&mut line.chars()),
+            indent,
+            marked: marked.min(length.saturating_sub(indent).max(1)),
+        };
     }
     let from = indent.saturating_sub(SHOWN_AROUND);
     let to = (indent + SHOWN_AROUND).min(length);

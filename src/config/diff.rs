@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn every_named_key_exists() {
-        let mut all = config("node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1 }\nprocess: { threads: 3, drain: 1s }");
+        let mut all =
+            config("node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1 }\nprocess: { threads: 3, drain: 1s }");
         all.model = config("model: { engine: embedded, device: cpu, onnxruntime: x }").model;
         all.telemetry = config("telemetry: { traces: { otlp: \"http://a/b\", sample: 2% } }").telemetry;
         let named = restart_needed(&Config::default(), &all);

@@ -47,7 +47,10 @@ impl Environment<'_> {
             if out.len() > MAX_EXPANDED {
                 return Err(Unfilled {
                     written: format!("${{{inside}}}"),
-                    message: format!("with its variables filled in, this value is longer than {} KiB", MAX_EXPANDED / 1024),
+                    message: format!(
+                        "with its variables filled in, this value is longer than {} KiB",
+                        MAX_EXPANDED / 1024
+                    ),
                     remedy: "use a shorter value".to_owned(),
                 });
             }
@@ -61,7 +64,8 @@ impl Environment<'_> {
     fn one(&self, inside: &str, depth: usize) -> Result<String, Unfilled> {
         let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, default)| (name, Some(default)));
         let written = || format!("${{{inside}}}");
-        let word = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let word = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !word {
             return Err(Unfilled {
                 written: written(),

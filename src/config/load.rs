@@ -199,3 +199,7 @@ fn locate(root: &Node, path: &Path) -> Located {
     };
     Located { place, tainted: node.tainted() }
 }
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -210,10 +210,15 @@ impl Walk {
     }
 
     fn key(&self, path: String, name: &str, home: &Json, property: &Json, target: &Json) -> Key {
-        let required = home.get("required").and_then(Json::as_array).is_some_and(|keys| keys.iter().any(|key| key == name));
+        let required =
+            home.get("required").and_then(Json::as_array).is_some_and(|keys| keys.iter().any(|key| key == name));
         let default = (!required).then(|| property.get("default").map_or_else(|| "null".to_owned(), yaml));
         let section = ["properties", "additionalProperties", "items"].iter().any(|shape| {
-            let inner = if *shape == "properties" { Some(target.clone()) } else { target.get(*shape).map(|inner| self.resolve(inner)) };
+            let inner = if *shape == "properties" {
+                Some(target.clone())
+            } else {
+                target.get(*shape).map(|inner| self.resolve(inner))
+            };
             inner.is_some_and(|inner| inner.get("properties").is_some())
         });
         Key { path, default, doc: sentence(property, target), words: self.words(target), section }
@@ -235,7 +240,8 @@ impl Walk {
             return target.cloned().unwrap_or_default();
         }
         let alternatives = schema.get("anyOf").and_then(Json::as_array);
-        let optional = alternatives.filter(|all| all.iter().any(|one| one.get("type").is_some_and(|kind| kind == "null")));
+        let optional =
+            alternatives.filter(|all| all.iter().any(|one| one.get("type").is_some_and(|kind| kind == "null")));
         match optional.and_then(|all| all.iter().find(|one| one.get("type").is_none_or(|kind| kind != "null"))) {
             Some(value) => self.resolve(value),
             None => schema.clone(),
@@ -314,7 +320,11 @@ mod tests {
             (Ok(file), Ok(generated)) => file == generated,
             _ => file == generated,
         };
-        assert!(same, "{} is not what the schema says; run the tests with PATHLOOM_BLESS=1 to rewrite it", path.display());
+        assert!(
+            same,
+            "{} is not what the schema says; run the tests with PATHLOOM_BLESS=1 to rewrite it",
+            path.display()
+        );
     }
 
     #[test]
@@ -329,7 +339,8 @@ mod tests {
 
     #[test]
     fn the_reference_loads_without_a_warning_and_says_nothing_but_defaults() {
-        let loaded = load_with(reference_yaml().as_bytes(), "reference.yaml", &|_| None).unwrap_or_else(|e| panic!("{e}"));
+        let loaded =
+            load_with(reference_yaml().as_bytes(), "reference.yaml", &|_| None).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(loaded.warnings, []);
         assert_eq!(loaded.config, example());
     }
@@ -341,7 +352,8 @@ mod tests {
             assert!(key.doc.ends_with('.') && key.doc.len() > 5, "{key:?}");
             assert!(key.words.iter().all(|(_, doc)| doc.ends_with('.')), "{key:?}");
         }
-        let required: Vec<&str> = keys().iter().filter(|key| key.default.is_none()).map(|key| key.path.as_str()).collect();
+        let required: Vec<&str> =
+            keys().iter().filter(|key| key.default.is_none()).map(|key| key.path.as_str()).collect();
         assert_eq!(required, ["clusters.<name>.endpoints[].address"]);
     }
 

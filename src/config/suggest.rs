@@ -3,7 +3,11 @@
 /// Names longer than this are not compared: nobody mistypes them, and comparing takes quadratic time.
 const MAX_COMPARED: usize = 64;
 
-/// The name that was probably meant: the one with the fewest typing slips, where they are few enough for its length.
+/// A name of fewer letters begins too many others.
+const MIN_STEM: usize = 3;
+
+/// The name that was probably meant: the one with the fewest typing slips, where they are few enough for its length,
+/// or where one name goes on from the other (`warning` for `warn`).
 #[must_use]
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if written.len() > MAX_COMPARED {
@@ -14,7 +18,11 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
         .into_iter()
         .filter(|name| name.len() <= MAX_COMPARED)
         .map(|name| (slips(&folded, &fold(name)), name))
-        .filter(|(slips, name)| *slips <= (written.chars().count().max(name.chars().count()) / 3).max(1))
+        .filter(|(slips, name)| {
+            let (shorter, longer) = (written.len().min(name.len()), written.len().max(name.len()));
+            let stem = shorter >= MIN_STEM && folded.iter().zip(fold(name)).all(|(a, b)| *a == b);
+            *slips <= (longer / 3).max(1) || stem
+        })
         .min_by_key(|(slips, _)| *slips)
         .map(|(_, name)| name)
 }
@@ -69,6 +77,9 @@ mod tests {
         assert_eq!(nearest("timeout", ["connect", "timeouts"]), Some("timeouts"));
         assert_eq!(nearest("frobnicate", ["connect", "timeouts"]), None);
         assert_eq!(nearest("x", ["y", "zone"]), Some("y"));
+        assert_eq!(nearest("warning", ["error", "warn"]), Some("warn"));
+        assert_eq!(nearest("connect_timeout", ["connect", "idle"]), Some("connect"));
+        assert_eq!(nearest("in", ["information"]), None);
         assert_eq!(nearest(&"x".repeat(65), ["x"]), None);
         assert_eq!(nearest("", []), None);
     }

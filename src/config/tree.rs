@@ -66,7 +66,8 @@ pub enum Kind {
 impl Scalar {
     /// What plain text without quotes would be taken for.
     pub fn classify(text: &str) -> Kind {
-        let numeric = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.contains(|c: char| c.is_ascii_digit());
+        let numeric = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
+            && text.contains(|c: char| c.is_ascii_digit());
         match text {
             "true" => Kind::Bool(true),
             "false" => Kind::Bool(false),
@@ -119,7 +120,9 @@ impl Node {
     /// What a diagnostic about the node underlines: a section without braces has no text of its own, so its first key.
     pub fn mark(&self) -> Place {
         match &self.value {
-            Value::Map(entries) if self.place.start == self.place.end => entries.first().map_or(self.place, |entry| entry.key_place),
+            Value::Map(entries) if self.place.start == self.place.end => {
+                entries.first().map_or(self.place, |entry| entry.key_place)
+            }
             Value::List(items) if self.place.start == self.place.end => items.first().map_or(self.place, Self::mark),
             _ => self.place,
         }
@@ -162,7 +165,8 @@ fn syntax(source: Source<'_>, error: &serde_saphyr::Error) -> Diagnostic {
     let Some(location) = error.location() else {
         return source.whole(format!("this is not YAML: {error}"), None);
     };
-    let (line, column) = (usize::try_from(location.line()).unwrap_or(1), usize::try_from(location.column()).unwrap_or(1));
+    let (line, column) =
+        (usize::try_from(location.line()).unwrap_or(1), usize::try_from(location.column()).unwrap_or(1));
     let start = source.offset(line, column);
     let message = error.to_string();
     let message = message.strip_suffix(&format!(" at line {line}, column {column}")).unwrap_or(&message);
@@ -170,11 +174,18 @@ fn syntax(source: Source<'_>, error: &serde_saphyr::Error) -> Diagnostic {
     let tab = leading_tab(source.text, line);
     if let Some(start) = tab {
         let remedy = "indent with spaces".to_owned();
-        return source.at(Severity::Error, Place { start, end: start + 1 }, "a tab is used for indentation, which YAML forbids", Some(remedy));
+        return source.at(
+            Severity::Error,
+            Place { start, end: start + 1 },
+            "a tab is used for indentation, which YAML forbids",
+            Some(remedy),
+        );
     }
     let text = source.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let remedy = if message.contains("multiple YAML documents") {
         Some("keep one document: remove the second `---` and what follows it".to_owned())
+    } else if message.contains("tag") {
+        Some("remove the word that begins with `!`, or quote the value".to_owned())
     } else if message.contains("unclosed") {
         Some("close it, or quote the text that it begins".to_owned())
     } else if message.contains("unexpected character") {
@@ -186,8 +197,14 @@ fn syntax(source: Source<'_>, error: &serde_saphyr::Error) -> Diagnostic {
     } else {
         location_remedy(message)
     };
-    let message = if message.contains("multiple YAML documents") { "a second YAML document begins here" } else { message };
-    source.at(Severity::Error, Place { start, end: start + width }, format!("this is not YAML that can be read: {message}"), remedy)
+    let message =
+        if message.contains("multiple YAML documents") { "a second YAML document begins here" } else { message };
+    source.at(
+        Severity::Error,
+        Place { start, end: start + width },
+        format!("this is not YAML that can be read: {message}"),
+        remedy,
+    )
 }
 
 fn location_remedy(message: &str) -> Option<String> {
@@ -272,7 +289,9 @@ impl Builder<'_, '_> {
             let node = self.node(value);
             let key = match key.value {
                 Raw::Text(text) => text,
-                Raw::Bool(_) | Raw::Whole(_) | Raw::Real(_) => self.source.text.get(key_place.start..key_place.end).unwrap_or_default().to_owned(),
+                Raw::Bool(_) | Raw::Whole(_) | Raw::Real(_) => {
+                    self.source.text.get(key_place.start..key_place.end).unwrap_or_default().to_owned()
+                }
                 Raw::Null | Raw::List(_) | Raw::Map(_) => {
                     let remedy = Some("write a word before the `:`".to_owned());
                     self.collector.push(Severity::Error, key_place, "a key must be a word", remedy);
@@ -289,7 +308,12 @@ impl Builder<'_, '_> {
                 if !node.dropped.get() {
                     let line = self.source.line(first.start);
                     let remedy = format!("keep one of them: the first is in line {line}");
-                    self.collector.push(Severity::Error, key_place, format!("`{key}` is written twice in one section"), Some(remedy));
+                    self.collector.push(
+                        Severity::Error,
+                        key_place,
+                        format!("`{key}` is written twice in one section"),
+                        Some(remedy),
+                    );
                 }
                 node.dropped.set(true);
             } else {

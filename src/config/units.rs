@@ -103,10 +103,16 @@ impl FromStr for Timespan {
             ));
         }
         let Some((_, scale)) = TIME_UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(UnitError::new(format!("`{text}` is not a length of time: `{unit}` is no unit of time"), remedy));
+            return Err(UnitError::new(
+                format!("`{text}` is not a length of time: `{unit}` is no unit of time"),
+                remedy,
+            ));
         };
         let too_long = || {
-            UnitError::new(format!("`{text}` is too long"), format!("the longest that can be written is `{}`", Timespan(MAX_TIMESPAN)))
+            UnitError::new(
+                format!("`{text}` is too long"),
+                format!("the longest that can be written is `{}`", Timespan(MAX_TIMESPAN)),
+            )
         };
         let whole: u64 = whole.parse().map_err(|_| too_long())?;
         // Nine digits of an hour's fraction are below a microsecond; what is finer than a nanosecond is dropped.
@@ -216,10 +222,15 @@ impl FromStr for ByteSize {
             return Err(wrong());
         }
         let Some((_, scale)) = BYTE_UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(match BYTE_UNITS.iter().find(|(name, _)| name.replace('i', "").eq_ignore_ascii_case(&unit.replace('i', ""))) {
-                Some((meant, _)) => UnitError::new(wrong().message, format!("write `{whole}{meant}`")),
-                None => wrong(),
-            });
+            return Err(
+                match BYTE_UNITS
+                    .iter()
+                    .find(|(name, _)| name.replace('i', "").eq_ignore_ascii_case(&unit.replace('i', "")))
+                {
+                    Some((meant, _)) => UnitError::new(wrong().message, format!("write `{whole}{meant}`")),
+                    None => wrong(),
+                },
+            );
         };
         whole
             .parse::<u64>()
@@ -289,7 +300,10 @@ impl FromStr for SourceNet {
             Some(_) => return Err(wrong()),
         };
         if prefix > width {
-            return Err(UnitError::new(format!("`/{prefix}` is longer than an address, which has {width} bits"), remedy));
+            return Err(UnitError::new(
+                format!("`/{prefix}` is longer than an address, which has {width} bits"),
+                remedy,
+            ));
         }
         let kept = bits(address) & mask(prefix);
         if kept != bits(address) {
@@ -382,3 +396,7 @@ written!(Timespan, "a length of time such as `250ms`", r"^[0-9]+(\.[0-9]+)?(ns|u
 written!(Share, "a share such as `20%`", r"^[0-9]+(\.[0-9]+)?%$");
 written!(ByteSize, "a number of bytes such as `64KiB`", r"^[0-9]+(B|KiB|MiB|GiB)$");
 written!(SourceNet, "a network such as `10.1.2.16/28`", r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$");
+
+#[cfg(test)]
+#[path = "units_tests.rs"]
+mod tests;

@@ -59,7 +59,10 @@ impl Watcher {
     ///
     /// # Errors
     /// That no thread could be started.
-    pub fn start(path: impl Into<PathBuf>, known_digest: &str) -> io::Result<(Self, tokio::sync::mpsc::Receiver<Reload>)> {
+    pub fn start(
+        path: impl Into<PathBuf>,
+        known_digest: &str,
+    ) -> io::Result<(Self, tokio::sync::mpsc::Receiver<Reload>)> {
         let (signals, received) = channel();
         let (events, receiver) = tokio::sync::mpsc::channel(WAITING);
         let watch = Watch {
@@ -68,6 +71,7 @@ impl Watcher {
             identity: None,
             directories: Directories::new(signals.clone()),
             signals: received,
+            stopped: false,
             events,
         };
         std::thread::Builder::new().name("config-watch".to_owned()).spawn(move || watch.run())?;
@@ -96,6 +100,8 @@ struct Watch {
     identity: Identity,
     directories: Directories,
     signals: Receiver<Signal>,
+    /// Set when the watcher was dropped while a reading waited.
+    stopped: bool,
     events: tokio::sync::mpsc::Sender<Reload>,
 }
 
@@ -114,7 +120,7 @@ enum Woken {
 impl Watch {
     fn run(mut self) {
         let mut woken = Woken::Touched;
-        while woken != Woken::Stop && !self.events.is_closed() {
+        while woken != Woken::Stop && !self.stopped && !self.events.is_closed() {
             self.directories.follow(&self.path);
             let identity = identity(&self.path);
             if woken != Woken::Perhaps || identity != self.identity {
@@ -154,7 +160,7 @@ impl Watch {
     }
 
     /// Reads the file; nothing when it is the same and nobody asked.
-    fn read(&mut self, asked: bool) -> Option<Reload> {
+    fn read(&mut self, mut asked: bool) -> Option<Reload> {
         let since = Instant::now();
         let outcome = loop {
             let outcome = read_file(&self.path);
@@ -166,7 +172,14 @@ impl Watch {
             if !unfinished || asked || self.seen == mark(&outcome) || since.elapsed() >= GRACE {
                 break outcome;
             }
-            std::thread::sleep(SETTLE);
+            match self.signals.recv_timeout(SETTLE) {
+                Ok(Signal::Asked) => asked = true,
+                Ok(Signal::Touched { .. }) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.stopped = true;
+                    return None;
+                }
+            }
         };
         let now = mark(&outcome);
         if now == self.seen && !asked {
@@ -216,7 +229,8 @@ impl Directories {
     fn follow(&mut self, path: &Path) {
         let steps = chain(path);
         let parents = steps.iter().filter_map(|step| step.parent()).map(directory);
-        let directories: HashSet<(PathBuf, u64)> = parents.filter_map(|parent| Some((parent.clone(), identity(&parent)?.2))).collect();
+        let directories: HashSet<(PathBuf, u64)> =
+            parents.filter_map(|parent| Some((parent.clone(), identity(&parent)?.2))).collect();
         let names: HashSet<OsString> = steps.iter().filter_map(|step| step.file_name()).map(OsString::from).collect();
         if directories == self.watched && names == self.names && self.watcher.is_some() {
             return;

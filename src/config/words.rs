@@ -93,7 +93,11 @@ struct WordOrNumber<T> {
 impl<T> WordOrNumber<T> {
     fn wrong<E: de::Error>(&self, written: &str) -> E {
         let words: Vec<String> = self.words.iter().map(|word| format!("`{word}`")).collect();
-        E::custom(format!("`{written}` is not {} or a number\nwrite {} or a whole number such as `4`", words.join(", "), words.join(", ")))
+        E::custom(format!(
+            "`{written}` is not {} or a number\nwrite {} or a whole number such as `4`",
+            words.join(", "),
+            words.join(", ")
+        ))
     }
 }
 

@@ -248,6 +248,47 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
     vec![requests, failures, duration, retries, request_bytes, response_bytes, unrouted]
 }
 
+/// What the data path holds at the moment, and how much of it there ever was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Client connections open.
+    pub downstream: u64,
+    /// Client connections accepted since the start.
+    pub accepted: u64,
+    /// Connections to endpoints open.
+    pub upstream: u64,
+    /// Those of them that wait for a request.
+    pub pooled: u64,
+    /// Connections to endpoints opened since the start.
+    pub connected: u64,
+    /// Requests under way.
+    pub requests: u64,
+    /// Connections switched to another protocol.
+    pub upgraded: u64,
+}
+
+/// Connections and requests under way.
+#[must_use]
+pub fn held(held: Held) -> Vec<Family> {
+    let family =
+        |name: &'static str, kind, help: &'static str, n| Family::new(name, kind, Measure::Number, help).count(n);
+    use Kind::{Counter, Gauge};
+    vec![
+        family("downstream_connections", Gauge, "Client connections open, upgraded ones included.", held.downstream),
+        family("downstream_connections_accepted", Counter, "Client connections accepted.", held.accepted),
+        family("upstream_connections", Gauge, "Connections to endpoints open.", held.upstream),
+        family("upstream_connections_pooled", Gauge, "Connections to endpoints that wait for a request.", held.pooled),
+        family("upstream_connections_opened", Counter, "Connections to endpoints opened.", held.connected),
+        family("requests_in_flight", Gauge, "Requests under way.", held.requests),
+        family(
+            "upgraded_connections",
+            Gauge,
+            "Connections switched to another protocol, such as WebSocket.",
+            held.upgraded,
+        ),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

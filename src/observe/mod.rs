@@ -2,12 +2,25 @@
 //!
 //! Requests write counters to their own core's shard and hand finished log lines and spans to bounded queues; when a
 //! queue is full the line is dropped and counted, because a request never waits for somebody who watches it.
+//!
+//! `Reporting` is the sink that the data path gets: it feeds the access log (`access_log`, its lines in `access_line`)
+//! and the traces, and takes their reloads. `metrics` turns counters into text, `log` sets up the proxy's own log.
 
+mod access;
+mod access_line;
+mod access_log;
+pub mod log;
 pub mod metrics;
 mod reason;
+mod reporting;
+mod traces;
 mod traffic;
 mod wall;
 
+pub use access::{AccessRecord, AccessSink};
+pub use access_log::{AccessLog, OpenError};
 pub use reason::Reason;
+pub use reporting::{Reporting, ReportingError};
+pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};
 pub use traffic::{LATENCY_BUCKETS_S, Traffic, TrafficRegistry, TrafficSnapshot};
 pub use wall::{rfc3339, stamp};

@@ -10,15 +10,16 @@
 //! | `pathloom.node_features`, `pathloom.edge_features` | the columns, separated by commas |
 //! | `pathloom.name`, `pathloom.version` | what the model calls itself |
 //! | `pathloom.trained_on`, `pathloom.created_by` | where it came from |
+//! | `pathloom.graph_sha256` | the checksum of the graph's bytes, weights included, in hexadecimal; optional |
 //!
-//! All are required. They are the last thing in a file, so one that is cut short at whatever byte lacks one of them, or
+//! All but the last are required. They are the last thing in a file, so one that is cut short at whatever byte lacks one of them, or
 //! nothing that anybody reads.
 //!
 //! Further outputs are allowed (a later model may give more), further inputs are not (nothing could feed them).
-//! Nothing here panics, whatever the bytes: a property test holds that. What this cannot see, damaged weights for
-//! example, the warm-up in `engine` looks for.
+//! Nothing here panics, whatever the bytes: a property test holds that. Damaged weights show in the checksum. A file without
+//! one has only the warm-up in `engine`, which finds little: rectifiers and limits hide even NaN among the weights.
 
-use super::onnx::{FLOAT, INT64, Malformed, ModelProto, ValueInfoProto};
+use super::onnx::{FLOAT, INT64, Malformed, ModelProto, ValueInfoProto, graph_bytes};
 use crate::graph::features::{CONTRACT_VERSION, EDGE_FEATURES, NODE_FEATURES};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -105,6 +106,9 @@ pub enum ModelError {
         /// What it seems to be.
         reason: String,
     },
+    /// The graph's bytes are not those that were written.
+    #[error("the model file is damaged (its graph has not the checksum that it states): copy it again")]
+    Damaged,
     /// An ONNX file, but none of ours.
     #[error(
         "the ONNX file has no metadata `{key}`, so it was not made for Pathloom or is cut short: \
@@ -226,6 +230,7 @@ impl ModelError {
             Self::TooLarge { .. } => "too_large",
             Self::Truncated { .. } => "truncated",
             Self::NotOnnx { .. } => "not_onnx",
+            Self::Damaged => "damaged",
             Self::NoContract { .. } => "no_contract",
             Self::OtherContract { .. } => "other_contract",
             Self::MissingColumn { .. } => "missing_column",
@@ -288,6 +293,12 @@ pub fn verify(bytes: &[u8]) -> Result<ModelInfo, ModelError> {
     }
     columns("node_features", &NODE_FEATURES, required("pathloom.node_features")?)?;
     columns("edge_features", &EDGE_FEATURES, required("pathloom.edge_features")?)?;
+    if let Some(stated) = model.metadata("pathloom.graph_sha256") {
+        let actual = graph_bytes(bytes).map(|graph| hex(&Sha256::digest(graph)));
+        if actual.as_deref() != Some(stated) {
+            return Err(ModelError::Damaged);
+        }
+    }
     let graph = model.graph.as_ref();
     values(graph.map_or(&[], |g| &g.input), graph.map_or(&[], |g| &g.output))?;
     Ok(ModelInfo {

@@ -12,6 +12,7 @@
 mod contract;
 mod embedded;
 mod engine;
+mod library;
 mod onnx;
 mod onnx_runtime;
 mod status;

@@ -109,31 +109,61 @@ impl ModelProto {
     }
 }
 
-/// Whether bytes begin like a `ModelProto` and a length in them passes their end.
-fn is_cut_short(mut bytes: &[u8]) -> bool {
+/// The graph's bytes as they stand in the file, for a checksum; `None` in a file that is not whole.
+pub(super) fn graph_bytes(bytes: &[u8]) -> Option<&[u8]> {
+    const GRAPH: u64 = 7 << 3 | 2;
+    Fields(bytes).map_while(Result::ok).find(|(key, _)| *key == GRAPH).map(|(_, value)| value)
+}
+
+/// Whether bytes begin like a `ModelProto` and end in the middle of a field.
+fn is_cut_short(bytes: &[u8]) -> bool {
     // Every exporter writes the version first, as field 1, a varint.
-    if bytes.first() != Some(&0x08) {
-        return false;
-    }
-    while !bytes.is_empty() {
-        let Ok(key) = prost::encoding::decode_varint(&mut bytes) else { return bytes.len() < 10 };
-        let skip = match key & 7 {
-            0 => match prost::encoding::decode_varint(&mut bytes) {
-                Ok(_) => 0,
-                Err(_) => return bytes.len() < 10,
-            },
+    bytes.first() == Some(&0x08) && Fields(bytes).any(|field| field == Err(Malformed::CutShort))
+}
+
+/// The fields of a message, each with its key and its bytes (those of a number are left out); ends after an error.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn next_field(&mut self) -> Result<(u64, &'a [u8]), Malformed> {
+        let key = self.varint()?;
+        let length = match key & 7 {
+            0 => {
+                self.varint()?;
+                0
+            }
             1 => 8,
-            2 => match prost::encoding::decode_varint(&mut bytes) {
-                Ok(length) => length,
-                Err(_) => return bytes.len() < 10,
-            },
+            2 => self.varint()?,
             5 => 4,
-            _ => return false,
+            _ => return Err(Malformed::Other("it has a field of an unknown kind".into())),
         };
-        match usize::try_from(skip).ok().and_then(|skip| bytes.get(skip..)) {
-            Some(rest) => bytes = rest,
-            None => return true,
-        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let (value, rest) = self.0.split_at_checked(length).ok_or(Malformed::CutShort)?;
+        self.0 = rest;
+        Ok((key, value))
     }
-    false
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        // The longest varint has ten bytes: with fewer left, the end is what is wrong.
+        let ends = self.0.len() < 10;
+        prost::encoding::decode_varint(&mut self.0).map_err(|error| match ends {
+            true => Malformed::CutShort,
+            false => Malformed::Other(error.to_string()),
+        })
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u64, &'a [u8]), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = self.next_field();
+        if field.is_err() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
 }

@@ -5,9 +5,9 @@
 //! error to be told, not a reason to take another library that nobody named.
 //!
 //! `ort` holds the library and one environment for the life of the process, so they are kept here behind a lock. A later
-//! call that names another library gets the one that is loaded, and says so. Nothing is loaded or asked of `ort` before
-//! `init_from` accepted the library: its functions panic without one. It checks the symbol and the version (1.22 or later)
-//! by itself; a panic in spite of that is caught and counts as a library that does not work.
+//! call that names another library gets the one that is loaded, and says so. `library` looks into a library before `ort`
+//! is told of it, since `ort` panics where something is missing; a panic in spite of that is caught, and counts as a
+//! library that does not work.
 //!
 //! Sessions run with **one** intra-op thread. With more, `ScatterND` with `add` loses sums on the CPU provider (upstream
 //! issues 18048 and 23396), and requests would lose cores. Spinning is off for the same reason. The memory pattern is off
@@ -16,10 +16,10 @@
 
 use super::contract::Model;
 use super::engine::{Engine, EngineInfo, Interrupt, Options, ScoreError, Scores, StepDown, warm_up};
+use super::library;
 use crate::config::Device;
 use crate::graph::Features;
 use crate::graph::features::{EDGE_FEATURES, NODE_FEATURES};
-use ort::LoadDynamicError;
 use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider};
 use ort::logging::LogLevel;
@@ -112,7 +112,7 @@ fn find(options: &Options) -> Result<PathBuf, StepDown> {
 }
 
 /// A file, the best library in a folder, or a bare name for the system's own search.
-fn resolve(path: &Path) -> Option<PathBuf> {
+pub(super) fn resolve(path: &Path) -> Option<PathBuf> {
     if path.is_dir() {
         return in_folder(path);
     }
@@ -140,39 +140,21 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
 /// Loads the library and makes the environment, or gives what an earlier call made.
 fn load(path: &Path) -> Result<Runtime, StepDown> {
     let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let refused = |why: String| StepDown::new(format!("{} is not used: {why}", path.display()), GET_LIBRARY);
+    if let Some(loaded) = runtime.as_ref().filter(|loaded| loaded.path == path) {
+        return Ok(loaded.clone());
+    }
+    let version = library::version(path).map_err(|why| refused(why.to_string()))?;
     if let Some(loaded) = runtime.as_ref() {
         return Ok(loaded.clone());
     }
-    let builder = ort::init_from(path).map_err(|error| StepDown::new(refusal(&error), GET_LIBRARY))?;
-    let environment = builder.with_name("pathloom").with_telemetry(false).with_logger(Arc::new(log)).build();
-    let environment = environment
-        .map_err(|e| StepDown::new(format!("ONNX Runtime at {} does not start: {e}", path.display()), GET_LIBRARY))?;
+    let builder = ort::init_from(path).map_err(|error| refused(error.to_string()))?;
+    let builder = builder.with_name("pathloom").with_telemetry(false).with_logger(Arc::new(log));
+    let environment = builder.build().map_err(|error| refused(error.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
-    let loaded = Runtime { path: path.to_path_buf(), version: version(path), environment };
+    let loaded = Runtime { path: path.to_path_buf(), version, environment };
     *runtime = Some(loaded.clone());
     Ok(loaded)
-}
-
-fn refusal(error: &LoadDynamicError) -> String {
-    match error {
-        LoadDynamicError::Dlopen { error, path } => {
-            let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
-            format!("{} cannot be loaded: {error}{source}", path.display())
-        }
-        LoadDynamicError::MissingApi { path } => format!("{} is not ONNX Runtime", path.display()),
-        LoadDynamicError::InvalidVersionString => "the library's version is not text".into(),
-        LoadDynamicError::BadVersion { version_str, path } => {
-            let needed = ort::MINOR_VERSION;
-            format!("{} is ONNX Runtime {}, 1.{needed} or later is needed", path.display(), version_str.trim())
-        }
-    }
-}
-
-/// The library's version: of its build, else of its file name. `ort` checks the number and does not tell it.
-fn version(path: &Path) -> String {
-    let built = ort::info().split([',', ' ']).find_map(|part| part.strip_prefix("git-branch=rel-"));
-    let named = || path.file_name()?.to_str()?.strip_prefix(LIBRARY)?.strip_prefix('.');
-    built.or_else(named).unwrap_or("of an unknown version").to_string()
 }
 
 /// ONNX Runtime reports a provider that it cannot load as an error, and we step down from that by ourselves.

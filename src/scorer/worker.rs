@@ -65,6 +65,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The wait before the next attempt, after so many that failed.
+    pub(super) fn backoff(&self, attempts: u32) -> Duration {
+        // Twenty doublings pass any sensible limit.
+        self.backoff_first.saturating_mul(1 << attempts.min(20)).min(self.backoff_max)
+    }
+}
+
 /// A model in its engine, proven.
 pub(super) struct Loaded {
     pub engine: Box<dyn Engine>,
@@ -268,8 +276,7 @@ impl Shared {
 
     /// Schedules another thread after a backoff.
     fn restart(self: &Arc<Self>, state: &mut State, why: String) {
-        let doublings = state.attempts.min(20);
-        let delay = self.limits.backoff_first.saturating_mul(1 << doublings).min(self.limits.backoff_max);
+        let delay = self.limits.backoff(state.attempts);
         state.current = None;
         state.starting = None;
         state.attempts = state.attempts.saturating_add(1);

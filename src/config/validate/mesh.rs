@@ -40,14 +40,22 @@ fn workloads(config: &Config, findings: &mut Findings) {
             findings.check(path.key("service"), syntax::name(&workload.service));
         }
         match workload.listen {
-            None => findings.error(path.name(), format!("the workload `{name}` has no `listen`"), "add the address on which its requests come in: `listen: 127.0.0.1:15001`"),
+            None => findings.error(
+                path.name(),
+                format!("the workload `{name}` has no `listen`"),
+                "add the address on which its requests come in: `listen: 127.0.0.1:15001`",
+            ),
             Some(listen) => same_listener(&path, name, workload, listen, &mut listening, findings),
         }
         if let Some(serves) = workload.serves {
             connectable(&path.key("serves"), serves, findings);
             if let Some(other) = serving.insert(serves, name) {
                 let message = format!("`{other}` serves {serves} already");
-                findings.error(path.key("serves"), message, "give each workload the address at which it alone can be reached");
+                findings.error(
+                    path.key("serves"),
+                    message,
+                    "give each workload the address at which it alone can be reached",
+                );
             }
         }
     }
@@ -65,7 +73,8 @@ fn workloads(config: &Config, findings: &mut Findings) {
         for (i, endpoint) in cluster.endpoints.iter().enumerate() {
             let path = Path::of(&["clusters", name, "endpoints"]).index(i).key("address");
             if endpoint.address.port() != 0 && listening.contains_key(&endpoint.address) {
-                let message = format!("the proxy listens on {} itself, so a request would go round for ever", endpoint.address);
+                let message =
+                    format!("the proxy listens on {} itself, so a request would go round for ever", endpoint.address);
                 findings.error(path, message, "write the address of the service behind it");
             }
         }
@@ -140,8 +149,14 @@ fn routes(config: &Config, findings: &mut Findings) {
 /// Exactly one of `cluster` and `split`, each name known, the shares the whole.
 fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findings) {
     match (&route.cluster, route.split.is_empty()) {
-        (None, true) => findings.error(path.clone(), "the route leads nowhere", "add `cluster: name`, or `split: { one: 90%, other: 10% }`"),
-        (Some(_), false) => findings.error(path.key("split").name(), "the route has both `cluster` and `split`", "keep one of them"),
+        (None, true) => findings.error(
+            path.clone(),
+            "the route leads nowhere",
+            "add `cluster: name`, or `split: { one: 90%, other: 10% }`",
+        ),
+        (Some(_), false) => {
+            findings.error(path.key("split").name(), "the route has both `cluster` and `split`", "keep one of them")
+        }
         (Some(cluster), true) => known(cluster, config, path.key("cluster"), findings),
         (None, false) => {
             for cluster in route.split.keys() {
@@ -153,7 +168,11 @@ fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findi
                 // Six decimals of a percent are more than anybody wrote, and hide what binary numbers lose.
                 let total = format!("{:.6}", total * 100.0);
                 let total = total.trim_end_matches('0').trim_end_matches('.');
-                findings.error(path.key("split").name(), format!("the shares add up to {total}%"), "make them add up to 100%");
+                findings.error(
+                    path.key("split").name(),
+                    format!("the shares add up to {total}%"),
+                    "make them add up to 100%",
+                );
             }
         }
     }
@@ -181,7 +200,11 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
     if let Some(prefix) = &matches.path_prefix {
         findings.check(path.key("path_prefix"), syntax::path(prefix));
         if matches.path.is_some() {
-            findings.error(path.key("path_prefix").name(), "the route has both `path` and `path_prefix`", "keep one of them");
+            findings.error(
+                path.key("path_prefix").name(),
+                "the route has both `path` and `path_prefix`",
+                "keep one of them",
+            );
         }
     }
     match matches.method.as_deref().map(syntax::method) {
@@ -240,11 +263,19 @@ fn endpoints(name: &str, cluster: &Cluster, path: &Path, findings: &mut Findings
 fn facts(endpoint: &Endpoint, path: &Path, findings: &mut Findings) {
     findings.check(path.key("zone"), syntax::text(&endpoint.zone, MAX_NAME));
     if endpoint.weight > MAX_WEIGHT {
-        findings.error(path.key("weight"), format!("the weight {} is too large", endpoint.weight), format!("write 0 to {MAX_WEIGHT}; only the relation counts"));
+        findings.error(
+            path.key("weight"),
+            format!("the weight {} is too large", endpoint.weight),
+            format!("write 0 to {MAX_WEIGHT}; only the relation counts"),
+        );
     }
     let metadata = path.key("metadata");
     if endpoint.metadata.len() > MAX_METADATA {
-        findings.error(metadata.name(), format!("{} facts about an endpoint are too many", endpoint.metadata.len()), format!("keep at most {MAX_METADATA}"));
+        findings.error(
+            metadata.name(),
+            format!("{} facts about an endpoint are too many", endpoint.metadata.len()),
+            format!("keep at most {MAX_METADATA}"),
+        );
     }
     labels(&endpoint.metadata, &metadata, findings);
 }
@@ -261,26 +292,40 @@ fn labels(labels: &BTreeMap<String, String>, path: &Path, findings: &mut Finding
 
 fn limits(cluster: &Cluster, path: &Path, findings: &mut Findings) {
     let timeouts = &cluster.timeouts;
-    let times = [("connect", timeouts.connect), ("response_headers", timeouts.response_headers), ("idle", timeouts.idle)];
+    let times =
+        [("connect", timeouts.connect), ("response_headers", timeouts.response_headers), ("idle", timeouts.idle)];
     above_zero(&path.key("timeouts"), &times, findings);
     let ejection = &cluster.ejection;
     let path = path.key("ejection");
     above_zero(&path, &[("first", ejection.first)], findings);
     if ejection.longest < ejection.first {
-        let message = format!("the longest ejection ({}) is shorter than the first ({})", ejection.longest, ejection.first);
+        let message =
+            format!("the longest ejection ({}) is shorter than the first ({})", ejection.longest, ejection.first);
         findings.error(path.key("longest"), message, format!("write `{}` or more", ejection.first));
     }
     if !(0.0..=1.0).contains(&ejection.panic_below.0) {
-        findings.error(path.key("panic_below"), format!("{} is not a share", ejection.panic_below), "write `0%` to `100%`");
+        findings.error(
+            path.key("panic_below"),
+            format!("{} is not a share", ejection.panic_below),
+            "write `0%` to `100%`",
+        );
     }
 }
 
 /// An address to which a connection can be opened.
 fn connectable(path: &Path, address: SocketAddr, findings: &mut Findings) {
     if address.port() == 0 {
-        findings.error(path.clone(), format!("{address} has the port 0, to which nobody can connect"), "write the port that the service listens on");
+        findings.error(
+            path.clone(),
+            format!("{address} has the port 0, to which nobody can connect"),
+            "write the port that the service listens on",
+        );
     }
     if address.ip().is_unspecified() || address.ip().is_multicast() {
-        findings.error(path.clone(), format!("{} is not an address of one machine", address.ip()), "write the address at which the service is reached");
+        findings.error(
+            path.clone(),
+            format!("{} is not an address of one machine", address.ip()),
+            "write the address at which the service is reached",
+        );
     }
 }

@@ -52,7 +52,11 @@ fn listeners(config: &Config, findings: &mut Findings) {
     above_zero(&path, &[("idle", listeners.idle), ("request_headers", listeners.request_headers)], findings);
     if !(MIN_HEADER_BYTES..=MAX_HEADER_BYTES).contains(&listeners.max_header_bytes) {
         let message = format!("`{}` is no size for a request's head", listeners.max_header_bytes);
-        findings.error(path.key("max_header_bytes"), message, format!("write `{MIN_HEADER_BYTES}` to `{MAX_HEADER_BYTES}`"));
+        findings.error(
+            path.key("max_header_bytes"),
+            message,
+            format!("write `{MIN_HEADER_BYTES}` to `{MAX_HEADER_BYTES}`"),
+        );
     }
     if !(1..=MAX_HEADERS).contains(&listeners.max_headers) {
         let message = format!("{} headers are out of range", listeners.max_headers);
@@ -79,7 +83,11 @@ fn model(model: &Model, findings: &mut Findings) {
         findings.error(path.key("onnxruntime"), "the library's path is empty", "write it, or remove the key");
     }
     if model.tick < MIN_TICK {
-        findings.error(path.key("tick"), format!("a tick of {} is too short", model.tick), format!("write `{MIN_TICK}` or more"));
+        findings.error(
+            path.key("tick"),
+            format!("a tick of {} is too short", model.tick),
+            format!("write `{MIN_TICK}` or more"),
+        );
     }
     above_zero(&path, &[("deadline", model.deadline), ("decay", model.decay)], findings);
     if model.deadline > model.tick {
@@ -89,10 +97,18 @@ fn model(model: &Model, findings: &mut Findings) {
     }
     if !(model.temperature > 0.0 && model.temperature <= MAX_TEMPERATURE) {
         let message = format!("a temperature of {} has no meaning", model.temperature);
-        findings.error(path.key("temperature"), message, format!("write a number above 0, up to {MAX_TEMPERATURE}; 1 is the fair share by speed"));
+        findings.error(
+            path.key("temperature"),
+            message,
+            format!("write a number above 0, up to {MAX_TEMPERATURE}; 1 is the fair share by speed"),
+        );
     }
     if model.compare == Compare::Draw(0) {
-        findings.error(path.key("compare"), "a request that compares no candidate has none to go to", "write `auto`, `all` or a number from 1");
+        findings.error(
+            path.key("compare"),
+            "a request that compares no candidate has none to go to",
+            "write `auto`, `all` or a number from 1",
+        );
     }
     guards(&model.guards, model.tick, &path.key("guards"), findings);
     triggers(&model.triggers, model.tick, &path.key("triggers"), findings);
@@ -102,23 +118,38 @@ fn guards(guards: &Guards, tick: Timespan, path: &Path, findings: &mut Findings)
     let share = |share: f64| (0.0..=1.0).contains(&share);
     // With a floor of the whole, all weights are equal for ever, and the model says nothing.
     if !(share(guards.floor.0) && guards.floor.0 < 1.0) {
-        findings.error(path.key("floor"), format!("a floor of {} leaves the model nothing to decide", guards.floor), "write less than `100%`");
+        findings.error(
+            path.key("floor"),
+            format!("a floor of {} leaves the model nothing to decide", guards.floor),
+            "write less than `100%`",
+        );
     }
     if !(share(guards.max_step.0) && guards.max_step.0 > 0.0) {
-        findings.error(path.key("max_step"), format!("with a step of {} no weight could ever change", guards.max_step), "write more than `0%`, up to `100%`");
+        findings.error(
+            path.key("max_step"),
+            format!("with a step of {} no weight could ever change", guards.max_step),
+            "write more than `0%`, up to `100%`",
+        );
     }
     if !(share(guards.dead_band.0) && guards.dead_band.0 < 1.0) {
         let message = format!("with a dead band of {} a weight could never fall", guards.dead_band);
         findings.error(path.key("dead_band"), message, "write less than `100%`");
     }
     if guards.expire_after <= tick {
-        let message = format!("a generation would expire after {} before the next tick, after {tick}, replaces it", guards.expire_after);
+        let message = format!(
+            "a generation would expire after {} before the next tick, after {tick}, replaces it",
+            guards.expire_after
+        );
         findings.error(path.key("expire_after"), message, format!("write more than `{tick}`, several ticks at best"));
         findings.resting_on(Path::of(&["model", "tick"]));
     }
     if !(guards.max_error.is_finite() && guards.max_error > 0.0) {
         let message = format!("{} is no limit for an error", guards.max_error);
-        findings.error(path.key("max_error"), message, "write a number above 0; 1 stands for predictions that are off by as much as they say");
+        findings.error(
+            path.key("max_error"),
+            message,
+            "write a number above 0; 1 stands for predictions that are off by as much as they say",
+        );
     }
 }
 
@@ -128,11 +159,16 @@ fn triggers(triggers: &Triggers, tick: Timespan, path: &Path, findings: &mut Fin
         findings.error(path.key("latency_factor"), message, "write a number above 1");
     }
     if !(0.0..=1.0).contains(&triggers.error_rate.0) {
-        findings.error(path.key("error_rate"), format!("{} is not a share", triggers.error_rate), "write `0%` to `100%`");
+        findings.error(
+            path.key("error_rate"),
+            format!("{} is not a share", triggers.error_rate),
+            "write `0%` to `100%`",
+        );
     }
     above_zero(path, &[("min_interval", triggers.min_interval)], findings);
     if triggers.min_interval > tick {
-        let message = format!("ticks are {tick} apart anyway, so that nothing can be triggered before {}", triggers.min_interval);
+        let message =
+            format!("ticks are {tick} apart anyway, so that nothing can be triggered before {}", triggers.min_interval);
         findings.warning(path.key("min_interval"), message, format!("write `{tick}` or less"));
         findings.resting_on(Path::of(&["model", "tick"]));
     }
@@ -157,7 +193,11 @@ fn telemetry(telemetry: &Telemetry, findings: &mut Findings) {
         }
     }
     if !(0.0..=1.0).contains(&telemetry.traces.sample.0) {
-        findings.error(traces.key("sample"), format!("{} is not a share", telemetry.traces.sample), "write `0%` to `100%`");
+        findings.error(
+            traces.key("sample"),
+            format!("{} is not a share", telemetry.traces.sample),
+            "write `0%` to `100%`",
+        );
     }
 }
 

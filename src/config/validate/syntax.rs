@@ -28,7 +28,8 @@ pub fn name(text: &str) -> Result<(), Wrong> {
     if text.starts_with(plain) && text.chars().all(|c| plain(c) || "-_.".contains(c)) {
         return Ok(());
     }
-    let meant: String = text.to_ascii_lowercase().chars().map(|c| if plain(c) || "-_.".contains(c) { c } else { '-' }).collect();
+    let meant: String =
+        text.to_ascii_lowercase().chars().map(|c| if plain(c) || "-_.".contains(c) { c } else { '-' }).collect();
     let meant = meant.trim_start_matches(['-', '_', '.']);
     let hint = if meant.is_empty() { String::new() } else { format!(", such as `{meant}`") };
     wrong(
@@ -58,7 +59,10 @@ pub fn host(text: &str) -> Result<(), Wrong> {
         return wrong("`*` alone is not a host", "remove the key to match every host");
     }
     if let Some((scheme, rest)) = text.split_once("://") {
-        return wrong(format!("`{scheme}://` is not part of a host"), format!("write `{}`", rest.split('/').next().unwrap_or(rest)));
+        return wrong(
+            format!("`{scheme}://` is not part of a host"),
+            format!("write `{}`", rest.split('/').next().unwrap_or(rest)),
+        );
     }
     if let Some(inside) = text.strip_prefix('[') {
         return match inside.strip_suffix(']').map(str::parse::<Ipv6Addr>) {
@@ -75,7 +79,7 @@ pub fn host(text: &str) -> Result<(), Wrong> {
             false => wrong(format!("`{text}` is not a host"), remedy),
         };
     }
-    if let Some(without) = text.strip_suffix('.').filter(|without| !without.is_empty()) {
+    if let Some(without) = text.strip_suffix('.').filter(|without| host(without).is_ok()) {
         return wrong("a host is matched without a dot at its end", format!("write `{without}`"));
     }
     let labels = text.strip_prefix("*.").unwrap_or(text);
@@ -120,7 +124,10 @@ pub fn header_name(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     if text.starts_with(':') {
-        return wrong(format!("`{text}` is not a header that can be matched"), "match the method with `method`, the host with `host`, the path with `path`");
+        return wrong(
+            format!("`{text}` is not a header that can be matched"),
+            "match the method with `method`, the host with `host`, the path with `path`",
+        );
     }
     wrong(format!("`{text}` is not the name of a header"), "use letters, digits and `-`, as in `x-beta`")
 }
@@ -128,10 +135,16 @@ pub fn header_name(text: &str) -> Result<(), Wrong> {
 /// A header's exact value, as it can arrive (RFC 9110, section 5.5).
 pub fn header_value(text: &str) -> Result<(), Wrong> {
     if text.trim_matches([' ', '\t']) != text {
-        return wrong("a header's value never arrives with white space around it, so this matches nothing", "remove the white space");
+        return wrong(
+            "a header's value never arrives with white space around it, so this matches nothing",
+            "remove the white space",
+        );
     }
     if text.chars().any(|c| c.is_control() && c != '\t') {
-        return wrong("a header's value holds no control characters, so this matches nothing", "remove them, line ends included");
+        return wrong(
+            "a header's value holds no control characters, so this matches nothing",
+            "remove them, line ends included",
+        );
     }
     Ok(())
 }
@@ -143,7 +156,10 @@ pub fn method(text: &str) -> Result<Option<Wrong>, Wrong> {
     }
     let upper = text.to_ascii_uppercase();
     if METHODS.contains(&upper.as_str()) {
-        return wrong(format!("methods are told apart by case, and `{text}` is none that arrives"), format!("write `{upper}`"));
+        return wrong(
+            format!("methods are told apart by case, and `{text}` is none that arrives"),
+            format!("write `{upper}`"),
+        );
     }
     if !token(text) {
         return wrong(format!("`{text}` is not a method"), "write one such as `GET` or `POST`");
@@ -186,7 +202,10 @@ pub fn otlp(text: &str) -> Result<Option<Wrong>, Wrong> {
     };
     if port == Some(4317) {
         let remedy = format!("write `{scheme}://{name}:4318/v1/traces`");
-        return Ok(Some(Wrong { message: "4317 is by custom the port of OTLP over gRPC, and OTLP over HTTP is spoken here".to_owned(), remedy }));
+        return Ok(Some(Wrong {
+            message: "4317 is by custom the port of OTLP over gRPC, and OTLP over HTTP is spoken here".to_owned(),
+            remedy,
+        }));
     }
     if path.trim_end_matches('/').is_empty() {
         let remedy = format!("write `{scheme}://{authority}/v1/traces`");
@@ -206,7 +225,8 @@ pub fn log_filter(text: &str) -> Result<(), Wrong> {
         let known = LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level));
         // A lone word that is no level would name a target, and silence everything else.
         if !known && level.chars().all(|c| c.is_ascii_alphanumeric()) {
-            let remedy = nearest(level, LEVELS).map_or_else(|| remedy.to_owned(), |near| format!("did you mean `{near}`?"));
+            let remedy =
+                nearest(level, LEVELS).map_or_else(|| remedy.to_owned(), |near| format!("did you mean `{near}`?"));
             return wrong(format!("`{level}` is not a log level"), remedy);
         }
     }

@@ -137,6 +137,20 @@ fn the_builtin_model_cut_short_anywhere_is_refused() {
 }
 
 #[test]
+fn a_graph_that_is_not_what_was_written_is_damaged() {
+    let mut model = good();
+    let graph = model.graph.as_ref().unwrap().encode_to_vec();
+    let stated = <sha2::Sha256 as sha2::Digest>::digest(&graph).iter().map(|b| format!("{b:02x}")).collect();
+    model.metadata_props.push(StringStringEntryProto { key: "pathloom.graph_sha256".into(), value: stated });
+    let mut bytes = model.encode_to_vec();
+    verify(&bytes).unwrap();
+    // A letter in the name of a dimension: nothing else would notice.
+    let at = bytes.windows(3).position(|w| w == b"any").unwrap();
+    bytes[at] = b'A';
+    assert_eq!(verify(&bytes).unwrap_err(), ModelError::Damaged);
+}
+
+#[test]
 fn an_onnx_file_of_somebody_else_has_no_contract() {
     assert_eq!(refused(|m| m.metadata_props.clear()), ModelError::NoContract { key: "pathloom.contract" });
     let no_columns = refused(|m| m.metadata_props.retain(|entry| entry.key != "pathloom.edge_features"));

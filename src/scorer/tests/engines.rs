@@ -6,6 +6,7 @@
 use super::*;
 use crate::config::{Device, Engine as Choice};
 use crate::scorer::engine::{select, warm_up};
+use crate::scorer::onnx_runtime::resolve;
 use std::path::{Path, PathBuf};
 
 fn library() -> Option<PathBuf> {
@@ -132,10 +133,10 @@ fn a_library_of_somebody_else_and_a_file_that_is_none_are_told_apart() {
     let text = dir.path().join("libonnxruntime.so");
     std::fs::write(&text, "not a library").unwrap();
     let (_, info) = open(&options(Choice::Auto, Some(&text)));
-    assert!(info.engine == "embedded" && info.reason.contains("cannot be loaded"), "{info:?}");
+    assert!(info.engine == "embedded" && info.reason.contains("it cannot be loaded"), "{info:?}");
     // The C library exports no `OrtGetApiBase`; its bare name is found by the system's loader.
     let (_, info) = open(&options(Choice::Auto, Some(Path::new("libc.so.6"))));
-    assert!(info.engine == "embedded" && info.reason.contains("is not ONNX Runtime"), "{info:?}");
+    assert!(info.engine == "embedded" && info.reason.contains("it is not ONNX Runtime"), "{info:?}");
 }
 
 #[test]
@@ -145,44 +146,61 @@ fn an_old_library_and_one_that_lies_about_itself_are_refused() {
         let (code, library) = (dir.path().join(format!("{name}.c")), dir.path().join(format!("{name}.so")));
         std::fs::write(&code, source).unwrap();
         let done = std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&code).status();
-        done.is_ok_and(|status| status.success()).then_some(library)
+        assert!(done.is_ok_and(|status| status.success()), "these tests need a C compiler, as the build does");
+        library
     };
     let with = |version: &str| {
         format!(
             "static const void *api(unsigned v) {{ return 0; }}\n\
-             static const char *version(void) {{ return \"{version}\"; }}\n\
+             static const char *version(void) {{ return {version}; }}\n\
              static const struct {{ const void *(*a)(unsigned); const char *(*v)(void); }} base = {{ api, version }};\n\
              const void *OrtGetApiBase(void) {{ return &base; }}\n"
         )
     };
-    let Some(old) = compile("old", &with("1.16.3")) else {
-        eprintln!("SKIPPED: no C compiler");
-        return;
-    };
-    let (_, info) = open(&options(Choice::Auto, Some(&old)));
-    assert!(info.engine == "embedded" && info.reason.contains("1.16.3") && info.reason.contains("1.22"), "{info:?}");
-    let null = compile("null", "const void *OrtGetApiBase(void) { return 0; }\n").unwrap();
-    let (_, info) = open(&options(Choice::Auto, Some(&null)));
-    assert!(info.engine == "embedded" && info.reason.contains("crashed"), "{info:?}");
-    // Its version is new enough, so `ort` keeps it, and then has no functions to give.
-    let liar = compile("liar", &with("1.99.0")).unwrap();
-    for _ in 0..2 {
-        let (_, info) = open(&options(Choice::Auto, Some(&liar)));
-        assert!(info.engine == "embedded" && info.reason.contains("crashed"), "{info:?}");
+    for (name, source, said) in [
+        ("old", with("\"1.16.3\""), "it is ONNX Runtime 1.16.3, 1.22 or later is needed"),
+        // The version is new enough; there are no functions behind it.
+        ("liar", with("\"1.99.0\""), "it is ONNX Runtime 1.99.0, 1.22 or later is needed"),
+        ("nameless", with("0"), "it is not ONNX Runtime"),
+        ("null", "const void *OrtGetApiBase(void) { return 0; }\n".into(), "it is not ONNX Runtime"),
+    ] {
+        let (_, info) = open(&options(Choice::Auto, Some(&compile(name, &source))));
+        assert!(info.engine == "embedded" && info.reason.contains(said), "{name}: {info:?}");
+    }
+    // None of them was taken, so the right one still can be.
+    if let Some(library) = library() {
+        let (_, info) = open(&options(Choice::Auto, Some(&library)));
+        assert_eq!(info.engine, "onnxruntime", "{info:?}");
     }
 }
 
 #[test]
-fn a_folder_is_searched_and_a_second_library_waits_for_a_restart() {
-    let Some(library) = library() else { return };
+fn in_a_folder_the_plain_name_wins_and_then_the_highest_version() {
     let dir = tempfile::tempdir().unwrap();
-    let copy = dir.path().join("libonnxruntime.so.1.31.1");
-    std::fs::copy(library.canonicalize().unwrap(), &copy).unwrap();
-    std::fs::write(dir.path().join("libonnxruntime.so.1.9.0"), "older").unwrap();
-    std::fs::write(dir.path().join("libonnxruntime_providers_shared.so"), "not the library").unwrap();
-    let (_, info) = open(&options(Choice::Auto, Some(dir.path())));
-    assert!(info.engine == "onnxruntime" && info.reason.contains(copy.to_str().unwrap()), "{info:?}");
+    let folder = dir.path().canonicalize().unwrap();
+    assert_eq!(resolve(&folder), None);
+    let best = |name: &str| {
+        std::fs::write(folder.join(name), "").unwrap();
+        resolve(&folder).map(|path| path.file_name().unwrap().to_str().unwrap().to_string())
+    };
+    assert_eq!(best("libonnxruntime_providers_shared.so"), None);
+    assert_eq!(best("libonnxruntime.so.1.9.0").as_deref(), Some("libonnxruntime.so.1.9.0"));
+    assert_eq!(best("libonnxruntime.so.1.31.1").as_deref(), Some("libonnxruntime.so.1.31.1"));
+    assert_eq!(best("libonnxruntime.so.1.4").as_deref(), Some("libonnxruntime.so.1.31.1"));
+    assert_eq!(best("libonnxruntime.so").as_deref(), Some("libonnxruntime.so"));
+    assert_eq!(resolve(&folder.join("missing/libonnxruntime.so")), None);
+    assert_eq!(resolve(Path::new("libonnxruntime.so.9")), Some("libonnxruntime.so.9".into()));
+}
+
+#[test]
+fn a_second_library_takes_effect_after_a_restart() {
+    let Some(library) = library() else { return };
     let (_, info) = open(&options(Choice::Auto, Some(&library)));
+    assert_eq!(info.engine, "onnxruntime", "{info:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("libonnxruntime.so");
+    std::fs::copy(library, &copy).unwrap();
+    let (_, info) = open(&options(Choice::Auto, Some(&copy)));
     assert!(info.engine == "onnxruntime" && info.reason.contains("takes effect after a restart"), "{info:?}");
 }
 
@@ -203,11 +221,26 @@ fn asking_for_cuda_without_one_runs_on_the_cpu_and_says_why() {
     }
 }
 
-#[test]
-fn the_library_tells_its_version() {
+#[tokio::test]
+async fn onnx_runtime_serves_on_the_scoring_thread_and_tells_its_version() {
     let Some(library) = library() else { return };
-    let (_, info) = open(&options(Choice::OnnxRuntime, Some(&library)));
-    assert!(info.version.starts_with("1."), "{info:?}");
+    let scorer = Scorer::start(options(Choice::OnnxRuntime, Some(&library)));
+    scorer.ready().await.unwrap();
+    let scored = scorer.score(mesh(50, 4, 0.2), Duration::from_secs(20)).await;
+    assert!(scored.result.unwrap().score.iter().all(|score| score.is_finite()));
+    let engine = scorer.status().engine.unwrap();
+    assert!(engine.engine == "onnxruntime" && engine.version.starts_with("1."), "{engine:?}");
+}
+
+#[test]
+fn onnx_runtime_can_be_interrupted() {
+    let Some(library) = library() else { return };
+    let (mut engine, _) = open(&options(Choice::OnnxRuntime, Some(&library)));
+    let features = mesh(20, 3, 0.0);
+    run(engine.as_mut(), &features);
+    engine.interrupt().unwrap()();
+    let error = engine.run(&features, &mut Scores::default()).unwrap_err();
+    assert!(error.code() == "engine" && error.to_string().contains("terminate"), "{error}");
 }
 
 #[test]

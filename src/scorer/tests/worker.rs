@@ -1,4 +1,5 @@
 //! Engines that are late, hang, panic, fail and lie, and models that are replaced: who learns what, and what happens next.
+#![allow(clippy::disallowed_methods, reason = "these engines sleep on a thread of their own")]
 
 use super::*;
 use crate::config::{Device, Engine as Choice};
@@ -114,7 +115,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn quick() -> Limits {
     Limits {
         hang_factor: 2,
-        hang_min: Duration::from_millis(150),
+        hang_min: Duration::from_millis(500),
         load: SOON,
         backoff_first: Duration::from_millis(10),
         backoff_max: Duration::from_millis(80),
@@ -240,7 +241,7 @@ async fn a_panic_is_told_and_the_thread_is_replaced() {
 
 #[tokio::test]
 async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once() {
-    let stage = Stage::new(&[Act::Sleep(400)]);
+    let stage = Stage::new(&[Act::Sleep(1_000)]);
     let scorer = stage.scorer(Limits { hang_min: SOON, ..quick() });
     scorer.ready().await.unwrap();
     let scored = scorer.score(features(), Duration::from_millis(50)).await;
@@ -248,13 +249,13 @@ async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once
     assert!(scored.features.nodes.is_empty() && scored.model.is_none());
     let begun = Instant::now();
     assert_eq!(code(&scorer, 20_000).await, "busy");
-    assert!(begun.elapsed() < Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_millis(700));
     assert_eq!(scorer.status().state, State::Busy);
     let before = until(&scorer, "ok").await;
     assert!(before.iter().all(|code| *code == "busy"), "{before:?}");
     let status = scorer.status();
     assert_eq!((status.late, status.restarts, status.inferences), (1, 0, 2));
-    assert!(status.max_duration_s.unwrap() >= 0.4);
+    assert!(status.max_duration_s.unwrap() >= 1.0);
 }
 
 #[tokio::test]
@@ -346,13 +347,12 @@ async fn attempts_back_off_and_a_good_inference_resets_that() {
     let times = Arc::new(Mutex::new(Vec::new()));
     let stage = Stage::new(&[Act::Good, Act::Panic]);
     let (noted, factory) = (Arc::clone(&times), Arc::clone(&stage));
-    let limits =
-        Limits { backoff_first: Duration::from_millis(20), backoff_max: Duration::from_millis(160), ..quick() };
+    let limits = Limits { backoff_max: SOON, ..quick() };
     let scorer = Scorer::with_engine_and_limits(
         move || {
             let mut times = noted.lock().unwrap();
             times.push(Instant::now());
-            if times.len() <= 6 { Err(ModelError::WarmUp { reason: "nonsense".into() }) } else { Ok(factory.engine()) }
+            if times.len() <= 7 { Err(ModelError::WarmUp { reason: "nonsense".into() }) } else { Ok(factory.engine()) }
         },
         limits,
     );
@@ -361,7 +361,8 @@ async fn attempts_back_off_and_a_good_inference_resets_that() {
     assert_eq!(scorer.status().model_error.unwrap().code, "warm_up");
     assert_eq!(until(&scorer, "ok").await.first(), Some(&"not_ready"));
     let gaps: Vec<u128> = times.lock().unwrap().windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
-    for (gap, least) in gaps.iter().zip([20, 40, 80, 160, 160, 160]) {
+    assert_eq!(gaps.len(), 7);
+    for (gap, least) in gaps.iter().zip([10, 20, 40, 80, 160, 320, 640]) {
         assert!(*gap >= least, "{gaps:?}");
     }
     assert!(scorer.status().model_error.is_none(), "a model was taken since");
@@ -369,7 +370,15 @@ async fn attempts_back_off_and_a_good_inference_resets_that() {
     assert_eq!(code(&scorer, 20_000).await, "crashed");
     until(&scorer, "ok").await;
     let waited = times.lock().unwrap().last().unwrap().duration_since(crashed).as_millis();
-    assert!((20..160).contains(&waited), "the backoff begins anew: {waited}");
+    assert!((10..1_200).contains(&waited), "the backoff begins anew: {waited}");
+}
+
+#[test]
+fn the_backoff_doubles_from_its_first_to_its_largest() {
+    let limits = Limits::default();
+    let waits: Vec<u128> = (0..11).map(|attempts| limits.backoff(attempts).as_millis()).collect();
+    assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
+    assert_eq!(limits.backoff(u32::MAX), Duration::from_secs(30));
 }
 
 #[tokio::test]
@@ -386,11 +395,11 @@ async fn while_the_model_loads_requests_are_turned_away_and_a_load_that_hangs_is
             }
             Ok(factory.engine())
         },
-        Limits { load: Duration::from_millis(300), ..quick() },
+        Limits { load: Duration::from_millis(1_000), ..quick() },
     );
     let begun = Instant::now();
     assert_eq!(code(&scorer, 20_000).await, "not_ready");
-    assert!(begun.elapsed() < Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_millis(700));
     assert_eq!(scorer.status().state, State::Loading);
     until(&scorer, "ok").await;
     assert_eq!((scorer.status().hung_threads, scorer.status().restarts), (1, 1));
@@ -431,15 +440,25 @@ fn real() -> (Scorer, tempfile::TempDir, impl Fn(&str, Vec<u8>) -> String) {
     (Scorer::start(options), dir, write)
 }
 
+/// A file with the checksum of its graph added at its end, as an entry of the metadata.
+fn with_checksum(file: &[u8]) -> Vec<u8> {
+    let graph = crate::scorer::onnx::graph_bytes(file).unwrap();
+    let digest: String = <sha2::Sha256 as sha2::Digest>::digest(graph).iter().map(|b| format!("{b:02x}")).collect();
+    let field = |tag: u8, text: &[u8]| [&[tag, u8::try_from(text.len()).unwrap()], text].concat();
+    let entry = [field(0x0a, b"pathloom.graph_sha256"), field(0x12, digest.as_bytes())].concat();
+    [file, &field(0x72, &entry)].concat()
+}
+
 #[tokio::test]
 async fn a_bad_model_on_reload_leaves_the_running_one_and_shows_why() {
     let (scorer, _dir, write) = real();
     let running = scorer.ready().await.unwrap();
     let good = Model::read(BUILTIN).unwrap().bytes.into_owned();
-    let mut weights = good.clone();
-    // In the middle of a matrix: whatever the alignment, some of these are NaN.
+    // One bit in the middle of a matrix: no engine and no output would tell.
+    let mut weights = with_checksum(&good);
+    verify(&weights).unwrap();
     let third = weights.len() / 3;
-    weights[third..third + 64].fill(0xff);
+    weights[third] ^= 1;
     let mut overwritten = good.clone();
     let middle = overwritten.len() / 4..overwritten.len() / 2;
     overwritten[middle].fill(0xff);
@@ -450,8 +469,8 @@ async fn a_bad_model_on_reload_leaves_the_running_one_and_shows_why() {
         (write("short.onnx", good[..good.len() / 2].to_vec()), vec!["truncated"]),
         (write("empty.onnx", Vec::new()), vec!["not_onnx"]),
         (write("text.onnx", b"hello".to_vec()), vec!["not_onnx"]),
-        (write("weights.onnx", weights), vec!["warm_up"]),
-        (write("overwritten.onnx", overwritten), vec!["warm_up", "engine", "not_onnx", "truncated"]),
+        (write("weights.onnx", weights), vec!["damaged"]),
+        (write("overwritten.onnx", overwritten), vec!["warm_up", "engine", "not_onnx", "truncated", "damaged"]),
         (write("contract.onnx", flipped), vec!["other_contract"]),
         ("/nowhere.onnx".to_string(), vec!["missing"]),
     ];
@@ -590,23 +609,4 @@ async fn the_status_is_plain_data_with_every_code() {
         ScoreError::Stopped,
     ];
     assert_eq!(errors.map(|error| error.code()), ScoreError::CODES);
-}
-
-#[tokio::test]
-async fn tmp_logs() {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
-    for (engine, lib) in [(Choice::Auto, None), (Choice::OnnxRuntime, Some("/nowhere".into())), (Choice::Embedded, None)] {
-        let options = Options { file: BUILTIN.into(), engine, device: Device::Auto, onnxruntime: lib };
-        let scorer = Scorer::start(options);
-        scorer.ready().await.unwrap();
-        scorer.reload(BUILTIN).await.unwrap();
-        scorer.reload("/x").await.unwrap_err();
-        println!("{}", serde_json::to_string_pretty(&scorer.status()).unwrap());
-    }
-    let stage = Stage::new(&[Act::Hang]);
-    let scorer = stage.scorer(quick());
-    scorer.ready().await.unwrap();
-    until(&scorer, "ok").await;
-    code(&scorer, 20).await;
-    until(&scorer, "ok").await;
 }

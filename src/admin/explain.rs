@@ -1,0 +1,258 @@
+//! `pathloom explain`: asks a running proxy's `/routing` and prints it for a person.
+//!
+//! One table for each workload and cluster: what share each candidate should get and gets, what the model predicts,
+//! what was seen, and the reason in words. Times are in milliseconds unless the column says otherwise; `-` is unknown.
+
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::fmt::Write;
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// How long the proxy may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer that is read: a hundred thousand candidates.
+const MAX_ANSWER: usize = 128 * 1024 * 1024;
+
+/// What to explain.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ExplainArgs {
+    /// Only this cluster.
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Only this workload.
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
+    /// The running proxy's admin address (`admin.listen`).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", env = "PATHLOOM_ADMIN")]
+    pub admin: String,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why nothing can be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// Nobody listens there.
+    #[error("nobody listens at {0}: is pathloom running? `--admin ADDRESS` names another admin port (`admin.listen`)")]
+    Refused(String),
+    /// The connection could not be made for another reason.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing came in time.
+    #[error("{0} did not answer within {seconds} s", seconds = TIMEOUT.as_secs())]
+    Timeout(String),
+    /// The proxy has no such cluster or workload; it names those that it has.
+    #[error("{0}")]
+    Unknown(String),
+    /// Whoever answers there is not a pathloom of this kind.
+    #[error("{address} does not answer as pathloom's admin port does: {reason}")]
+    Answer {
+        /// The address.
+        address: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+}
+
+/// Asks, and gives what to print.
+///
+/// # Errors
+/// When nobody answers, or not as it should, or what is asked for does not exist.
+pub async fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
+    let address = args.admin.trim().trim_start_matches("http://").trim_end_matches('/');
+    let address = if address.starts_with(':') { format!("127.0.0.1{address}") } else { address.to_owned() };
+    let target = target(args);
+    let asked = tokio::time::timeout(TIMEOUT, ask(&address, &target));
+    let (status, body) = asked.await.map_err(|_| ExplainError::Timeout(address.clone()))??;
+    let wrong = |reason: String| ExplainError::Answer { address: address.clone(), reason };
+    let text = || printable(String::from_utf8_lossy(&body).chars().take(500).collect::<String>().trim());
+    let value: Option<Value> = serde_json::from_slice(&body).ok();
+    match (status, value) {
+        (StatusCode::OK, Some(value)) if value.get("tables").is_some_and(Value::is_array) => {
+            Ok(if args.json { format!("{value:#}\n") } else { render(&value) })
+        }
+        (StatusCode::NOT_FOUND, Some(value)) if value.get("error").is_some() => {
+            Err(ExplainError::Unknown(string(&value, "error")))
+        }
+        (StatusCode::OK, _) => Err(wrong("its /routing holds no tables".into())),
+        (status, _) => Err(wrong(format!("{status}: {}", text()))),
+    }
+}
+
+fn target(args: &ExplainArgs) -> String {
+    let filters = [("cluster", &args.cluster), ("workload", &args.workload)];
+    let pairs = filters.into_iter().filter_map(|(key, name)| Some(format!("{key}={}", encode(name.as_ref()?))));
+    let query: Vec<String> = pairs.collect();
+    format!("/routing?{}", query.join("&"))
+}
+
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => out.push(char::from(byte)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(out, "%{byte:02x}")),
+        }
+        out
+    })
+}
+
+async fn ask(address: &str, target: &str) -> Result<(StatusCode, Bytes), ExplainError> {
+    let stream = TcpStream::connect(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::ConnectionRefused => ExplainError::Refused(address.to_owned()),
+        _ => ExplainError::Connect { address: address.to_owned(), source },
+    })?;
+    let wrong = |reason: String| ExplainError::Answer { address: address.to_owned(), reason };
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|e| wrong(e.to_string()))?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(target).header(header::HOST, address).body(Empty::<Bytes>::new());
+    let request = request.map_err(|e| wrong(e.to_string()))?;
+    let response = sender.send_request(request).await.map_err(|e| wrong(e.to_string()))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| wrong(e.to_string()))?;
+    driver.abort();
+    Ok((status, body.to_bytes()))
+}
+
+/// `/routing`'s answer as a person reads it.
+#[must_use]
+pub fn render(routing: &Value) -> String {
+    let mut out = head(routing);
+    let tables = routing.get("tables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for table in tables {
+        out.push('\n');
+        out.push_str(&self::table(table));
+    }
+    if tables.is_empty() {
+        out.push_str("\nThere is no cluster and workload to choose for.\n");
+    }
+    out
+}
+
+fn head(routing: &Value) -> String {
+    let mut out = String::new();
+    let generation = routing.get("generation").unwrap_or(&Value::Null);
+    if generation.is_null() {
+        out.push_str("No generation has been published yet: nothing is routed.\n");
+    } else {
+        let model = generation.get("model").filter(|m| !m.is_null());
+        let model = model.map_or_else(
+            || "none".to_owned(),
+            |m| {
+                let digest: String = string(m, "digest").chars().take(12).collect();
+                format!("{} ({digest}) on {}", string(m, "name"), string(m, "engine"))
+            },
+        );
+        let _ = writeln!(
+            out,
+            "generation  {}, made {} s ago, cause: {}",
+            cell(generation, "id", 0),
+            cell(generation, "age_s", 1),
+            string(generation, "cause")
+        );
+        let _ = writeln!(out, "rung        {}: {}", string(generation, "rung"), string(generation, "rung_reason"));
+        let _ = writeln!(out, "model       {model}; mean relative error {}", cell(routing, "model_error", 3));
+        if generation.get("expired").and_then(Value::as_bool) == Some(true) {
+            out.push_str("EXPIRED     the weights no longer steer; peak EWMA stands in for the model\n");
+        }
+    }
+    let engine = routing.get("scorer").and_then(|s| s.get("engine")).and_then(Value::as_str).unwrap_or("-");
+    let _ = writeln!(out, "engine      {}, mode {}", printable(engine), string(routing, "mode"));
+    let _ = writeln!(out, "node        {}, pathloom {}", string(routing, "node"), string(routing, "version"));
+    out
+}
+
+/// A column: its title, whether it stands to the right, and what a candidate has in it.
+type Column = (&'static str, bool, fn(&Value) -> String);
+
+const COLUMNS: [Column; 15] = [
+    ("ENDPOINT", false, |c| string(c, "endpoint")),
+    ("SHARE", true, |c| percent(c.get("share"))),
+    ("CALLS", true, |c| percent(at(c, "observed", "share"))),
+    ("SCORE", true, |c| cell(c, "score", 2)),
+    ("INTRINSIC", true, |c| decimal(at(c, "predicted", "intrinsic_ms"), 1)),
+    ("PREDICTED", true, |c| decimal(at(c, "predicted", "mean_ms"), 1)),
+    ("OBSERVED", true, |c| decimal(at(c, "observed", "latency_mean_ms"), 1)),
+    ("P99", true, |c| decimal(at(c, "observed", "latency_p99_ms"), 1)),
+    ("JITTER", true, |c| decimal(at(c, "observed", "jitter_ms"), 1)),
+    ("ESTIMATE", true, |c| decimal(at(c, "estimate", "now_ms"), 1)),
+    ("AGE s", true, |c| cell(c, "last_sample_age_s", 1)),
+    ("ERRORS", true, |c| percent(at(c, "observed", "error_rate"))),
+    ("IN FLIGHT", true, |c| cell(c, "in_flight", 0)),
+    ("HEALTH", false, |c| string(c, "health")),
+    ("REASON", false, |c| string(c, "reason")),
+];
+
+fn table(table: &Value) -> String {
+    let mut out = format!(
+        "{} -> {}  policy {}, {} calls/s\n",
+        string(table, "workload"),
+        string(table, "cluster"),
+        string(table, "policy"),
+        cell(table, "calls_per_second", 1)
+    );
+    if table.get("panic").and_then(Value::as_bool) == Some(true) {
+        out.push_str("  PANIC: so few endpoints are healthy that all get requests\n");
+    }
+    let candidates = table.get("candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if candidates.is_empty() {
+        out.push_str("  no endpoints\n");
+        return out;
+    }
+    let titles = COLUMNS.iter().map(|(title, _, _)| (*title).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(titles)
+        .chain(candidates.iter().map(|c| COLUMNS.iter().map(|(_, _, value)| value(c)).collect()))
+        .collect();
+    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|text| text.chars().count()).max().unwrap_or(0);
+    for row in &rows {
+        let mut line = String::new();
+        for (i, ((_, right, _), text)) in COLUMNS.iter().zip(row).enumerate() {
+            let width = width(i);
+            let _ = if *right { write!(line, "  {text:>width$}") } else { write!(line, "  {text:<width$}") };
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn at<'a>(value: &'a Value, outer: &str, inner: &str) -> Option<&'a Value> {
+    value.get(outer)?.get(inner)
+}
+
+fn string(value: &Value, key: &str) -> String {
+    value.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map_or_else(|| "-".to_owned(), printable)
+}
+
+fn cell(value: &Value, key: &str, digits: usize) -> String {
+    decimal(value.get(key), digits)
+}
+
+fn decimal(value: Option<&Value>, digits: usize) -> String {
+    value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"))
+}
+
+fn percent(value: Option<&Value>) -> String {
+    value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{:.1}%", v * 100.0))
+}
+
+/// What another process says must not reach the terminal as anything but words.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;

@@ -1,0 +1,87 @@
+//! Tests of what `pathloom explain` prints.
+
+use super::super::routing::{Filter, answer};
+use super::super::{fixture, server};
+use super::*;
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+fn args(admin: &str, cluster: Option<&str>) -> ExplainArgs {
+    ExplainArgs { cluster: cluster.map(Into::into), workload: None, admin: admin.into(), json: false }
+}
+
+async fn serve() -> SocketAddr {
+    let listener = server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(server::serve(listener, Arc::new(fixture::published()), std::future::pending()));
+    address
+}
+
+#[test]
+fn the_table_reads_as_agreed() {
+    let state = fixture::published();
+    let view = fixture::view(&state);
+    let text = render(&answer(&state, Some(&view), Filter::default()).unwrap());
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/explain.golden");
+    if std::env::var_os("PATHLOOM_BLESS").is_some() {
+        std::fs::write(golden, &text).unwrap();
+    }
+    assert!(text == std::fs::read_to_string(golden).unwrap(), "run with PATHLOOM_BLESS=1 if this is meant:\n{text}");
+}
+
+#[test]
+fn warnings_stand_out_and_nothing_reaches_the_terminal_but_words() {
+    let text = render(&json!({
+        "generation": { "id": 1, "expired": true, "rung": "model" },
+        "tables": [{ "workload": "w\u{1b}[31m", "cluster": "c", "panic": true, "candidates": [{ "endpoint": "e\r\n" }] }],
+    }));
+    assert!(text.contains("EXPIRED") && text.contains("PANIC"), "{text}");
+    assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
+    assert!(render(&json!({})).contains("No generation has been published yet"));
+}
+
+#[tokio::test]
+async fn it_asks_a_running_proxy() {
+    let address = serve().await.to_string();
+    let text = explain(&args(&format!("http://{address}/"), Some("catalog"))).await.unwrap();
+    assert!(
+        text.contains("frontend -> catalog") && text.contains("10.0.0.1:80") && !text.contains("-> empty"),
+        "{text}"
+    );
+    let json = explain(&ExplainArgs { json: true, ..args(&address, None) }).await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["generation"]["id"], 41);
+}
+
+#[tokio::test]
+async fn an_unknown_cluster_gets_the_names_of_those_that_exist() {
+    let address = serve().await.to_string();
+    let error = explain(&args(&address, Some("catalog &x"))).await.unwrap_err().to_string();
+    assert_eq!(error, "there is no cluster `catalog &x`; there are: catalog, empty");
+}
+
+#[tokio::test]
+async fn where_nobody_listens_it_asks_whether_pathloom_runs() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let error = explain(&args(&unused, None)).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("nobody listens at {unused}: is pathloom running?")) && error.contains("--admin"),
+        "{error}"
+    );
+    let error = explain(&args("nonsense", None)).await.unwrap_err().to_string();
+    assert!(error.contains("cannot connect to nonsense"), "{error}");
+}
+
+#[tokio::test]
+async fn somebody_else_on_the_port_is_told_apart() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+    });
+    let error = explain(&args(&address, None)).await.unwrap_err().to_string();
+    assert_eq!(error, format!("{address} does not answer as pathloom's admin port does: its /routing holds no tables"));
+}

@@ -1,0 +1,92 @@
+//! The command line.
+
+use super::{EXIT_CONFIG, run};
+use crate::config::{self, Severity};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A service-mesh sidecar that sends each request along the path which a graph neural network expects to be best.
+#[derive(Debug, Parser)]
+#[command(name = "pathloom", version, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  pathloom demo                                        see it work, on this machine alone
+  pathloom check proxy-config/quickstart.yaml          is this configuration right?
+  pathloom run --config proxy-config/quickstart.yaml   serve
+  pathloom explain --cluster catalog                   why are the weights what they are?")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves requests as a configuration says.
+    #[command(after_help = "Examples:
+  pathloom run --config /etc/pathloom/pathloom.yaml
+  kill -HUP $(pidof pathloom)      reads the file again, as it also does when the file changes
+  kill -TERM $(pidof pathloom)     finishes the requests in flight, then leaves")]
+    Run(RunArgs),
+    /// Says whether a configuration is right: exit code 0, or 64 with every error listed.
+    #[command(after_help = "Example:
+  pathloom check proxy-config/quickstart.yaml")]
+    Check {
+        /// The YAML file.
+        file: PathBuf,
+        /// Prints the effective configuration, defaults included.
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Shows a whole little mesh on this machine, with a story.
+    Demo(crate::demo::DemoArgs),
+    /// Says why the weights of a running sidecar are what they are.
+    Explain(crate::admin::ExplainArgs),
+    /// Prints the JSON schema of the configuration, for editors.
+    Schema,
+}
+
+/// What `run` needs.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The YAML file; read again on SIGHUP and when it changes.
+    #[arg(long, value_name = "FILE", env = "PATHLOOM_CONFIG")]
+    pub config: PathBuf,
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(args) => run::run(&args.config),
+            Command::Check { file, effective } => check(&file, effective),
+            Command::Demo(args) => crate::demo::run(args),
+            Command::Explain(args) => crate::admin::explain(args),
+            Command::Schema => {
+                print!("{}", config::json_schema());
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+fn check(file: &std::path::Path, effective: bool) -> ExitCode {
+    match config::load_file(file) {
+        Ok(loaded) => {
+            if effective {
+                print!("{}", loaded.config.to_yaml());
+            }
+            loaded.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            let count = loaded.warnings.iter().filter(|w| w.severity == Severity::Warning).count();
+            match count {
+                0 => eprintln!("{}: right", file.display()),
+                1 => eprintln!("{}: right, with 1 warning", file.display()),
+                n => eprintln!("{}: right, with {n} warnings", file.display()),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A changed configuration, from the file to the rooms.
+//!
+//! A good file takes effect at the next published generation, which is at once; what cannot change while the process
+//! runs is named and kept. A bad file changes nothing but the log, the metrics and `/config`.
+
+use crate::admin::AdminState;
+use crate::config::{Config, Reload, keep_started, restart_needed};
+use crate::observe::Reporting;
+use crate::scorer::Scorer;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::{mpsc, watch};
+
+/// Whoever must hear of a reload.
+pub struct Reloads {
+    /// The slow loop.
+    pub config: watch::Sender<Arc<Config>>,
+    /// The admin port's view.
+    pub admin: Arc<AdminState>,
+    /// The model.
+    pub scorer: Scorer,
+    /// The access log and the traces.
+    pub reporting: Arc<Reporting>,
+}
+
+impl Reloads {
+    /// Applies what the watcher brings, for as long as it watches.
+    pub async fn follow(self, mut events: mpsc::Receiver<Reload>) {
+        while let Some(event) = events.recv().await {
+            self.apply(event).await;
+        }
+        // Without a watcher the configuration stays as it is; the sender must live, or the slow loop would end.
+        std::future::pending::<()>().await;
+    }
+
+    async fn apply(&self, event: Reload) {
+        let now = SystemTime::now();
+        let state = self.admin.config.load_full();
+        match event {
+            Reload::Err(errors) => {
+                tracing::error!("the new configuration is wrong, the running one stays:\n{errors}");
+                self.admin.config.store(Arc::new(state.refused(errors, now)));
+            }
+            Reload::Ok(loaded) => {
+                let running = self.config.borrow().clone();
+                let kept = restart_needed(&running, &loaded.config);
+                if !kept.is_empty() {
+                    tracing::warn!(keys = kept.join(", "), "these take effect at the next start; the rest does now");
+                }
+                let config = Arc::new(keep_started(&running, loaded.config));
+                if config.model.file != running.model.file
+                    && let Err(error) = self.scorer.reload(&config.model.file).await
+                {
+                    tracing::error!(%error, file = config.model.file, "the new model was refused, the running one stays");
+                }
+                self.report_anew(&config).await;
+                loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
+                self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
+                self.config.send_replace(config);
+                tracing::info!("the configuration was read anew");
+            }
+        }
+    }
+
+    /// Opens what the new configuration asks to report to, off this thread: closing the old may take a second.
+    async fn report_anew(&self, config: &Arc<Config>) {
+        let (reporting, config) = (self.reporting.clone(), config.clone());
+        let reopened = tokio::task::spawn_blocking(move || reporting.reload(&config.telemetry)).await;
+        if let Ok(Err(error)) = reopened {
+            tracing::error!(%error, "reporting goes on as before");
+        }
+    }
+}

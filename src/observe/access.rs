@@ -1,0 +1,79 @@
+//! One record for each request, and who takes it.
+//!
+//! The data path fills a record from what it holds anyway and lends it to the sink; a sink copies what it wants to
+//! keep and must never block, because it runs on the thread that serves requests.
+
+use super::Reason;
+use crate::config::Policy;
+use http::{Method, StatusCode, Version};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// What is known of a request when it is over.
+#[derive(Debug, Clone)]
+pub struct AccessRecord<'a> {
+    /// When it began, by the wall clock.
+    pub time: SystemTime,
+    /// Its `x-request-id`.
+    pub request_id: &'a str,
+    /// The trace's id: 32 hexadecimal digits.
+    pub trace_id: &'a str,
+    /// This proxy's span in the trace: 16 hexadecimal digits.
+    pub span_id: &'a str,
+    /// The caller's span, where it named one.
+    pub parent_span_id: Option<&'a str>,
+    /// Whether the trace is recorded.
+    pub sampled: bool,
+    /// Where it came from.
+    pub client: IpAddr,
+    /// The listener that it came in on, as configured.
+    pub listener: SocketAddr,
+    /// Who sent it; none when unknown.
+    pub workload: Option<&'a Arc<str>>,
+    /// The label of the rule that it matched.
+    pub route: Option<&'a Arc<str>>,
+    /// The cluster that it went to.
+    pub cluster: Option<&'a Arc<str>>,
+    /// The endpoint that answered, or was tried last.
+    pub endpoint: Option<SocketAddr>,
+    /// The method.
+    pub method: &'a Method,
+    /// The host as asked for.
+    pub host: &'a str,
+    /// The path with its query.
+    pub path: &'a str,
+    /// What the client spoke.
+    pub protocol: Version,
+    /// The status that the client got; none where it got none.
+    pub status: Option<StatusCode>,
+    /// The gRPC status in the answer's head or trailers.
+    pub grpc_status: Option<u16>,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+    /// How many endpoints were tried.
+    pub attempts: u32,
+    /// Bytes of its body.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body.
+    pub response_bytes: u64,
+    /// From its head to the answer's last byte.
+    pub duration: Duration,
+    /// From the last attempt's start to the answer's head.
+    pub upstream_latency: Option<Duration>,
+    /// What that was expected to take, in seconds; NaN where the policy looks at no latency.
+    pub expected_s: Option<f32>,
+    /// The generation that steered it.
+    pub generation: u64,
+    /// The policy that was in force for it.
+    pub policy: Option<Policy>,
+}
+
+/// Takes finished requests.
+pub trait AccessSink: Send + Sync {
+    /// Takes a record from a serving thread. It must not block.
+    fn log(&self, core: usize, record: &AccessRecord<'_>);
+
+    /// Whether anybody wants records: where not, none are made.
+    fn enabled(&self) -> bool;
+}
