@@ -68,6 +68,8 @@ pub struct State {
     pub http2: AtomicU64,
     /// Requests that are being answered.
     pub active: AtomicUsize,
+    /// Requests that wait at the gate.
+    pub holding: AtomicUsize,
     /// Requests that were given up before they were answered: the sidecar went away, or cancelled them.
     pub cancelled: AtomicU64,
     /// Bytes of bodies that `/sink` and `/slow-reader` took.
@@ -100,6 +102,7 @@ impl State {
     }
 
     async fn gate(&self) {
+        let _holding = Counted::one(&self.holding);
         let _ = self.gate.subscribe().wait_for(|open| *open).await;
     }
 }
@@ -128,6 +131,7 @@ impl Endpoint {
             requests: AtomicU64::new(0),
             http2: AtomicU64::new(0),
             active: AtomicUsize::new(0),
+            holding: AtomicUsize::new(0),
             cancelled: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             gate: watch::Sender::new(false),
@@ -233,6 +237,17 @@ impl Fleet {
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.endpoints.iter().map(|e| e.state.requests()).sum()
+    }
+
+    /// Requests that wait at a gate, of all endpoints.
+    #[must_use]
+    pub fn holding(&self) -> usize {
+        self.endpoints.iter().map(|e| e.state.holding.load(SeqCst)).sum()
+    }
+
+    /// Opens all gates.
+    pub fn open_gates(&self) {
+        self.endpoints.iter().for_each(|e| e.state.open_gate());
     }
 
     /// All connections that any of them accepted.
