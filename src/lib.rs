@@ -4,13 +4,16 @@
 //! does the opposite. Whoever reads one loop never needs to know the other.
 
 pub mod admin;
+pub mod app;
 pub mod balance;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod graph;
 pub mod health;
 pub mod links;
 pub mod observe;
+pub mod proxy;
 pub mod route;
 pub mod scorer;
 

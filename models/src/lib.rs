@@ -12,15 +12,22 @@
 
 pub mod check;
 pub mod cli;
+pub mod data;
 pub mod engines;
 pub mod error;
+pub mod evaluate;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+pub mod sim;
 pub mod tensors;
+pub mod train;
 pub mod weights;
 
 /// The length of the window that a model predicts, in seconds.
 pub const WINDOW_S: u32 = 5;
 
 pub use error::{Error, Result};
+
+#[cfg(test)]
+mod tests;

@@ -65,3 +65,37 @@ impl AsyncWrite for Guarded {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn pair(limit: Duration) -> (Guarded, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Guarded::new(listener.accept().await.unwrap().0, limit), client)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up_and_one_that_is_slow_is_not() {
+        let limit = Duration::from_millis(200);
+        let (mut server, _client) = pair(limit).await;
+        let begun = Instant::now();
+        let error = server.write_all(&vec![0; 64 << 20]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= limit && begun.elapsed() < limit * 20, "{:?}", begun.elapsed());
+
+        let (mut server, mut client) = pair(limit).await;
+        tokio::spawn(async move {
+            // More slowly in all than the limit, but never still for so long.
+            let mut buffer = vec![0; 4 << 20];
+            while client.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        server.write_all(&vec![0; 64 << 20]).await.unwrap();
+    }
+}

@@ -10,20 +10,24 @@ use crate::balance::Published;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
 use crate::links::{Links, NodeCell};
-use crate::observe::metrics::{Family, Kind, Measure};
-use crate::observe::{Reason, Reporting, TrafficRegistry, log};
-use crate::proxy::{Alarm, BoundProxy, Clock, GaugesSnapshot, ProxyOptions};
+use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
+use crate::observe::log::{self, LogControl};
+use crate::observe::{Reason, Reporting, TrafficRegistry};
+use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::scorer::{Options, Scorer};
 use arc_swap::ArcSwap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// How long the last log lines and spans may take to go out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Where a next process would ask for the sockets. Nobody asks yet: `run` has no flag for it.
+const UPGRADE_SOCKET: &str = "/tmp/pathloom-upgrade.sock";
 
 /// Serves as the file says, until a signal ends it.
 pub fn run(path: &Path) -> ExitCode {
@@ -34,11 +38,14 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    if let Err(error) = log::init(&loaded.config.telemetry.log) {
-        eprintln!("pathloom: {error}");
-        return ExitCode::from(EXIT_CONFIG);
-    }
-    match serve(path, loaded) {
+    let log = match log::init(&loaded.config.telemetry.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("pathloom: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match serve(path, loaded, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -49,7 +56,7 @@ pub fn run(path: &Path) -> ExitCode {
 
 type StartError = Box<dyn std::error::Error + Send + Sync>;
 
-fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
+fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError> {
     let config = Arc::new(loaded.config);
     let cores = match config.process.threads {
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
@@ -65,19 +72,41 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let admin_listener = runtime.block_on(admin::bind(config.admin.listen))?;
     let admin_address = admin_listener.local_addr()?;
-    let proxy = BoundProxy::bind(ProxyOptions {
-        config: &config,
-        cores,
-        published: published.clone(),
-        clock,
-        alarm: Arc::new(RingsBell(bell.clone())),
-        sink: reporting.clone(),
-        unrouted: traffic.unrouted().clone(),
-    })?;
-
     let scorer = Scorer::start(Options::from(&config.model));
     let (config_sender, config_receiver) = watch::channel(config.clone());
-    let ready = proxy.readiness();
+    let mut control = Control::new(
+        Parts {
+            published: published.clone(),
+            links: links.clone(),
+            traffic: traffic.clone(),
+            scorer: scorer.clone(),
+            status: status.clone(),
+            clock: read_clock.clone(),
+        },
+        config_receiver,
+        bell.clone(),
+    );
+    // The listeners are those of the first generation; its weights are equal until the model has spoken.
+    control.publish_first();
+    let accepting = Arc::new(AtomicBool::new(false));
+    let proxy = Proxy::bind(ProxyOptions {
+        published: published.clone(),
+        clock,
+        cores,
+        limits: config.listeners.clone(),
+        drain: config.process.drain.0,
+        sample: config.telemetry.traces.sample.0,
+        sink: reporting.clone(),
+        alarm: Arc::new(RingsBell(bell)),
+        unrouted: traffic.unrouted().clone(),
+        inherit: false,
+        on_bind_error: Box::new(|error| tracing::error!("a listener of the new configuration is not served: {error}")),
+        on_ready: {
+            let accepting = accepting.clone();
+            Box::new(move || accepting.store(true, Relaxed))
+        },
+    })?;
+    let drain = proxy.drain();
     let gauges = proxy.gauges();
     let state = Arc::new(AdminState {
         published: published.clone(),
@@ -86,7 +115,7 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         control: status.clone(),
         clock: read_clock.clone(),
         config: ArcSwap::from_pointee(ConfigState::default().loaded(&config, loaded.warnings, SystemTime::now())),
-        not_ready: Box::new(move || ready.reasons()),
+        not_ready: not_ready(accepting, drain.clone()),
         scorer: scorer_view(scorer.clone()),
         gauges: {
             let reporting = reporting.clone();
@@ -100,17 +129,11 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         version: env!("CARGO_PKG_VERSION"),
         started_at: SystemTime::now(),
     });
-    let control = Control::new(
-        Parts { published, links, traffic, scorer: scorer.clone(), status, clock: read_clock },
-        config_receiver,
-        bell,
-    );
-
     let (watcher, events) = Watcher::start(path, &loaded.text_digest)?;
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
     let reloads =
-        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone() };
+        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async move {
             let on_hang_up = async {
@@ -128,12 +151,28 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));
-    proxy.run(config.process.drain.0);
+    let mut server = proxy::chassis(false, UPGRADE_SOCKET);
+    server.add_service(proxy);
+    proxy::run(server, &drain);
     if !reporting.close(LAST_WORDS) {
         tracing::warn!("some access log lines or spans were not written in time");
     }
     tracing::info!("done");
     Ok(())
+}
+
+/// Why requests cannot be served now.
+fn not_ready(accepting: Arc<AtomicBool>, drain: Drain) -> admin::Asked<Vec<String>> {
+    Box::new(move || {
+        let mut reasons = Vec::new();
+        if !accepting.load(Relaxed) {
+            reasons.push("the listeners do not accept yet".to_owned());
+        }
+        if drain.has_begun() {
+            reasons.push("the process is leaving".to_owned());
+        }
+        reasons
+    })
 }
 
 /// An endpoint's failure, from the data path to the slow loop.
@@ -156,7 +195,7 @@ fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {
             "Requests for scores that failed, by reason.",
         );
         for (code, count) in &status.errors {
-            errors = errors.with(vec![("reason", (*code).into())], crate::observe::metrics::Value::Count(*count));
+            errors = errors.with(vec![("reason", (*code).into())], Value::Count(*count));
         }
         let metrics = vec![
             counter("inferences", "Inferences that gave scores.", status.inferences),
@@ -172,14 +211,13 @@ fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {
 }
 
 fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
-    let gauge = |name, help, value: u64| {
-        Family::new(name, Kind::Gauge, Measure::Number, help).number(Some(value as f64))
-    };
-    let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
-    vec![
-        gauge("downstream_connections", "Client connections open.", gauges.downstream_connections),
-        counter("downstream_connections_accepted", "Client connections accepted.", gauges.accepted_total),
-        gauge("upstream_connections", "Connections to endpoints open.", gauges.upstream_connections),
-        gauge("upstream_connections_pooled", "Connections to endpoints that wait for a request.", gauges.pooled_connections),
-    ]
+    held(Held {
+        downstream: gauges.downstream_connections,
+        accepted: gauges.accepted_total,
+        upstream: gauges.upstream_connections,
+        pooled: gauges.pooled_connections,
+        connected: gauges.connected_total,
+        requests: gauges.requests,
+        upgraded: gauges.upgraded_connections,
+    })
 }

@@ -79,6 +79,11 @@ impl Control {
         Self { state: tick::State::new(parts, first), config, bell, watch: Watch::default() }
     }
 
+    /// Publishes a generation without scores, so that there is one before anything serves.
+    pub fn publish_first(&mut self) {
+        self.state.publish_at_once(Cause::Start);
+    }
+
     /// Ticks until the configuration's sender is gone.
     pub async fn run(mut self) {
         self.tick(Cause::Start).await;
