@@ -25,13 +25,8 @@ pub const TOLERANCE: f32 = 1e-4;
 /// # Errors
 /// When the bytes are not an ONNX file.
 pub fn metadata(bytes: &[u8]) -> Result<Vec<(String, String)>> {
-    let model =
-        ModelProto::decode(bytes).map_err(|e| Error::Format(format!("not an ONNX file: {e}")))?;
-    Ok(model
-        .metadata_props
-        .into_iter()
-        .map(|p| (p.key.unwrap_or_default(), p.value.unwrap_or_default()))
-        .collect())
+    let model = ModelProto::decode(bytes).map_err(|e| Error::Format(format!("not an ONNX file: {e}")))?;
+    Ok(model.metadata_props.into_iter().map(|p| (p.key.unwrap_or_default(), p.value.unwrap_or_default())).collect())
 }
 
 /// Whether the file says that it keeps the contract of this build.
@@ -45,14 +40,9 @@ pub fn contract(bytes: &[u8]) -> Result<()> {
         ("pathloom.node_features", NODE_FEATURES.join(",")),
         ("pathloom.edge_features", EDGE_FEATURES.join(",")),
     ] {
-        let value = found
-            .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, v)| v.as_str());
+        let value = found.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         if value != Some(wanted.as_str()) {
-            return Err(Error::Check(format!(
-                "{key} is {value:?}, this build wants {wanted:?}"
-            )));
+            return Err(Error::Check(format!("{key} is {value:?}, this build wants {wanted:?}")));
         }
     }
     Ok(())
@@ -67,11 +57,7 @@ pub fn random_features(seed: u64, n: usize, e: usize) -> Features {
     // The first node calls many; the last fifth of the nodes has no links at all.
     let linked = (n - n / 5).max(2);
     for i in 0..e.max(1) {
-        let caller = if i % 7 == 0 {
-            0
-        } else {
-            rng.random_range(0..linked)
-        };
+        let caller = if i % 7 == 0 { 0 } else { rng.random_range(0..linked) };
         let called = rng.random_range(0..linked);
         if caller != called {
             pairs.insert((caller as i64, called as i64));
@@ -92,30 +78,16 @@ pub fn random_features(seed: u64, n: usize, e: usize) -> Features {
     };
     let nodes = (0..n).flat_map(|_| row(FN)).collect();
     let edge_features = pairs.iter().flat_map(|_| row(FE)).collect();
-    let edges = pairs
-        .iter()
-        .map(|p| p.1)
-        .chain(pairs.iter().map(|p| p.0))
-        .collect();
+    let edges = pairs.iter().map(|p| p.1).chain(pairs.iter().map(|p| p.0)).collect();
     let (mut path_offsets, mut path_links) = (vec![0i64], Vec::new());
     for link in 0..pairs.len() as i64 {
         path_links.push(link);
-        for _ in 0..(if link % 5 == 0 {
-            rng.random_range(0..3)
-        } else {
-            0
-        }) {
+        for _ in 0..(if link % 5 == 0 { rng.random_range(0..3) } else { 0 }) {
             path_links.push(rng.random_range(0..pairs.len() as i64));
         }
         path_offsets.push(path_links.len() as i64);
     }
-    Features {
-        nodes,
-        edges,
-        edge_features,
-        path_offsets,
-        path_links,
-    }
+    Features { nodes, edges, edge_features, path_offsets, path_links }
 }
 
 /// The largest difference of two engines' answers, relative to values above 1; infinite when lengths differ or one
@@ -125,11 +97,7 @@ pub fn difference(a: &Answers, b: &Answers) -> [f32; OUTPUTS.len()] {
     std::array::from_fn(|i| match (a.get(i), b.get(i)) {
         (Some(a), Some(b)) if a.len() == b.len() => a.iter().zip(b).fold(0.0f32, |most, (a, b)| {
             let off = (a - b).abs() / a.abs().max(1.0);
-            if off.is_finite() {
-                most.max(off)
-            } else {
-                f32::INFINITY
-            }
+            if off.is_finite() { most.max(off) } else { f32::INFINITY }
         }),
         _ => f32::INFINITY,
     })
@@ -160,15 +128,8 @@ pub fn agreement(
     let mut note = |engines: &str, a: &Answers, b: &Answers| {
         let off = difference(a, b);
         match found.iter_mut().find(|f| f.engines == engines) {
-            Some(known) => known
-                .largest
-                .iter_mut()
-                .zip(off)
-                .for_each(|(k, o)| *k = k.max(o)),
-            None => found.push(Agreement {
-                engines: engines.into(),
-                largest: off,
-            }),
+            Some(known) => known.largest.iter_mut().zip(off).for_each(|(k, o)| *k = k.max(o)),
+            None => found.push(Agreement { engines: engines.into(), largest: off }),
         }
     };
     for graph in 0..graphs {
@@ -195,12 +156,7 @@ pub fn agreement(
 ///
 /// # Errors
 /// When the engine fails.
-pub fn time_ms(
-    mut run: impl FnMut(&Features) -> Result<Answers>,
-    n: usize,
-    e: usize,
-    runs: usize,
-) -> Result<f64> {
+pub fn time_ms(mut run: impl FnMut(&Features) -> Result<Answers>, n: usize, e: usize, runs: usize) -> Result<f64> {
     let features = random_features(7, n, e);
     run(&features)?;
     let mut times = Vec::with_capacity(runs);

@@ -1,12 +1,22 @@
 //! The commands: what they read, what they write, what they print.
 
 use crate::check::{self, TOLERANCE};
+use crate::data::{self, Sample};
 use crate::engines::{OnnxRuntime, Rten};
+use crate::evaluate::figures;
 use crate::onnx::{About, OUTPUTS};
+use crate::sim::simulate;
+use crate::train::{self, Plan};
 use crate::weights::Weights;
 use crate::{Error, Result, onnx};
 use clap::{Args, Parser, Subcommand};
+use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Seeds from here on are for validation, and from the other on for tests: no run is in two sets.
+const VALIDATION_SEED: u64 = 1_000_000;
+const TEST_SEED: u64 = 2_000_000;
 
 /// Simulates, trains, exports, checks and evaluates Pathloom's models.
 #[derive(Debug, Parser)]
@@ -18,6 +28,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Play simulated runs and write their samples to a file.
+    #[command(after_help = "Example:\n  pathloom-models simulate --runs 200 --seed 1 --out target/lab/samples.bin")]
+    Simulate(Simulate),
+    /// Simulate, train, and write the model and its checkpoint.
+    #[command(
+        after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --runs 50 --steps 200 --out target/lab/try.onnx"
+    )]
+    Train(Train),
+    /// Measure a model on runs that training never saw, beside persistence.
+    #[command(after_help = "Example:\n  pathloom-models evaluate --model models/pathloom.onnx --runs 150")]
+    Evaluate(Evaluate),
     /// Write an ONNX file from a checkpoint, or from random weights.
     #[command(
         after_help = "Example:\n  pathloom-models export --checkpoint target/lab/best.safetensors --out models/pathloom.onnx"
@@ -28,6 +49,75 @@ enum Command {
         after_help = "Examples:\n  pathloom-models check\n  pathloom-models check --model models/pathloom.onnx --checkpoint target/lab/best.safetensors \\\n      --onnxruntime target/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.31.1"
     )]
     Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct Simulate {
+    /// How many runs, each of another mesh.
+    #[arg(long, default_value_t = 100)]
+    runs: u64,
+    /// The first run's seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where to write the samples.
+    #[arg(long, default_value = "target/lab/samples.bin")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Train {
+    /// How many simulated runs to train on.
+    #[arg(long, default_value_t = 3_000)]
+    runs: u64,
+    /// A file of samples from `simulate`, instead of simulating.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// How many runs to validate with.
+    #[arg(long, default_value_t = 60)]
+    validation_runs: u64,
+    /// How many batches.
+    #[arg(long, default_value_t = 10_000)]
+    steps: usize,
+    /// How many edges a batch has, about.
+    #[arg(long, default_value_t = 2_500)]
+    edges: usize,
+    /// The largest learning rate.
+    #[arg(long, default_value_t = 2e-3)]
+    rate: f64,
+    /// How many batches between two looks at the validation figures.
+    #[arg(long, default_value_t = 500)]
+    every: usize,
+    /// Stop after this many looks without a better one.
+    #[arg(long, default_value_t = 8)]
+    patience: usize,
+    /// The seed of everything: runs, start, order, masks.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where to keep the best weights.
+    #[arg(long, default_value = "target/lab/best.safetensors")]
+    checkpoint: PathBuf,
+    /// Where to write the model.
+    #[arg(long, default_value = "models/pathloom.onnx")]
+    out: PathBuf,
+    /// The model's version.
+    #[arg(long, default_value = "0.1.0")]
+    model_version: String,
+}
+
+#[derive(Debug, Args)]
+struct Evaluate {
+    /// The model.
+    #[arg(long, default_value = "models/pathloom.onnx")]
+    model: PathBuf,
+    /// How many runs.
+    #[arg(long, default_value_t = 150)]
+    runs: u64,
+    /// The first run's seed; training uses others.
+    #[arg(long, default_value_t = TEST_SEED)]
+    seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +167,13 @@ struct Check {
 /// Whatever went wrong, in words.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Simulate(args) => {
+            let digest = data::save(&runs(args.runs, args.seed)?, &args.out)?;
+            println!("{}: sha256 {digest}", args.out.display());
+            Ok(())
+        }
+        Command::Train(args) => train(&args),
+        Command::Evaluate(args) => evaluate(&args),
         Command::Export(args) => export(&args),
         Command::Check(args) => check(&args),
     }
@@ -84,16 +181,10 @@ pub fn run(cli: Cli) -> Result<()> {
 
 /// What a new model says of itself.
 pub(crate) fn about(version: &str, trained_on: &str) -> About {
-    let commit = std::process::Command::new("git")
-        .args(["rev-parse", "HEAD"])
-        .output();
-    let commit = commit
-        .ok()
-        .filter(|o| o.status.success())
-        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
-    let command = std::env::args()
-        .skip(1)
-        .fold("pathloom-models".to_string(), |line, arg| line + " " + &arg);
+    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let commit =
+        commit.ok().filter(|o| o.status.success()).map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
+    let command = std::env::args().skip(1).fold("pathloom-models".to_string(), |line, arg| line + " " + &arg);
     About {
         name: "pathloom".into(),
         version: version.into(),
@@ -111,6 +202,89 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(Error::at(path))
 }
 
+/// The samples of many runs.
+fn runs(count: u64, seed: u64) -> Result<Vec<Sample>> {
+    let bar = ProgressBar::new(count);
+    bar.set_message("simulating");
+    let mut samples = Vec::new();
+    for run in 0..count {
+        samples.extend(simulate(seed.wrapping_add(run))?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(samples)
+}
+
+fn train(args: &Train) -> Result<()> {
+    let start = Instant::now();
+    // What the file says of its making is what held when it began.
+    let mut about = about(&args.model_version, "");
+    let samples = match &args.data {
+        Some(path) => data::load(path)?,
+        None => runs(args.runs, args.seed)?,
+    };
+    let validation = runs(args.validation_runs, VALIDATION_SEED.wrapping_add(args.seed))?;
+    let digest = data::digest(&samples)?;
+    let (edges, candidates) =
+        samples.iter().fold((0, 0), |(e, c), s| (e + s.features.edge_count(), c + s.candidates.len()));
+    println!(
+        "{} samples of {} edges and {} candidates, sha256 {digest}, after {:.0} s",
+        samples.len(),
+        edges,
+        candidates,
+        start.elapsed().as_secs_f64()
+    );
+    let plan = Plan {
+        steps: args.steps,
+        edges: args.edges,
+        rate: args.rate,
+        every: args.every,
+        patience: args.patience,
+        seed: args.seed,
+    };
+    let weights = train::train(&samples, &validation, &plan, &args.checkpoint)?;
+    about.trained_on = digest;
+    let bytes = onnx::bytes(&weights, &about)?;
+    write(&args.out, &bytes)?;
+    println!("{}: {} bytes, after {:.0} s", args.out.display(), bytes.len(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn evaluate(args: &Evaluate) -> Result<()> {
+    let bytes = std::fs::read(&args.model).map_err(Error::at(&args.model))?;
+    check::contract(&bytes)?;
+    let found = figures(&onnx::weights(&bytes)?, &runs(args.runs, args.seed)?)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&found).map_err(|e| Error::Format(e.to_string()))?);
+        return Ok(());
+    }
+    println!("{} samples of {} runs from seed {}", found.samples.0, found.samples.1, args.seed);
+    println!("intrinsic latency        relative error (median)   right choice   regret");
+    for (name, s) in &found.intrinsic {
+        let (error, right, regret) = (s.relative_error, s.accuracy * 100.0, s.regret * 100.0);
+        let median = s.median_relative_error;
+        println!("  {name:22} {error:14.3} ({median:6.3}) {right:13.1}% {regret:7.1}% ({:.2} ms)", s.regret_ms);
+    }
+    println!("relative error by what is known of the link, and by trouble");
+    for (slice, (count, by)) in &found.slices {
+        let of = |name: &str| by.get(name).copied().unwrap_or_default();
+        println!(
+            "  {slice:26} {count:8} model {:.3} persistence {:.3} median {:.3}",
+            of("model"),
+            of("persistence"),
+            of("median")
+        );
+    }
+    println!("next {} s", crate::WINDOW_S);
+    for (name, w) in &found.window {
+        println!(
+            "  {name:12} mean {:.3} p99 {:.3} (relative errors), jitter {:.2} ms, load {:.3}",
+            w.mean_relative, w.p99_relative, w.jitter_ms, w.load_relative
+        );
+    }
+    Ok(())
+}
+
 fn export(args: &Export) -> Result<()> {
     let weights = match &args.checkpoint {
         Some(path) => Weights::load(path)?,
@@ -118,12 +292,7 @@ fn export(args: &Export) -> Result<()> {
     };
     let bytes = onnx::bytes(&weights, &about(&args.model_version, &args.trained_on))?;
     write(&args.out, &bytes)?;
-    println!(
-        "{}: {} bytes, {} trained numbers",
-        args.out.display(),
-        bytes.len(),
-        weights.count()
-    );
+    println!("{}: {} bytes, {} trained numbers", args.out.display(), bytes.len(), weights.count());
     Ok(())
 }
 
@@ -145,80 +314,36 @@ fn check(args: &Check) -> Result<()> {
         None => onnx::weights(&bytes)?,
     };
     let library = OnnxRuntime::find(args.onnxruntime.as_deref());
-    let mut runtime = library
-        .as_deref()
-        .map(|path| OnnxRuntime::new(path, &bytes))
-        .transpose()?;
-    let agreements = check::agreement(
-        &bytes,
-        Some(&weights),
-        runtime.as_mut(),
-        args.graphs,
-        args.seed,
-    )?;
+    let mut runtime = library.as_deref().map(|path| OnnxRuntime::new(path, &bytes)).transpose()?;
+    let agreements = check::agreement(&bytes, Some(&weights), runtime.as_mut(), args.graphs, args.seed)?;
     let mut times_ms = Vec::new();
     let rten = Rten::new(bytes.clone())?;
     for (n, e, runs) in [(50, 200, 200), (1_000, 5_000, 20)] {
         if let Some(runtime) = runtime.as_mut() {
-            times_ms.push((
-                "onnxruntime".to_string(),
-                n,
-                e,
-                check::time_ms(|f| runtime.run(f), n, e, runs)?,
-            ));
+            times_ms.push(("onnxruntime".to_string(), n, e, check::time_ms(|f| runtime.run(f), n, e, runs)?));
         }
-        times_ms.push((
-            "rten".to_string(),
-            n,
-            e,
-            check::time_ms(|f| rten.run(f), n, e, runs)?,
-        ));
+        times_ms.push(("rten".to_string(), n, e, check::time_ms(|f| rten.run(f), n, e, runs)?));
     }
-    let report = Report {
-        model: args.model.clone(),
-        bytes: bytes.len(),
-        onnxruntime: library,
-        agreements,
-        times_ms,
-    };
+    let report = Report { model: args.model.clone(), bytes: bytes.len(), onnxruntime: library, agreements, times_ms };
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?
-        );
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
     } else {
         print(&report);
     }
-    match report
-        .agreements
-        .iter()
-        .find(|a| a.largest.iter().any(|off| off.is_nan() || *off > TOLERANCE))
-    {
-        Some(apart) => Err(Error::Check(format!(
-            "{} differ by more than {TOLERANCE}",
-            apart.engines
-        ))),
+    match report.agreements.iter().find(|a| a.largest.iter().any(|off| off.is_nan() || *off > TOLERANCE)) {
+        Some(apart) => Err(Error::Check(format!("{} differ by more than {TOLERANCE}", apart.engines))),
         None => Ok(()),
     }
 }
 
 fn print(report: &Report) {
-    println!(
-        "{}: {} bytes, keeps the contract",
-        report.model.display(),
-        report.bytes
-    );
+    println!("{}: {} bytes, keeps the contract", report.model.display(), report.bytes);
     match &report.onnxruntime {
         Some(path) => println!("ONNX Runtime: {}", path.display()),
-        None => println!(
-            "ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"
-        ),
+        None => println!("ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"),
     }
     for agreement in &report.agreements {
-        println!(
-            "largest difference of {} (relative above 1):",
-            agreement.engines
-        );
+        println!("largest difference of {} (relative above 1):", agreement.engines);
         for ((name, ..), off) in OUTPUTS.iter().zip(agreement.largest) {
             println!("  {name:15} {off:.1e}");
         }

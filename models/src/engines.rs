@@ -24,14 +24,7 @@ pub type Answers = [Vec<f32>; OUTPUTS.len()];
 /// When the features do not fit the network.
 pub fn candle(weights: &Weights, features: &Features) -> Result<Answers> {
     let out = forward(&Candle { weights }, &inputs(features)?)?;
-    let values = [
-        out.score,
-        out.latency_mean_s,
-        out.latency_p99_s,
-        out.jitter_s,
-        out.node_load,
-        out.attention,
-    ];
+    let values = [out.score, out.latency_mean_s, out.latency_p99_s, out.jitter_s, out.node_load, out.attention];
     let mut answers = Answers::default();
     for (answer, value) in answers.iter_mut().zip(values) {
         *answer = value.flatten_all()?.to_vec1()?;
@@ -66,8 +59,7 @@ impl Rten {
     pub fn run(&self, features: &Features) -> Result<Answers> {
         let id = |name: &str| self.model.node_id(name).map_err(|e| refused(RTEN, &e));
         let floats = |columns: usize, data: &[f32]| {
-            Value::from_shape([data.len() / columns, columns], data.to_vec())
-                .map_err(|e| refused(RTEN, &e))
+            Value::from_shape([data.len() / columns, columns], data.to_vec()).map_err(|e| refused(RTEN, &e))
         };
         let integers = |shape: &[usize], data: &[i64]| {
             let narrow = data.iter().map(|v| *v as i32).collect();
@@ -75,37 +67,16 @@ impl Rten {
         };
         let given: Vec<(NodeId, ValueOrView<'_>)> = vec![
             (id("node_features")?, floats(FN, &features.nodes)?.into()),
-            (
-                id("edges")?,
-                integers(&[2, features.edge_count()], &features.edges)?.into(),
-            ),
-            (
-                id("edge_features")?,
-                floats(FE, &features.edge_features)?.into(),
-            ),
-            (
-                id("path_offsets")?,
-                integers(&[features.path_offsets.len()], &features.path_offsets)?.into(),
-            ),
-            (
-                id("path_links")?,
-                integers(&[features.path_links.len()], &features.path_links)?.into(),
-            ),
+            (id("edges")?, integers(&[2, features.edge_count()], &features.edges)?.into()),
+            (id("edge_features")?, floats(FE, &features.edge_features)?.into()),
+            (id("path_offsets")?, integers(&[features.path_offsets.len()], &features.path_offsets)?.into()),
+            (id("path_links")?, integers(&[features.path_links.len()], &features.path_links)?.into()),
         ];
-        let wanted = OUTPUTS
-            .iter()
-            .map(|(name, ..)| id(name))
-            .collect::<Result<Vec<_>>>()?;
-        let found = self
-            .model
-            .run(given, &wanted, Some(self.options.clone()))
-            .map_err(|e| refused(RTEN, &e))?;
+        let wanted = OUTPUTS.iter().map(|(name, ..)| id(name)).collect::<Result<Vec<_>>>()?;
+        let found = self.model.run(given, &wanted, Some(self.options.clone())).map_err(|e| refused(RTEN, &e))?;
         let mut answers = Answers::default();
         for (answer, value) in answers.iter_mut().zip(found) {
-            *answer = value
-                .into_shape_vec::<f32, 1>()
-                .map_err(|e| refused(RTEN, &e))?
-                .1;
+            *answer = value.into_shape_vec::<f32, 1>().map_err(|e| refused(RTEN, &e))?.1;
         }
         Ok(answers)
     }
@@ -150,26 +121,13 @@ impl OnnxRuntime {
         let found = self.0.run(given).map_err(|e| refused(ORT, &e))?;
         let mut answers = Answers::default();
         for (answer, (name, ..)) in answers.iter_mut().zip(OUTPUTS) {
-            let value = found
-                .get(name)
-                .ok_or_else(|| refused(ORT, &format!("no output {name}")))?;
-            *answer = value
-                .try_extract_tensor::<f32>()
-                .map_err(|e| refused(ORT, &e))?
-                .1
-                .to_vec();
+            let value = found.get(name).ok_or_else(|| refused(ORT, &format!("no output {name}")))?;
+            *answer = value.try_extract_tensor::<f32>().map_err(|e| refused(ORT, &e))?.1.to_vec();
         }
         Ok(answers)
     }
 
-    fn inputs(
-        f: &Features,
-    ) -> ort::Result<
-        Vec<(
-            std::borrow::Cow<'_, str>,
-            ort::session::SessionInputValue<'_>,
-        )>,
-    > {
+    fn inputs(f: &Features) -> ort::Result<Vec<(std::borrow::Cow<'_, str>, ort::session::SessionInputValue<'_>)>> {
         Ok(ort::inputs![
             "node_features" => TensorRef::from_array_view(([f.node_count(), FN], f.nodes.as_slice()))?,
             "edges" => TensorRef::from_array_view(([2, f.edge_count()], f.edges.as_slice()))?,
@@ -182,14 +140,11 @@ impl OnnxRuntime {
     /// Where the library is: what was asked for, else `ORT_DYLIB_PATH`, else `target/onnxruntime` of a directory above.
     #[must_use]
     pub fn find(asked: Option<&Path>) -> Option<PathBuf> {
-        let given = asked
-            .map(Path::to_path_buf)
-            .or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
+        let given = asked.map(Path::to_path_buf).or_else(|| std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
         if let Some(path) = given {
             return path.exists().then_some(path);
         }
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
         let entries = std::fs::read_dir(target.join("onnxruntime/onnxruntime/capi")).ok()?;
         entries.flatten().map(|e| e.path()).find(|p| {
             let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -199,8 +154,5 @@ impl OnnxRuntime {
 }
 
 fn refused(engine: &'static str, reason: &dyn std::fmt::Display) -> Error {
-    Error::Engine {
-        engine,
-        reason: reason.to_string(),
-    }
+    Error::Engine { engine, reason: reason.to_string() }
 }

@@ -12,15 +12,24 @@
 
 pub mod check;
 pub mod cli;
+pub mod data;
 pub mod engines;
 pub mod error;
+pub mod evaluate;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+// The simulation's indices are its own: all tables are made for one mesh and have its sizes.
+#[allow(clippy::indexing_slicing)]
+pub mod sim;
 pub mod tensors;
+pub mod train;
 pub mod weights;
 
 /// The length of the window that a model predicts, in seconds.
 pub const WINDOW_S: u32 = 5;
 
 pub use error::{Error, Result};
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! The network of contract 1: edge-aware attention over the mesh, and answers as corrections of what was seen.
 //!
 //! **Anchor and correction.** Nothing is predicted from nothing. Each link has an anchor, the logarithm of the latency
-//! that is known of it: its own, else that of the called node over all its callers, else the mean of what the caller
-//! knows of its other links, else a learned constant. The network only adds a bounded correction, so weights that
+//! that is known of it: its own, else that of the called node over all its callers, else that of the caller's other
+//! links, those to alike nodes foremost, else a learned constant. The network only adds a bounded correction, so weights that
 //! learned nothing still predict what was observed, and a strange input can be wrong by a bounded factor at most.
 //!
 //! **Layers.** h is `[N, HIDDEN]`, e is `[E, EDGE]` (made once from an edge's features and both its ends). For the edge
@@ -16,6 +16,11 @@
 //! layer and the softmax's denominator is one more column of the same sum. The logits are clamped instead of having
 //! their maximum subtracted: exp(CLAMP) is far from overflow, and one pass over the edges is saved.
 //! U acts on the sum because it is linear: that moves a product from E rows to N rows.
+//!
+//! **Alike.** A link that nobody knows is most like the caller's links to other replicas of the same service, and the
+//! inputs do not name services. So each called node has `ALIKE` positive numbers phi, learned from its features (how
+//! many replicas its service has, what it reports), and another link j of the same caller counts with weight
+//! `phi_d . phi_j`. That is linear attention (Katharopoulos et al., 2020): the sums over j are made once for each caller.
 //!
 //! **Paths.** Latencies of a path's links add: intrinsic and mean as they are, the distances of p99 from the mean and
 //! the jitters as independent spreads do, by the root of the sum of squares. A link into a relay counts its own
@@ -34,6 +39,8 @@ pub const HIDDEN: usize = 64;
 pub const EDGE: usize = 24;
 /// How many layers: a node hears of trouble that many calls downstream.
 pub const LAYERS: usize = 4;
+/// How many numbers say which nodes are alike.
+pub const ALIKE: usize = 8;
 /// The hidden width of the answers.
 pub const READ: usize = 64;
 /// The second hidden width of the answers.
@@ -52,6 +59,8 @@ pub const FE: usize = EDGE_FEATURES.len();
 
 /// Attention logits lie within this.
 const CLAMP: f32 = 10.0;
+/// The logarithms of the numbers that say which nodes are alike lie within this.
+const ALIKE_CLAMP: f32 = 4.0;
 /// The slope of the leaky relu in attention logits, as in the graph attention paper (Velickovic et al., 2018).
 const SLOPE: f32 = 0.2;
 /// The farthest that a correction goes: e^4, a factor of 55.
@@ -64,13 +73,9 @@ const LARGEST: f32 = 1e9;
 const LN_LATENCY: (f32, f32) = (-14.0, 7.0);
 
 /// Added to each node column before its logarithm: about the smallest difference that matters.
-const NODE_EPS: [f32; FN] = [
-    0.1, 1.0, 0.1, 0.1, 0.01, 0.1, 0.5, 0.1, 1e-5, 1e-5, 0.01, 1.0,
-];
+pub(crate) const NODE_EPS: [f32; FN] = [0.1, 1.0, 0.1, 0.1, 0.01, 0.1, 0.5, 0.1, 1e-5, 1e-5, 0.01, 1.0];
 /// The same for edges.
-const EDGE_EPS: [f32; FE] = [
-    1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0,
-];
+pub(crate) const EDGE_EPS: [f32; FE] = [1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0];
 
 /// Columns by their place in the contract.
 mod column {
@@ -120,22 +125,12 @@ struct Known<V> {
 pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let nodes = known(o, &inputs.nodes, &NODE_EPS, "node")?;
     let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
-    let anchors = anchors(o, inputs, &nodes, &edges)?;
-
-    let start = o.relu(&o.linear(
-        &o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?,
-        "node.in",
-    )?)?;
-    let ends = o.split(&o.matmul(&start, "edge.ends")?, &[EDGE, EDGE])?;
-    let [of_called, of_caller] = pair(ends)?;
-    let own = o.linear(
-        &o.concat(&[
-            edges.normal.clone(),
-            edges.mask.clone(),
-            anchors.extra.clone(),
-        ])?,
-        "edge.in",
-    )?;
+    let start = o.relu(&o.linear(&o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?, "node.in")?)?;
+    let ends = o.split(&o.matmul(&start, "edge.ends")?, &[EDGE, EDGE, ALIKE])?;
+    let [of_called, of_caller, alike] = triple(ends)?;
+    let alike = o.exp(&o.clip(&alike, -ALIKE_CLAMP, ALIKE_CLAMP)?)?;
+    let anchors = anchors(o, inputs, &nodes, &edges, &alike)?;
+    let own = o.linear(&o.concat(&[edges.normal.clone(), edges.mask.clone(), anchors.extra.clone()])?, "edge.in")?;
     let own = o.add(&own, &o.gather(&of_called, &inputs.called)?)?;
     let e = o.relu(&o.add(&own, &o.gather(&of_caller, &inputs.caller)?)?)?;
     let edge_logits = o.split(&o.matmul(&e, "edge.attention")?, &[1; LAYERS])?;
@@ -143,15 +138,9 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let mut h = start;
     let mut attention = None;
     for (layer, edge_logit) in edge_logits.iter().enumerate() {
-        let parts = o.split(
-            &o.linear(&h, &format!("layer{layer}.nodes"))?,
-            &[HIDDEN, HIDDEN + 1, 1, 1],
-        )?;
+        let parts = o.split(&o.linear(&h, &format!("layer{layer}.nodes"))?, &[HIDDEN, HIDDEN + 1, 1, 1])?;
         let [own, message, key, query] = quad(parts)?;
-        let ends = o.add(
-            &o.gather(&query, &inputs.caller)?,
-            &o.gather(&key, &inputs.called)?,
-        )?;
+        let ends = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
         let logit = o.leaky_relu(&o.add(&ends, edge_logit)?, SLOPE)?;
         let weight = o.exp(&o.clip(&logit, -CLAMP, CLAMP)?)?;
         let sent = o.concat(&[o.gather(&message, &inputs.called)?, e.clone()])?;
@@ -166,8 +155,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
             attention = Some(o.div(&weight, &o.gather(&total, &inputs.caller)?)?);
         }
     }
-    let attention =
-        attention.ok_or_else(|| crate::Error::Format("a network without layers".into()))?;
+    let attention = attention.ok_or_else(|| crate::Error::Format("a network without layers".into()))?;
 
     let parts = o.split(&o.linear(&h, "read.nodes")?, &[READ, READ, LOAD])?;
     let [read_called, read_caller, read_load] = triple(parts)?;
@@ -176,25 +164,14 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let called = o.gather_index(&inputs.called, &inputs.path_links)?;
     let caller = o.gather_index(&inputs.caller, &inputs.path_links)?;
     let of_edge = o.matmul(&o.gather(&e, &inputs.path_links)?, "read.edges")?;
-    let of_ends = o.add(
-        &o.gather(&read_called, &called)?,
-        &o.gather(&read_caller, &caller)?,
-    )?;
+    let of_ends = o.add(&o.gather(&read_called, &called)?, &o.gather(&read_caller, &caller)?)?;
     let read = o.relu(&o.linear(&o.relu(&o.add(&of_edge, &of_ends)?)?, "read.hidden")?)?;
     let correction = bounded(o, &o.linear(&read, "read.out")?, REACH)?;
-    let logs = o.add(
-        &o.gather(&anchors.answers, &inputs.path_links)?,
-        &correction,
-    )?;
+    let logs = o.add(&o.gather(&anchors.answers, &inputs.path_links)?, &correction)?;
     let seconds = o.exp(&o.clip(&logs, LN_LATENCY.0, LN_LATENCY.1)?)?;
     let [intrinsic, mean, p99, jitter] = quad(o.split(&seconds, &[1; ANSWERS])?)?;
     let beyond = o.relu(&o.sub(&p99, &mean)?)?;
-    let terms = o.concat(&[
-        intrinsic,
-        mean,
-        o.mul(&beyond, &beyond)?,
-        o.mul(&jitter, &jitter)?,
-    ])?;
+    let terms = o.concat(&[intrinsic, mean, o.mul(&beyond, &beyond)?, o.mul(&jitter, &jitter)?])?;
     let sums = o.scatter_sum(&terms, ANSWERS, &inputs.path_of_link)?;
     // A tenth of a microsecond, squared: keeps the root's slope finite where a spread is zero.
     let sums = o.clip(&sums, 1e-14, f32::MAX)?;
@@ -215,16 +192,8 @@ fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32], name: &str) -> Result<Known<O
     let raw = o.clip(&o.or_zero(x)?, 0.0, LARGEST)?;
     let logs = o.mul(&o.ln(&o.add(&raw, &o.constant(eps)?)?)?, &mask)?;
     let centre = o.mul(&mask, &o.weight(&format!("{name}.centre"))?)?;
-    let normal = o.mul(
-        &o.sub(&logs, &centre)?,
-        &o.weight(&format!("{name}.scale"))?,
-    )?;
-    Ok(Known {
-        mask,
-        logs,
-        normal,
-        raw,
-    })
+    let normal = o.mul(&o.sub(&logs, &centre)?, &o.weight(&format!("{name}.scale"))?)?;
+    Ok(Known { mask, logs, normal, raw })
 }
 
 /// What the corrections are added to.
@@ -240,98 +209,50 @@ fn anchors<O: Ops>(
     inputs: &Inputs<O>,
     nodes: &Known<O::Value>,
     edges: &Known<O::Value>,
+    alike: &O::Value,
 ) -> Result<Anchors<O::Value>> {
-    let (log, has) = (
-        o.split(&edges.logs, &[1; FE])?,
-        o.split(&edges.mask, &[1; FE])?,
-    );
-    let (node_log, node_has) = (
-        o.split(&nodes.logs, &[1; FN])?,
-        o.split(&nodes.mask, &[1; FN])?,
-    );
+    let (log, has) = (o.split(&edges.logs, &[1; FE])?, o.split(&edges.mask, &[1; FE])?);
+    let (node_log, node_has) = (o.split(&nodes.logs, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
     // `first or else second`, for logarithms that are 0 where unknown.
-    let or_else = |first: &O::Value, has: &O::Value, second: &O::Value| {
-        o.add(first, &missing(o, has, second)?)
-    };
+    let or_else = |first: &O::Value, has: &O::Value, second: &O::Value| o.add(first, &missing(o, has, second)?);
 
     let (own_has, own) = (
-        or_else(
-            at(&has, column::P50)?,
-            at(&has, column::P50)?,
-            at(&has, column::MEAN)?,
-        )?,
-        or_else(
-            at(&log, column::P50)?,
-            at(&has, column::P50)?,
-            at(&log, column::MEAN)?,
-        )?,
+        or_else(at(&has, column::P50)?, at(&has, column::P50)?, at(&has, column::MEAN)?)?,
+        or_else(at(&log, column::P50)?, at(&has, column::P50)?, at(&log, column::MEAN)?)?,
     );
-    let of_node = o.concat(&[
-        at(&node_log, column::NODE_MEAN)?.clone(),
-        at(&node_has, column::NODE_MEAN)?.clone(),
-    ])?;
+    let of_node = o.concat(&[at(&node_log, column::NODE_MEAN)?.clone(), at(&node_has, column::NODE_MEAN)?.clone()])?;
     let [node, node_has] = pair(o.split(&o.gather(&of_node, &inputs.called)?, &[1, 1])?)?;
-    let (direct_has, direct) = (
-        or_else(&own_has, &own_has, &node_has)?,
-        or_else(&own, &own_has, &node)?,
-    );
+    let (direct_has, direct) = (or_else(&own_has, &own_has, &node_has)?, or_else(&own, &own_has, &node)?);
 
-    let sums = o.scatter_sum(
-        &o.concat(&[direct.clone(), direct_has.clone()])?,
-        2,
-        &inputs.caller,
-    )?;
-    let [sum, count] = pair(o.split(&sums, &[1, 1])?)?;
-    let others = o.concat(&[
-        o.div(&sum, &o.clip(&count, 1.0, f32::MAX)?)?,
-        o.clip(&count, 0.0, 1.0)?,
-    ])?;
-    let [others, others_has] = pair(o.split(&o.gather(&others, &inputs.caller)?, &[1, 1])?)?;
+    // direct is 0 where it is unknown, so those links add to neither sum.
+    let alike = o.gather(alike, &inputs.called)?;
+    let sums = o.concat(&[o.mul(&alike, &direct)?, o.mul(&alike, &direct_has)?])?;
+    let sums = o.scatter_sum(&sums, 2 * ALIKE, &inputs.caller)?;
+    let [sum, count] = pair(o.split(&o.gather(&sums, &inputs.caller)?, &[ALIKE, ALIKE])?)?;
+    let sum = o.matmul(&o.mul(&alike, &sum)?, "alike.sum")?;
+    let count = o.matmul(&o.mul(&alike, &count)?, "alike.sum")?;
+    // One known link counts at least ALIKE x exp(-2 ALIKE_CLAMP) = 0.0027.
+    let others = o.div(&sum, &o.clip(&count, 1e-6, f32::MAX)?)?;
+    let others_has = o.clip(&o.mul(&count, &o.constant(&[1e6])?)?, 0.0, 1.0)?;
     let prior = o.weight("prior")?;
     let others = or_else(&others, &others_has, &prior)?;
     let anchor = or_else(&direct, &direct_has, &others)?;
 
     let beyond = |shift: &str| -> Result<O::Value> { o.add(&anchor, &o.weight(shift)?) };
     let mean = or_else(at(&log, column::EWMA)?, at(&has, column::EWMA)?, &anchor)?;
-    let p99 = or_else(
-        at(&log, column::P99)?,
-        at(&has, column::P99)?,
-        &beyond("p99.shift")?,
-    )?;
-    let jitter = or_else(
-        at(&log, column::JITTER)?,
-        at(&has, column::JITTER)?,
-        &beyond("jitter.shift")?,
-    )?;
-    let extra = o.concat(&[
-        o.sub(&anchor, &prior)?,
-        o.sub(&others, &anchor)?,
-        direct_has,
-    ])?;
-    Ok(Anchors {
-        answers: o.concat(&[anchor, mean, p99, jitter])?,
-        extra,
-    })
+    let p99 = or_else(at(&log, column::P99)?, at(&has, column::P99)?, &beyond("p99.shift")?)?;
+    let jitter = or_else(at(&log, column::JITTER)?, at(&has, column::JITTER)?, &beyond("jitter.shift")?)?;
+    let extra = o.concat(&[o.sub(&anchor, &prior)?, o.sub(&others, &anchor)?, direct_has])?;
+    Ok(Anchors { answers: o.concat(&[anchor, mean, p99, jitter])?, extra })
 }
 
 /// The load in the next window: what the node reports, else what was seen, times a correction.
 fn load<O: Ops>(o: &O, nodes: &Known<O::Value>, read: &O::Value) -> Result<O::Value> {
-    let (raw, has) = (
-        o.split(&nodes.raw, &[1; FN])?,
-        o.split(&nodes.mask, &[1; FN])?,
-    );
-    let seen = missing(
-        o,
-        at(&has, column::NODE_REPORTED_RPS)?,
-        at(&raw, column::NODE_CALLS)?,
-    )?;
+    let (raw, has) = (o.split(&nodes.raw, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
+    let seen = missing(o, at(&has, column::NODE_REPORTED_RPS)?, at(&raw, column::NODE_CALLS)?)?;
     let base = o.add(at(&raw, column::NODE_REPORTED_RPS)?, &seen)?;
     let one = o.constant(&[1.0])?;
-    let factor = o.exp(&bounded(
-        o,
-        &o.linear(&o.relu(read)?, "load.out")?,
-        LOAD_REACH,
-    )?)?;
+    let factor = o.exp(&bounded(o, &o.linear(&o.relu(read)?, "load.out")?, LOAD_REACH)?)?;
     o.relu(&o.sub(&o.mul(&o.add(&base, &one)?, &factor)?, &one)?)
 }
 
@@ -342,22 +263,15 @@ fn missing<O: Ops>(o: &O, has: &O::Value, second: &O::Value) -> Result<O::Value>
 
 /// Smoothly within `-reach..reach`, and the identity for small values.
 fn bounded<O: Ops>(o: &O, x: &O::Value, reach: f32) -> Result<O::Value> {
-    o.mul(
-        &o.tanh(&o.mul(x, &o.constant(&[1.0 / reach])?)?)?,
-        &o.constant(&[reach])?,
-    )
+    o.mul(&o.tanh(&o.mul(x, &o.constant(&[1.0 / reach])?)?)?, &o.constant(&[reach])?)
 }
 
 fn at<V>(columns: &[V], i: usize) -> Result<&V> {
-    columns
-        .get(i)
-        .ok_or_else(|| crate::Error::Format(format!("no column {i}")))
+    columns.get(i).ok_or_else(|| crate::Error::Format(format!("no column {i}")))
 }
 
 fn parts<V, const K: usize>(values: Vec<V>) -> Result<[V; K]> {
-    values
-        .try_into()
-        .map_err(|v: Vec<V>| crate::Error::Format(format!("{} parts instead of {K}", v.len())))
+    values.try_into().map_err(|v: Vec<V>| crate::Error::Format(format!("{} parts instead of {K}", v.len())))
 }
 
 fn pair<V>(values: Vec<V>) -> Result<[V; 2]> {

@@ -60,12 +60,7 @@ pub trait Ops {
     /// The rows that an index names: `out[i] = x[index[i]]`.
     fn gather(&self, x: &Self::Value, index: &Self::Index) -> Result<Self::Value>;
     /// Sums rows by index: `out[r] = sum of x[i] over all i with index[i] = r`, zero for rows that nothing names.
-    fn scatter_sum(
-        &self,
-        x: &Self::Value,
-        columns: usize,
-        index: &Self::Index,
-    ) -> Result<Self::Value>;
+    fn scatter_sum(&self, x: &Self::Value, columns: usize, index: &Self::Index) -> Result<Self::Value>;
     /// `index[by[i]]` for each i.
     fn gather_index(&self, index: &Self::Index, by: &Self::Index) -> Result<Self::Index>;
 }

@@ -28,10 +28,24 @@ impl Rows {
     /// When a tensor cannot be made.
     pub fn new(ids: Vec<u32>, of: usize) -> Result<Self> {
         let count = ids.len();
-        Ok(Self {
-            ids: Tensor::from_vec(ids, count, &Device::Cpu)?,
-            of,
-        })
+        Ok(Self { ids: Tensor::from_vec(ids, count, &Device::Cpu)?, of })
+    }
+
+    /// Sums the rows of `x` that have the same number.
+    ///
+    /// # Errors
+    /// When there are not as many rows as numbers.
+    pub fn sum(&self, x: &Tensor) -> Result<Tensor> {
+        let zeros = Tensor::zeros((self.of, x.dim(1)?), x.dtype(), x.device())?;
+        Ok(zeros.index_add(&self.ids, &x.contiguous()?, 0)?)
+    }
+
+    /// The rows of `x` that these numbers name.
+    ///
+    /// # Errors
+    /// When a number is beyond the rows.
+    pub fn gather(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.index_select(&self.ids, 0)?)
     }
 }
 
@@ -45,17 +59,12 @@ pub fn inputs<'a>(features: &Features) -> Result<Inputs<Candle<'a>>> {
     let (called, caller) = features.edges.split_at(e);
     let mut path_of_link = Vec::with_capacity(features.path_links.len());
     for (path, ends) in features.path_offsets.windows(2).enumerate() {
-        let links =
-            ends.last().copied().unwrap_or_default() - ends.first().copied().unwrap_or_default();
+        let links = ends.last().copied().unwrap_or_default() - ends.first().copied().unwrap_or_default();
         path_of_link.extend((0..links).map(|_| path as u32));
     }
     Ok(Inputs {
         nodes: Tensor::from_slice(&features.nodes, (n, NODE_FEATURES.len()), &Device::Cpu)?,
-        edges: Tensor::from_slice(
-            &features.edge_features,
-            (e, EDGE_FEATURES.len()),
-            &Device::Cpu,
-        )?,
+        edges: Tensor::from_slice(&features.edge_features, (e, EDGE_FEATURES.len()), &Device::Cpu)?,
         called: Rows::new(ids(called), n)?,
         caller: Rows::new(ids(caller), n)?,
         path_links: Rows::new(ids(&features.path_links), e)?,
@@ -74,10 +83,7 @@ impl Ops for Candle<'_> {
         Ok(Tensor::from_slice(row, (1, row.len()), &Device::Cpu)?)
     }
     fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let (w, b) = (
-            self.weights.get(&format!("{name}.w"))?,
-            self.weights.get(&format!("{name}.b"))?,
-        );
+        let (w, b) = (self.weights.get(&format!("{name}.w"))?, self.weights.get(&format!("{name}.b"))?);
         Ok(x.matmul(w)?.broadcast_add(b)?)
     }
     fn matmul(&self, x: &Tensor, name: &str) -> Result<Tensor> {
@@ -136,16 +142,12 @@ impl Ops for Candle<'_> {
         Ok(parts)
     }
     fn gather(&self, x: &Tensor, index: &Rows) -> Result<Tensor> {
-        Ok(x.index_select(&index.ids, 0)?)
+        index.gather(x)
     }
-    fn scatter_sum(&self, x: &Tensor, columns: usize, index: &Rows) -> Result<Tensor> {
-        let zeros = Tensor::zeros((index.of, columns), x.dtype(), x.device())?;
-        Ok(zeros.index_add(&index.ids, &x.contiguous()?, 0)?)
+    fn scatter_sum(&self, x: &Tensor, _columns: usize, index: &Rows) -> Result<Tensor> {
+        index.sum(x)
     }
     fn gather_index(&self, index: &Rows, by: &Rows) -> Result<Rows> {
-        Ok(Rows {
-            ids: index.ids.index_select(&by.ids, 0)?,
-            of: index.of,
-        })
+        Ok(Rows { ids: index.ids.index_select(&by.ids, 0)?, of: index.of })
     }
 }

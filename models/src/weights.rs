@@ -1,6 +1,6 @@
 //! The network's weights by name: their shapes, their start, their checkpoint file (safetensors).
 
-use crate::net::{ANSWERS, EDGE, EDGE_EXTRA, FE, FN, HIDDEN, LAYERS, LOAD, READ, READ2};
+use crate::net::{ALIKE, ANSWERS, EDGE, EDGE_EXTRA, FE, FN, HIDDEN, LAYERS, LOAD, READ, READ2};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -35,27 +35,10 @@ const ONES: usize = 2 * HIDDEN;
 
 fn specs() -> Vec<Spec> {
     let mut specs = Vec::new();
-    let mut add = |name: &str, shape, start, trained| {
-        specs.push(Spec {
-            name: name.into(),
-            shape,
-            start,
-            trained,
-        })
-    };
+    let mut add = |name: &str, shape, start, trained| specs.push(Spec { name: name.into(), shape, start, trained });
     for (kind, width) in [("node", FN), ("edge", FE)] {
-        add(
-            &format!("{kind}.centre"),
-            (1, width),
-            Start::Constant(0.0),
-            false,
-        );
-        add(
-            &format!("{kind}.scale"),
-            (1, width),
-            Start::Constant(1.0),
-            false,
-        );
+        add(&format!("{kind}.centre"), (1, width), Start::Constant(0.0), false);
+        add(&format!("{kind}.scale"), (1, width), Start::Constant(1.0), false);
     }
     // ln(20 ms): the prior where nothing at all is known; p99 about three times and jitter about half of that.
     add("prior", (1, 1), Start::Constant(-3.9), true);
@@ -63,47 +46,18 @@ fn specs() -> Vec<Spec> {
     add("jitter.shift", (1, 1), Start::Constant(-0.7), true);
     add("node.in.w", (2 * FN, HIDDEN), Start::Random(1.0), true);
     add("node.in.b", (1, HIDDEN), Start::Constant(0.0), true);
-    add("edge.ends", (HIDDEN, 2 * EDGE), Start::Random(0.5), true);
-    add(
-        "edge.in.w",
-        (2 * FE + EDGE_EXTRA, EDGE),
-        Start::Random(1.0),
-        true,
-    );
+    add("edge.ends", (HIDDEN, 2 * EDGE + ALIKE), Start::Random(0.5), true);
+    add("alike.sum", (ALIKE, 1), Start::Constant(1.0), false);
+    add("edge.in.w", (2 * FE + EDGE_EXTRA, EDGE), Start::Random(1.0), true);
     add("edge.in.b", (1, EDGE), Start::Constant(0.0), true);
     add("edge.attention", (EDGE, LAYERS), Start::Random(0.3), true);
     for layer in 0..LAYERS {
-        add(
-            &format!("layer{layer}.nodes.w"),
-            (HIDDEN, LAYER),
-            Start::Random(0.3),
-            true,
-        );
-        add(
-            &format!("layer{layer}.nodes.b"),
-            (1, LAYER),
-            Start::LayerBias,
-            true,
-        );
-        add(
-            &format!("layer{layer}.edges"),
-            (EDGE, HIDDEN),
-            Start::Random(0.3),
-            true,
-        );
+        add(&format!("layer{layer}.nodes.w"), (HIDDEN, LAYER), Start::Random(0.3), true);
+        add(&format!("layer{layer}.nodes.b"), (1, LAYER), Start::LayerBias, true);
+        add(&format!("layer{layer}.edges"), (EDGE, HIDDEN), Start::Random(0.3), true);
     }
-    add(
-        "read.nodes.w",
-        (HIDDEN, 2 * READ + LOAD),
-        Start::Random(0.7),
-        true,
-    );
-    add(
-        "read.nodes.b",
-        (1, 2 * READ + LOAD),
-        Start::Constant(0.0),
-        true,
-    );
+    add("read.nodes.w", (HIDDEN, 2 * READ + LOAD), Start::Random(0.7), true);
+    add("read.nodes.b", (1, 2 * READ + LOAD), Start::Constant(0.0), true);
     add("read.edges", (EDGE, READ), Start::Random(0.7), true);
     add("read.hidden.w", (READ, READ2), Start::Random(1.0), true);
     add("read.hidden.b", (1, READ2), Start::Constant(0.0), true);
@@ -133,14 +87,10 @@ impl Weights {
             let (rows, columns) = spec.shape;
             let values: Vec<f32> = match spec.start {
                 Start::Constant(value) => vec![value; rows * columns],
-                Start::LayerBias => (0..columns)
-                    .map(|c| f32::from(u8::from(c == ONES)))
-                    .collect(),
+                Start::LayerBias => (0..columns).map(|c| f32::from(u8::from(c == ONES))).collect(),
                 Start::Random(gain) => {
                     let bound = gain * (6.0 / rows as f32).sqrt();
-                    (0..rows * columns)
-                        .map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound)
-                        .collect()
+                    (0..rows * columns).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
                 }
             };
             let tensor = Tensor::from_vec(values, spec.shape, &Device::Cpu)?;
@@ -156,19 +106,13 @@ impl Weights {
     /// # Errors
     /// When the file cannot be read, or a weight is missing or of another shape.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut found: HashMap<String, Tensor> =
-            candle_core::safetensors::load(path, &Device::Cpu)?;
+        let mut found: HashMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu)?;
         let mut vars = BTreeMap::new();
         for Spec { name, shape, .. } in specs() {
             let tensor = found
                 .remove(&name)
                 .filter(|t| t.dims() == [shape.0, shape.1])
-                .ok_or_else(|| {
-                    Error::Format(format!(
-                        "{}: weight {name} {shape:?} is not there",
-                        path.display()
-                    ))
-                })?;
+                .ok_or_else(|| Error::Format(format!("{}: weight {name} {shape:?} is not there", path.display())))?;
             vars.insert(name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?);
         }
         Ok(Self { vars })
@@ -184,10 +128,7 @@ impl Weights {
             let values = find(&name)
                 .filter(|v| v.len() == shape.0 * shape.1)
                 .ok_or_else(|| Error::Format(format!("weight {name} {shape:?} is not there")))?;
-            vars.insert(
-                name,
-                Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?,
-            );
+            vars.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?);
         }
         Ok(Self { vars })
     }
@@ -197,11 +138,8 @@ impl Weights {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let tensors: HashMap<String, Tensor> = self
-            .vars
-            .iter()
-            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
-            .collect();
+        let tensors: HashMap<String, Tensor> =
+            self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         Ok(candle_core::safetensors::save(&tensors, path)?)
     }
 
@@ -210,10 +148,7 @@ impl Weights {
     /// # Errors
     /// When there is none of this name.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
-        let var = self
-            .vars
-            .get(name)
-            .ok_or_else(|| Error::Format(format!("no weight is named {name}")))?;
+        let var = self.vars.get(name).ok_or_else(|| Error::Format(format!("no weight is named {name}")))?;
         Ok(var.as_tensor())
     }
 
@@ -222,21 +157,14 @@ impl Weights {
     /// # Errors
     /// When there is none of this name, or its shape is another.
     pub fn set_row(&self, name: &str, row: &[f32]) -> Result<()> {
-        let var = self
-            .vars
-            .get(name)
-            .ok_or_else(|| Error::Format(format!("no weight is named {name}")))?;
+        let var = self.vars.get(name).ok_or_else(|| Error::Format(format!("no weight is named {name}")))?;
         Ok(var.set(&Tensor::from_slice(row, (1, row.len()), &Device::Cpu)?)?)
     }
 
     /// The weights that training moves.
     #[must_use]
     pub fn trained(&self) -> Vec<Var> {
-        specs()
-            .iter()
-            .filter(|s| s.trained)
-            .filter_map(|s| self.vars.get(&s.name).cloned())
-            .collect()
+        specs().iter().filter(|s| s.trained).filter_map(|s| self.vars.get(&s.name).cloned()).collect()
     }
 
     /// How many numbers training moves.
@@ -257,11 +185,7 @@ impl Weights {
                 };
                 let (rows, columns) = var.dims2()?;
                 let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-                values
-                    .iter_mut()
-                    .skip(ONES)
-                    .step_by(columns)
-                    .for_each(|v| *v = value);
+                values.iter_mut().skip(ONES).step_by(columns).for_each(|v| *v = value);
                 var.set(&Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)?;
             }
         }

@@ -168,8 +168,24 @@ fn head(routing: &Value) -> String {
             out.push_str("EXPIRED     the weights no longer steer; peak EWMA stands in for the model\n");
         }
     }
-    let engine = routing.get("scorer").and_then(|s| s.get("engine")).and_then(Value::as_str).unwrap_or("-");
-    let _ = writeln!(out, "engine      {}, mode {}", printable(engine), string(routing, "mode"));
+    let scorer = routing.get("scorer").unwrap_or(&Value::Null);
+    let engine = scorer.get("engine").filter(|e| e.is_object()).map_or_else(
+        || "none".to_owned(),
+        |e| {
+            format!(
+                "{} {} on {}: {}",
+                string(e, "engine"),
+                string(e, "version"),
+                string(e, "device"),
+                string(e, "reason")
+            )
+        },
+    );
+    let _ = writeln!(out, "engine      {engine}");
+    if let Some(why) = scorer.get("not_ready").and_then(Value::as_str) {
+        let _ = writeln!(out, "NO SCORES   {}", printable(why));
+    }
+    let _ = writeln!(out, "mode        {}", string(routing, "mode"));
     let _ = writeln!(out, "node        {}, pathloom {}", string(routing, "node"), string(routing, "version"));
     out
 }

@@ -34,9 +34,12 @@ fn the_table_reads_as_agreed() {
 fn warnings_stand_out_and_nothing_reaches_the_terminal_but_words() {
     let text = render(&json!({
         "generation": { "id": 1, "expired": true, "rung": "model" },
+        "scorer": { "engine": null, "not_ready": "the model is being loaded" },
         "tables": [{ "workload": "w\u{1b}[31m", "cluster": "c", "panic": true, "candidates": [{ "endpoint": "e\r\n" }] }],
     }));
-    assert!(text.contains("EXPIRED") && text.contains("PANIC"), "{text}");
+    for warning in ["EXPIRED", "PANIC", "NO SCORES   the model is being loaded"] {
+        assert!(text.contains(warning), "{text}");
+    }
     assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
     assert!(render(&json!({})).contains("No generation has been published yet"));
 }

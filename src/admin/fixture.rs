@@ -35,7 +35,11 @@ pub fn state() -> AdminState {
         config: ArcSwap::from_pointee(ConfigState::default().loaded(&config(), Vec::new(), at(1))),
         not_ready: Box::new(Vec::new),
         scorer: Box::new(|| ScorerStatus {
-            json: json!({ "engine": "embedded", "state": "ready" }),
+            json: json!({
+                "state": "ready",
+                "not_ready": null,
+                "engine": { "engine": "embedded", "version": "0.27", "device": "cpu", "reason": "no ONNX Runtime was found" },
+            }),
             metrics: Vec::new(),
         }),
         gauges: Box::new(|| {

@@ -257,6 +257,6 @@ mod tests {
             (&all["generation"]["id"], &all["generation"]["age_s"], &all["generation"]["rung"]),
             (&json!(41), &json!(0.5), &json!("model"))
         );
-        assert_eq!((&all["mode"], &all["scorer"]["engine"]), (&json!("active"), &json!("embedded")));
+        assert_eq!((&all["mode"], &all["scorer"]["engine"]["engine"]), (&json!("active"), &json!("embedded")));
     }
 }

@@ -40,6 +40,10 @@ enum Command {
     /// Shows a whole little mesh on this machine, with a story.
     Demo(crate::demo::DemoArgs),
     /// Says why the weights of a running sidecar are what they are.
+    #[command(after_help = "Examples:
+  pathloom explain
+  pathloom explain --cluster catalog --workload frontend
+  pathloom explain --admin 10.0.0.7:9900 --json")]
     Explain(crate::admin::ExplainArgs),
     /// Prints the JSON schema of the configuration, for editors.
     Schema,
@@ -60,7 +64,7 @@ impl Cli {
             Command::Run(args) => run::run(&args.config),
             Command::Check { file, effective } => check(&file, effective),
             Command::Demo(args) => crate::demo::run(args),
-            Command::Explain(args) => crate::admin::explain(args),
+            Command::Explain(args) => explain(&args),
             Command::Schema => {
                 print!("{}", config::json_schema());
                 ExitCode::SUCCESS
@@ -89,4 +93,21 @@ fn check(file: &std::path::Path, effective: bool) -> ExitCode {
             ExitCode::from(EXIT_CONFIG)
         }
     }
+}
+
+fn explain(args: &crate::admin::ExplainArgs) -> ExitCode {
+    let asked = tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
+        let explained = runtime.block_on(crate::admin::explain(args));
+        explained.map(|text| print!("{text}"))
+    });
+    match asked {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failed(&error),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("pathloom: {error}");
+    ExitCode::FAILURE
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 pub const COMPARE_ALL_UP_TO: usize = 16;
 /// How many are drawn where not all are compared.
 pub const DRAWN: u16 = 3;
-/// Peak EWMA's time constant, and its estimate for an endpoint without samples (Linkerd's defaults).
+/// Peak EWMA's time constant, and its estimate for an endpoint whose first sample is under way (Linkerd's defaults).
 pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
 /// See `PEAK_EWMA_DECAY_S`.
 pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
@@ -202,11 +202,14 @@ impl Table {
         let choice = match policy {
             Policy::Model => self.pick_by_model(now, rng, tried),
             Policy::PeakEwma => self.pick_of_drawn(2, rng, tried, |c| {
+                let in_flight = c.node.in_flight();
                 let estimate_s = match c.link.estimate.last(now) {
                     Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
+                    // Never measured: one request finds out, and the next ones wait for its word.
+                    None if in_flight == 0 => 0.0,
                     None => PEAK_EWMA_DEFAULT_S,
                 };
-                (estimate_s * (c.node.in_flight() + 1) as f32, estimate_s)
+                (estimate_s * (in_flight + 1) as f32, estimate_s)
             }),
             Policy::LeastRequest => self.pick_of_drawn(2, rng, tried, |c| (c.node.in_flight() as f32, f32::NAN)),
             Policy::RoundRobin => self.in_turn(tried),

@@ -23,6 +23,8 @@ const ERROR_MEMORY: f64 = 0.9;
 const ERROR_FORGIVEN: f64 = 0.8;
 /// A single prediction counts as no worse than this, so that one link cannot condemn a model.
 const MAX_SINGLE_ERROR: f64 = 10.0;
+/// So many ticks must have compared predictions with what was seen before a model is refused.
+const MIN_COMPARED: u32 = 5;
 /// Fewer latencies than this say nothing about a prediction.
 const MIN_SAMPLES: f32 = 5.0;
 
@@ -37,6 +39,8 @@ pub(super) struct Remembered {
     pub weight: Option<f32>,
     pub score: Option<f32>,
     pub predicted: Option<Predicted>,
+    /// Whether latencies stood behind the prediction: only then it can be held against the model.
+    pub informed: bool,
     /// The last tick that knew of it.
     pub seen: Time,
 }
@@ -45,7 +49,7 @@ impl Remembered {
     /// Of a candidate that was just seen. Those of the first generation are not new, the proxy is.
     pub fn fresh(first_generation: bool, now: Time) -> Self {
         let first_seen = if first_generation { Time(0) } else { now };
-        Self { first_seen, weight: None, score: None, predicted: None, seen: now }
+        Self { first_seen, weight: None, score: None, predicted: None, informed: false, seen: now }
     }
 }
 
@@ -69,6 +73,8 @@ pub(super) struct State {
     pub rung: Rung,
     pub rung_reason: String,
     error: Option<f64>,
+    /// How many ticks have compared predictions with what was seen.
+    compared: u32,
     pub refused: bool,
     /// Whether no generation was published yet.
     pub first: bool,
@@ -95,6 +101,7 @@ impl State {
             rung: Rung::LeastRequest,
             rung_reason: "no scores yet".into(),
             error: None,
+            compared: 0,
             refused: false,
             first: true,
         }
@@ -209,7 +216,7 @@ impl State {
         for ((workload, _, endpoint), remembered) in &self.memory {
             let Some(source) = sources.get(&**workload) else { continue };
             let Some(stats) = self.observed.get(&LinkKey::new(source, endpoint)) else { continue };
-            let recent = stats.samples >= MIN_SAMPLES && stats.age_s == Some(0.0);
+            let recent = remembered.informed && stats.age_s == Some(0.0);
             if let (true, Some(predicted), Some(seen)) = (recent, remembered.predicted, stats.latency_ewma_s) {
                 let error = f64::from((predicted.mean_s - seen).abs() / seen.max(1e-6));
                 sum += if error.is_finite() { error.min(MAX_SINGLE_ERROR) } else { MAX_SINGLE_ERROR };
@@ -218,6 +225,7 @@ impl State {
         }
         if count > 0 {
             let error = sum / f64::from(count);
+            self.compared += 1;
             self.error = Some(self.error.map_or(error, |last| last * ERROR_MEMORY + error * (1.0 - ERROR_MEMORY)));
         }
         self.status().set_model_error(self.error);
@@ -226,7 +234,7 @@ impl State {
     /// Whether the model is too wrong to steer.
     fn model_refused(&mut self) -> Option<f64> {
         let limit = self.desired.config.model.guards.max_error * if self.refused { ERROR_FORGIVEN } else { 1.0 };
-        let refused = self.error.filter(|e| *e > limit);
+        let refused = self.error.filter(|e| *e > limit && self.compared >= MIN_COMPARED);
         self.refused = refused.is_some();
         refused
     }
@@ -303,6 +311,12 @@ impl State {
 
     fn remember(&mut self, scores: &Scores, now: Time) {
         let rows = scores.score.iter().zip(&scores.latency_mean_s).zip(&scores.latency_p99_s).zip(&scores.jitter_s);
+        let sources: HashMap<&str, &NodeKey> =
+            self.desired.routes.workloads().iter().map(|w| &*w.name).zip(&self.desired.sources).collect();
+        let samples_of = |(workload, _, endpoint): &CandidateKey| {
+            let link = sources.get(&**workload).map(|source| LinkKey::new(source, endpoint));
+            link.and_then(|l| self.observed.get(&l)).map_or(0.0, |s| s.samples)
+        };
         for (key, (((score, mean_s), p99_s), jitter_s)) in self.scored_candidates.iter().zip(rows) {
             let predicted =
                 Predicted { intrinsic_s: (-score).exp(), mean_s: *mean_s, p99_s: *p99_s, jitter_s: *jitter_s };
@@ -310,6 +324,7 @@ impl State {
             let remembered = self.memory.entry(key.clone()).or_insert(Remembered::fresh(self.first, now));
             remembered.score = Some(*score);
             remembered.predicted = finite.then_some(predicted);
+            remembered.informed = samples_of(key) >= MIN_SAMPLES;
         }
     }
 }

@@ -72,6 +72,8 @@ reasons! {
     ClientGone = "client_gone", BAD_REQUEST, "http_request_error";
     /// The endpoint refused to switch protocols as it had announced, or the switch broke.
     UpgradeFailed = "upgrade_failed", BAD_GATEWAY, "http_upgrade_failed";
+    /// The request came through this mesh too many times: proxies pass it on to each other.
+    Loop = "loop", LOOP_DETECTED, "proxy_loop_detected";
     /// The proxy itself is at fault.
     Internal = "internal", INTERNAL_SERVER_ERROR, "proxy_internal_error";
 }
@@ -104,6 +106,7 @@ impl Reason {
             | Reason::BadRequest
             | Reason::RequestIncomplete
             | Reason::ClientGone
+            | Reason::Loop
             | Reason::Internal => false,
         }
     }

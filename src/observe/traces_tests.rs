@@ -147,7 +147,9 @@ fn a_hung_collector_fills_the_queue_and_never_blocks_a_request() {
     let traces = Traces::start(&config(&url), "n").unwrap();
     traces.log(0, &record());
     traces.exporter.as_ref().unwrap().1.thread().unpark();
-    std::thread::sleep(Duration::from_millis(50));
+    while traces.shared.queued.load(Relaxed) > 0 {
+        std::thread::yield_now();
+    }
     let begun = Instant::now();
     for _ in 0..3 * MAX_QUEUED {
         traces.log(0, &record());

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 use pathloom::graph::features::{CONTRACT_VERSION, EDGE_FEATURES, NODE_FEATURES};
 use prost::Message;
 use proto::{
-    Dimension, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto, data_type,
+    Dimension, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto, TypeProto,
+    TypeProtoTensor, ValueInfoProto, data_type,
 };
 use writer::Writer;
 
@@ -41,71 +41,21 @@ use Side::{Any, Exactly};
 
 /// What the model reads.
 pub const INPUTS: [Port; 5] = [
-    (
-        "node_features",
-        data_type::FLOAT,
-        &[Any("N"), Exactly(FN)],
-        "see pathloom.node_features, NaN is unknown",
-    ),
-    (
-        "edges",
-        data_type::INT64,
-        &[Exactly(2), Any("E")],
-        "row 0 called node, row 1 calling node, sorted by row 1",
-    ),
-    (
-        "edge_features",
-        data_type::FLOAT,
-        &[Any("E"), Exactly(FE)],
-        "see pathloom.edge_features, NaN is unknown",
-    ),
-    (
-        "path_offsets",
-        data_type::INT64,
-        &[Any("C + 1")],
-        "where each path begins in path_links, and the end",
-    ),
-    (
-        "path_links",
-        data_type::INT64,
-        &[Any("L")],
-        "columns of edges",
-    ),
+    ("node_features", data_type::FLOAT, &[Any("N"), Exactly(FN)], "see pathloom.node_features, NaN is unknown"),
+    ("edges", data_type::INT64, &[Exactly(2), Any("E")], "row 0 called node, row 1 calling node, sorted by row 1"),
+    ("edge_features", data_type::FLOAT, &[Any("E"), Exactly(FE)], "see pathloom.edge_features, NaN is unknown"),
+    ("path_offsets", data_type::INT64, &[Any("C + 1")], "where each path begins in path_links, and the end"),
+    ("path_links", data_type::INT64, &[Any("L")], "columns of edges"),
 ];
 
 /// What the model says.
 pub const OUTPUTS: [Port; 6] = [
-    (
-        "score",
-        data_type::FLOAT,
-        &[Any("C")],
-        "-ln(intrinsic latency in s)",
-    ),
-    (
-        "latency_mean_s",
-        data_type::FLOAT,
-        &[Any("C")],
-        "s, next window",
-    ),
-    (
-        "latency_p99_s",
-        data_type::FLOAT,
-        &[Any("C")],
-        "s, next window",
-    ),
+    ("score", data_type::FLOAT, &[Any("C")], "-ln(intrinsic latency in s)"),
+    ("latency_mean_s", data_type::FLOAT, &[Any("C")], "s, next window"),
+    ("latency_p99_s", data_type::FLOAT, &[Any("C")], "s, next window"),
     ("jitter_s", data_type::FLOAT, &[Any("C")], "s, next window"),
-    (
-        "node_load",
-        data_type::FLOAT,
-        &[Any("N")],
-        "requests/s, next window",
-    ),
-    (
-        "attention",
-        data_type::FLOAT,
-        &[Any("E")],
-        "share of the caller's attention, last layer",
-    ),
+    ("node_load", data_type::FLOAT, &[Any("N")], "requests/s, next window"),
+    ("attention", data_type::FLOAT, &[Any("E")], "share of the caller's attention, last layer"),
 ];
 
 /// What a file says of itself, beyond the contract.
@@ -132,10 +82,7 @@ pub struct About {
 pub fn bytes(weights: &Weights, about: &About) -> Result<Vec<u8>> {
     let bytes = model(weights, about)?.encode_to_vec();
     if bytes.len() > MAX_BYTES {
-        return Err(Error::Format(format!(
-            "the model would have {} bytes, more than {MAX_BYTES}",
-            bytes.len()
-        )));
+        return Err(Error::Format(format!("the model would have {} bytes, more than {MAX_BYTES}", bytes.len())));
     }
     Ok(bytes)
 }
@@ -145,21 +92,12 @@ pub fn bytes(weights: &Weights, about: &About) -> Result<Vec<u8>> {
 /// # Errors
 /// When the bytes are not an ONNX file, or hold other weights.
 pub fn weights(bytes: &[u8]) -> Result<Weights> {
-    let model =
-        ModelProto::decode(bytes).map_err(|e| Error::Format(format!("not an ONNX file: {e}")))?;
+    let model = ModelProto::decode(bytes).map_err(|e| Error::Format(format!("not an ONNX file: {e}")))?;
     let initializers = model.graph.unwrap_or_default().initializer;
     Weights::from_rows(|name| {
-        let tensor = initializers
-            .iter()
-            .find(|t| t.name.as_deref() == Some(name))?;
+        let tensor = initializers.iter().find(|t| t.name.as_deref() == Some(name))?;
         let raw = tensor.raw_data.as_deref()?;
-        Some(
-            raw.as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-        )
+        Some(raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     })
 }
 
@@ -193,19 +131,14 @@ pub fn model(weights: &Weights, about: &About) -> Result<ModelProto> {
             input: INPUTS.iter().map(value_info).collect(),
             output: OUTPUTS.iter().map(value_info).collect(),
         }),
-        opset_import: vec![OperatorSetIdProto {
-            domain: Some(String::new()),
-            version: Some(OPSET),
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
         metadata_props: metadata(about),
     })
 }
 
 fn metadata(about: &About) -> Vec<StringStringEntryProto> {
     let ports = |ports: &[Port]| {
-        let lines = ports
-            .iter()
-            .map(|(name, _, shape, unit)| format!("{name} {} {unit}", shape_text(shape)));
+        let lines = ports.iter().map(|(name, _, shape, unit)| format!("{name} {} {unit}", shape_text(shape)));
         lines.collect::<Vec<_>>().join("; ")
     };
     [
@@ -223,10 +156,7 @@ fn metadata(about: &About) -> Vec<StringStringEntryProto> {
         ("commit", about.commit.clone()),
     ]
     .into_iter()
-    .map(|(key, value)| StringStringEntryProto {
-        key: Some(format!("pathloom.{key}")),
-        value: Some(value),
-    })
+    .map(|(key, value)| StringStringEntryProto { key: Some(format!("pathloom.{key}")), value: Some(value) })
     .collect()
 }
 
@@ -242,23 +172,14 @@ fn value_info((name, elem_type, shape, unit): &Port) -> ValueInfoProto {
     let dim = shape
         .iter()
         .map(|side| match side {
-            Exactly(n) => Dimension {
-                dim_value: i64::try_from(*n).ok(),
-                dim_param: None,
-            },
-            Any(name) => Dimension {
-                dim_value: None,
-                dim_param: Some((*name).into()),
-            },
+            Exactly(n) => Dimension { dim_value: i64::try_from(*n).ok(), dim_param: None },
+            Any(name) => Dimension { dim_value: None, dim_param: Some((*name).into()) },
         })
         .collect();
     ValueInfoProto {
         name: Some((*name).into()),
         r#type: Some(TypeProto {
-            tensor_type: Some(TypeProtoTensor {
-                elem_type: Some(*elem_type),
-                shape: Some(TensorShapeProto { dim }),
-            }),
+            tensor_type: Some(TypeProtoTensor { elem_type: Some(*elem_type), shape: Some(TensorShapeProto { dim }) }),
         }),
         doc_string: Some((*unit).into()),
     }

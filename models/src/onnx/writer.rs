@@ -37,10 +37,7 @@ pub struct Index {
 impl<'a> Writer<'a> {
     /// Writes a file with these weights.
     pub fn new(weights: &'a Weights) -> Self {
-        Self {
-            weights,
-            file: RefCell::default(),
-        }
+        Self { weights, file: RefCell::default() }
     }
 
     /// The nodes and constants so far.
@@ -60,22 +57,10 @@ impl<'a> Writer<'a> {
         Inputs {
             nodes: "node_features".into(),
             edges: "edge_features".into(),
-            called: Index {
-                numbers: row(0),
-                of: nodes.clone(),
-            },
-            caller: Index {
-                numbers: row(1),
-                of: nodes,
-            },
-            path_links: Index {
-                numbers: "path_links".into(),
-                of: edges,
-            },
-            path_of_link: Index {
-                numbers: self.path_of_link(&links),
-                of: paths,
-            },
+            called: Index { numbers: row(0), of: nodes.clone() },
+            caller: Index { numbers: row(1), of: nodes },
+            path_links: Index { numbers: "path_links".into(), of: edges },
+            path_of_link: Index { numbers: self.path_of_link(&links), of: paths },
         }
     }
 
@@ -84,23 +69,13 @@ impl<'a> Writer<'a> {
     /// There is one place more than links, so that an offset at the very end (an empty last path) has a place too.
     fn path_of_link(&self, links: &str) -> String {
         let number = |n: i64| self.integers(&[n], &[1]);
-        let slice = |x: &str, from: i64| {
-            self.one(
-                "Slice",
-                &[x, &number(from), &number(-1), &number(0)],
-                vec![],
-            )
-        };
+        let slice = |x: &str, from: i64| self.one("Slice", &[x, &number(from), &number(-1), &number(0)], vec![]);
         let begins = slice("path_offsets", 1);
         let count = self.one("Shape", &[&begins], vec![]);
         let places = self.one("Add", &[links, &number(1)], vec![]);
         let marks = self.one(
             "ScatterND",
-            &[
-                &self.filled(&places, 0),
-                &self.column(&begins),
-                &self.filled(&count, 1),
-            ],
+            &[&self.filled(&places, 0), &self.column(&begins), &self.filled(&count, 1)],
             vec![text("reduction", "add")],
         );
         let sums = self.one("CumSum", &[&marks, &self.integers(&[0], &[])], vec![]);
@@ -134,13 +109,7 @@ impl<'a> Writer<'a> {
         });
     }
 
-    fn node(
-        &self,
-        op: &str,
-        inputs: &[&str],
-        attributes: Vec<AttributeProto>,
-        outputs: usize,
-    ) -> Vec<String> {
+    fn node(&self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, outputs: usize) -> Vec<String> {
         let mut file = self.file.borrow_mut();
         let key = format!("{op} {inputs:?} {attributes:?}");
         if let Some(found) = file.known.get(&key) {
@@ -173,12 +142,7 @@ impl<'a> Writer<'a> {
 
     fn integers(&self, values: &[i64], dims: &[i64]) -> String {
         let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.initializer(
-            format!("integers{values:?}{dims:?}"),
-            dims,
-            data_type::INT64,
-            data,
-        )
+        self.initializer(format!("integers{values:?}{dims:?}"), dims, data_type::INT64, data)
     }
 
     fn floats(&self, name: String, values: &[f32], dims: &[i64]) -> String {
@@ -197,12 +161,7 @@ impl<'a> Writer<'a> {
 }
 
 fn tensor(name: &str, dims: &[i64], kind: i32, data: Vec<u8>) -> TensorProto {
-    TensorProto {
-        dims: dims.to_vec(),
-        data_type: Some(kind),
-        name: Some(name.into()),
-        raw_data: Some(data),
-    }
+    TensorProto { dims: dims.to_vec(), data_type: Some(kind), name: Some(name.into()), raw_data: Some(data) }
 }
 
 fn text(name: &str, value: &str) -> AttributeProto {
@@ -229,11 +188,7 @@ impl Ops for Writer<'_> {
 
     fn weight(&self, name: &str) -> Result<String> {
         let tensor = self.weights.get(name)?;
-        let dims: Vec<i64> = tensor
-            .dims()
-            .iter()
-            .filter_map(|d| i64::try_from(*d).ok())
-            .collect();
+        let dims: Vec<i64> = tensor.dims().iter().filter_map(|d| i64::try_from(*d).ok()).collect();
         Ok(self.floats(name.into(), &tensor.flatten_all()?.to_vec1::<f32>()?, &dims))
     }
     fn constant(&self, row: &[f32]) -> Result<String> {
@@ -241,10 +196,7 @@ impl Ops for Writer<'_> {
         Ok(self.floats(format!("constant {row:?}"), row, &[1, width]))
     }
     fn linear(&self, x: &String, name: &str) -> Result<String> {
-        let (w, b) = (
-            self.weight(&format!("{name}.w"))?,
-            self.weight(&format!("{name}.b"))?,
-        );
+        let (w, b) = (self.weight(&format!("{name}.w"))?, self.weight(&format!("{name}.b"))?);
         Ok(self.one("Gemm", &[x, &w, &b], vec![]))
     }
     fn matmul(&self, x: &String, name: &str) -> Result<String> {
@@ -252,11 +204,7 @@ impl Ops for Writer<'_> {
     }
     fn known(&self, x: &String) -> Result<String> {
         let is = self.one("Not", &[&self.one("IsNaN", &[x], vec![])], vec![]);
-        Ok(self.one(
-            "Cast",
-            &[&is],
-            vec![integer("to", i64::from(data_type::FLOAT))],
-        ))
+        Ok(self.one("Cast", &[&is], vec![integer("to", i64::from(data_type::FLOAT))]))
     }
     fn or_zero(&self, x: &String) -> Result<String> {
         let unknown = self.one("IsNaN", &[x], vec![]);
@@ -306,41 +254,22 @@ impl Ops for Writer<'_> {
         Ok(self.one("Concat", &inputs, vec![integer("axis", 1)]))
     }
     fn split(&self, x: &String, widths: &[usize]) -> Result<Vec<String>> {
-        let sizes: Vec<i64> = widths
-            .iter()
-            .filter_map(|w| i64::try_from(*w).ok())
-            .collect();
+        let sizes: Vec<i64> = widths.iter().filter_map(|w| i64::try_from(*w).ok()).collect();
         let count = i64::try_from(sizes.len()).map_err(|e| Error::Format(e.to_string()))?;
         let sizes = self.integers(&sizes, &[count]);
-        Ok(self.node(
-            "Split",
-            &[x, &sizes],
-            vec![integer("axis", 1)],
-            widths.len(),
-        ))
+        Ok(self.node("Split", &[x, &sizes], vec![integer("axis", 1)], widths.len()))
     }
     fn gather(&self, x: &String, index: &Index) -> Result<String> {
         Ok(self.one("Gather", &[x, &index.numbers], vec![]))
     }
     fn scatter_sum(&self, x: &String, columns: usize, index: &Index) -> Result<String> {
         let columns = i64::try_from(columns).map_err(|e| Error::Format(e.to_string()))?;
-        let shape = self.one(
-            "Concat",
-            &[&index.of, &self.integers(&[columns], &[1])],
-            vec![integer("axis", 0)],
-        );
+        let shape = self.one("Concat", &[&index.of, &self.integers(&[columns], &[1])], vec![integer("axis", 0)]);
         let zeros = self.one("ConstantOfShape", &[&shape], vec![]);
-        Ok(self.one(
-            "ScatterND",
-            &[&zeros, &self.column(&index.numbers), x],
-            vec![text("reduction", "add")],
-        ))
+        Ok(self.one("ScatterND", &[&zeros, &self.column(&index.numbers), x], vec![text("reduction", "add")]))
     }
     fn gather_index(&self, index: &Index, by: &Index) -> Result<Index> {
         let numbers = self.one("Gather", &[&index.numbers, &by.numbers], vec![]);
-        Ok(Index {
-            numbers,
-            of: index.of.clone(),
-        })
+        Ok(Index { numbers, of: index.of.clone() })
     }
 }

@@ -1,0 +1,262 @@
+//! Bodies on their way: counted, watched for stalls, never collected.
+//!
+//! A body is polled only when the other side has room, so back-pressure reaches from socket to socket, and what is
+//! held in between is bounded by hyper's buffers and windows.
+
+use super::clock::Clock;
+use super::expect::Gate;
+use super::flight::Flight;
+use super::headers::clean_trailers;
+use super::watch::Watch;
+use crate::links::Time;
+use crate::observe::Reason;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// Why a body broke off. An HTTP/2 reset's own code goes on to the other side through `source`.
+#[derive(Debug)]
+pub(super) struct BodyError {
+    pub reason: Reason,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl BodyError {
+    fn broken(reason: Reason, cause: hyper::Error) -> Self {
+        Self { reason, source: Some(cause.into()) }
+    }
+
+    pub(super) fn cut(reason: Reason) -> Self {
+        Self { reason, source: Some(h2::Error::from(h2::Reason::CANCEL).into()) }
+    }
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason.code())
+    }
+}
+
+impl std::error::Error for BodyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+/// How far a request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Open,
+    Done,
+    Broken,
+}
+
+/// What a request knows of its body, which somebody else's task sends.
+pub(super) struct Upload {
+    clock: Clock,
+    watch: Rc<Watch>,
+    pub progress: Cell<Progress>,
+    pub bytes: Cell<u64>,
+    /// When it last moved, or was done.
+    pub moved_at: Cell<Time>,
+    moved: Cell<bool>,
+    /// Set while the answer's head is awaited: how long it may take from the body's end.
+    pub head_within: Cell<Option<Duration>>,
+}
+
+impl Upload {
+    pub(super) fn new(clock: Clock, watch: &Rc<Watch>, now: Time) -> Rc<Self> {
+        Rc::new(Self {
+            clock,
+            watch: watch.clone(),
+            progress: Cell::new(Progress::Open),
+            bytes: Cell::new(0),
+            moved_at: Cell::new(now),
+            moved: Cell::new(false),
+            head_within: Cell::new(None),
+        })
+    }
+
+    fn done(&self) {
+        if self.progress.replace(Progress::Done) == Progress::Open {
+            let now = self.clock.now();
+            self.moved_at.set(now);
+            if let Some(within) = self.head_within.get() {
+                self.watch.set(now + within);
+            }
+        }
+    }
+
+    fn stamp(&self) {
+        if self.moved.replace(false) {
+            self.moved_at.set(self.clock.now());
+        }
+    }
+}
+
+/// A request's body.
+pub(super) enum RequestBody {
+    Empty,
+    Streaming { inner: Incoming, upload: Rc<Upload>, gate: Option<Gate> },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Streaming { inner, upload, gate } = self.get_mut() else { return Poll::Ready(None) };
+        if let Some(closed) = gate {
+            // Polling the body makes hyper's server tell the client to send it.
+            if ready!(closed.poll_open(cx)) {
+                *gate = None;
+            } else {
+                upload.progress.set(Progress::Broken);
+                return Poll::Ready(Some(Err(BodyError::cut(Reason::RequestIncomplete))));
+            }
+        }
+        match Pin::new(&mut *inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    upload.bytes.set(upload.bytes.get() + data.len() as u64);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                    upload.done();
+                }
+                upload.moved.set(true);
+                if inner.is_end_stream() {
+                    upload.done();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(cause))) => {
+                upload.progress.set(Progress::Broken);
+                Poll::Ready(Some(Err(BodyError::broken(Reason::RequestIncomplete, cause))))
+            }
+            Poll::Ready(None) => {
+                upload.done();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                upload.stamp();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+/// A response's body.
+pub(super) struct ResponseBody(Kind);
+
+enum Kind {
+    Empty,
+    Full(Bytes),
+    Proxied { inner: Incoming, flight: Box<Flight>, clean: bool },
+}
+
+impl ResponseBody {
+    pub(super) fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self(Kind::Full(bytes))
+    }
+
+    /// An endpoint's body; the request is over when it is. `clean` says that trailers may hold anything.
+    pub(super) fn proxied(inner: Incoming, flight: Box<Flight>, clean: bool) -> Self {
+        Self(Kind::Proxied { inner, flight, clean })
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let kind = &mut self.get_mut().0;
+        match kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(_) => match std::mem::replace(kind, Kind::Empty) {
+                Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+            Kind::Proxied { inner, flight, clean } => {
+                let polled = Pin::new(&mut *inner).poll_frame(cx);
+                let (over, polled) = match polled {
+                    Poll::Ready(Some(Ok(mut frame))) => {
+                        let mut over = inner.is_end_stream();
+                        if let Some(data) = frame.data_ref() {
+                            flight.received(data.len());
+                        } else if let Some(trailers) = frame.trailers_mut() {
+                            if *clean {
+                                clean_trailers(trailers);
+                            }
+                            flight.trailers(trailers);
+                            over = true;
+                        }
+                        if over {
+                            flight.complete();
+                        }
+                        (over, Poll::Ready(Some(Ok(frame))))
+                    }
+                    Poll::Ready(Some(Err(cause))) => {
+                        flight.broken(Reason::ResponseIncomplete);
+                        (true, Poll::Ready(Some(Err(BodyError::broken(Reason::ResponseIncomplete, cause)))))
+                    }
+                    Poll::Ready(None) => {
+                        flight.complete();
+                        (true, Poll::Ready(None))
+                    }
+                    Poll::Pending => match flight.body_waits() {
+                        Some(reason) => {
+                            flight.broken(reason);
+                            (true, Poll::Ready(Some(Err(BodyError::cut(reason)))))
+                        }
+                        None => (false, Poll::Pending),
+                    },
+                };
+                if over {
+                    *kind = Kind::Empty;
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(_) => false,
+            Kind::Proxied { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Proxied { inner, .. } => inner.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One serving thread: its state, its listeners, and its life.
+//!
+//! A core owns a runtime, a pool, a generator of random numbers and everything else that a request touches; nothing
+//! of it is shared with another thread but counters and the generation. It takes commands from the service: listen
+//! here too, listen there no more, drain. When it drains, it accepts what the kernel had already queued, closes its
+//! listeners, tells every client to leave, and ends with the last connection.
+
+use super::clock::Clock;
+use super::conn;
+use super::deadlines::Deadlines;
+use super::gauges::{CoreGauges, ProxyGauges};
+use super::ids::Ids;
+use super::upstream::{ClientBuilders, LocalExecutor, Pool};
+use super::{Alarm, ProxyOptions};
+use crate::balance::Generation;
+use crate::config::ListenerDefaults;
+use crate::observe::{AccessSink, Traffic};
+use arc_swap::{ArcSwap, Cache};
+use http::HeaderValue;
+use rand::rngs::SmallRng;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+
+/// How often idle connections are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long accepting rests when the process has no file descriptor left.
+const REST: Duration = Duration::from_millis(50);
+
+/// What a core is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Serve this socket; the address is the configured one.
+    Listen(SocketAddr, std::net::TcpListener),
+    /// Close the socket of this configured address.
+    Close(SocketAddr),
+    /// Leave.
+    Drain,
+    /// Leave at once.
+    Stop,
+}
+
+/// A generation, counted on this core alone: requests would otherwise all write to the same counter.
+pub(super) struct Held {
+    pub generation: Arc<Generation>,
+    /// Rises whenever routes were replaced.
+    pub routes_epoch: u64,
+}
+
+/// One serving thread's state.
+pub(super) struct Core {
+    pub index: usize,
+    pub clock: Clock,
+    pub rng: RefCell<SmallRng>,
+    pub ids: RefCell<Ids>,
+    pub pool: Pool,
+    pub deadlines: Rc<Deadlines>,
+    pub builders: ClientBuilders,
+    pub servers: conn::ServerBuilders,
+    pub limits: ListenerDefaults,
+    /// Of 2^32 requests that bring no trace, so many are recorded.
+    pub sample: u64,
+    pub sink: Arc<dyn AccessSink>,
+    pub alarm: Arc<dyn Alarm>,
+    pub unrouted: Arc<Traffic>,
+    pub draining: Cell<bool>,
+    pub connections: Cell<usize>,
+    /// A connection ended.
+    pub freed: Notify,
+    reader: RefCell<Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>>,
+    held: RefCell<Rc<Held>>,
+    gauges: Arc<ProxyGauges>,
+}
+
+impl Core {
+    fn new(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>) -> Rc<Self> {
+        let mut reader = options.published.reader();
+        let held = Rc::new(Held { generation: reader.load().clone(), routes_epoch: 0 });
+        Rc::new(Self {
+            index,
+            clock: options.clock,
+            rng: RefCell::new(rand::make_rng()),
+            ids: RefCell::default(),
+            pool: Pool::default(),
+            deadlines: Deadlines::new(options.clock),
+            builders: ClientBuilders::new(),
+            servers: conn::ServerBuilders::new(&options.limits),
+            limits: options.limits.clone(),
+            sample: (options.sample.clamp(0.0, 1.0) * 2f64.powi(32)) as u64,
+            sink: options.sink.clone(),
+            alarm: options.alarm.clone(),
+            unrouted: options.unrouted.clone(),
+            draining: Cell::new(false),
+            connections: Cell::new(0),
+            freed: Notify::new(),
+            reader: RefCell::new(reader),
+            held: RefCell::new(held),
+            gauges,
+        })
+    }
+
+    pub(super) fn gauge(&self, change: impl FnOnce(&CoreGauges)) {
+        if let Some(gauges) = self.gauges.core(self.index) {
+            change(gauges);
+        }
+    }
+
+    /// The current generation, for a request to hold to its end.
+    pub(super) fn generation(&self) -> Rc<Held> {
+        let mut reader = self.reader.borrow_mut();
+        let latest = reader.load();
+        let mut held = self.held.borrow_mut();
+        if !Arc::ptr_eq(&held.generation, latest) {
+            let same_routes = Arc::ptr_eq(&held.generation.routes, &latest.routes);
+            let routes_epoch = held.routes_epoch + u64::from(!same_routes);
+            *held = Rc::new(Held { generation: latest.clone(), routes_epoch });
+        }
+        held.clone()
+    }
+}
+
+/// A connection of this core, counted while it lives.
+pub(super) struct Counted(Rc<Core>);
+
+impl Counted {
+    pub(super) fn new(core: &Rc<Core>) -> Self {
+        core.connections.set(core.connections.get() + 1);
+        core.gauge(|g| g.downstream.add(1));
+        Self(core.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get().saturating_sub(1));
+        self.0.gauge(|g| g.downstream.sub(1));
+        self.0.freed.notify_waiters();
+    }
+}
+
+/// Runs a core until it is told to leave and its last connection is done.
+pub(super) fn run(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>, commands: mpsc::UnboundedReceiver<Command>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(async {
+        let core = Core::new(index, options, gauges);
+        serve(core, commands).await;
+    });
+    Ok(())
+}
+
+async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let driver = tokio::task::spawn_local(core.deadlines.clone().drive());
+    let mut accepting: HashMap<SocketAddr, (Rc<Notify>, tokio::task::JoinHandle<()>)> = HashMap::new();
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Listen(address, socket)) => {
+                    let close = Rc::new(Notify::new());
+                    match TcpListener::from_std(socket) {
+                        Ok(listener) => {
+                            let task = tokio::task::spawn_local(accept(core.clone(), listener, address, close.clone()));
+                            accepting.insert(address, (close, task));
+                        }
+                        Err(error) => tracing::error!(%address, %error, core = core.index, "cannot serve a listener"),
+                    }
+                }
+                Some(Command::Close(address)) => {
+                    if let Some((close, _)) = accepting.remove(&address) {
+                        close.notify_one();
+                    }
+                }
+                Some(Command::Drain) => break,
+                Some(Command::Stop) | None => return,
+            },
+            _ = sweep.tick() => core.pool.sweep(&core, core.clock.now()),
+        }
+    }
+    for (_, (close, task)) in accepting {
+        close.notify_one();
+        // Only a panic could end it otherwise, and then there is nothing left to close.
+        let _ = task.await;
+    }
+    core.draining.set(true);
+    core.pool.close_idle(&core);
+    core.deadlines.wake_all();
+    loop {
+        let freed = core.freed.notified();
+        if core.connections.get() == 0 {
+            break;
+        }
+        tokio::select! {
+            () = freed => {}
+            command = commands.recv() => if matches!(command, Some(Command::Stop) | None) { break },
+        }
+    }
+    driver.abort();
+}
+
+/// Accepts connections until told to close, and then those that the kernel had already queued.
+async fn accept(core: Rc<Core>, listener: TcpListener, address: SocketAddr, close: Rc<Notify>) {
+    let actual = listener.local_addr().unwrap_or(address);
+    let name = HeaderValue::from_str(&actual.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""));
+    loop {
+        let full = core.connections.get() >= core.limits.max_connections;
+        tokio::select! {
+            biased;
+            () = close.notified() => break,
+            // Whoever comes while all places are taken waits in the kernel's queue.
+            () = core.freed.notified(), if full => {}
+            accepted = listener.accept(), if !full => match accepted {
+                Ok((stream, peer)) => begin(&core, stream, peer, address, &name),
+                Err(error) if rests(&error) => {
+                    tracing::warn!(%address, %error, core = core.index, "cannot accept connections for the moment");
+                    tokio::time::sleep(REST).await;
+                }
+                // The client was gone before it was accepted.
+                Err(_) => {}
+            },
+        }
+    }
+    let waiting = std::future::poll_fn(|cx| {
+        loop {
+            match listener.poll_accept(cx) {
+                std::task::Poll::Ready(Ok((stream, peer))) => begin(&core, stream, peer, address, &name),
+                std::task::Poll::Ready(Err(error)) if rests(&error) => return std::task::Poll::Ready(()),
+                std::task::Poll::Ready(Err(_)) => {}
+                std::task::Poll::Pending => return std::task::Poll::Ready(()),
+            }
+        }
+    });
+    waiting.await;
+}
+
+/// Whether accepting again at once would fail again: no descriptor or memory left.
+fn rests(error: &std::io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionAborted
+            | std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::ConnectionRefused
+            | std::io::ErrorKind::Interrupted
+    )
+}
+
+fn begin(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: SocketAddr, name: &HeaderValue) {
+    core.gauge(|g| g.accepted.add(1));
+    // A small answer must not wait for an acknowledgement; without it, it is slow, not wrong.
+    let _ = stream.set_nodelay(true);
+    let counted = Counted::new(core);
+    let (core, name) = (core.clone(), name.clone());
+    let executor = LocalExecutor;
+    hyper::rt::Executor::execute(&executor, async move {
+        conn::serve(core, stream, peer, listener, name).await;
+        drop(counted);
+    });
+}

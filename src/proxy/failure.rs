@@ -1,0 +1,122 @@
+//! The answer to a request that could not be served: status, a short text, and `Proxy-Status` (RFC 9209).
+//!
+//! gRPC clients read a status of their own, so a request with `content-type: application/grpc` gets HTTP 200 with
+//! `grpc-status` and `grpc-message` in a trailers-only response.
+
+use super::body::ResponseBody;
+use crate::observe::Reason;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Why a request failed, and how its answer differs from what the reason usually gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub reason: Reason,
+    /// In place of the reason's own status.
+    pub status: Option<StatusCode>,
+    /// In place of the reason's own sentence.
+    pub detail: Option<&'static str>,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, status: None, detail: None }
+    }
+}
+
+impl Failure {
+    pub(super) const fn bad_request(detail: &'static str) -> Self {
+        Self { reason: Reason::BadRequest, status: None, detail: Some(detail) }
+    }
+
+    pub(super) const fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The status that the client gets.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| self.reason.status())
+    }
+
+    /// The answer.
+    pub(super) fn response(&self, request_id: &HeaderValue, grpc: bool, close: bool) -> Response<ResponseBody> {
+        let sentence = self.detail.unwrap_or_else(|| self.reason.meaning()).trim();
+        let code = self.reason.code();
+        let proxy_status = format!("pathloom; error={}; details=\"{code}\"", self.reason.proxy_status());
+        let mut response = if grpc {
+            let mut response = Response::new(ResponseBody::empty());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(GRPC_STATUS, HeaderValue::from(grpc_code(self.reason)));
+            if let Ok(message) = HeaderValue::from_maybe_shared(Bytes::from(format!("{code}: {sentence}"))) {
+                headers.insert(GRPC_MESSAGE, message);
+            }
+            response
+        } else {
+            let id = request_id.to_str().unwrap_or_default();
+            let mut response = Response::new(ResponseBody::full(format!("{code}: {sentence}\nrequest {id}\n").into()));
+            *response.status_mut() = self.status();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            response
+        };
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(proxy_status)) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        headers.insert(X_REQUEST_ID, request_id.clone());
+        if close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// The gRPC status of a failure, by gRPC's mapping of HTTP statuses, with timeouts told apart.
+fn grpc_code(reason: Reason) -> u16 {
+    match reason {
+        Reason::RequestIncomplete | Reason::ClientGone => 1,
+        Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
+        Reason::UnknownSource => 7,
+        Reason::NoRoute => 12,
+        Reason::BadRequest | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
+        Reason::NoEndpoints
+        | Reason::ConnectRefused
+        | Reason::ConnectTimeout
+        | Reason::ConnectFailed
+        | Reason::UpstreamReset
+        | Reason::ResponseIncomplete
+        | Reason::UpgradeFailed => 14,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body;
+
+    #[test]
+    fn the_answer_names_the_reason() {
+        let id = HeaderValue::from_static("id-1");
+        let answer = Failure::from(Reason::NoEndpoints).response(&id, false, true);
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[PROXY_STATUS], "pathloom; error=destination_unavailable; details=\"no_endpoints\"");
+        assert_eq!((&answer.headers()["x-request-id"], &answer.headers()["connection"]), (&id, &HeaderValue::from_static("close")));
+        assert!(answer.body().size_hint().exact().unwrap() > 20);
+    }
+
+    #[test]
+    fn grpc_clients_get_a_grpc_status() {
+        let id = HeaderValue::from_static("id-1");
+        let answer = Failure::from(Reason::ResponseTimeout).response(&id, true, false);
+        assert_eq!((answer.status(), &answer.headers()[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from_static("4")));
+        assert!(answer.headers()[GRPC_MESSAGE].to_str().unwrap().starts_with("response_timeout: "));
+        assert!(answer.body().is_end_stream());
+    }
+}

@@ -1,0 +1,419 @@
+//! A request under way: what it holds, what it measured, and how its end is counted.
+//!
+//! Everything that must happen at the end happens in `Drop`, so that a request which the client abandoned, or whose
+//! connection broke, is counted and logged like any other: in-flight counts return, the link gets its outcome, the
+//! connection to the endpoint goes back to the pool or is closed.
+//!
+//! **What a link learns.** Latency runs from the attempt's start to the answer's head. A failure is an error and no
+//! latency. Where the client gave up, or a limit of the client's own passed, the time so far is a lower bound
+//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure.
+//!
+//! **What a node learns.** Its row of failures grows where the endpoint gave no answer of its own (`Reason`s that
+//! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
+//! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
+
+use super::body::{Progress, Upload};
+use super::conn::Conn;
+use super::core::{Core, Held};
+use super::expect::Latch;
+use super::ids::Trace;
+use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use super::upstream::Lease;
+use super::watch::Watch;
+use crate::balance::{Candidate, Choice, Table};
+use crate::config::Timeouts;
+use crate::links::orca::Report;
+use crate::links::{Outcome, Time};
+use crate::observe::{AccessRecord, Reason};
+use crate::route::{ClusterId, WorkloadId};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// gRPC statuses with which the server, not the caller, is at fault: deadline exceeded, resource exhausted, internal,
+/// unavailable, data loss.
+const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
+/// gRPC's UNAVAILABLE.
+const GRPC_UNAVAILABLE: u16 = 14;
+
+pub(super) struct Flight {
+    pub core: Rc<Core>,
+    pub conn: Rc<Conn>,
+    pub watch: Rc<Watch>,
+    pub held: Rc<Held>,
+    pub started: Time,
+    pub version: Version,
+    pub method: Method,
+    pub uri: Uri,
+    pub host: HeaderValue,
+    pub request_id: HeaderValue,
+    pub trace: Option<Trace>,
+    pub workload: Option<WorkloadId>,
+    pub route: Option<Arc<str>>,
+    pub cluster: Option<ClusterId>,
+    pub attempts: u32,
+    pub attempt: Option<Attempt>,
+    pub upload: Option<Rc<Upload>>,
+    pub latch: Option<Latch>,
+    pub lease: Option<Lease>,
+    pub status: Option<StatusCode>,
+    pub grpc_status: Option<u16>,
+    pub reason: Option<Reason>,
+    bytes_out: u64,
+    complete: bool,
+    moved: bool,
+    moved_at: Time,
+    ended: Option<Time>,
+}
+
+/// One try at one endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    index: usize,
+    estimate_s: f32,
+    begun: Time,
+    latency_s: Option<f32>,
+    /// The link and the node know how it went.
+    recorded: bool,
+    /// The head said that the endpoint failed.
+    failed: bool,
+}
+
+impl Flight {
+    pub(super) fn start(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, started: Time, parts: &http::request::Parts) -> Self {
+        conn.begin();
+        Self {
+            core: conn.core.clone(),
+            conn: conn.clone(),
+            watch: watch.clone(),
+            held,
+            started,
+            version: parts.version,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            host: HeaderValue::from_static(""),
+            request_id: HeaderValue::from_static(""),
+            trace: None,
+            workload: None,
+            route: None,
+            cluster: None,
+            attempts: 0,
+            attempt: None,
+            upload: None,
+            latch: None,
+            lease: None,
+            status: None,
+            grpc_status: None,
+            reason: None,
+            bytes_out: 0,
+            complete: false,
+            moved: false,
+            moved_at: started,
+            ended: None,
+        }
+    }
+
+    fn table(&self) -> Option<&Arc<Table>> {
+        self.held.generation.table(self.cluster?, self.workload?)
+    }
+
+    fn tried(&self) -> Option<(Attempt, &Table, &Candidate)> {
+        let attempt = self.attempt?;
+        let table = self.table()?;
+        Some((attempt, table, table.candidates().get(attempt.index)?))
+    }
+
+    pub(super) fn begin_attempt(&mut self, choice: Choice, now: Time) {
+        self.attempts += 1;
+        let Choice { index, estimate_s } = choice;
+        self.attempt = Some(Attempt { index, estimate_s, begun: now, latency_s: None, recorded: false, failed: false });
+        if let Some((_, _, candidate)) = self.tried() {
+            candidate.node.begin();
+            candidate.link.begin(self.core.index, now);
+        }
+    }
+
+    /// The attempt failed before an answer.
+    pub(super) fn fail_attempt(&mut self, reason: Reason, now: Time) {
+        let outcome = if reason.blames_endpoint() { Outcome::Failure } else { Outcome::Cancelled };
+        self.record(outcome, now);
+        if reason.blames_endpoint() {
+            self.node_failed(reason);
+        }
+    }
+
+    /// The attempt is over, whatever follows.
+    pub(super) fn end_attempt(&mut self, now: Time) {
+        if let Some((_, _, candidate)) = self.tried() {
+            candidate.node.end();
+            candidate.link.end(self.core.index, now);
+        }
+        self.attempt = None;
+    }
+
+    fn record(&mut self, outcome: Outcome, now: Time) {
+        if let Some((attempt, table, candidate)) = self.tried()
+            && !attempt.recorded
+        {
+            let (prior_s, tau_s) = table.decay_of(candidate);
+            let latency_s = now.seconds_since(attempt.begun);
+            candidate.link.record(self.core.index, now, latency_s, outcome, prior_s, tau_s);
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.recorded = true;
+        }
+    }
+
+    fn node_failed(&mut self, reason: Reason) {
+        if let Some((_, _, candidate)) = self.tried() {
+            let failures = candidate.node.failed();
+            let limit = self.cluster.and_then(|id| self.held.generation.cluster(id)).map_or(0, |c| c.ejection.consecutive_failures);
+            let connect = matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed);
+            if connect || (limit > 0 && failures >= limit) {
+                self.core.alarm.endpoint_failed(&candidate.node, failures, reason);
+            }
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.failed = true;
+        }
+    }
+
+    /// The answer's head came.
+    pub(super) fn answered(&mut self, now: Time, status: StatusCode, headers: &HeaderMap, load_metrics: bool, grpc_status: bool) {
+        self.moved_at = now;
+        if grpc_status {
+            self.grpc_status = headers.get(GRPC_STATUS).and_then(code);
+        }
+        let grpc_failed = self.grpc_status.is_some_and(|s| GRPC_FAILURES.contains(&s));
+        let failed = status.is_server_error() || grpc_failed;
+        self.record(if failed { Outcome::Failure } else { Outcome::Success }, now);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.latency_s = Some(now.seconds_since(attempt.begun));
+        }
+        let gateway = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        if gateway || self.grpc_status == Some(GRPC_UNAVAILABLE) {
+            self.node_failed(Reason::UpstreamReset);
+        }
+        if load_metrics {
+            self.load_report(headers, now);
+        }
+    }
+
+    fn load_report(&self, headers: &HeaderMap, now: Time) {
+        let report = match headers.get(ENDPOINT_LOAD_METRICS) {
+            Some(text) => Report::parse(text.as_bytes()).ok(),
+            None => headers.get(ENDPOINT_LOAD_METRICS_BIN).and_then(|v| Report::parse_binary(v.as_bytes()).ok()),
+        };
+        if let (Some(report), Some((_, _, candidate))) = (report, self.tried()) {
+            candidate.node.report(now, &report);
+        }
+    }
+
+    /// Bytes of the answer's body came.
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+        self.moved = true;
+        self.watch.moved.set(true);
+    }
+
+    /// The answer's trailers came.
+    pub(super) fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = trailers.get(GRPC_STATUS).and_then(code) {
+            self.grpc_status = Some(status);
+            if GRPC_FAILURES.contains(&status) {
+                if let Some((_, _, candidate)) = self.tried() {
+                    candidate.link.record_late_failure(self.core.index);
+                }
+                if status == GRPC_UNAVAILABLE {
+                    self.node_failed(Reason::UpstreamReset);
+                }
+            }
+        }
+        if trailers.contains_key(ENDPOINT_LOAD_METRICS) || trailers.contains_key(ENDPOINT_LOAD_METRICS_BIN) {
+            self.load_report(trailers, self.core.clock.now());
+        }
+    }
+
+    /// The answer's last byte came.
+    pub(super) fn complete(&mut self) {
+        self.complete = true;
+        self.watch.moved.set(true);
+    }
+
+    /// The answer had no body: it is over at `now`.
+    pub(super) fn complete_at(&mut self, now: Time) {
+        self.complete = true;
+        self.ended = Some(now);
+    }
+
+    /// An upgraded connection is over: so many bytes went up and down.
+    pub(super) fn copied(&mut self, up: u64, down: u64) {
+        let upload = Upload::new(self.core.clock, &self.watch, self.started);
+        upload.progress.set(Progress::Done);
+        upload.bytes.set(up);
+        self.upload = Some(upload);
+        self.bytes_out = down;
+    }
+
+    /// The answer broke off.
+    pub(super) fn broken(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    fn timeouts(&self) -> Option<&Timeouts> {
+        self.cluster.and_then(|id| self.held.generation.cluster(id)).map(|c| &c.timeouts)
+    }
+
+    /// The answer's body waits for bytes. The reason, when it waited too long.
+    pub(super) fn body_waits(&mut self) -> Option<Reason> {
+        let idle = self.watch.idle.get();
+        if self.moved {
+            self.moved = false;
+            self.moved_at = self.core.clock.now();
+            self.watch.set(self.moved_at + idle);
+            return None;
+        }
+        if !self.watch.deadline.reached() {
+            return None;
+        }
+        let now = self.core.clock.now();
+        // A body that is still being sent up keeps the exchange alive.
+        let sent = self.upload.as_ref().map_or(Time(0), |u| u.moved_at.get());
+        self.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
+    }
+
+    /// Sets the first deadline of the wait for a head.
+    pub(super) fn await_head(&self, now: Time) {
+        let Some(timeouts) = self.timeouts() else { return };
+        let within = timeouts.response_headers.0;
+        match self.upload.as_ref().filter(|u| u.progress.get() == Progress::Open) {
+            Some(upload) => {
+                upload.head_within.set(Some(within));
+                self.watch.set(now + timeouts.idle.0);
+            }
+            None => self.watch.set(now + within),
+        }
+    }
+
+    /// The wait for a head reached its deadline. The reason, when something is overdue.
+    pub(super) fn head_overdue(&self, now: Time) -> Option<Reason> {
+        let (within, idle) = self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
+        let begun = self.attempt.map_or(self.started, |a| a.begun);
+        match &self.upload {
+            Some(upload) if upload.progress.get() == Progress::Open => {
+                self.overdue(now, upload.moved_at.get() + idle, Reason::IdleTimeout)
+            }
+            Some(upload) => self.overdue(now, upload.moved_at.get().max(begun) + within, Reason::ResponseTimeout),
+            None => self.overdue(now, begun + within, Reason::ResponseTimeout),
+        }
+    }
+
+    fn overdue(&self, now: Time, due: Time, reason: Reason) -> Option<Reason> {
+        if self.watch.limit.get().is_some_and(|limit| now >= limit) {
+            return Some(Reason::RequestTimeout);
+        }
+        if now >= due {
+            return Some(reason);
+        }
+        self.watch.set(due);
+        None
+    }
+
+    /// The answer is of our own making; the request is over when it was sent.
+    pub(super) fn failed(&mut self, reason: Reason, status: StatusCode) {
+        self.reason = Some(reason);
+        self.status = Some(status);
+        self.complete = true;
+    }
+
+    fn log(&self, now: Time, uploaded: u64) {
+        let generation = &self.held.generation;
+        let cluster = self.cluster.and_then(|id| generation.cluster(id));
+        let tried = self.tried();
+        let duration = now.since(self.started);
+        let wall = SystemTime::now();
+        self.core.sink.log(
+            self.core.index,
+            &AccessRecord {
+                time: wall.checked_sub(duration).unwrap_or(wall),
+                request_id: self.request_id.to_str().unwrap_or_default(),
+                trace_id: self.trace.as_ref().map_or("", Trace::trace_id),
+                span_id: self.trace.as_ref().map_or("", Trace::span_id),
+                parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
+                sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
+                client: self.conn.peer,
+                listener: self.conn.listener,
+                workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
+                route: self.route.as_ref(),
+                cluster: cluster.map(|c| &c.name),
+                endpoint: tried.map(|(_, _, c)| c.endpoint.address),
+                method: &self.method,
+                host: self.host.to_str().unwrap_or_default(),
+                path: self.uri.path_and_query().map_or("", |p| p.as_str()),
+                protocol: self.version,
+                status: self.status,
+                grpc_status: self.grpc_status,
+                reason: self.reason,
+                attempts: self.attempts,
+                request_bytes: uploaded,
+                response_bytes: self.bytes_out,
+                duration,
+                upstream_latency: self.attempt.and_then(|a| a.latency_s).map(Duration::from_secs_f32),
+                expected_s: self.attempt.map(|a| a.estimate_s),
+                generation: generation.id,
+                policy: tried.map(|(_, table, _)| table.options.policy),
+            },
+        );
+    }
+}
+
+fn code(value: &HeaderValue) -> Option<u16> {
+    value.to_str().ok()?.parse().ok()
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let now = self.ended.unwrap_or_else(|| self.core.clock.now());
+        if self.reason.is_none() && !self.complete {
+            let verdict = self.watch.verdict.take();
+            let broken = self.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Broken);
+            self.reason = Some(verdict.unwrap_or(if broken { Reason::RequestIncomplete } else { Reason::ClientGone }));
+        }
+        match self.reason {
+            None => {
+                if let Some((attempt, _, candidate)) = self.tried()
+                    && !attempt.failed
+                {
+                    candidate.node.succeeded();
+                }
+            }
+            Some(reason) if self.attempt.is_some_and(|a| a.latency_s.is_some()) => {
+                if reason.blames_endpoint() {
+                    if let Some((_, _, candidate)) = self.tried() {
+                        candidate.link.record_late_failure(self.core.index);
+                    }
+                    self.node_failed(reason);
+                }
+            }
+            Some(_) => self.record(Outcome::Cancelled, now),
+        }
+        if let Some(latch) = &self.latch {
+            latch.refuse();
+        }
+        match self.lease.take() {
+            Some(lease) if self.complete => self.core.pool.give_back(&self.core, lease, now),
+            dropped => drop(dropped),
+        }
+        let uploaded = self.upload.as_ref().map_or(0, |u| u.bytes.get());
+        let traffic = self.table().map_or(&self.core.unrouted, |t| &t.traffic);
+        let status = self.status.map_or(0, |s| s.as_u16());
+        let latency_ns = now.0.saturating_sub(self.started.0);
+        traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        if self.core.sink.enabled() {
+            self.log(now, uploaded);
+        }
+        self.end_attempt(now);
+        self.conn.end(now);
+    }
+}

@@ -1,0 +1,272 @@
+//! A request's way: who sent it, where it goes, which endpoint, and back.
+//!
+//! Each step either narrows the request down or ends it with a `Reason`. The generation that it began with is held to
+//! its end, so endpoints, weights and routes always belong together.
+//!
+//! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
+//! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated.
+
+use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::conn::Conn;
+use super::core::Held;
+use super::expect::Latch;
+use super::failure::Failure;
+use super::flight::Flight;
+use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::names::{TRACEPARENT, X_REQUEST_ID};
+use super::upgrade;
+use super::upstream::{Lease, Sent, poll_now, send};
+use super::watch::Watch;
+use crate::balance::{Cluster, Table};
+use crate::config::Protocol;
+use crate::observe::Reason;
+use crate::route::RequestHead;
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use rand::Rng;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+
+/// How many endpoints a request may be tried at.
+const MAX_ATTEMPTS: usize = 3;
+
+/// Serves one request.
+pub(super) async fn serve(conn: Rc<Conn>, watch: Rc<Watch>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+    let core = conn.core.clone();
+    let now = core.clock.now();
+    let held = core.generation();
+    let downstream = request.extensions_mut().remove::<OnUpgrade>();
+    let (mut parts, body) = request.into_parts();
+    let seen = Seen::in_headers(&parts.headers);
+    watch.limit.set(None);
+    watch.verdict.set(None);
+    let mut flight = Box::new(Flight::start(&conn, &watch, held.clone(), now, &parts));
+    identify(&mut flight, &mut parts, &seen);
+    let empty = body.is_end_stream();
+    let failure = match route(&mut flight, &held, &mut parts, &seen, empty) {
+        Ok((cluster, table, asks)) => {
+            let request = Request::from_parts(parts, upload(&mut flight, body, empty, asks));
+            match attempts(&mut flight, cluster, table, request).await {
+                Ok((response, lease)) => {
+                    flight.lease = Some(lease);
+                    let downstream = downstream.filter(|_| asks.upgrade);
+                    match answer(flight, response, downstream, cluster.protocol) {
+                        Ok(response) => return Ok(response),
+                        Err((unanswered, failure)) => {
+                            flight = unanswered;
+                            failure
+                        }
+                    }
+                }
+                Err(failure) => failure,
+            }
+        }
+        Err(failure) => failure,
+    };
+    Ok(refuse(flight, failure, seen.grpc, empty))
+}
+
+/// Gives the request its id and its place in a trace.
+fn identify(flight: &mut Flight, parts: &mut Parts, seen: &Seen) {
+    let core = flight.core.clone();
+    let (mut ids, mut rng) = (core.ids.borrow_mut(), core.rng.borrow_mut());
+    let headers = &mut parts.headers;
+    let given = if seen.request_id { headers.get(X_REQUEST_ID) } else { None };
+    let (id, new) = ids.request_id(given, &mut *rng);
+    if new {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
+    flight.request_id = id;
+    let given = if seen.traceparent { headers.get(TRACEPARENT) } else { None };
+    let trace = ids.trace(given, &mut *rng, |random| u64::from(random) < core.sample);
+    headers.insert(TRACEPARENT, trace.header.clone());
+    flight.trace = Some(trace);
+}
+
+/// Finds the cluster and its table, and makes the request fit for them.
+fn route<'h>(
+    flight: &mut Flight,
+    held: &'h Held,
+    parts: &mut Parts,
+    seen: &Seen,
+    empty: bool,
+) -> Result<(&'h Cluster, &'h Table, Asks), Failure> {
+    let core = flight.core.clone();
+    let host = authority(parts, seen, &flight.conn.listener_name)?;
+    flight.host = host.clone();
+    check_lengths(&mut parts.headers, seen, empty)?;
+    let generation = &held.generation;
+    let workload = flight.conn.workload(held).ok_or(Reason::UnknownSource)?;
+    flight.workload = Some(workload);
+    let head = RequestHead {
+        host: host.to_str().unwrap_or_default(),
+        path: parts.uri.path(),
+        method: &parts.method,
+        headers: &parts.headers,
+    };
+    let rule = generation.routes.find(&head).ok_or(Reason::NoRoute)?;
+    if core.sink.enabled() {
+        flight.route = Some(rule.label.clone());
+    }
+    let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
+    let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
+    let table = generation.table(id, workload).ok_or(Reason::Internal)?;
+    flight.cluster = Some(id);
+    let limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
+    flight.watch.limit.set(limit.map(|t| flight.started + t));
+    flight.watch.idle.set(cluster.timeouts.idle.0);
+    let client = flight.conn.peer_value.clone();
+    let asks = to_upstream(parts, seen, cluster.protocol, &Hop { client: &client, host: &host, empty })?;
+    Ok((cluster, table, asks))
+}
+
+/// The request's body as the endpoint will pull it.
+fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> RequestBody {
+    if empty {
+        return RequestBody::Empty;
+    }
+    let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
+    flight.upload = Some(upload.clone());
+    let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
+    RequestBody::Streaming { inner: body, upload, gate }
+}
+
+/// Tries candidates until one answers, or the request may not go to another.
+async fn attempts(
+    flight: &mut Flight,
+    cluster: &Cluster,
+    table: &Table,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let core = flight.core.clone();
+    if let Some(latch) = flight.latch.clone() {
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                latch.open();
+            }
+        });
+    }
+    let mut now = flight.started;
+    let mut tried = [usize::MAX; MAX_ATTEMPTS];
+    let mut last = Failure::from(Reason::NoEndpoints);
+    for attempt in 0..MAX_ATTEMPTS {
+        let expired = flight.held.generation.expired(now);
+        let choice = table.pick(now, expired, &mut *core.rng.borrow_mut(), tried.get(..attempt).unwrap_or_default());
+        let Some(choice) = choice else { return Err(last) };
+        let Some(candidate) = table.candidates().get(choice.index) else { return Err(Reason::Internal.into()) };
+        if let Some(slot) = tried.get_mut(attempt) {
+            *slot = choice.index;
+        }
+        if attempt > 0 {
+            flight.end_attempt(now);
+            table.traffic.retried(core.index);
+        }
+        flight.begin_attempt(choice, now);
+        flight.await_head(now);
+        let upload = flight.upload.clone();
+        let sending = send(&core, &candidate.endpoint, cluster.protocol, &cluster.timeouts, request, upload.as_ref(), now);
+        let failure = match in_time(flight, sending).await {
+            Ok(Sent::Answered(response, lease)) => return Ok((response, lease)),
+            Ok(Sent::Unsent(unsent, reason)) => {
+                now = core.clock.now();
+                flight.fail_attempt(reason, now);
+                (request, last) = (unsent, reason.into());
+                continue;
+            }
+            Ok(Sent::Lost(failure)) => failure,
+            Err(reason) => reason.into(),
+        };
+        flight.fail_attempt(failure.reason, core.clock.now());
+        return Err(failure);
+    }
+    Err(last)
+}
+
+/// Waits for the head, but no longer than the request's deadlines allow.
+async fn in_time<F: Future>(flight: &Flight, sending: F) -> Result<F::Output, Reason> {
+    let mut sending = pin!(sending);
+    std::future::poll_fn(|cx| {
+        if let Some(sent) = poll_now(sending.as_mut(), cx) {
+            return Poll::Ready(Ok(sent));
+        }
+        if flight.watch.deadline.reached()
+            && let Some(reason) = flight.head_overdue(flight.core.clock.now())
+        {
+            return Poll::Ready(Err(reason));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Passes an endpoint's answer on.
+fn answer(
+    mut flight: Box<Flight>,
+    mut response: Response<Incoming>,
+    downstream: Option<OnUpgrade>,
+    protocol: Protocol,
+) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
+    let now = flight.core.clock.now();
+    let upstream = response.extensions_mut().remove::<OnUpgrade>();
+    let (mut parts, body) = response.into_parts();
+    let seen = Seen::in_headers(&parts.headers);
+    let empty = body.is_end_stream();
+    let answered = Answered { method: &flight.method, upgrade: downstream.is_some(), empty };
+    if let Err(failure) = to_downstream(&mut parts, &seen, &answered) {
+        flight.fail_attempt(failure.reason, now);
+        return Err((flight, failure));
+    }
+    flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
+    flight.status = Some(parts.status);
+    parts.headers.insert(X_REQUEST_ID, flight.request_id.clone());
+    if let Some(upload) = &flight.upload {
+        upload.head_within.set(None);
+    }
+    unread(&flight, &mut parts.headers);
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        if let (Some(downstream), Some(upstream)) = (downstream, upstream) {
+            upgrade::begin(flight, downstream, upstream);
+            return Ok(Response::from_parts(parts, ResponseBody::empty()));
+        }
+        return Err((flight, Reason::UpgradeFailed.into()));
+    }
+    let bodiless = flight.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if empty || bodiless {
+        flight.complete_at(now);
+        drop(flight);
+        return Ok(Response::from_parts(parts, ResponseBody::empty()));
+    }
+    flight.watch.set(now + flight.watch.idle.get());
+    Ok(Response::from_parts(parts, ResponseBody::proxied(body, flight, protocol == Protocol::Http1)))
+}
+
+/// The answer goes out although the request's body was not read: an HTTP/1.1 connection cannot be used again.
+fn unread(flight: &Flight, headers: &mut HeaderMap) {
+    let open = flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Open);
+    if open && !flight.conn.http2 {
+        flight.conn.marks.linger.store(true, Relaxed);
+        if flight.latch.as_ref().is_some_and(Latch::is_shut) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+/// Answers in the endpoint's place.
+fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) -> Response<ResponseBody> {
+    let done = empty || flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Done);
+    let close = !done && !flight.conn.http2;
+    if close {
+        flight.conn.marks.linger.store(true, Relaxed);
+    }
+    let response = failure.response(&flight.request_id, grpc, close);
+    flight.failed(failure.reason, response.status());
+    response
+}

@@ -1,0 +1,231 @@
+//! Who a request is: its `x-request-id`, and its place in a trace by W3C Trace Context (level 1, version 00).
+//!
+//! A sane request id and a valid `traceparent` are kept; the parent id becomes a new span id of ours, so that what the
+//! endpoint does hangs below this proxy's span. Anything else starts anew. `tracestate` is left alone.
+//!
+//! Ids are written into slices of one buffer a core, so that a request allocates nothing for them most of the time.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use rand::Rng;
+
+/// The longest request id of a caller's that is kept.
+const MAX_REQUEST_ID: usize = 128;
+/// How many bytes of ids are allocated at once.
+const ARENA: usize = 4096;
+const TRACEPARENT: usize = 55;
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// A request's place in a trace.
+#[derive(Debug, Clone)]
+pub(super) struct Trace {
+    /// The `traceparent` to pass on: `00-<trace id>-<our span id>-<flags>`.
+    pub header: HeaderValue,
+    /// The caller's span, where it named one.
+    pub parent: Option<[u8; 16]>,
+    /// Whether the trace is recorded.
+    pub sampled: bool,
+}
+
+impl Trace {
+    fn part(&self, range: std::ops::Range<usize>) -> &str {
+        self.header.as_bytes().get(range).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+    }
+
+    /// 32 hexadecimal digits.
+    pub(super) fn trace_id(&self) -> &str {
+        self.part(3..35)
+    }
+
+    /// 16 hexadecimal digits.
+    pub(super) fn span_id(&self) -> &str {
+        self.part(36..52)
+    }
+
+    /// The caller's span: 16 hexadecimal digits.
+    pub(super) fn parent_id(&self) -> Option<&str> {
+        self.parent.as_ref().and_then(|p| std::str::from_utf8(p).ok())
+    }
+}
+
+/// One core's maker of ids.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    arena: BytesMut,
+}
+
+impl Ids {
+    fn value(&mut self, bytes: &[u8]) -> HeaderValue {
+        if self.arena.capacity() < bytes.len() {
+            self.arena = BytesMut::with_capacity(ARENA);
+        }
+        self.arena.extend_from_slice(bytes);
+        let bytes: Bytes = self.arena.split().freeze();
+        // Hexadecimal digits and dashes are always a value.
+        HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    /// The caller's request id when it is sane, else a new one; and whether it is new.
+    pub(super) fn request_id(&mut self, given: Option<&HeaderValue>, rng: &mut impl Rng) -> (HeaderValue, bool) {
+        let sane = |id: &&HeaderValue| {
+            (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        };
+        match given.filter(sane) {
+            Some(id) => (id.clone(), false),
+            None => {
+                let mut id = [0; 32];
+                write_hex(&mut id, &random::<16>(rng));
+                (self.value(&id), true)
+            }
+        }
+    }
+
+    /// The trace to pass on: the caller's with a span of ours, or a new one, recorded when `sample` says so.
+    pub(super) fn trace(&mut self, given: Option<&HeaderValue>, rng: &mut impl Rng, sample: impl FnOnce(u32) -> bool) -> Trace {
+        let mut out = [b'0'; TRACEPARENT];
+        let caller = given.and_then(|v| parse(v.as_bytes()));
+        let span = nonzero::<8>(rng);
+        let (parent, sampled) = match caller {
+            Some(Caller { trace_id, span_id, flags }) => {
+                put(&mut out, 3, trace_id);
+                // Flags beyond `sampled` are unknown to version 00 and may not be passed on.
+                let sampled = flags & 1 == 1;
+                (span_id.try_into().ok(), sampled)
+            }
+            None => {
+                let mut id = [0; 32];
+                write_hex(&mut id, &nonzero::<16>(rng));
+                put(&mut out, 3, &id);
+                (None, sample(rng.next_u32()))
+            }
+        };
+        let mut id = [0; 16];
+        write_hex(&mut id, &span);
+        put(&mut out, 36, &id);
+        put(&mut out, 2, b"-");
+        put(&mut out, 35, b"-");
+        put(&mut out, 52, b"-");
+        put(&mut out, 54, if sampled { b"1" } else { b"0" });
+        Trace { header: self.value(&out), parent, sampled }
+    }
+}
+
+struct Caller<'a> {
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    flags: u8,
+}
+
+/// Reads `version-traceid-parentid-flags`. A version above 00 may have more after the flags, 00 may not; ff is none.
+fn parse(value: &[u8]) -> Option<Caller<'_>> {
+    let (version, rest) = (value.get(..2)?, value.get(TRACEPARENT..)?);
+    let dashes = [2, 35, 52].iter().all(|i| value.get(*i) == Some(&b'-'));
+    let ends = rest.is_empty() || (version != b"00" && rest.first() == Some(&b'-'));
+    let (trace_id, span_id, flags) = (value.get(3..35)?, value.get(36..52)?, value.get(53..55)?);
+    let hex = |b: &[u8]| b.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    let zero = |b: &[u8]| b.iter().all(|c| *c == b'0');
+    let valid = dashes
+        && ends
+        && version != b"ff"
+        && [version, trace_id, span_id, flags].iter().all(|b| hex(b))
+        && !zero(trace_id)
+        && !zero(span_id);
+    let flags = u8::from_str_radix(std::str::from_utf8(flags).ok()?, 16).ok()?;
+    valid.then_some(Caller { trace_id, span_id, flags })
+}
+
+fn put(out: &mut [u8; TRACEPARENT], at: usize, bytes: &[u8]) {
+    if let Some(part) = out.get_mut(at..at + bytes.len()) {
+        part.copy_from_slice(bytes);
+    }
+}
+
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        let digit = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        }
+    }
+}
+
+fn random<const N: usize>(rng: &mut impl Rng) -> [u8; N] {
+    let mut bytes = [0; N];
+    for part in bytes.chunks_mut(8) {
+        let word = rng.next_u64().to_ne_bytes();
+        part.iter_mut().zip(word).for_each(|(to, from)| *to = from);
+    }
+    bytes
+}
+
+/// Random, but not all zero, which Trace Context forbids.
+fn nonzero<const N: usize>(rng: &mut impl Rng) -> [u8; N] {
+    let mut bytes = random(rng);
+    if bytes.iter().all(|b| *b == 0)
+        && let Some(last) = bytes.last_mut()
+    {
+        *last = 1;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    fn value(text: &str) -> HeaderValue {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_valid_trace_goes_on_with_a_new_span() {
+        let (mut ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
+        let given = value("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let trace = ids.trace(Some(&given), &mut rng, |_| false);
+        assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!((trace.parent_id(), trace.sampled), (Some("00f067aa0ba902b7"), true));
+        assert_ne!(trace.span_id(), "00f067aa0ba902b7");
+        let text = trace.header.to_str().unwrap();
+        assert!(parse(text.as_bytes()).is_some() && text.len() == TRACEPARENT && text.ends_with("-01"), "{text}");
+    }
+
+    #[test]
+    fn an_invalid_trace_starts_anew() {
+        let (mut ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
+            "00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            let trace = ids.trace(Some(&value(bad)), &mut rng, |_| false);
+            assert_ne!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
+            assert_eq!((trace.parent_id(), trace.sampled), (None, false), "{bad}");
+        }
+        let later = value("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03-more");
+        let trace = ids.trace(Some(&later), &mut rng, |_| false);
+        assert!(trace.header.as_bytes().starts_with(b"00-4bf92f3577b34da6a3ce929d0e0e4736-"));
+        assert!(trace.header.as_bytes().ends_with(b"-01"), "unknown flags are dropped");
+        assert!(ids.trace(None, &mut rng, |_| true).sampled);
+    }
+
+    #[test]
+    fn sane_request_ids_stay_and_others_are_replaced() {
+        let (mut ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
+        assert_eq!(ids.request_id(Some(&value("abc-1")), &mut rng), (value("abc-1"), false));
+        let long = "x".repeat(129);
+        for bad in ["", "with space", &long] {
+            let (id, new) = ids.request_id(Some(&value(bad)), &mut rng);
+            assert!(new && id.len() == 32 && id.as_bytes().iter().all(u8::is_ascii_hexdigit));
+        }
+        let all: std::collections::BTreeSet<_> =
+            (0..1000).map(|_| ids.request_id(None, &mut rng).0.to_str().unwrap().to_owned()).collect();
+        assert_eq!(all.len(), 1000);
+    }
+}

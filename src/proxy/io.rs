@@ -1,0 +1,156 @@
+//! A downstream TCP connection with the bytes that sniffing took, and with marks of what moved on it.
+//!
+//! hyper's own wrapper (`TokioIo`) turns this into its traits; this room has no unsafe code to do that itself.
+//!
+//! **Lingering close.** When an answer goes out before the request's body was read, closing at once would make the
+//! kernel reset the connection, and the client might never see the answer (RFC 9112, section 9.6). So where unread
+//! bytes are likely, `poll_shutdown` closes the sending side and then reads and discards for a while.
+
+use bytes::{Buf, Bytes, BytesMut};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What every HTTP/2 connection with prior knowledge starts with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What sniffing reads at most; it is served from here and then given back.
+const SNIFFED: usize = 4096;
+/// What a lingering close discards at most, in bytes.
+const MAX_LINGER: usize = 256 * 1024;
+
+/// Marks that the connection's task reads. Atomic only because an upgraded connection must be `Send`: one thread
+/// writes and the same one reads.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// Something was read since the mark was taken.
+    pub read: AtomicBool,
+    /// Something was written since the mark was taken.
+    pub wrote: AtomicBool,
+    /// Close by lingering.
+    pub linger: AtomicBool,
+}
+
+impl Marks {
+    pub(super) fn take(mark: &AtomicBool) -> bool {
+        let was = mark.load(Relaxed);
+        mark.store(false, Relaxed);
+        was
+    }
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// A downstream connection.
+#[derive(Debug)]
+pub(super) struct Io {
+    stream: TcpStream,
+    prefix: Bytes,
+    marks: Arc<Marks>,
+    lingered: Option<usize>,
+}
+
+/// Reads the first bytes until they tell the protocol; `None` when the client closed before.
+pub(super) async fn sniff(mut stream: TcpStream) -> io::Result<Option<(Io, Spoken)>> {
+    let mut first = BytesMut::with_capacity(SNIFFED);
+    let spoken = loop {
+        if stream.read_buf(&mut first).await? == 0 {
+            if first.is_empty() {
+                return Ok(None);
+            }
+            // Half a preface and no more: hyper says what is wrong with it.
+            break Spoken::Http1;
+        }
+        let known = first.len().min(PREFACE.len());
+        if first.get(..known) != PREFACE.get(..known) {
+            break Spoken::Http1;
+        }
+        if known == PREFACE.len() {
+            break Spoken::Http2;
+        }
+    };
+    let io = Io { stream, prefix: first.freeze(), marks: Arc::default(), lingered: None };
+    Ok(Some((io, spoken)))
+}
+
+impl Io {
+    pub(super) fn marks(&self) -> &Arc<Marks> {
+        &self.marks
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut discarded = [0u8; 4096];
+        while self.lingered.is_none_or(|n| n < MAX_LINGER) {
+            let mut buf = ReadBuf::new(&mut discarded);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {
+                    self.lingered = Some(self.lingered.unwrap_or(0) + buf.filled().len());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.has_remaining() {
+            let n = self.prefix.len().min(buf.remaining());
+            let part = self.prefix.split_to(n);
+            buf.put_slice(&part);
+            if self.prefix.is_empty() {
+                self.prefix = Bytes::new();
+            }
+            self.marks.read.store(true, Relaxed);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        if buf.filled().len() > before {
+            self.marks.read.store(true, Relaxed);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
+        self.marks.wrote.store(true, Relaxed);
+        Poll::Ready(written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, data));
+        self.marks.wrote.store(true, Relaxed);
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingered.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.lingered = Some(0);
+        }
+        if self.marks.linger.load(Relaxed) {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,63 @@
+//! The data path: clients' requests in, endpoints' answers out.
+//!
+//! Pingora's `Server` and `Service` are the chassis (threads' life, signals, the hand-over of sockets); hyper's
+//! low-level connections are the engine (`performance.md` says why). One thread a core, each with one current-thread
+//! runtime, its own sockets, pools, random numbers and ids. On a request's way there is no lock, no task and no
+//! channel of ours, no hashing of strings, and two readings of the clock: at its start and at its answer's head (a
+//! third at the end of a body).
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `service` | the Pingora service: threads, listeners that follow the configuration, drain |
+//! | `core` | one thread: accepting, commands, the generation at hand |
+//! | `conn` | a client's connection: protocol, idle and head limits, farewell |
+//! | `forward` | a request's way: route, pick, tries, answer |
+//! | `flight` | what a request holds and how its end is counted, whatever that end is |
+//! | `headers`, `names`, `ids` | what happens to headers; request ids and traces |
+//! | `body`, `expect`, `upgrade` | bodies, 100-continue, WebSocket |
+//! | `upstream` | connections to endpoints |
+//! | `watch`, `deadlines`, `clock` | time |
+//! | `failure` | the answer when there is none |
+//! | `sockets`, `io`, `gauges` | what it says |
+//!
+//! What it deliberately does not do: repeat a request that was written to an endpoint, collect a body, serve CONNECT,
+//! or answer from a cache.
+
+mod body;
+mod clock;
+mod conn;
+mod core;
+mod deadlines;
+mod expect;
+mod failure;
+mod flight;
+mod forward;
+mod gauges;
+mod headers;
+mod ids;
+mod io;
+mod names;
+mod service;
+mod sockets;
+mod upgrade;
+mod upstream;
+mod watch;
+
+pub use clock::Clock;
+pub use gauges::{GaugesSnapshot, ProxyGauges};
+pub use service::{Drain, DrainOnSignal, Proxy, ProxyOptions, chassis, run};
+pub use sockets::BindError;
+
+use crate::links::NodeCell;
+use crate::observe::Reason;
+use std::sync::Arc;
+
+/// Is told when an endpoint fails.
+pub trait Alarm: Send + Sync {
+    /// An endpoint could not be reached, or failed as often in a row as ejects it. Called on a serving thread: it must
+    /// not block, and may be called many times for one trouble.
+    fn endpoint_failed(&self, node: &Arc<NodeCell>, failures: u32, reason: Reason);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! A proxy on a port of its own, endpoints to serve, and clients to ask.
+
+use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
+use crate::balance::{Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Published, Table, TableOptions};
+use crate::config::{self, Compare, Config, ListenerDefaults, Policy, Protocol};
+use crate::links::{LinkKey, Links, NodeCell, NodeKey, Time};
+use crate::observe::{AccessRecord, AccessSink, Reason, Traffic, TrafficRegistry, TrafficSnapshot};
+use crate::route::RouteTable;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+use tokio::net::{TcpListener, TcpStream};
+
+pub type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+pub const LISTENER: &str = "127.0.0.1:0";
+
+pub fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|e| match e {}).boxed()
+}
+
+pub fn empty() -> Body {
+    http_body_util::Empty::new().map_err(|e| match e {}).boxed()
+}
+
+/// What a finished request left in the log.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    pub status: Option<u16>,
+    pub reason: Option<Reason>,
+    pub attempts: u32,
+    pub bytes: (u64, u64),
+    pub path: String,
+    pub host: String,
+    pub cluster: Option<String>,
+    pub upstream_latency: Option<Duration>,
+    pub grpc_status: Option<u16>,
+}
+
+#[derive(Default)]
+pub struct Log(pub Mutex<Vec<Logged>>);
+
+impl AccessSink for Log {
+    fn log(&self, _: usize, r: &AccessRecord<'_>) {
+        self.0.lock().unwrap().push(Logged {
+            status: r.status.map(|s| s.as_u16()),
+            reason: r.reason,
+            attempts: r.attempts,
+            bytes: (r.request_bytes, r.response_bytes),
+            path: r.path.to_owned(),
+            host: r.host.to_owned(),
+            cluster: r.cluster.map(|c| c.to_string()),
+            upstream_latency: r.upstream_latency,
+            grpc_status: r.grpc_status,
+        });
+    }
+
+    fn enabled(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Default)]
+pub struct Alarms(pub Mutex<Vec<(String, u32, Reason)>>);
+
+impl Alarm for Alarms {
+    fn endpoint_failed(&self, node: &Arc<NodeCell>, failures: u32, reason: Reason) {
+        self.0.lock().unwrap().push((node.key.to_string(), failures, reason));
+    }
+}
+
+/// A generation of a configuration, all endpoints alike.
+pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegistry) -> Generation {
+    let routes = Arc::new(RouteTable::compile(config));
+    let clusters = config.clusters.iter().map(|(name, cluster)| {
+        let tables = routes.workloads().iter().map(|workload| {
+            let share = 1.0 / cluster.endpoints.len().max(1) as f32;
+            let candidates = cluster.endpoints.iter().map(|endpoint| {
+                let key = NodeKey::new(&endpoint.address.to_string());
+                Candidate {
+                    link: links.link(&LinkKey::new(&NodeKey::new(&workload.name), &key), Time(0)),
+                    node: links.node(&key, Time(0)),
+                    endpoint: Arc::new(Endpoint {
+                        id: EndpointId(u64::from(endpoint.address.port())),
+                        key,
+                        address: endpoint.address,
+                        zone: "".into(),
+                        weight: 1,
+                        metadata: BTreeMap::new(),
+                    }),
+                    weight: share,
+                    prior_s: 0.01,
+                    success: 1.0,
+                    health: Health::Healthy,
+                    score: None,
+                    predicted: None,
+                    reason: String::new(),
+                }
+            });
+            let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
+            Arc::new(Table::new(candidates.collect(), false, options, traffic.of(&workload.name, &name.as_str().into())))
+        });
+        Arc::new(Cluster {
+            name: name.as_str().into(),
+            service: name.as_str().into(),
+            protocol: cluster.protocol,
+            timeouts: cluster.timeouts.clone(),
+            ejection: cluster.ejection.clone(),
+            tables: tables.collect(),
+        })
+    });
+    Generation {
+        id,
+        made_at_wall: SystemTime::now(),
+        clusters: clusters.collect(),
+        routes: routes.clone(),
+        ..Generation::empty()
+    }
+}
+
+/// One listener, one cluster of these endpoints, every request goes there.
+pub fn config(protocol: Protocol, endpoints: &[SocketAddr]) -> Config {
+    let endpoints = endpoints
+        .iter()
+        .map(|a| config::Endpoint { address: *a, zone: String::new(), weight: 1, metadata: BTreeMap::new() })
+        .collect();
+    let cluster = config::Cluster { policy: Policy::RoundRobin, protocol, endpoints, ..config::Cluster::default() };
+    let workload = config::Workload { listen: Some(LISTENER.parse().unwrap()), ..config::Workload::default() };
+    Config {
+        workloads: BTreeMap::from([("w".to_owned(), workload)]),
+        routes: vec![config::Route { cluster: Some("c".into()), ..config::Route::default() }],
+        clusters: BTreeMap::from([("c".to_owned(), cluster)]),
+        ..Config::default()
+    }
+}
+
+pub fn cluster(config: &mut Config) -> &mut config::Cluster {
+    config.clusters.get_mut("c").unwrap()
+}
+
+pub struct TestProxy {
+    pub address: SocketAddr,
+    pub log: Arc<Log>,
+    pub alarms: Arc<Alarms>,
+    pub links: Arc<Links>,
+    pub traffic: Arc<TrafficRegistry>,
+    pub published: Published,
+    pub gauges: Arc<ProxyGauges>,
+    pub drain: Drain,
+    pub bind_errors: Arc<Mutex<Vec<String>>>,
+}
+
+impl TestProxy {
+    pub fn start(config: &Config) -> Self {
+        Self::start_with(config, 1, |_| {})
+    }
+
+    pub fn start_with(config: &Config, cores: usize, change: impl FnOnce(&mut ProxyOptions)) -> Self {
+        let (links, traffic) = (Arc::new(Links::new(cores)), Arc::new(TrafficRegistry::new(cores)));
+        let published = Published::default();
+        published.publish(generation(1, config, &links, &traffic));
+        let (log, alarms, bind_errors) = (Arc::new(Log::default()), Arc::new(Alarms::default()), Arc::new(Mutex::default()));
+        let mut options = ProxyOptions {
+            published: published.clone(),
+            clock: Clock::start(),
+            cores,
+            limits: ListenerDefaults { ..config.listeners.clone() },
+            drain: config.process.drain.0,
+            sample: 0.0,
+            sink: log.clone(),
+            alarm: alarms.clone(),
+            unrouted: traffic.unrouted().clone(),
+            inherit: false,
+            on_bind_error: {
+                let errors: Arc<Mutex<Vec<String>>> = bind_errors.clone();
+                Box::new(move |e| errors.lock().unwrap().push(e.to_string()))
+            },
+            on_ready: Box::new(|| {}),
+        };
+        change(&mut options);
+        let mut proxy = Proxy::bind(options).unwrap();
+        let address = proxy.local_address(LISTENER.parse().unwrap()).unwrap();
+        proxy.start(None).unwrap();
+        let (gauges, drain) = (proxy.gauges(), proxy.drain());
+        Self { address, log, alarms, links, traffic, published, gauges, drain, bind_errors }
+    }
+
+    pub fn publish(&self, id: u64, config: &Config) {
+        self.published.publish(generation(id, config, &self.links, &self.traffic));
+    }
+
+    pub async fn connect1(&self) -> Client1 {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Client1(sender)
+    }
+
+    pub async fn connect2(&self) -> Client2 {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Client2(sender)
+    }
+
+    /// Writes bytes and reads until the proxy closes, or says nothing for a while.
+    pub async fn raw(&self, request: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(400), stream.read(&mut buffer)).await {
+            if n == 0 {
+                break;
+            }
+            answer.extend_from_slice(&buffer[..n]);
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The log, once it has so many lines.
+    pub async fn logged(&self, count: usize) -> Vec<Logged> {
+        for _ in 0..400 {
+            let lines = self.log.0.lock().unwrap().clone();
+            if lines.len() >= count {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("only {:?} was logged", self.log.0.lock().unwrap());
+    }
+
+    pub fn traffic(&self) -> TrafficSnapshot {
+        self.traffic.of(&"w".into(), &"c".into()).snapshot()
+    }
+
+    pub fn unrouted(&self) -> TrafficSnapshot {
+        let unrouted: &Arc<Traffic> = self.traffic.unrouted();
+        unrouted.snapshot()
+    }
+}
+
+impl Drop for TestProxy {
+    fn drop(&mut self) {
+        self.drain.stop();
+        self.drain.join();
+        let left = self.gauges.snapshot();
+        if !std::thread::panicking() {
+            assert_eq!((left.downstream_connections, left.requests, left.pooled_connections), (0, 0, 0), "{left:?}");
+        }
+    }
+}
+
+pub struct Client1(pub hyper::client::conn::http1::SendRequest<Body>);
+pub struct Client2(pub hyper::client::conn::http2::SendRequest<Body>);
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+}
+
+pub async fn read(response: Response<Incoming>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let collected = body.collect().await.unwrap();
+    let trailers = collected.trailers().cloned();
+    Answer { status: parts.status, headers: parts.headers, body: collected.to_bytes(), trailers }
+}
+
+impl Client1 {
+    pub async fn send(&mut self, mut request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        if !request.headers().contains_key("host") {
+            request.headers_mut().insert("host", "shop".parse().unwrap());
+        }
+        self.0.ready().await?;
+        self.0.send_request(request).await
+    }
+
+    pub async fn get(&mut self, path: &str) -> Answer {
+        read(self.send(Request::get(path).body(empty()).unwrap()).await.unwrap()).await
+    }
+}
+
+impl Client2 {
+    pub async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        self.0.ready().await?;
+        self.0.send_request(request).await
+    }
+
+    pub async fn get(&mut self, path: &str) -> Answer {
+        let request = Request::get(format!("http://shop{path}")).body(empty()).unwrap();
+        read(self.send(request).await.unwrap()).await
+    }
+}
+
+/// A server of ours, and how many connections it got.
+#[derive(Clone)]
+pub struct Server {
+    pub address: SocketAddr,
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    pub fn connections(&self) -> usize {
+        self.connections.load(SeqCst)
+    }
+
+    /// Serves HTTP with this function.
+    pub async fn http<F, R>(protocol: Protocol, serve: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::tcp(move |stream| {
+            let serve = serve.clone();
+            async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let answer = serve(request);
+                    async move { Ok::<_, std::convert::Infallible>(answer.await) }
+                });
+                let io = TokioIo::new(stream);
+                let _ = match protocol {
+                    Protocol::Http1 => {
+                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
+                    }
+                    Protocol::Http2 => {
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                    }
+                };
+            }
+        })
+        .await
+    }
+
+    /// Serves each connection with this function.
+    pub async fn tcp<F, R>(serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, SeqCst);
+                tokio::spawn(serve(stream));
+            }
+        });
+        Self { address, connections }
+    }
+
+    /// Answers each request with what it got: method, target, headers a line each, an empty line, the body.
+    pub async fn echo(protocol: Protocol) -> Self {
+        Self::http(protocol, |request| async move {
+            let (parts, body) = request.into_parts();
+            let mut text = format!("{} {} {:?}\n", parts.method, parts.uri, parts.version);
+            for (name, value) in &parts.headers {
+                text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+            }
+            let collected = body.collect().await;
+            let Ok(collected) = collected else { return Response::new(full("broken")) };
+            if let Some(trailers) = collected.trailers() {
+                for (name, value) in trailers {
+                    text.push_str(&format!("trailer {name}: {}\n", value.to_str().unwrap()));
+                }
+            }
+            text.push('\n');
+            text.push_str(&String::from_utf8_lossy(&collected.to_bytes()));
+            Response::new(full(text))
+        })
+        .await
+    }
+}
+
+/// An address that refuses connections.
+pub fn refused() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+pub fn text(answer: &Answer) -> &str {
+    std::str::from_utf8(&answer.body).unwrap()
+}

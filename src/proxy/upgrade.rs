@@ -1,0 +1,110 @@
+//! Connections that stopped speaking HTTP: WebSocket and whatever else HTTP/1.1's `Upgrade` switches to.
+//!
+//! Bytes are copied both ways by one task a connection; when one side closes its sending half, the other is told, and
+//! the rest still flows. The request counts as under way until both directions are over, or nothing moved for the
+//! cluster's idle limit, or the whole-request limit passed.
+
+use super::clock::Clock;
+use super::flight::Flight;
+use crate::links::Time;
+use crate::observe::Reason;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::cell::Cell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+
+/// What each direction holds at most, in bytes.
+const BUFFER: usize = 16 * 1024;
+
+/// Joins both sides as soon as they have switched.
+pub(super) fn begin(mut flight: Box<Flight>, downstream: OnUpgrade, upstream: OnUpgrade) {
+    tokio::task::spawn_local(async move {
+        let core = flight.core.clone();
+        let _open = Open::new(&flight);
+        let Ok((client, endpoint)) = tokio::try_join!(downstream, upstream) else {
+            flight.broken(Reason::UpgradeFailed);
+            return;
+        };
+        let moved_at = Rc::new(Cell::new(core.clock.now()));
+        let side = |inner| Side { inner: TokioIo::new(inner), clock: core.clock, moved_at: moved_at.clone() };
+        let (mut client, mut endpoint) = (side(client), side(endpoint));
+        let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER));
+        let idle = flight.watch.idle.get();
+        let limit = flight.watch.limit.get();
+        let over = loop {
+            let due = moved_at.get() + idle;
+            let due = limit.map_or(due, |l| l.min(due));
+            tokio::select! {
+                copied = &mut copying => break copied,
+                () = tokio::time::sleep_until(core.clock.instant(due)) => {
+                    let now = core.clock.now();
+                    if limit.is_some_and(|l| now >= l) {
+                        return flight.broken(Reason::RequestTimeout);
+                    }
+                    if now >= moved_at.get() + idle {
+                        return flight.broken(Reason::IdleTimeout);
+                    }
+                }
+            }
+        };
+        // A reset is how many peers end such a connection; there is no answer left to break.
+        if let Ok((up, down)) = over {
+            flight.copied(up, down);
+        }
+        flight.complete();
+    });
+}
+
+/// Counts an upgraded connection while it lives. The client's connection task has ended, so this keeps the core alive.
+struct Open {
+    core: Rc<super::core::Core>,
+    _counted: super::core::Counted,
+}
+
+impl Open {
+    fn new(flight: &Flight) -> Self {
+        flight.core.gauge(|g| g.upgraded.add(1));
+        Self { core: flight.core.clone(), _counted: super::core::Counted::new(&flight.core) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.core.gauge(|g| g.upgraded.sub(1));
+    }
+}
+
+/// One side, which notes when bytes moved.
+struct Side {
+    inner: TokioIo<Upgraded>,
+    clock: Clock,
+    moved_at: Rc<Cell<Time>>,
+}
+
+impl AsyncRead for Side {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        self.moved_at.set(self.clock.now());
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Side {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, data));
+        self.moved_at.set(self.clock.now());
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,434 @@
+//! Connections to endpoints, pooled a core and an endpoint apart.
+//!
+//! HTTP/1.1: a stack of idle connections, the last used on top, so that few stay warm and the rest grow old and are
+//! closed. HTTP/2: a few shared connections, the least busy first, another one opened when all are full; one that its
+//! endpoint closes or asks to leave (GOAWAY) is found closed and forgotten. Everything belongs to one thread: no locks.
+//!
+//! **What is sent twice.** Nothing, unless hyper hands the request back unsent: a pooled connection that had died
+//! costs a fresh connection, and a fresh one that refuses is reported to the caller, who may try another endpoint.
+//! A request that was written is never repeated here, not even an idempotent one, because nobody but the caller knows
+//! what its repetition would do.
+
+use super::body::{Progress, RequestBody, Upload};
+use super::core::Core;
+use super::failure::Failure;
+use super::gauges::Gauge;
+use crate::balance::{Endpoint, EndpointId};
+use crate::config::{Protocol, Timeouts};
+use crate::links::Time;
+use crate::observe::Reason;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// How many idle HTTP/1.1 connections an endpoint may have a core.
+const MAX_IDLE: usize = 512;
+/// How many shared HTTP/2 connections an endpoint may have a core; beyond, requests wait for a stream.
+const MAX_SHARED: usize = 8;
+/// What a connection holds of a response at most before it stops reading, in bytes.
+const MAX_BUFFER: usize = 64 * 1024;
+/// The most headers that an answer may have.
+const MAX_HEADERS: usize = 256;
+/// HTTP/2 flow control: what an endpoint may send unread, a stream and a connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How often an HTTP/2 connection with requests on it is checked to be alive, and how long that may take.
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PING_WITHIN: Duration = Duration::from_secs(10);
+
+type Sender1 = http1::SendRequest<RequestBody>;
+type Sender2 = http2::SendRequest<RequestBody>;
+
+/// A connection in use by one request.
+pub(super) enum Lease {
+    Http1 { sender: Sender1, id: EndpointId, keep: Duration },
+    Http2(#[expect(dead_code, reason = "held for its drop")] StreamGuard),
+}
+
+/// Counts one stream of a shared connection.
+pub(super) struct StreamGuard(Rc<Shared>);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+/// How sending went.
+pub(super) enum Sent {
+    Answered(Response<Incoming>, Lease),
+    /// The endpoint never saw the request.
+    Unsent(Request<RequestBody>, Reason),
+    /// It may have.
+    Lost(Failure),
+}
+
+struct Idle {
+    sender: Sender1,
+    since: Time,
+}
+
+/// An HTTP/2 connection that requests share.
+struct Shared {
+    sender: Sender2,
+    streams: Cell<usize>,
+    /// How many streams the endpoint allows at once.
+    allowed: Rc<Cell<usize>>,
+    used: Cell<Time>,
+}
+
+#[derive(Default)]
+struct Pooled {
+    idle: Vec<Idle>,
+    shared: Vec<Rc<Shared>>,
+    /// Set while a shared connection is being opened, so that a burst opens one and not a hundred.
+    opening: Option<Rc<Notify>>,
+    /// How long an idle connection is kept.
+    keep: Duration,
+}
+
+/// Endpoint ids are counted up, so they are their own hash; the multiplication spreads them over the table.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// One core's connections to endpoints.
+#[derive(Default)]
+pub(super) struct Pool {
+    endpoints: RefCell<HashMap<EndpointId, Pooled, BuildHasherDefault<IdHasher>>>,
+}
+
+impl Pool {
+    fn take_idle(&self, core: &Core, id: EndpointId, now: Time) -> Option<Sender1> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pooled = endpoints.get_mut(&id)?;
+        while let Some(idle) = pooled.idle.pop() {
+            core.gauge(|g| g.pooled.sub(1));
+            if idle.sender.is_ready() && now.since(idle.since) < pooled.keep {
+                return Some(idle.sender);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back after a request that came to its end.
+    pub(super) fn give_back(&self, core: &Core, lease: Lease, now: Time) {
+        let Lease::Http1 { sender, id, keep } = lease else { return };
+        // Not ready: the request's body is still being sent, or the connection is closing.
+        if !sender.is_ready() || core.draining.get() {
+            return;
+        }
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pooled = endpoints.entry(id).or_default();
+        pooled.keep = keep;
+        if pooled.idle.len() < MAX_IDLE {
+            pooled.idle.push(Idle { sender, since: now });
+            core.gauge(|g| g.pooled.add(1));
+        }
+    }
+
+    /// Closes what nobody used for too long and forgets what is closed.
+    pub(super) fn sweep(&self, core: &Core, now: Time) {
+        let mut closed = 0;
+        self.endpoints.borrow_mut().retain(|_, pooled| {
+            let before = pooled.idle.len();
+            let keep = pooled.keep;
+            pooled.idle.retain(|i| !i.sender.is_closed() && now.since(i.since) < keep);
+            closed += before - pooled.idle.len();
+            pooled.shared.retain(|s| !s.sender.is_closed() && (s.streams.get() > 0 || now.since(s.used.get()) < keep));
+            // An endpoint that nobody used for a while, gone or not, leaves nothing behind.
+            !pooled.idle.is_empty() || !pooled.shared.is_empty() || pooled.opening.is_some()
+        });
+        core.gauge(|g| g.pooled.sub(closed as u64));
+    }
+
+    /// Closes all idle connections.
+    pub(super) fn close_idle(&self, core: &Core) {
+        let mut closed = 0;
+        for pooled in self.endpoints.borrow_mut().values_mut() {
+            closed += pooled.idle.drain(..).count();
+            pooled.shared.retain(|s| s.streams.get() > 0);
+        }
+        core.gauge(|g| g.pooled.sub(closed as u64));
+    }
+
+    /// The least busy shared connection with room for a stream; any, when no more may be opened.
+    fn take_shared(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pooled = endpoints.get_mut(&id)?;
+        pooled.shared.retain(|s| !s.sender.is_closed());
+        let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
+        if least.streams.get() >= least.allowed.get() && pooled.shared.len() < MAX_SHARED {
+            return None;
+        }
+        least.used.set(now);
+        Some(least.clone())
+    }
+}
+
+/// Sends a request to an endpoint and waits for the answer's head.
+pub(super) async fn send(
+    core: &Rc<Core>,
+    endpoint: &Endpoint,
+    protocol: Protocol,
+    timeouts: &Timeouts,
+    request: Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
+    now: Time,
+) -> Sent {
+    match protocol {
+        Protocol::Http1 => send1(core, endpoint, timeouts, request, upload, now).await,
+        Protocol::Http2 => send2(core, endpoint, timeouts, request, upload, now).await,
+    }
+}
+
+async fn send1(
+    core: &Rc<Core>,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+    mut request: Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
+    now: Time,
+) -> Sent {
+    let (id, keep) = (endpoint.id, timeouts.pooled.0);
+    if let Some(mut sender) = core.pool.take_idle(core, id, now) {
+        match sender.try_send_request(request).await {
+            Ok(response) => return Sent::Answered(response, Lease::Http1 { sender, id, keep }),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Sent::Lost(classify(&error, upload)),
+            },
+        }
+    }
+    let stream = match connect(endpoint, timeouts).await {
+        Ok(stream) => stream,
+        Err(reason) => return Sent::Unsent(request, reason),
+    };
+    let Ok((mut sender, connection)) = core.builders.client1.handshake(TokioIo::new(stream)).await else {
+        return Sent::Unsent(request, Reason::ConnectFailed);
+    };
+    let open = Open::new(core);
+    tokio::task::spawn_local(async move {
+        // What went wrong is told to the request, if there was one.
+        let _ = connection.with_upgrades().await;
+        drop(open);
+    });
+    match sender.try_send_request(request).await {
+        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id, keep }),
+        Err(mut error) => match error.take_message() {
+            Some(unsent) => Sent::Unsent(unsent, Reason::UpstreamReset),
+            None => Sent::Lost(classify(&error, upload)),
+        },
+    }
+}
+
+async fn send2(
+    core: &Rc<Core>,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+    mut request: Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
+    now: Time,
+) -> Sent {
+    let mut fresh = false;
+    loop {
+        let shared = match core.pool.take_shared(endpoint.id, now) {
+            Some(shared) => shared,
+            None => match open_shared(core, endpoint, timeouts, now).await {
+                Ok(Some(shared)) => {
+                    fresh = true;
+                    shared
+                }
+                // Somebody else opened one meanwhile, or tried to.
+                Ok(None) => continue,
+                Err(reason) => return Sent::Unsent(request, reason),
+            },
+        };
+        let mut sender = shared.sender.clone();
+        shared.streams.set(shared.streams.get() + 1);
+        let guard = StreamGuard(shared);
+        match sender.try_send_request(request).await {
+            Ok(response) => return Sent::Answered(response, Lease::Http2(guard)),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) if fresh => return Sent::Unsent(unsent, Reason::UpstreamReset),
+                Some(unsent) => request = unsent,
+                None => return Sent::Lost(classify(&error, upload)),
+            },
+        }
+    }
+}
+
+/// Opens a shared connection. `None` when another request was opening one, which is then over.
+async fn open_shared(core: &Rc<Core>, endpoint: &Endpoint, timeouts: &Timeouts, now: Time) -> Result<Option<Rc<Shared>>, Reason> {
+    let waiting = core.pool.endpoints.borrow().get(&endpoint.id).and_then(|p| p.opening.clone());
+    if let Some(opening) = waiting {
+        opening.notified().await;
+        return Ok(None);
+    }
+    let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
+    let stream = connect(endpoint, timeouts).await?;
+    let (sender, connection) =
+        core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)?;
+    let allowed = Rc::new(Cell::new(connection.current_max_send_streams()));
+    let shared = Rc::new(Shared { sender, streams: Cell::new(0), allowed: allowed.clone(), used: Cell::new(now) });
+    if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
+        pooled.shared.push(shared.clone());
+    }
+    drop(opening);
+    let open = Open::new(core);
+    let mut connection = connection;
+    tokio::task::spawn_local(async move {
+        std::future::poll_fn(|cx| {
+            let over = Pin::new(&mut connection).poll(cx).is_ready();
+            allowed.set(connection.current_max_send_streams());
+            if over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        drop(open);
+    });
+    Ok(Some(shared))
+}
+
+/// Marks that a shared connection is being opened; wakes who waits for it however that ends.
+struct Opening {
+    core: Rc<Core>,
+    id: EndpointId,
+    notify: Rc<Notify>,
+}
+
+impl Opening {
+    fn begin(core: &Rc<Core>, id: EndpointId, keep: Duration) -> Self {
+        let notify = Rc::new(Notify::new());
+        let mut endpoints = core.pool.endpoints.borrow_mut();
+        let pooled = endpoints.entry(id).or_default();
+        (pooled.opening, pooled.keep) = (Some(notify.clone()), keep);
+        drop(endpoints);
+        Self { core: core.clone(), id, notify }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.core.pool.endpoints.borrow_mut().get_mut(&self.id) {
+            pooled.opening = None;
+        }
+        self.notify.notify_waiters();
+    }
+}
+
+/// Counts an open connection to an endpoint.
+struct Open(Rc<Core>);
+
+impl Open {
+    fn new(core: &Rc<Core>) -> Self {
+        core.gauge(|g| {
+            g.upstream.add(1);
+            g.connected.add(1);
+        });
+        Self(core.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.gauge(|g| Gauge::sub(&g.upstream, 1));
+    }
+}
+
+async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+    let connecting = TcpStream::connect(endpoint.address);
+    let stream = tokio::time::timeout(timeouts.connect.0, connecting).await.map_err(|_| Reason::ConnectTimeout)?.map_err(|e| {
+        match e.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::ConnectRefused,
+            io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            _ => Reason::ConnectFailed,
+        }
+    })?;
+    // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Why a request that was written got no answer.
+fn classify(error: &TrySendError<Request<RequestBody>>, upload: Option<&Rc<Upload>>) -> Failure {
+    if upload.is_some_and(|u| u.progress.get() == Progress::Broken) {
+        return Reason::RequestIncomplete.into();
+    }
+    let error = error.error();
+    if error.is_parse() {
+        return Reason::UpstreamProtocol.into();
+    }
+    let h2 = std::iter::successors(std::error::Error::source(error), |e| e.source()).find_map(|e| e.downcast_ref::<h2::Error>());
+    match h2.and_then(h2::Error::reason) {
+        Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR | h2::Reason::FLOW_CONTROL_ERROR) => {
+            Reason::UpstreamProtocol.into()
+        }
+        _ => Reason::UpstreamReset.into(),
+    }
+}
+
+/// hyper's client settings, made once a core.
+pub(super) struct ClientBuilders {
+    client1: http1::Builder,
+    client2: http2::Builder<LocalExecutor>,
+}
+
+impl ClientBuilders {
+    pub(super) fn new() -> Self {
+        let mut client1 = http1::Builder::new();
+        client1.max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
+        let mut client2 = http2::Builder::new(LocalExecutor);
+        client2
+            .timer(hyper_util::rt::TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_BUFFER as u32)
+            .max_send_buf_size(MAX_BUFFER)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN);
+        Self { client1, client2 }
+    }
+}
+
+/// Runs hyper's tasks on the thread that they belong to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Polls a future and says whether it is over; for waiting on something else beside it.
+pub(super) fn poll_now<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Option<F::Output> {
+    match future.poll(cx) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}

@@ -1,0 +1,57 @@
+//! The one deadline of a task that serves requests: a downstream HTTP/1.1 connection, or one HTTP/2 stream.
+//!
+//! Whoever is polled in the task asks whether the deadline was reached, finds out what is due, and sets the next one:
+//! the request while it waits for a head, the body while it waits for bytes. When nobody took it although the task was
+//! polled, nothing asked for bytes: the client does not read. Then the task itself gives up, and leaves its verdict
+//! for the request that is dropped with it.
+
+use super::deadlines::{Deadline, Deadlines};
+use crate::links::Time;
+use crate::observe::Reason;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+pub(super) struct Watch {
+    pub deadline: Deadline,
+    /// Bytes moved since somebody last looked.
+    pub moved: Cell<bool>,
+    /// How long nothing may move.
+    pub idle: Cell<Duration>,
+    /// When the whole request must be over.
+    pub limit: Cell<Option<Time>>,
+    /// Why the task gave up.
+    pub verdict: Cell<Option<Reason>>,
+}
+
+impl Watch {
+    pub(super) fn new(deadlines: &Rc<Deadlines>) -> Rc<Self> {
+        Rc::new(Self {
+            deadline: Deadline::new(deadlines),
+            moved: Cell::new(false),
+            idle: Cell::new(Duration::MAX),
+            limit: Cell::new(None),
+            verdict: Cell::new(None),
+        })
+    }
+
+    /// Sets the deadline, or the request's own limit where that is sooner.
+    pub(super) fn set(&self, at: Time) {
+        self.deadline.set(self.limit.get().map_or(at, |limit| at.min(limit)));
+    }
+
+    /// The deadline was reached and nobody in the task took it. Says whether the task must end.
+    pub(super) fn stalled(&self, now: Time, moved: bool) -> bool {
+        let moved = self.moved.replace(false) || moved;
+        let verdict = match self.limit.get() {
+            Some(limit) if now >= limit => Reason::RequestTimeout,
+            _ if moved => {
+                self.set(now + self.idle.get());
+                return false;
+            }
+            _ => Reason::IdleTimeout,
+        };
+        self.verdict.set(Some(verdict));
+        true
+    }
+}
