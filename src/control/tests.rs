@@ -97,7 +97,7 @@ impl Bench {
 
     fn call(&self, candidate: usize, latency_s: f32, outcome: Outcome) {
         let (candidate, now) = (&self.candidates()[candidate], self.state.now());
-        call(&candidate.link, now, latency_s, outcome);
+        call(&candidate.link, now, latency_s, outcome, candidate.prior_s);
         match outcome {
             Outcome::Failure => {
                 candidate.node.failed();
@@ -107,9 +107,9 @@ impl Bench {
     }
 }
 
-fn call(link: &LinkCell, now: Time, latency_s: f32, outcome: Outcome) {
+fn call(link: &LinkCell, now: Time, latency_s: f32, outcome: Outcome, prior_s: f32) {
     link.begin(0, now);
-    link.record(0, now, latency_s, outcome, 0.01, 3.0);
+    link.record(0, now, latency_s, outcome, prior_s, 3.0);
     link.end(0, now);
 }
 
