@@ -76,7 +76,7 @@ async fn each_workload_has_links_of_its_own() {
     );
     let sidecar = sidecar(yaml).start().await;
     let mut client = VERSIONS[0].connect(sidecar.address("near")).await.unwrap();
-    wait::eventually("observations of the one that calls, and none of the other", || async {
+    wait::eventually("observations of the one that calls, and none of the other", async || {
         for _ in 0..20 {
             client.get("/").await.map_err(|e| e.to_string())?;
         }
