@@ -60,7 +60,7 @@ pub struct Diagnostic {
     pub remedy: Option<String>,
 }
 
-/// Every reason for which a configuration was refused. Never empty.
+/// Every reason for which a configuration was refused, and the warnings beside them. At least one is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Errors(pub Vec<Diagnostic>);
 
@@ -71,9 +71,14 @@ impl fmt::Display for Errors {
         for diagnostic in &self.0 {
             writeln!(f, "{diagnostic}")?;
         }
-        let errors = self.0.iter().filter(|d| d.severity == Severity::Error).count();
         let file = self.0.first().map_or("", |d| d.file.as_str());
-        write!(f, "{file}: {errors} error{}", if errors == 1 { "" } else { "s" })
+        let count = |severity| self.0.iter().filter(|d| d.severity == severity).count();
+        let words = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+        write!(f, "{file}: {}", words(count(Severity::Error), "error"))?;
+        match count(Severity::Warning) {
+            0 => Ok(()),
+            n => write!(f, ", {}", words(n, "warning")),
+        }
     }
 }
 

@@ -15,7 +15,10 @@ use std::collections::HashMap;
 use std::fmt;
 
 /// How deep sections may lie in each other. The schema needs six.
-const MAX_DEPTH: usize = 48;
+const MAX_DEPTH: usize = 16;
+/// The stack for parsing, on a thread of its own: in an unoptimised build serde-saphyr takes about 85 KiB for each level
+/// of depth, and a caller's thread may have little left.
+const STACK: usize = 8 * 1024 * 1024;
 /// How many values a file may hold, those that aliases stand for included.
 const MAX_NODES: usize = 1_000_000;
 
@@ -132,7 +135,36 @@ impl Node {
 /// Parses the collector's text, and notes what is wrong with it; without a tree, something is.
 pub fn parse(collector: &mut Collector<'_>, environment: Environment<'_>) -> Option<Node> {
     let source = collector.source();
-    #[allow(deprecated)] // The macro names every field of the options, one of which is deprecated.
+    match on_own_stack(source.text) {
+        Ok(raw) => {
+            let mut builder = Builder { source, environment, collector };
+            Some(builder.node(raw))
+        }
+        Err(error) => {
+            collector.add(syntax(source, &error));
+            None
+        }
+    }
+}
+
+/// Why a text is no YAML, in the parser's words, and where.
+struct Unparsed {
+    message: String,
+    at: Option<(usize, usize)>,
+}
+
+fn on_own_stack(text: &str) -> Result<Spanned<Raw>, Unparsed> {
+    let lost = |why: String| Unparsed { message: why, at: None };
+    std::thread::scope(|scope| {
+        let parser = std::thread::Builder::new().name("config-parse".to_owned()).stack_size(STACK);
+        match parser.spawn_scoped(scope, || raw(text)) {
+            Ok(parser) => parser.join().unwrap_or_else(|_| Err(lost("the parser failed".to_owned()))),
+            Err(error) => Err(lost(format!("no thread to parse it could be started: {error}"))),
+        }
+    })
+}
+
+fn raw(text: &str) -> Result<Spanned<Raw>, Unparsed> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
@@ -147,75 +179,61 @@ pub fn parse(collector: &mut Collector<'_>, environment: Environment<'_>) -> Opt
         strict_booleans: true,
         with_snippet: false,
     };
-    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(source.text, options) {
-        Ok(raw) => {
-            let mut builder = Builder { source, environment, collector };
-            Some(builder.node(raw))
-        }
-        Err(error) => {
-            collector.add(syntax(source, &error));
-            None
-        }
-    }
+    serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options).map_err(|error| {
+        let error = error.without_snippet();
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let at = error.location().map(|location| (number(location.line()), number(location.column())));
+        Unparsed { message: error.to_string(), at }
+    })
 }
+
+/// What the parser says of common mistakes, what is said instead, and the remedy.
+const HINTS: [(&str, Option<&str>, &str); 11] = [
+    (
+        "multiple YAML documents",
+        Some("a second YAML document begins here"),
+        "keep one: remove the `---` and what follows it",
+    ),
+    ("budget breached: Depth", Some("sections lie too deep in each other"), "check the brackets and the indentation"),
+    ("budget breached", Some("the file holds more than a configuration can"), "check that it is a configuration"),
+    (
+        "limit exceeded",
+        Some("the file's aliases unfold to more than a configuration can hold"),
+        "write it without aliases of aliases",
+    ),
+    ("tag", None, "remove the word that begins with `!`, or quote the value"),
+    ("unclosed", None, "close it, or quote the text that it begins"),
+    ("unexpected character", None, "quote the value: \"...\""),
+    (
+        "mapping values are not allowed",
+        None,
+        "check the indentation here and in the line above, and quote a value that holds `: `",
+    ),
+    ("indent", None, "check the indentation here and in the line above"),
+    ("expected key", None, "check the indentation here and in the line above"),
+    ("anchor", None, "define it before, as in `a: &name { ... }`, or quote a text that begins with `*`"),
+];
 
 /// A syntax error, with what usually causes it.
-fn syntax(source: Source<'_>, error: &serde_saphyr::Error) -> Diagnostic {
-    let error = error.without_snippet();
-    let Some(location) = error.location() else {
-        return source.whole(format!("this is not YAML: {error}"), None);
+fn syntax(source: Source<'_>, error: &Unparsed) -> Diagnostic {
+    let hint = HINTS.iter().find(|(needle, ..)| error.message.contains(needle));
+    let remedy = hint.map(|(_, _, remedy)| (*remedy).to_owned());
+    let message = hint.and_then(|(_, instead, _)| *instead).unwrap_or(&error.message);
+    let Some((line, column)) = error.at else {
+        return source.whole(format!("this is not YAML that can be read: {message}"), remedy);
     };
-    let (line, column) =
-        (usize::try_from(location.line()).unwrap_or(1), usize::try_from(location.column()).unwrap_or(1));
-    let start = source.offset(line, column);
-    let message = error.to_string();
-    let message = message.strip_suffix(&format!(" at line {line}, column {column}")).unwrap_or(&message);
-    let width = usize::from(start < source.text.len());
-    let tab = leading_tab(source.text, line);
-    if let Some(start) = tab {
-        let remedy = "indent with spaces".to_owned();
-        return source.at(
-            Severity::Error,
-            Place { start, end: start + 1 },
-            "a tab is used for indentation, which YAML forbids",
-            Some(remedy),
-        );
+    if let Some(start) = leading_tab(source.text, line) {
+        let remedy = Some("indent with spaces".to_owned());
+        let place = Place { start, end: start + 1 };
+        return source.at(Severity::Error, place, "a tab is used for indentation, which YAML forbids", remedy);
     }
     let text = source.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let remedy = if message.contains("multiple YAML documents") {
-        Some("keep one document: remove the second `---` and what follows it".to_owned())
-    } else if message.contains("tag") {
-        Some("remove the word that begins with `!`, or quote the value".to_owned())
-    } else if message.contains("unclosed") {
-        Some("close it, or quote the text that it begins".to_owned())
-    } else if message.contains("unexpected character") {
-        Some("quote the value: \"...\"".to_owned())
-    } else if text.contains("${") {
-        Some("quote a value that holds `${...}`: \"${NAME:-default}\"".to_owned())
-    } else if message.contains("mapping values are not allowed") {
-        Some("check the indentation here and in the line above, and quote a value that holds `: `".to_owned())
-    } else {
-        location_remedy(message)
-    };
-    let message =
-        if message.contains("multiple YAML documents") { "a second YAML document begins here" } else { message };
-    source.at(
-        Severity::Error,
-        Place { start, end: start + width },
-        format!("this is not YAML that can be read: {message}"),
-        remedy,
-    )
-}
-
-fn location_remedy(message: &str) -> Option<String> {
-    let lower = message.to_ascii_lowercase();
-    if lower.contains("budget") || lower.contains("alias") && lower.contains("limit") {
-        return Some("the file holds, or unfolds to, more than any configuration needs: write it without nested aliases, or split it".to_owned());
-    }
-    if lower.contains("indent") || lower.contains("expected key") {
-        return Some("check the indentation here and in the line above".to_owned());
-    }
-    None
+    // Braces mean something to YAML where a value stands among others on a line.
+    let variable = text.contains("${").then(|| "quote a value that holds `${...}`: \"${NAME:-default}\"".to_owned());
+    let message = message.split(&format!(" at line {line}, column {column}")).next().unwrap_or(message);
+    let start = source.offset(line, column);
+    let place = Place { start, end: start + 1 };
+    source.at(Severity::Error, place, format!("this is not YAML that can be read: {message}"), variable.or(remedy))
 }
 
 /// The place of a tab among the white space that begins `line` or the line after it.
