@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// After [`LIMIT`], with the last thing that `look` said.
-pub async fn eventually<T, E: Display, F: Future<Output = Result<T, E>>>(what: &str, look: impl FnMut() -> F) -> T {
+pub async fn eventually<T, E: Display>(what: &str, look: impl AsyncFnMut() -> Result<T, E>) -> T {
     within(LIMIT, what, look).await
 }
 
@@ -22,10 +22,10 @@ pub async fn eventually<T, E: Display, F: Future<Output = Result<T, E>>>(what: &
 ///
 /// # Panics
 /// After `limit`.
-pub async fn within<T, E: Display, F: Future<Output = Result<T, E>>>(
+pub async fn within<T, E: Display>(
     limit: Duration,
     what: &str,
-    mut look: impl FnMut() -> F,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let end = Instant::now() + limit;
     loop {
