@@ -1,1 +1,33 @@
+//! The test fleet: what stands around a sidecar in a test, so that the sidecar itself can be a real process.
+//!
+//! ```text
+//! client (raw TCP, hyper, gRPC, WebSocket, curl, h2load) -> the sidecar, a process of its own -> fleet (in the test)
+//! ```
+//! - [`sidecar`] starts the product's binary on free ports, reloads it, stops it, and reads its admin port.
+//! - [`fleet`] is the other side: scripted endpoints that write every request into one [`fleet::Journal`], so that each
+//!   request sent can be accounted for.
+//! - [`client`] is who calls, [`load`] many of them at once.
+//!
+//! The tests are in `tests/e2e`, one binary for all of them: each further one would cost a minute of linking. They wait
+//! for conditions ([`wait`]) and never for time to pass; limits on waiting are there so that a hang fails, and are far
+//! beyond what is expected. Every process has loopback addresses of its own ([`ports`]), so tests may run side by side.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "support of tests: a surprise must fail the test where it happens"
+)]
 
+pub mod body;
+pub mod client;
+pub mod fleet;
+pub mod load;
+pub mod metrics;
+pub mod ports;
+pub mod process;
+pub mod sidecar;
+pub mod wait;
+
+/// What any of this may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -6,6 +6,7 @@
 use crate::admin::AdminState;
 use crate::config::{Config, Reload, keep_started, restart_needed};
 use crate::observe::Reporting;
+use crate::observe::log::LogControl;
 use crate::scorer::Scorer;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,6 +22,8 @@ pub struct Reloads {
     pub scorer: Scorer,
     /// The access log and the traces.
     pub reporting: Arc<Reporting>,
+    /// The proxy's own log.
+    pub log: LogControl,
 }
 
 impl Reloads {
@@ -52,6 +55,9 @@ impl Reloads {
                     && let Err(error) = self.scorer.reload(&config.model.file).await
                 {
                     tracing::error!(%error, file = config.model.file, "the new model was refused, the running one stays");
+                }
+                if let Err(error) = self.log.set(&config.telemetry.log) {
+                    tracing::error!(%error, "logging goes on as before");
                 }
                 self.report_anew(&config).await;
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));

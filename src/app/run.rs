@@ -10,8 +10,9 @@ use crate::balance::Published;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
 use crate::links::{Links, NodeCell};
-use crate::observe::metrics::{Family, Kind, Measure};
-use crate::observe::{Reason, Reporting, TrafficRegistry, log};
+use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
+use crate::observe::log::{self, LogControl};
+use crate::observe::{Reason, Reporting, TrafficRegistry};
 use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::scorer::{Options, Scorer};
 use arc_swap::ArcSwap;
@@ -37,11 +38,14 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    if let Err(error) = log::init(&loaded.config.telemetry.log) {
-        eprintln!("pathloom: {error}");
-        return ExitCode::from(EXIT_CONFIG);
-    }
-    match serve(path, loaded) {
+    let log = match log::init(&loaded.config.telemetry.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("pathloom: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match serve(path, loaded, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -52,7 +56,7 @@ pub fn run(path: &Path) -> ExitCode {
 
 type StartError = Box<dyn std::error::Error + Send + Sync>;
 
-fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
+fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError> {
     let config = Arc::new(loaded.config);
     let cores = match config.process.threads {
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
@@ -129,7 +133,7 @@ fn serve(path: &Path, loaded: Loaded) -> Result<(), StartError> {
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
     let reloads =
-        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone() };
+        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async move {
             let on_hang_up = async {
@@ -191,7 +195,7 @@ fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {
             "Requests for scores that failed, by reason.",
         );
         for (code, count) in &status.errors {
-            errors = errors.with(vec![("reason", (*code).into())], crate::observe::metrics::Value::Count(*count));
+            errors = errors.with(vec![("reason", (*code).into())], Value::Count(*count));
         }
         let metrics = vec![
             counter("inferences", "Inferences that gave scores.", status.inferences),
@@ -207,14 +211,13 @@ fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {
 }
 
 fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
-    let gauge = |name, help, value: u64| {
-        Family::new(name, Kind::Gauge, Measure::Number, help).number(Some(value as f64))
-    };
-    let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
-    vec![
-        gauge("downstream_connections", "Client connections open.", gauges.downstream_connections),
-        counter("downstream_connections_accepted", "Client connections accepted.", gauges.accepted_total),
-        gauge("upstream_connections", "Connections to endpoints open.", gauges.upstream_connections),
-        gauge("upstream_connections_pooled", "Connections to endpoints that wait for a request.", gauges.pooled_connections),
-    ]
+    held(Held {
+        downstream: gauges.downstream_connections,
+        accepted: gauges.accepted_total,
+        upstream: gauges.upstream_connections,
+        pooled: gauges.pooled_connections,
+        connected: gauges.connected_total,
+        requests: gauges.requests,
+        upgraded: gauges.upgraded_connections,
+    })
 }

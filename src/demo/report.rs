@@ -9,7 +9,7 @@ use super::story::{Event, FAR_CATALOGS, SLOW_CATALOG, Story};
 use super::watch::View;
 use crate::config::Policy;
 use serde_json::{Map, Value, json};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -254,23 +254,27 @@ impl fmt::Display for Summary {
             let (reached, whole) = (self.reached_s, self.story.length.as_secs_f64());
             writeln!(f, "The story was left after {reached:.1} s of {whole:.0} s; the figures are of that part.\n")?;
         }
-        let mut head = format!("{:<15}{:>9}{:>8}{:>11}{:>11}", "policy", "requests", "failed", "p50", "p99");
-        write!(head, "{:>14}{:>18}{:>18}", "two-hop p99", "share of slow", "share of slow")?;
-        writeln!(f, "{head}\n{:<15}{:>9}{:>8}{:>11}{:>11}{:>14}{:>18}{:>18}", "", "", "", "", "", "", "catalog-2", "two-hop side")?;
+        let row = |f: &mut fmt::Formatter<'_>, cells: [&str; 8]| {
+            let [policy, requests, failed, p50, p99, two_hop, slow, far] = cells;
+            writeln!(f, "{policy:<15}{requests:>9}{failed:>8}{p50:>10}{p99:>10}{two_hop:>13}{slow:>17}{far:>22}")
+        };
+        row(f, ["", "", "", "", "", "two-hop", "to catalog-2", "to catalog-3 and -4"])?;
+        row(f, ["policy", "requests", "failed", "p50", "p99", "p99", "while slow", "while storage-3 slow"])?;
         for p in &self.policies {
             let two_hop = p.in_chapter(self.story, Event::SlowStorage);
             let slow = p.in_chapter(self.story, Event::SlowCatalog);
-            writeln!(
+            row(
                 f,
-                "{:<15}{:>9}{:>8}{:>11}{:>11}{:>14}{:>18}{:>18}",
-                policy_key(p.policy).replace('_', " "),
-                p.whole.requests,
-                p.whole.failed,
-                millis(p.whole.p50_ms),
-                millis(p.whole.p99_ms),
-                millis(two_hop.and_then(|t| t.p99_ms)),
-                percent(slow.and_then(|s| s.share_of(&[SLOW_CATALOG]))),
-                percent(two_hop.and_then(|t| t.share_of(&FAR_CATALOGS))),
+                [
+                    &policy_key(p.policy).replace('_', " "),
+                    &p.whole.requests.to_string(),
+                    &p.whole.failed.to_string(),
+                    &millis(p.whole.p50_ms),
+                    &millis(p.whole.p99_ms),
+                    &millis(two_hop.and_then(|t| t.p99_ms)),
+                    &percent(slow.and_then(|s| s.share_of(&[SLOW_CATALOG]))),
+                    &percent(two_hop.and_then(|t| t.share_of(&FAR_CATALOGS))),
+                ],
             )?;
         }
         writeln!(f)?;

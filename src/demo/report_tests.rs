@@ -88,6 +88,6 @@ fn a_story_that_was_left_early_has_no_figures_of_what_it_did_not_reach() {
 #[test]
 fn the_table_has_a_line_for_each_policy() {
     let text = summary().to_string();
-    assert!(text.contains("model               10000"), "{text}");
+    assert!(text.contains("model              10000"), "{text}");
     assert!(text.lines().any(|l| l.starts_with("round robin") && l.contains("200 ms") && l.ends_with("50.0%")), "{text}");
 }

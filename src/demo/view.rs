@@ -186,15 +186,14 @@ fn draw_lines(frame: &mut Frame<'_>, area: Rect, stage: &Stage, now_s: f64) {
     let from_s = (now_s - length_s).max(0.0);
     let lines: Vec<Vec<(f64, f64)>> =
         stage.records.iter().map(|record| bins(&record.between(from_s, now_s), from_s, now_s)).collect();
-    // Decades: 10, 100, 1000 ms.
-    let all = || lines.iter().flatten().map(|(_, y)| *y);
-    let low = all().fold(1.0f64, f64::min).floor();
-    let high = all().fold(2.0f64, f64::max).ceil();
+    // Half decades: 10, 32, 100, 316 ms.
+    let all = || lines.iter().flatten().map(|(_, y)| y * 2.0);
+    let (low, high) = (all().fold(2.0f64, f64::min).floor() / 2.0, all().fold(4.0f64, f64::max).ceil() / 2.0);
     let sets = POLICIES.iter().zip(&lines).rev().map(|(policy, line)| {
         let color = color_of(*policy);
         Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line).style(color).data(line)
     });
-    let labels = (low as i32..=high as i32).map(|e| format!("{:>5} ms", 10f64.powi(e)));
+    let labels = ((low * 2.0) as i32..=(high * 2.0) as i32).map(|e| format!("{:>5.0} ms", 10f64.powf(f64::from(e) / 2.0)));
     let seconds = [from_s, from_s + length_s].map(|s| format!("{s:.0} s"));
     let chart = Chart::new(sets.collect())
         .block(Block::bordered().title(Line::from(legend(stage, now_s))))
@@ -205,10 +204,10 @@ fn draw_lines(frame: &mut Frame<'_>, area: Rect, stage: &Stage, now_s: f64) {
 }
 
 fn legend(stage: &Stage, now_s: f64) -> Vec<Span<'static>> {
-    let mut spans = vec![Span::raw(" p99 ")];
+    let mut spans = vec![Span::raw(" p99: ")];
     for (policy, record) in POLICIES.iter().zip(&stage.records) {
         let p99 = Figures::of(&record.between(now_s - RECENT_S, now_s)).p99_ms;
-        let text = format!(" ━ {} {} ", policy_key(*policy).replace('_', " "), millis(p99));
+        let text = format!("{} {}  ", policy_key(*policy).replace('_', " "), millis(p99));
         spans.push(Span::styled(text, color_of(*policy)));
     }
     spans

@@ -176,110 +176,115 @@ impl Mesh {
     /// A random mesh.
     pub fn random(draw: &mut Draw) -> Self {
         let zones = draw.whole(1, 3);
-        let mut rtt_s = vec![vec![RTT_WITHIN_S * draw.log_uniform(0.3, 3.0); zones]; zones];
-        let far = if draw.chance(0.15) { draw.log_uniform(5.0, 30.0) } else { 1.0 };
-        for a in 0..zones {
-            for b in a + 1..zones {
-                let rtt = RTT_BETWEEN_S * draw.spread(0.5) * if b == 2 { far } else { 1.0 };
-                (rtt_s[a][b], rtt_s[b][a]) = (rtt, rtt);
-            }
-        }
-
-        // Tiers of services, and who calls whom.
-        let tiers = draw.whole(1, 4);
-        let mut tier_of = vec![0];
-        for tier in 1..=tiers {
-            let most = if tier == 1 { 2 } else { 3 };
-            tier_of.extend(std::iter::repeat_n(tier, draw.whole(1, most)));
-        }
-        let at_tier = |tier: usize| (0..tier_of.len()).filter(|s| tier_of[*s] == tier).collect::<Vec<_>>();
-        let mut calls: Vec<Vec<Call>> = vec![Vec::new(); tier_of.len()];
-        for tier in 0..tiers {
-            let (callers, called) = (at_tier(tier), at_tier(tier + 1));
-            for caller in &callers {
-                let count = if tier == 0 { called.len() } else { draw.whole(1, 2) };
-                for service in draw.some(&called, count) {
-                    let probability = if draw.chance(0.5) { 1.0 } else { draw.uniform(0.25, 1.0) };
-                    calls[*caller].push(Call { service, probability });
-                }
-            }
-            for service in called {
-                if !callers.iter().any(|c| calls[*c].iter().any(|call| call.service == service)) {
-                    let caller = draw.one(&callers).unwrap_or(0);
-                    calls[caller].push(Call { service, probability: draw.uniform(0.25, 1.0) });
-                }
-            }
-        }
-
-        // Instances.
-        let (mut instances, mut replicas) = (Vec::new(), Vec::new());
-        for service in 0..tier_of.len() {
-            let count = match service {
-                0 => draw.one(&[1, 1, 2, 3, 4, 5]).unwrap_or(1),
-                _ if draw.chance(0.08) => draw.whole(9, 16),
-                _ if draw.chance(0.1) => 1,
-                _ => draw.whole(2, 8),
-            };
-            let generations = match draw.uniform(0.0, 1.0) {
-                u if u < 0.25 => 0.0,
-                u if u < 0.8 => draw.uniform(0.05, 0.5),
-                _ => -1.0,
-            };
-            let first = instances.len();
-            for i in 0..count {
-                let slowness = match generations {
-                    g if g < 0.0 => {
-                        if draw.chance(0.5) {
-                            1.0
-                        } else {
-                            2.0
-                        }
-                    }
-                    g => draw.spread(g),
-                };
-                instances.push(Instance {
-                    key: NodeKey::new(&format!("s{service}-{i}")),
-                    service,
-                    zone: draw.whole(0, zones - 1),
-                    slowness,
-                });
-            }
-            replicas.push((first..first + count).collect::<Vec<_>>());
-        }
-
-        // Rates, and work that suits them.
+        let rtt_s = round_trips(zones, draw);
+        let calls = call_tree(draw);
+        let (instances, replicas) = replicas(calls.len(), zones, draw);
         let total = draw.log_uniform(8.0, 1_000.0);
         let shares: Vec<f64> = replicas[0].iter().map(|_| draw.log_uniform(0.05, 1.0)).collect();
         let sum: f64 = shares.iter().sum();
-        let entry_rates = shares.iter().map(|s| total * s / sum).collect();
-        let mut rate = vec![0.0; tier_of.len()];
-        rate[0] = total;
-        for service in 0..tier_of.len() {
-            for call in &calls[service] {
-                rate[call.service] += rate[service] * call.probability;
-            }
-        }
-        let reporting = draw.chance(0.6);
-        let services = (0..tier_of.len())
-            .map(|s| {
-                let workers = if s == 0 { usize::MAX } else { draw.one(&[1, 2, 4, 4, 8, 16, 32]).unwrap_or(4) };
-                let utilisation = draw.uniform(0.08, 0.85);
-                let mean_s = utilisation * workers.min(64) as f64 * replicas[s].len() as f64 / rate[s].max(0.1);
-                let mean_s = if s == 0 { 1e-4 } else { mean_s.clamp(0.0003, 0.12) };
-                Service {
-                    replicas: replicas[s].clone(),
-                    work: Work::LogNormal { mean_s, sigma: draw.uniform(0.15, 0.9) },
-                    workers,
-                    calls: calls[s].clone(),
-                    holds_worker: s > 0 && draw.chance(0.25),
-                    reports: reporting && s > 0 && draw.chance(0.8),
-                }
-            })
-            .collect::<Vec<_>>();
-
+        let services = sized(&calls, &replicas, total, draw);
         let (pairs, routes) = routes(&services, &instances, draw);
+        let entry_rates = shares.iter().map(|s| total * s / sum).collect();
         Self { services, instances, pairs, routes, entry_rates, rtt_s, rtt_sigma: draw.uniform(0.05, 0.4) }
     }
+}
+
+/// Round trips between zones; the third zone may be a region far away.
+fn round_trips(zones: usize, draw: &mut Draw) -> Vec<Vec<f64>> {
+    let mut rtt_s = vec![vec![RTT_WITHIN_S * draw.log_uniform(0.3, 3.0); zones]; zones];
+    let far = if draw.chance(0.15) { draw.log_uniform(5.0, 30.0) } else { 1.0 };
+    for (a, b) in (0..zones).flat_map(|a| (a + 1..zones).map(move |b| (a, b))) {
+        let rtt = RTT_BETWEEN_S * draw.spread(0.5) * if b == 2 { far } else { 1.0 };
+        (rtt_s[a][b], rtt_s[b][a]) = (rtt, rtt);
+    }
+    rtt_s
+}
+
+/// For each service its calls: one to four tiers, each of which calls the next, and every service is called.
+fn call_tree(draw: &mut Draw) -> Vec<Vec<Call>> {
+    let tiers = draw.whole(1, 4);
+    let mut tier_of = vec![0];
+    for tier in 1..=tiers {
+        let most = if tier == 1 { 2 } else { 3 };
+        tier_of.extend(std::iter::repeat_n(tier, draw.whole(1, most)));
+    }
+    let at_tier = |tier: usize| (0..tier_of.len()).filter(|s| tier_of[*s] == tier).collect::<Vec<_>>();
+    let mut calls: Vec<Vec<Call>> = vec![Vec::new(); tier_of.len()];
+    for tier in 0..tiers {
+        let (callers, called) = (at_tier(tier), at_tier(tier + 1));
+        for caller in &callers {
+            let count = if tier == 0 { called.len() } else { draw.whole(1, 2) };
+            for service in draw.some(&called, count) {
+                let probability = if draw.chance(0.5) { 1.0 } else { draw.uniform(0.25, 1.0) };
+                calls[*caller].push(Call { service, probability });
+            }
+        }
+        for service in called {
+            if !callers.iter().any(|c| calls[*c].iter().any(|call| call.service == service)) {
+                let caller = draw.one(&callers).unwrap_or(0);
+                calls[caller].push(Call { service, probability: draw.uniform(0.25, 1.0) });
+            }
+        }
+    }
+    calls
+}
+
+/// Instances, and which of them are each service's. Replicas are equal, alike, or of two generations of machines.
+fn replicas(services: usize, zones: usize, draw: &mut Draw) -> (Vec<Instance>, Vec<Vec<usize>>) {
+    let (mut instances, mut replicas) = (Vec::new(), Vec::new());
+    for service in 0..services {
+        let count = match service {
+            0 => draw.one(&[1, 1, 2, 3, 4, 5]).unwrap_or(1),
+            _ if draw.chance(0.08) => draw.whole(9, 16),
+            _ if draw.chance(0.1) => 1,
+            _ => draw.whole(2, 8),
+        };
+        let sigma = match draw.uniform(0.0, 1.0) {
+            u if u < 0.25 => Some(0.0),
+            u if u < 0.8 => Some(draw.uniform(0.05, 0.5)),
+            _ => None,
+        };
+        let first = instances.len();
+        for i in 0..count {
+            let slowness = match sigma {
+                Some(sigma) => draw.spread(sigma),
+                None if draw.chance(0.5) => 1.0,
+                None => 2.0,
+            };
+            let key = NodeKey::new(&format!("s{service}-{i}"));
+            instances.push(Instance { key, service, zone: draw.whole(0, zones - 1), slowness });
+        }
+        replicas.push((first..first + count).collect());
+    }
+    (instances, replicas)
+}
+
+/// Services whose work suits the rate at which calls come: `total` requests a second enter.
+fn sized(calls: &[Vec<Call>], replicas: &[Vec<usize>], total: f64, draw: &mut Draw) -> Vec<Service> {
+    let mut rate = vec![0.0; calls.len()];
+    rate[0] = total;
+    for (service, calls) in calls.iter().enumerate() {
+        for call in calls {
+            rate[call.service] += rate[service] * call.probability;
+        }
+    }
+    let reporting = draw.chance(0.6);
+    (0..calls.len())
+        .map(|s| {
+            let workers = if s == 0 { usize::MAX } else { draw.one(&[1, 2, 4, 4, 8, 16, 32]).unwrap_or(4) };
+            let utilisation = draw.uniform(0.08, 0.85);
+            let mean_s = utilisation * workers.min(64) as f64 * replicas[s].len() as f64 / rate[s].max(0.1);
+            let mean_s = if s == 0 { 1e-4 } else { mean_s.clamp(0.0003, 0.12) };
+            Service {
+                replicas: replicas[s].clone(),
+                work: Work::LogNormal { mean_s, sigma: draw.uniform(0.15, 0.9) },
+                workers,
+                calls: calls[s].clone(),
+                holds_worker: s > 0 && draw.chance(0.25),
+                reports: reporting && s > 0 && draw.chance(0.8),
+            }
+        })
+        .collect()
 }
 
 fn routes(services: &[Service], instances: &[Instance], draw: &mut Draw) -> (Vec<Pair>, Vec<Vec<Route>>) {

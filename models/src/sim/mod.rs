@@ -67,7 +67,8 @@ fn play(
     let mut telemetry = Telemetry::new(mesh, view);
     let window = u64::from(WINDOW_S);
     let (mut pending, mut samples): (Vec<Pending>, Vec<Sample>) = (Vec::new(), Vec::new());
-    let (mut answered, mut arrived): (Vec<Vec<(u32, f32)>>, Vec<Vec<u32>>) = (Vec::new(), Vec::new());
+    let mut answered: Vec<Vec<(u32, f32)>> = Vec::new();
+    let mut arrived: Vec<Vec<u32>> = Vec::new();
     let mut next = FIRST + draw.whole(0, 2) as u64;
     for tick in 1..=TICKS {
         engine.active = Active::at(mesh, faults, tick - 1);

@@ -40,7 +40,10 @@ pub fn intrinsic(mesh: &Mesh, active: &Active, picks: &[f64]) -> Vec<f64> {
     (0..mesh.pairs.len()).map(|pair| link(&inside, pair)).collect()
 }
 
-/// The share of a pair's intrinsic latency that faults add, in its own instance and below: for reports by kind of trouble.
+/// A path is in trouble when faults make it take more than this many times as long.
+const NOTABLE: f64 = 1.2;
+
+/// What kind of trouble each pair is in, for reports and for weights in training. `now_s` are the intrinsic latencies.
 #[must_use]
 pub fn trouble(mesh: &Mesh, active: &Active, picks: &[f64], now_s: &[f64]) -> Vec<Trouble> {
     let healthy = Active::at(mesh, &[], 0);
@@ -49,11 +52,14 @@ pub fn trouble(mesh: &Mesh, active: &Active, picks: &[f64], now_s: &[f64]) -> Ve
         .map(|pair| {
             let destination = mesh.pairs[pair].destination;
             let more = now_s[pair] / before[pair].max(1e-9);
-            match () {
-                () if active.extra_s[pair] > 0.0 && more > 1.2 => Trouble::Link,
-                () if active.slow[destination] > 1.0 && more > 1.2 => Trouble::Gray,
-                () if more > 1.2 => Trouble::Downstream,
-                () => Trouble::None,
+            if more <= NOTABLE {
+                Trouble::None
+            } else if active.extra_s[pair] > 0.0 {
+                Trouble::Link
+            } else if active.slow[destination] > 1.0 {
+                Trouble::Gray
+            } else {
+                Trouble::Downstream
             }
         })
         .collect()

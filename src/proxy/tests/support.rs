@@ -105,7 +105,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                     reason: String::new(),
                 }
             });
-            let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0 };
+            let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
             Arc::new(Table::new(candidates.collect(), false, options, traffic.of(&workload.name, &name.as_str().into())))
         });
         Arc::new(Cluster {

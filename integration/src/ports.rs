@@ -1,0 +1,28 @@
+//! Addresses nobody else has.
+//!
+//! A port is found by binding port 0 and letting go of it, which races with everybody who asks for a port meanwhile,
+//! outgoing connections included. So each test process takes an address of its own in 127.0.0.0/8 (outgoing
+//! connections use 127.0.0.1), which leaves the race to the process's own threads; `sidecar` tries again if it is lost.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+/// The loopback address of this process, in a block `part` of its own (0 to 3).
+#[must_use]
+pub fn own_ip(part: u8) -> IpAddr {
+    let pid = std::process::id();
+    // 127.16.0.0 and up: far from the addresses that tests write out.
+    let second = 16 + (pid >> 14) % 200;
+    let third = (pid >> 6) % 256;
+    let fourth = ((pid % 64) << 2 | u32::from(part % 4)).clamp(1, 254);
+    IpAddr::V4(Ipv4Addr::new(127, second as u8, third as u8, fourth as u8))
+}
+
+/// A free port on `ip`.
+///
+/// # Panics
+/// When the machine has none.
+#[must_use]
+pub fn free(ip: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}

@@ -1,0 +1,73 @@
+//! Many connections.
+
+use crate::{catalog, sidecar};
+use pathloom_integration::client::Version;
+use pathloom_integration::client::raw::Raw;
+use pathloom_integration::fleet::Fleet;
+use pathloom_integration::{process, wait};
+
+const IDLE: usize = 5_000;
+/// What an idle connection may cost, in bytes.
+const EACH: u64 = 64 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_idle_connections_are_held_cheaply_and_others_are_served() {
+    let files = process::raise_open_files(2 * IDLE as u64);
+    if files < IDLE as u64 + 500 {
+        return process::skip(&format!("this machine allows only {files} open files"));
+    }
+    let fleet = Fleet::start(2).await;
+    // As most shells and init systems start it: the sidecar must raise the limit itself.
+    let sidecar = sidecar(catalog(&fleet.yaml(), "")).open_files(1024).start().await;
+    let limit = sidecar.process.open_files_limit();
+    assert!(limit > IDLE as u64, "the sidecar left its limit of open files at {limit}");
+    let address = sidecar.address("in");
+    let before = sidecar.process.resident();
+    let mut idle = Vec::with_capacity(IDLE);
+    for n in 0..IDLE {
+        let mut connection = wait::soon("a connection", Raw::connect(address)).await.unwrap();
+        // One in fifty has been used, so that both kinds of idle are there.
+        if n % 50 == 0 {
+            let answer = wait::soon("an answer", connection.ask("GET / HTTP/1.1\r\nhost: catalog.shop\r\n\r\n")).await;
+            assert_eq!(answer.unwrap().status, 200);
+        }
+        idle.push(connection);
+    }
+    wait::eventually("all connections to be accepted", || async {
+        let open = sidecar.metrics().await.sum("pathloom_downstream_connections", &[]);
+        if open as usize >= IDLE { Ok(()) } else { Err(open) }
+    })
+    .await;
+    let held = sidecar.process.resident().saturating_sub(before);
+    eprintln!("{IDLE} idle connections take {} KiB each", held / 1024 / IDLE as u64);
+    assert!(held < EACH * IDLE as u64, "{} KiB each", held / 1024 / IDLE as u64);
+    let mut client = Version::Http2.connect(address).await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(wait::soon("a request beside them", client.get("/")).await.unwrap().status(), 200);
+    }
+    // They were not dropped on the way: any of them still serves.
+    for connection in idle.iter_mut().step_by(499) {
+        let answer = wait::soon("an answer", connection.ask("GET / HTTP/1.1\r\nhost: catalog.shop\r\n\r\n")).await;
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    drop((idle, client));
+    wait::eventually("the connections to be gone", || async {
+        let open = sidecar.metrics().await.sum("pathloom_downstream_connections", &[]);
+        if open == 0.0 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_to_endpoints_are_used_again() {
+    for (protocol, most) in [("protocol: http1", 8), ("protocol: http2", 8)] {
+        let fleet = Fleet::start(1).await;
+        let sidecar = sidecar(catalog(&fleet.yaml(), protocol)).start().await;
+        let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+        for _ in 0..200 {
+            assert_eq!(client.get("/").await.unwrap().status(), 200);
+        }
+        assert!(fleet.connections() <= most, "{protocol}: {} connections for 200 requests in turn", fleet.connections());
+    }
+}

@@ -1,0 +1,142 @@
+//! SIGTERM: what is in flight finishes, and then the process leaves, at once when there is nothing.
+
+use crate::{catalog, sidecar};
+use http_body_util::BodyExt;
+use pathloom_integration::body;
+use pathloom_integration::client::{VERSIONS, Version};
+use pathloom_integration::fleet::Fleet;
+use pathloom_integration::load::{Load, Outcome};
+use pathloom_integration::wait;
+use std::time::{Duration, Instant};
+
+/// Far longer than a test would wait.
+const LONG: &str = "process: { drain: 5m }\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_sidecar_leaves_at_once() {
+    let fleet = Fleet::start(1).await;
+    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+    let mut clients = Vec::new();
+    for version in VERSIONS {
+        let mut client = version.connect(sidecar.address("in")).await.unwrap();
+        assert_eq!(client.get("/").await.unwrap().status(), 200);
+        clients.push(client);
+    }
+    // Connections that are open and idle hold nobody up.
+    sidecar.sigterm();
+    let status = sidecar.process.end(wait::LIMIT).await;
+    assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
+    for version in VERSIONS {
+        let fleet = Fleet::start(2).await;
+        let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+        let address = sidecar.address("in");
+        let mut waiting = Vec::new();
+        for n in 0..50 {
+            let mut client = version.connect(address).await.unwrap();
+            let path = if n % 2 == 0 { "/hold" } else { "/gate/40000" };
+            waiting.push(tokio::spawn(async move {
+                let request = http::Request::get(path).body(body::empty()).unwrap();
+                let answer = client.send(request).await?;
+                let status = answer.status().as_u16();
+                Ok::<_, pathloom_integration::BoxError>((status, answer.into_body().collect().await?.to_bytes().len()))
+            }));
+        }
+        wait::until("all to be in flight", || fleet.holding() == 50).await;
+        sidecar.sigterm();
+        wait::eventually("readiness to fall", || async {
+            match pathloom_integration::sidecar::get(sidecar.address("admin"), "/ready").await {
+                Ok((200, body)) => Err(body),
+                _ => Ok(()),
+            }
+        })
+        .await;
+        wait::eventually("the listener to be closed", || async {
+            match tokio::net::TcpStream::connect(address).await {
+                Err(_) => Ok(()),
+                Ok(_) => Err("it accepts"),
+            }
+        })
+        .await;
+        assert!(sidecar.process.ended().is_none(), "it left with fifty requests in flight");
+        fleet.open_gates();
+        for (n, answer) in waiting.into_iter().enumerate() {
+            let (status, length) = wait::soon("a held request", answer).await.unwrap().expect("an answer");
+            assert_eq!(status, 200);
+            assert!(if n % 2 == 0 { length > 0 } else { length == 40_000 }, "{version:?}: {length} bytes");
+        }
+        let status = sidecar.process.end(wait::LIMIT).await;
+        assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+        sidecar.assert_no_panic();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_every_request_that_was_taken_is_answered() {
+    for version in VERSIONS {
+        let fleet = Fleet::start(2).await;
+        fleet.endpoints.iter().for_each(|e| e.state.slow(Duration::from_millis(20)));
+        let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+        let load = Load::start(version, sidecar.address("in"), 16, "/").await;
+        load.further(200).await;
+        sidecar.sigterm();
+        let status = sidecar.process.end(wait::LIMIT).await;
+        assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+        let report = load.stop().await;
+        let seen = fleet.journal.all();
+        for (id, outcome) in &report.outcomes {
+            let by = seen.get(id).cloned().unwrap_or_default();
+            match outcome {
+                Outcome::Right(endpoint) => assert_eq!(by, [*endpoint], "request {id}"),
+                Outcome::Wrong(what) => panic!("request {id}: {what}"),
+                // A client may lose the race with the farewell; then nobody may have seen the request.
+                Outcome::Failed(why) => assert!(by.is_empty(), "request {id} reached {by:?} and was lost: {why}"),
+            }
+        }
+        sidecar.assert_no_panic();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_holds_it_up_longer_than_the_drain() {
+    for version in VERSIONS {
+        let fleet = Fleet::start(1).await;
+        let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + "process: { drain: 1s }\n").start().await;
+        let mut client = version.connect(sidecar.address("in")).await.unwrap();
+        let stuck = tokio::spawn(async move { client.get("/never").await.map(|a| a.status()) });
+        wait::until("the request to be in flight", || fleet.requests() == 1).await;
+        let begun = Instant::now();
+        sidecar.sigterm();
+        let status = sidecar.process.end(wait::LIMIT).await;
+        assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+        assert!(begun.elapsed() >= Duration::from_millis(900), "it left before its drain was over");
+        let answer = wait::soon("the stuck request", stuck).await.unwrap();
+        assert!(answer.is_err() || answer.is_ok_and(|status| status.is_server_error()));
+        sidecar.assert_no_panic();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sigterm_ends_it_at_once() {
+    let fleet = Fleet::start(1).await;
+    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+    let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    let stuck = tokio::spawn(async move { client.get("/never").await.map(|_| ()) });
+    wait::until("the request to be in flight", || fleet.requests() == 1).await;
+    sidecar.sigterm();
+    wait::eventually("readiness to fall", || async {
+        match pathloom_integration::sidecar::get(sidecar.address("admin"), "/ready").await {
+            Ok((200, body)) => Err(body),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    sidecar.sigterm();
+    sidecar.process.end(wait::LIMIT).await;
+    assert!(wait::soon("the stuck request", stuck).await.unwrap().is_err());
+    sidecar.assert_no_panic();
+}

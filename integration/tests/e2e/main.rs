@@ -1,0 +1,46 @@
+//! The end-to-end tests: a real sidecar process between real clients and the fleet.
+//!
+//! One binary for all of them, because each further one would be linked anew. A module stands for a promise of the
+//! product; `fleet_itself` holds the same bodies against the fleet alone, so that a failure can be told from a test
+//! that asks for the wrong thing.
+
+mod accounting;
+mod bad_input;
+mod bodies;
+mod cli;
+mod connections;
+mod dead_upstream;
+mod fleet_itself;
+mod foreign_clients;
+mod grpc;
+mod leaving;
+mod model_trouble;
+mod protocols;
+mod routing_loop;
+mod shares;
+mod upgrades;
+mod workloads;
+
+use pathloom_integration::sidecar::Setup;
+
+/// The product's binary.
+const BINARY: &str = env!("CARGO_BIN_EXE_pathloom-under-test");
+
+/// A sidecar to be started with this configuration.
+fn sidecar(yaml: impl Into<String>) -> Setup {
+    Setup::new(BINARY, yaml)
+}
+
+/// One workload, `frontend` on `@in@`, and one cluster, `catalog`, with these endpoints; `more` stands among the
+/// cluster's keys.
+fn catalog(endpoints: &str, more: &str) -> String {
+    let more = if more.is_empty() { String::new() } else { format!(", {more}") };
+    format!(
+        "workloads: {{ frontend: {{ listen: '@in@' }} }}\n\
+         routes: [{{ cluster: catalog }}]\n\
+         clusters: {{ catalog: {{ endpoints: {endpoints}{more} }} }}\n"
+    )
+}
+
+/// The embedded engine and a quick tick: what most tests want of the slow loop.
+const QUICK: &str = "model: { engine: embedded, tick: 100ms, deadline: 100ms, triggers: { min_interval: 100ms } }\n";

@@ -1,0 +1,108 @@
+//! Requests flow, what happened to them is seen, and the weights follow what is seen.
+
+use crate::{BINARY, QUICK, catalog, sidecar};
+use pathloom_integration::client::VERSIONS;
+use pathloom_integration::fleet::Fleet;
+use pathloom_integration::load::Load;
+use pathloom_integration::{process, wait};
+use std::process::Command;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_flow_and_routing_shows_shares_and_observations() {
+    for version in VERSIONS {
+        let fleet = Fleet::start(3).await;
+        let sidecar = sidecar(catalog(&fleet.yaml(), "") + QUICK).start().await;
+        let load = Load::start(version, sidecar.address("in"), 8, "/").await;
+        let candidates = wait::eventually("every endpoint to be observed", || async {
+            let candidates = sidecar.candidates("catalog").await;
+            let seen = candidates.values().all(|c| c["observed"]["latency_mean_ms"].is_f64());
+            if seen && candidates.len() == 3 { Ok(candidates) } else { Err(format!("{candidates:#?}")) }
+        })
+        .await;
+        let sum = |key: &str| candidates.values().filter_map(|c| c[key].as_f64()).sum::<f64>();
+        assert!((sum("weight") - 1.0).abs() < 1e-3 && (sum("share") - 1.0).abs() < 1e-3, "{candidates:#?}");
+        for candidate in candidates.values() {
+            assert_eq!((&candidate["health"], &candidate["eligible"]), (&"healthy".into(), &true.into()));
+            assert!(candidate["predicted"]["intrinsic_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{candidate:#}");
+        }
+        load.stop().await.assert_each_right_and_once(&fleet.journal);
+        let routing = sidecar.routing().await;
+        assert_eq!(routing["generation"]["rung"], "model", "{routing:#}");
+        let metrics = sidecar.metrics().await;
+        let labels = [("workload", "frontend"), ("cluster", "catalog"), ("status_class", "2xx")];
+        assert_eq!(metrics.sum("pathloom_requests_total", &labels), fleet.requests() as f64);
+        assert_eq!(metrics.all_failures().len(), 0, "{:?}", metrics.all_failures());
+        sidecar.assert_no_panic();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_becomes_slow_loses_its_weight_and_gets_it_back_and_explain_says_so() {
+    let fleet = Fleet::start(3).await;
+    // Small steps and a long way down would only make the test longer.
+    let model = "model: { engine: embedded, tick: 100ms, deadline: 100ms, decay: 1s, guards: { slow_start: 0s } }\n";
+    let sidecar = sidecar(catalog(&fleet.yaml(), "") + model).start().await;
+    for endpoint in &fleet.endpoints {
+        endpoint.state.slow(Duration::from_millis(2));
+    }
+    let load = Load::start(pathloom_integration::client::Version::Http1, sidecar.address("in"), 8, "/").await;
+    let slow = &fleet.endpoints[1];
+    let share = || async {
+        let candidates = sidecar.candidates("catalog").await;
+        candidates[&slow.address]["share"].as_f64().unwrap_or(f64::NAN)
+    };
+    wait::eventually("a fair share", || async {
+        let share = share().await;
+        if share > 0.2 { Ok(()) } else { Err(share) }
+    })
+    .await;
+    slow.state.slow(Duration::from_millis(80));
+    wait::eventually("the slow replica to lose its share", || async {
+        let share = share().await;
+        if share < 0.15 { Ok(()) } else { Err(share) }
+    })
+    .await;
+    let explain = |arguments: &'static [&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["explain", "--admin", &sidecar.address("admin").to_string()]).args(arguments);
+        tokio::task::spawn_blocking(move || process::run(command))
+    };
+    let (code, text, errors) = explain(&["--cluster", "catalog"]).await.unwrap();
+    assert_eq!(code, 0, "{text}{errors}");
+    for word in ["catalog", "frontend", &slow.address.to_string()] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    let (code, text, _) = explain(&["--json"]).await.unwrap();
+    assert!(code == 0 && serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+    let (code, _, errors) = explain(&["--cluster", "catalogue"]).await.unwrap();
+    assert!(code != 0 && errors.contains("catalog"), "{code} {errors}");
+
+    slow.state.slow(Duration::from_millis(2));
+    wait::eventually("the healed replica to get its share back", || async {
+        let share = share().await;
+        if share > 0.2 { Ok(()) } else { Err(share) }
+    })
+    .await;
+    load.stop().await.assert_each_right_and_once(&fleet.journal);
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_reports_of_endpoints_reach_the_graph_and_not_the_client() {
+    let fleet = Fleet::start(2).await;
+    fleet.endpoints[0].state.orca.store(true, std::sync::atomic::Ordering::SeqCst);
+    let sidecar = sidecar(catalog(&fleet.yaml(), "") + QUICK).start().await;
+    let load = Load::start(pathloom_integration::client::Version::Http1, sidecar.address("in"), 4, "/").await;
+    wait::eventually("the report in /graph", || async {
+        let (_, graph) = sidecar.get("/graph").await;
+        if graph.contains("0.5") { Ok(()) } else { Err(graph) }
+    })
+    .await;
+    load.stop().await.assert_each_right_and_once(&fleet.journal);
+    let mut client = pathloom_integration::client::Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    for _ in 0..10 {
+        let answer = client.get("/").await.unwrap();
+        assert!(!answer.headers().contains_key("endpoint-load-metrics"), "{:?}", answer.headers());
+    }
+}
