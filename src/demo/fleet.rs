@@ -36,8 +36,7 @@ const WORKERS: usize = 8;
 const UNLIMITED: usize = 100_000;
 /// The host of each cluster's route. A catalog replica calls the storage that it has, by its place in this list.
 const CATALOG_HOST: &str = "catalog.demo";
-const STORAGE_HOSTS: [&str; 4] =
-    ["storage-east.demo", "storage-east.demo", "storage-west.demo", "storage-west.demo"];
+const STORAGE_HOSTS: [&str; 4] = ["storage-east.demo", "storage-east.demo", "storage-west.demo", "storage-west.demo"];
 /// A story's crash lasts seconds, not minutes: with the usual times a replica that is back would still be left alone when the
 /// story ends.
 const EJECTION: &str = "{ first: 500ms, longest: 2s }";
@@ -109,7 +108,9 @@ impl Fleet {
 
         let spec = |name: String, work, salt: u64| Spec { name, work, workers: WORKERS, seed: seed.wrapping_add(salt) };
         let storages = (0..STORAGES)
-            .map(|i| Replica::start(spec(format!("storage-{}", i + 1), STORAGE_WORK, 200 + i as u64), free_port()?, None))
+            .map(|i| {
+                Replica::start(spec(format!("storage-{}", i + 1), STORAGE_WORK, 200 + i as u64), free_port()?, None)
+            })
             .collect::<io::Result<_>>()?;
         let catalogs = (0u64..)
             .zip(sidecar.catalogs.iter().zip(STORAGE_HOSTS))
@@ -138,9 +139,11 @@ impl Fleet {
         let storages = |of: std::ops::Range<usize>| self.storages.get(of).unwrap_or_default();
         // storage-west: the one that turns slow. storage-east: those before it.
         let (east, west) = (storages(0..SLOW_STORAGE), storages(SLOW_STORAGE..STORAGES));
-        for (name, service, endpoints) in
-            [("catalog", "catalog", self.catalogs.as_slice()), ("storage-east", "storage", east), ("storage-west", "storage", west)]
-        {
+        for (name, service, endpoints) in [
+            ("catalog", "catalog", self.catalogs.as_slice()),
+            ("storage-east", "storage", east),
+            ("storage-west", "storage", west),
+        ] {
             let policy = policy_key(self.policy);
             let list: String = endpoints.iter().map(|e| format!("      - address: {}\n", e.address)).collect();
             clusters.push_str(&format!(

@@ -225,14 +225,14 @@ async fn tell(stage: &Stage, fleets: &[Arc<Fleet>], loads: &mut JoinSet<()>) -> 
                 stage.crashed(arm, in_flight);
             }
         }
-        if let Some((chapter, span)) = last.replace((chapter, span)) {
-            stage.chapter_ended(chapter, span);
+        if let Some(ended) = last.replace(span) {
+            stage.chapter_ended(ended);
         }
         stage.log(chapter.title.to_owned());
     }
     while loads.join_next().await.is_some() {}
-    if let Some((chapter, span)) = last {
-        stage.chapter_ended(chapter, span);
+    if let Some(ended) = last {
+        stage.chapter_ended(ended);
     }
     Ok(())
 }
@@ -318,7 +318,9 @@ mod tests {
         assert_eq!((plain.story.length, plain.headless, plain.json), (Duration::from_secs(60), false, false));
         let all = parse(&["--for", "2m", "--headless", "--json", "--plot", "x.svg"]).unwrap();
         assert_eq!((all.story.length, all.headless, all.json), (Duration::from_secs(120), true, true));
-        for (wrong, hint) in [("60", "without its unit"), ("9s", "from 10 seconds"), ("2h", "60 minutes"), ("x", "not a length")] {
+        for (wrong, hint) in
+            [("60", "without its unit"), ("9s", "from 10 seconds"), ("2h", "60 minutes"), ("x", "not a length")]
+        {
             let error = parse(&["--for", wrong]).unwrap_err().to_string();
             assert!(error.contains(hint), "{error}");
         }

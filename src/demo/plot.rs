@@ -190,7 +190,8 @@ fn draw_latency(area: &Area<'_>, story: Story, points: &[Vec<Point>]) -> Drawn {
             chart.draw_series([Text::new(*words, at, centred.clone())])?;
         }
         if span.from_s > 0.0 {
-            chart.draw_series([PathElement::new([(span.from_s, low.ln()), (span.from_s, high.ln())], INK.mix(0.35))])?;
+            chart
+                .draw_series([PathElement::new([(span.from_s, low.ln()), (span.from_s, high.ln())], INK.mix(0.35))])?;
         }
     }
     // Ours last, on top of the others.
@@ -282,7 +283,15 @@ mod tests {
             record.add(Sample { due_s, late_ms: 0.0, latency_ms: 20.0 + due_s, replica: Some(i as usize % 4) });
         }
         let svg = draw(story, &[record.clone(), record.clone(), record]).unwrap();
-        for word in ["p99 latency", "share (%)", "time since the start (s)", "catalog-4", "least request", "under model", "storage-3"] {
+        for word in [
+            "p99 latency",
+            "share (%)",
+            "time since the start (s)",
+            "catalog-4",
+            "least request",
+            "under model",
+            "storage-3",
+        ] {
             assert!(svg.contains(word), "{word}");
         }
         assert!(svg.matches("<polyline").count() >= 3 + 3 * 4, "a line for each policy and replica");

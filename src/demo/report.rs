@@ -59,7 +59,8 @@ impl PolicyFigures {
                 figures: Figures::of(&record.between(span.from_s, span.to_s)),
             })
             .collect();
-        let caught = |c: &Crash| all.iter().filter(|s| !s.answered() && s.due_s <= c.at_s && c.at_s <= s.done_s()).count();
+        let caught =
+            |c: &Crash| all.iter().filter(|s| !s.answered() && s.due_s <= c.at_s && c.at_s <= s.done_s()).count();
         Self {
             policy,
             whole: Figures::of(&all),
@@ -105,7 +106,13 @@ pub struct Summary {
 impl Summary {
     /// Makes the figures of the records, which are in the order of `POLICIES`, as the crashes are.
     #[must_use]
-    pub fn of(story: Story, reached_s: f64, records: &[Arc<Record>], crashes: &[Option<Crash>], view: Option<&View>) -> Self {
+    pub fn of(
+        story: Story,
+        reached_s: f64,
+        records: &[Arc<Record>],
+        crashes: &[Option<Crash>],
+        view: Option<&View>,
+    ) -> Self {
         let crash = |i: usize| crashes.get(i).copied().flatten();
         let arms = POLICIES.into_iter().zip(records).enumerate();
         Self {
@@ -219,12 +226,12 @@ impl Summary {
                 .filter_map(|rival| Some(compared(model, rival, p99(rival, of)?)))
                 .collect();
             if !against.is_empty() {
-                out.push(format!("{when}, the model's p99 was {}: {}.", millis(Some(model)), against.join(", ")));
+                out.push(format!("{when}, the model's p99 was {}; {}.", millis(Some(model)), against.join(", ")));
             }
         }
         out.extend(self.crash_verdict());
         out.push(format!(
-            "{} generations, made by {}.",
+            "{} generations, scored by {}.",
             self.generations,
             if self.engine.is_empty() { "no engine" } else { &self.engine }
         ));
@@ -246,7 +253,9 @@ impl Summary {
         let caught: Option<usize> = self.policies.iter().map(|p| p.in_flight_at_crash).sum();
         let lost: usize = self.policies.iter().map(|p| p.failed_in_crash).sum();
         Some(match caught {
-            Some(caught) => format!("The crash caught {caught} requests in the three arms, of which {lost} were lost. {outside}."),
+            Some(caught) => {
+                format!("The crash caught {caught} requests in the three arms, of which {lost} were lost. {outside}.")
+            }
             None if self.failed() == 0 => "No request failed.".to_owned(),
             None => format!("{} requests failed.", self.failed()),
         })
@@ -271,10 +280,10 @@ impl fmt::Display for Summary {
         }
         let row = |f: &mut fmt::Formatter<'_>, cells: [&str; 8]| {
             let [policy, requests, failed, p50, p99, two_hop, slow, far] = cells;
-            writeln!(f, "{policy:<15}{requests:>9}{failed:>8}{p50:>10}{p99:>10}{two_hop:>13}{slow:>17}{far:>22}")
+            writeln!(f, "{policy:<14}{requests:>9}{failed:>8}{p50:>9}{p99:>9}{two_hop:>10}{slow:>9}{far:>10}")
         };
-        row(f, ["", "", "", "", "", "two-hop", "to catalog-2", "to catalog-3 and -4"])?;
-        row(f, ["policy", "requests", "failed", "p50", "p99", "p99", "while slow", "while storage-3 slow"])?;
+        row(f, ["", "", "", "", "", "two-hop", "slow", "two-hop"])?;
+        row(f, ["policy", "requests", "failed", "p50", "p99", "p99", "share", "share"])?;
         for p in &self.policies {
             let two_hop = p.in_chapter(self.story, Event::SlowStorage);
             let slow = p.in_chapter(self.story, Event::SlowCatalog);
@@ -292,7 +301,8 @@ impl fmt::Display for Summary {
                 ],
             )?;
         }
-        writeln!(f)?;
+        writeln!(f, "\nslow share: what catalog-2 got while it was slow; two-hop: while storage-3 was slow,")?;
+        writeln!(f, "and the share is what catalog-3 and catalog-4 got, behind which it is.\n")?;
         self.verdicts().iter().try_for_each(|v| writeln!(f, "{v}"))?;
         if let Some(plot) = &self.plot {
             writeln!(f, "Plot: {}", plot.display())?;

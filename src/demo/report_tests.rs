@@ -36,7 +36,10 @@ fn summary() -> Summary {
 #[test]
 fn the_json_has_the_promised_shape() {
     let json = summary().json();
-    assert_eq!((&json["requests"], &json["failed"], &json["in_flight_at_crash"]), (&json!(30_000), &json!(6), &json!(9)));
+    assert_eq!(
+        (&json["requests"], &json["failed"], &json["in_flight_at_crash"]),
+        (&json!(30_000), &json!(6), &json!(9))
+    );
     assert_eq!((&json["failed_outside_crash"], &json["complete"]), (&json!(0), &json!(true)));
     assert_eq!((&json["generations"], &json["engine"]), (&json!(123), &json!("embedded 0.27 (cpu)")));
     let policies: Vec<_> = json["policies"].as_object().unwrap().keys().collect();
@@ -56,12 +59,19 @@ fn the_json_has_the_promised_shape() {
 #[test]
 fn sentences_say_what_the_figures_say() {
     let text = summary().verdicts().join("\n");
-    assert!(text.contains("the model's p99 was 40 ms: least request's about the same (40 ms), round robin's was 5.0 times as long (200 ms)."), "{text}");
-    assert!(text.contains("caught 9 requests in the three arms, of which 6 were lost. No other request failed."), "{text}");
+    assert!(text.contains("the model's p99 was 40 ms; least request's about the same (40 ms), round robin's was 5.0 times as long (200 ms)."), "{text}");
+    assert!(
+        text.contains("caught 9 requests in the three arms, of which 6 were lost. No other request failed."),
+        "{text}"
+    );
     let mut worse = summary();
     worse.policies.swap(0, 2);
     (worse.policies[0].policy, worse.policies[2].policy) = (Policy::Model, Policy::RoundRobin);
-    assert!(worse.verdicts()[1].contains("round robin did better (40 ms, 5.0 times shorter)"), "{:?}", worse.verdicts());
+    assert!(
+        worse.verdicts()[1].contains("round robin did better (40 ms, 5.0 times shorter)"),
+        "{:?}",
+        worse.verdicts()
+    );
 }
 
 #[test]
@@ -93,7 +103,10 @@ fn a_story_that_was_left_early_has_no_figures_of_what_it_did_not_reach() {
     let story = Story::new(Duration::from_secs(60)).unwrap();
     let summary = Summary::of(story, 5.0, &[record(5, |_| (10.0, Some(0)))], &[None], None);
     let model = &summary.json()["policies"]["model"];
-    assert_eq!((&model["two_hop_p99_ms"], &model["slow_share"], &model["p99_ms"]), (&Value::Null, &Value::Null, &json!(10.0)));
+    assert_eq!(
+        (&model["two_hop_p99_ms"], &model["slow_share"], &model["p99_ms"]),
+        (&Value::Null, &Value::Null, &json!(10.0))
+    );
     assert_eq!((&summary.json()["in_flight_at_crash"], &summary.json()["complete"]), (&Value::Null, &json!(false)));
     let text = summary.to_string();
     assert!(text.contains("left after 5.0 s of 60 s") && text.contains("No request failed."), "{text}");
@@ -102,6 +115,9 @@ fn a_story_that_was_left_early_has_no_figures_of_what_it_did_not_reach() {
 #[test]
 fn the_table_has_a_line_for_each_policy() {
     let text = summary().to_string();
-    assert!(text.contains("model              10000"), "{text}");
-    assert!(text.lines().any(|l| l.starts_with("round robin") && l.contains("200 ms") && l.ends_with("50.0%")), "{text}");
+    assert!(text.contains("model             10000"), "{text}");
+    assert!(
+        text.lines().any(|l| l.starts_with("round robin") && l.contains("200 ms") && l.ends_with("50.0%")),
+        "{text}"
+    );
 }

@@ -96,7 +96,9 @@ async fn a_crash_loses_what_was_on_it_refuses_and_returns_on_the_same_address() 
     assert_eq!(replica.in_flight(), 0);
     let client = Client::new(replica.address);
     let refused = client.get("any", "/").await;
-    assert!(matches!(&refused, Err(super::super::client::CallError::Connect(e)) if e.kind() == io::ErrorKind::ConnectionRefused));
+    assert!(
+        matches!(&refused, Err(super::super::client::CallError::Connect(e)) if e.kind() == io::ErrorKind::ConnectionRefused)
+    );
     replica.resume().await.unwrap();
     replica.slow_down(0);
     assert_eq!(client.get("any", "/").await.unwrap().status, StatusCode::OK);

@@ -245,7 +245,10 @@ mod tests {
         let mut sidecar = Sidecar::start(&fleet, &program, directory.path()).unwrap();
         let error = sidecar.ready().await.unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("model arm") && text.contains("exit status: 3") && text.contains("bad run --config"), "{text}");
+        assert!(
+            text.contains("model arm") && text.contains("exit status: 3") && text.contains("bad run --config"),
+            "{text}"
+        );
         assert!(error.port_was_taken());
     }
 

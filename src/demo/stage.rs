@@ -3,7 +3,7 @@
 use super::fleet::{Fleet, POLICIES, policy_key};
 use super::record::{Figures, Record};
 use super::report::{Crash, millis};
-use super::story::{Chapter, Span, Story};
+use super::story::{Span, Story};
 use super::watch::View;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -148,7 +148,7 @@ impl Stage {
     }
 
     /// Logs what a chapter that has just ended was like.
-    pub fn chapter_ended(&self, chapter: Chapter, span: Span) {
+    pub fn chapter_ended(&self, span: Span) {
         let arms: Vec<String> = POLICIES
             .iter()
             .zip(&self.records)
@@ -157,7 +157,7 @@ impl Stage {
                 format!("{} {}", policy_key(*policy).replace('_', " "), millis(figures.p99_ms))
             })
             .collect();
-        self.log(format!("p99 while {}: {}", chapter.title, arms.join(", ")));
+        self.log(format!("p99 meanwhile: {}", arms.join(", ")));
     }
 }
 
@@ -182,7 +182,9 @@ mod tests {
             }],
             ..View::default()
         };
-        for (rung, health) in [("model", "healthy"), ("model", "healthy"), ("model", "ejected"), ("last_good", "ejected")] {
+        for (rung, health) in
+            [("model", "healthy"), ("model", "healthy"), ("model", "ejected"), ("last_good", "ejected")]
+        {
             stage.look(view(rung, health));
         }
         let lines: Vec<String> = stage.last_lines(10).into_iter().map(|(_, line)| line).collect();

@@ -72,7 +72,7 @@ pub const CHAPTERS: [Chapter; 7] = [
     // The longest: what is to be shown is not only that traffic leaves, but that it stays away.
     chapter(
         "two_hop",
-        "storage-3 is ten times slower, two hops from the frontend, behind catalog-3 and catalog-4 only",
+        "storage-3 is ten times slower: two hops away, behind catalog-3 and -4 only",
         &["storage-3 10x slower,", "two hops away"],
         25,
         Event::SlowStorage,

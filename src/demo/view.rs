@@ -1,7 +1,7 @@
 //! What the screen shows, drawn from the stage alone, so that a test can draw it without a terminal.
 //!
-//! A wide terminal has the graph on the left and the p99 lines on the right, a narrow one below each other; a low one
-//! loses the log before the graph. What is not known is shown as `-`. Health and trouble are words first and colours
+//! A wide terminal has the graph and the log on the left and the p99 lines on the right, a narrow one below each
+//! other; a low one loses the log first, then the lines. What is not known is shown as `-`. Health and trouble are words first and colours
 //! second.
 
 use super::fleet::{POLICIES, policy_key};
@@ -20,6 +20,10 @@ use ratatui::widgets::{Axis, Block, Cell, Chart, Dataset, GraphType, Paragraph, 
 
 /// From this width on, graph and lines lie side by side.
 const WIDE: u16 = 130;
+/// The graph's lines beside its instances: the frame, the heads.
+const GRAPH_FRAME: u16 = 6;
+/// How every reason begins, which other columns show already.
+const PREDICTED: &str = " at its fair share";
 /// The width of a weight's bar, in cells.
 const BAR: usize = 10;
 /// What is called 'now': so many seconds of requests.
@@ -31,23 +35,23 @@ const BIN_S: f64 = 1.0;
 
 /// Draws everything.
 pub fn draw(frame: &mut Frame<'_>, stage: &Stage, now_s: f64) {
-    let area = frame.area();
-    let log = if area.height >= 34 { 7 } else { u16::from(area.height >= 28) * 4 };
-    let [head, body, tail, foot] =
-        Layout::vertical([Constraint::Length(4), Constraint::Min(8), Constraint::Length(log), Constraint::Length(1)])
-            .areas(area);
-    draw_head(frame, head, stage, now_s);
-    let graph_rows = (stage.catalogs.len() + stage.storages.len()) as u16 + 6;
-    let [graph, lines] = if area.width >= WIDE {
-        Layout::horizontal([Constraint::Length(86), Constraint::Min(40)]).areas(body)
+    let [head, body, foot] =
+        Layout::vertical([Constraint::Length(4), Constraint::Min(8), Constraint::Length(1)]).areas(frame.area());
+    let graph_rows = (stage.catalogs.len() + stage.storages.len()) as u16 + GRAPH_FRAME;
+    let (graph, lines, log) = if body.width >= WIDE {
+        let [left, right] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).areas(body);
+        let [graph, log] = Layout::vertical([Constraint::Length(graph_rows), Constraint::Min(0)]).areas(left);
+        (graph, right, log)
     } else {
-        Layout::vertical([Constraint::Length(graph_rows), Constraint::Min(0)]).areas(body)
+        let log = if body.height >= graph_rows + 15 { 6 } else { 0 };
+        let [graph, lines, log] =
+            Layout::vertical([Constraint::Length(graph_rows), Constraint::Min(0), Constraint::Length(log)]).areas(body);
+        (graph, lines, log)
     };
+    draw_head(frame, head, stage, now_s);
     draw_graph(frame, graph, stage, now_s);
     draw_lines(frame, lines, stage, now_s);
-    if tail.height > 2 {
-        draw_log(frame, tail, stage);
-    }
+    draw_log(frame, log, stage);
     frame.render_widget(Line::from(" q leave").dim(), foot);
 }
 
@@ -160,8 +164,13 @@ fn row(shown: &Shown, view: &View, share: Option<f64>) -> Row<'static> {
         Cell::from(millis(mean(|c| c.predicted_ms))),
         Cell::from(busy.map_or_else(|| "-".into(), |b| format!("{:.0}%", b * 100.0))),
         Cell::from(health).style(style),
-        Cell::from(first.map(|c| c.reason.clone()).unwrap_or_default()),
+        Cell::from(first.map(|c| remark(&c.reason)).unwrap_or_default()),
     ])
+}
+
+/// What a candidate's reason says beside its prediction.
+fn remark(reason: &str) -> String {
+    reason.split_once(PREDICTED).map_or(reason, |(_, rest)| rest.trim_start_matches([';', ' '])).to_owned()
 }
 
 /// Whether a workload is one that calls this instance in the demo: every sidecar has tables for all pairs.
@@ -193,7 +202,8 @@ fn draw_lines(frame: &mut Frame<'_>, area: Rect, stage: &Stage, now_s: f64) {
         let color = color_of(*policy);
         Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line).style(color).data(line)
     });
-    let labels = ((low * 2.0) as i32..=(high * 2.0) as i32).map(|e| format!("{:>5.0} ms", 10f64.powf(f64::from(e) / 2.0)));
+    let labels =
+        ((low * 2.0) as i32..=(high * 2.0) as i32).map(|e| format!("{:>5.0} ms", 10f64.powf(f64::from(e) / 2.0)));
     let seconds = [from_s, from_s + length_s].map(|s| format!("{s:.0} s"));
     let chart = Chart::new(sets.collect())
         .block(Block::bordered().title(Line::from(legend(stage, now_s))))
@@ -231,7 +241,10 @@ fn bins(samples: &[Sample], from_s: f64, now_s: f64) -> Vec<(f64, f64)> {
 }
 
 fn draw_log(frame: &mut Frame<'_>, area: Rect, stage: &Stage) {
-    let lines = stage.last_lines(usize::from(area.height.saturating_sub(2)));
+    if area.height < 3 {
+        return;
+    }
+    let lines = stage.last_lines(usize::from(area.height - 2));
     let lines: Vec<Line<'_>> =
         lines.into_iter().map(|(at_s, text)| Line::from(vec![format!("{at_s:6.1} s  ").dim(), text.into()])).collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" what happened ")), area);

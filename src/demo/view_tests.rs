@@ -14,7 +14,12 @@ fn stage() -> Stage {
     for i in 0..3000 {
         let due_s = f64::from(i) / 100.0;
         for (arm, record) in stage.records.iter().enumerate() {
-            record.add(Sample { due_s, late_ms: 0.0, latency_ms: 20.0 * 10f64.powi(arm as i32), replica: Some(usize::from(i % 4 == 0)) });
+            record.add(Sample {
+                due_s,
+                late_ms: 0.0,
+                latency_ms: 20.0 * 10f64.powi(arm as i32),
+                replica: Some(usize::from(i % 4 == 0)),
+            });
         }
     }
     let candidates = stage.catalogs.iter().map(|c| CandidateView {
@@ -24,7 +29,7 @@ fn stage() -> Stage {
         predicted_ms: Some(16.0),
         seen_ms: Some(17.0),
         health: "healthy".into(),
-        reason: "score".into(),
+        reason: "predicted 16.0 ms at its fair share; left as it was".into(),
     });
     let view = View {
         generation: 42,
@@ -62,6 +67,7 @@ async fn a_wide_screen_shows_the_graph_the_lines_and_the_log() {
         "model 20 ms",
         "round robin 2000 ms",
         "what happened",
+        "healthy    left as it was",
         "requests are steered by model",
         "q leave",
     ] {
