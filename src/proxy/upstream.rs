@@ -50,6 +50,7 @@ const PING_WITHIN: Duration = Duration::from_secs(10);
 
 type Sender1 = http1::SendRequest<RequestBody>;
 type Sender2 = http2::SendRequest<RequestBody>;
+type Connection2 = http2::Connection<TokioIo<TcpStream>, RequestBody, LocalExecutor>;
 
 /// A connection in use by one request.
 pub(super) enum Lease {
@@ -84,9 +85,17 @@ struct Idle {
 struct Shared {
     sender: Sender2,
     streams: Cell<usize>,
-    /// How many streams the endpoint allows at once.
-    allowed: Rc<Cell<usize>>,
+    /// hyper's side of it, until it is over.
+    connection: Rc<RefCell<Option<Connection2>>>,
     used: Cell<Time>,
+}
+
+impl Shared {
+    /// Whether the endpoint allows no more streams; it may change its mind at any time.
+    fn full(&self) -> bool {
+        let connection = self.connection.borrow();
+        connection.as_ref().is_some_and(|c| self.streams.get() >= c.current_max_send_streams())
+    }
 }
 
 #[derive(Default)]
@@ -183,7 +192,7 @@ impl Pool {
         let pooled = endpoints.get_mut(&id)?;
         pooled.shared.retain(|s| !s.sender.is_closed());
         let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        if least.streams.get() >= least.allowed.get() && pooled.shared.len() < MAX_SHARED {
+        if pooled.shared.len() < MAX_SHARED && least.full() {
             return None;
         }
         least.used.set(now);
@@ -294,22 +303,22 @@ async fn open_shared(core: &Rc<Core>, endpoint: &Endpoint, timeouts: &Timeouts, 
     let stream = connect(endpoint, timeouts).await?;
     let (sender, connection) =
         core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)?;
-    let allowed = Rc::new(Cell::new(connection.current_max_send_streams()));
-    let shared = Rc::new(Shared { sender, streams: Cell::new(0), allowed: allowed.clone(), used: Cell::new(now) });
+    let connection = Rc::new(RefCell::new(Some(connection)));
+    let shared = Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
     drop(opening);
     let open = Open::new(core);
-    let mut connection = connection;
     tokio::task::spawn_local(async move {
-        std::future::poll_fn(|cx| {
-            let over = Pin::new(&mut connection).poll(cx).is_ready();
-            allowed.set(connection.current_max_send_streams());
-            if over { Poll::Ready(()) } else { Poll::Pending }
+        // What went wrong is told to the requests on it: those not sent yet get their message back when it is dropped.
+        std::future::poll_fn(|cx| match connection.borrow_mut().as_mut() {
+            Some(running) => Pin::new(running).poll(cx).map(drop),
+            None => Poll::Ready(()),
         })
         .await;
-        drop(open);
+        let over = connection.take();
+        drop((over, open));
     });
     Ok(Some(shared))
 }
