@@ -198,6 +198,9 @@ fn step(wanted: &mut [f32], candidates: &[Wanted], least: f32, limits: &Limits, 
     }
 }
 
+/// No prior is longer than this, in seconds: beyond it an estimate would take too long to come back.
+const MAX_PRIOR_S: f32 = 1e3;
+
 /// What each weight is the reciprocal of, scaled to seconds: the prior of the local estimates (`pick.md`).
 ///
 /// The scale is such that the mean of the logarithms, by weight, is that of the predicted latencies; at temperature 1
@@ -215,7 +218,13 @@ pub fn priors(weights: &[f32], intrinsic_s: &[Option<f32>], fallback_s: f32) -> 
     }
     let taking = weights.iter().filter(|w| **w > 0.0).count().max(1);
     let scale = if mass > 0.0 { (sum / mass).exp() } else { f64::from(fallback_s) / taking as f64 };
-    weights.iter().map(|w| if *w > 0.0 { (scale / f64::from(*w)) as f32 } else { f32::MAX }).collect()
+    // Who may not get requests has no weight to take a prior from, but a probe of it will be measured against one.
+    let prior = |(weight, latency): (&f32, &Option<f32>)| match sane(latency) {
+        _ if *weight > 0.0 => (scale / f64::from(*weight)) as f32,
+        Some(latency) => latency,
+        None => fallback_s,
+    };
+    weights.iter().zip(intrinsic_s).map(prior).map(|p| p.clamp(1e-6, MAX_PRIOR_S)).collect()
 }
 
 #[cfg(test)]

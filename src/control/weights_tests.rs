@@ -106,8 +106,8 @@ fn priors_follow_guarded_weights() {
     // The floor raised the slow one's weight, so its prior is shorter than its prediction: it will be tried.
     let priors = priors(&[0.95, 0.05], &[Some(0.001), Some(1.0)], 1.0);
     assert!(priors[1] < 1.0 && priors[0] < priors[1], "{priors:?}");
-    let unknown = super::priors(&[0.5, 0.5, 0.0], &[None, None, None], 0.03);
-    assert!(close(&unknown[..2], &[0.03, 0.03]) && unknown[2] == f32::MAX, "{unknown:?}");
+    let unknown = super::priors(&[0.5, 0.5, 0.0, 0.0], &[None, None, None, Some(0.02)], 0.03);
+    assert!(close(&unknown, &[0.03, 0.03, 0.03, 0.02]), "{unknown:?}");
 }
 
 fn any_score() -> impl Strategy<Value = Option<f32>> {
@@ -152,7 +152,7 @@ proptest! {
         }
         let flat: Vec<f32> = out.iter().map(|g| g.weight).collect();
         let latencies: Vec<Option<f32>> = candidates.iter().map(|c| c.score.map(|s| (-s).exp())).collect();
-        prop_assert!(priors(&flat, &latencies, 0.03).iter().all(|p| p.is_finite() && *p > 0.0));
+        prop_assert!(priors(&flat, &latencies, 0.03).iter().all(|p| (1e-6..=MAX_PRIOR_S).contains(p)));
     }
 
     #[test]

@@ -38,6 +38,9 @@ const UNLIMITED: usize = 100_000;
 const CATALOG_HOST: &str = "catalog.demo";
 const STORAGE_HOSTS: [&str; 4] =
     ["storage-east.demo", "storage-east.demo", "storage-west.demo", "storage-west.demo"];
+/// A story's crash lasts seconds, not minutes: with the usual times a replica that is back would still be left alone when the
+/// story ends.
+const EJECTION: &str = "{ first: 500ms, longest: 2s }";
 /// How many storage replicas there are.
 const STORAGES: usize = 3;
 /// Listeners are looked for here: below the range from which the kernel takes ports for outgoing connections, so that
@@ -140,7 +143,9 @@ impl Fleet {
         {
             let policy = policy_key(self.policy);
             let list: String = endpoints.iter().map(|e| format!("      - address: {}\n", e.address)).collect();
-            clusters.push_str(&format!("  {name}:\n    service: {service}\n    policy: {policy}\n    endpoints:\n{list}"));
+            clusters.push_str(&format!(
+                "  {name}:\n    service: {service}\n    policy: {policy}\n    ejection: {EJECTION}\n    endpoints:\n{list}"
+            ));
         }
         let [.., west_host] = STORAGE_HOSTS;
         let [east_host, ..] = STORAGE_HOSTS;

@@ -33,17 +33,21 @@ pub async fn send(
         let (client, fleet, record) = (client.clone(), fleet.clone(), record.clone());
         let due_s = after.as_secs_f64();
         under_way.spawn(async move {
+            let late_ms = since(due);
             let replica = match timeout_at(due + PATIENCE, client.get("frontend.demo", "/")).await {
                 Ok(Ok(answer)) if answer.status.is_success() => {
                     answer.headers.get(REPLICA).and_then(|name| fleet.catalog_named(name.as_bytes()))
                 }
                 _ => None,
             };
-            let latency_ms = Instant::now().saturating_duration_since(due).as_secs_f64() * 1e3;
-            record.add(Sample { due_s, latency_ms, replica });
+            record.add(Sample { due_s, late_ms, latency_ms: since(due), replica });
         });
         // Those that are done leave at once: a long demo must not collect them.
         while under_way.try_join_next().is_some() {}
     }
     while under_way.join_next().await.is_some() {}
+}
+
+fn since(due: Instant) -> f64 {
+    Instant::now().saturating_duration_since(due).as_secs_f64() * 1e3
 }

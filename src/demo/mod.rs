@@ -166,6 +166,9 @@ async fn perform(args: &DemoArgs) -> Result<(Summary, Ending), DemoError> {
         screen.close()?;
     }
     let ending = ending?;
+    if let Ending::Signal(number) = ending {
+        say(&format!("signal {number} ended the story"));
+    }
     for sidecar in sidecars {
         sidecar.stop().await;
     }
@@ -196,6 +199,9 @@ async fn start_arms(program: &Path, directory: &Path) -> Result<Vec<(Arc<Fleet>,
             }
         };
         arms.push(arm);
+    }
+    if let Some((_, model)) = arms.first() {
+        model.steers().await;
     }
     Ok(arms)
 }

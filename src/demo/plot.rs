@@ -18,14 +18,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const WIDTH: u32 = 1120;
+const WIDTH: u32 = 1160;
 const HEIGHT: u32 = 1000;
 /// The right-hand column, which holds the legends.
-const LEGEND: u32 = 150;
+const LEGEND: u32 = 168;
 const TITLE: u32 = 64;
+const MARGIN: u32 = 12;
+/// The width of the axis' figures and name.
+const AXIS: u32 = 64;
+/// Where the p99 axis has lines, as multiples of the powers of ten.
+const TICKS: [f64; 3] = [1.0, 2.0, 5.0];
 const LATENCY_PANEL: u32 = 400;
 /// A window holds at least this many seconds of requests: with fewer, a p99 is only their slowest.
-const MIN_WINDOW_S: f64 = 1.5;
+const MIN_WINDOW_S: f64 = 1.0;
 /// A window is this part of the whole, if that is longer.
 const WINDOW_PART: f64 = 60.0;
 /// Points to a window: windows overlap, so that a change is not hidden by where a window happens to begin.
@@ -148,12 +153,13 @@ fn draw_latency(area: &Area<'_>, story: Story, points: &[Vec<Point>]) -> Drawn {
     let length_s = story.length.as_secs_f64();
     let mut chart = ChartBuilder::on(&panel)
         .margin_right(8)
+        .margin_left(MARGIN)
         .x_label_area_size(24)
-        .y_label_area_size(76)
-        .build_cartesian_2d(0.0..length_s, (low..high).log_scale())?;
+        .y_label_area_size(AXIS)
+        .build_cartesian_2d(0.0..length_s, low.ln()..high.ln())?;
     for (chapter, span) in story.chapters() {
         if troubled(chapter.event) {
-            chart.draw_series([Rectangle::new([(span.from_s, low), (span.to_s, high)], TROUBLE.filled())])?;
+            chart.draw_series([Rectangle::new([(span.from_s, low.ln()), (span.to_s, high.ln())], TROUBLE.filled())])?;
         }
     }
     chart
@@ -167,23 +173,30 @@ fn draw_latency(area: &Area<'_>, story: Story, points: &[Vec<Point>]) -> Drawn {
         .label_style(text(13, INK))
         .axis_desc_style(text(14, INK))
         .x_label_formatter(&|s| format!("{s:.0}"))
-        .y_label_formatter(&|ms| if *ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") })
+        .disable_y_mesh()
+        .y_labels(0)
         .draw()?;
+    let beside = text(13, INK).pos(Pos::new(HPos::Right, VPos::Center));
+    for tick in ticks(low, high) {
+        chart.draw_series([PathElement::new([(0.0, tick.ln()), (length_s, tick.ln())], GRID)])?;
+        let (x, y) = chart.backend_coord(&(0.0, tick.ln()));
+        panel.draw(&Text::new(tick.to_string(), (x - 8, y - TITLE as i32), beside.clone()))?;
+    }
     let centred = text(12, INK).pos(Pos::new(HPos::Center, VPos::Top));
     for (chapter, span) in story.chapters() {
         for (line, words) in chapter.label.iter().enumerate() {
-            let y = high / (high / low).powf(0.018 + 0.045 * line as f64);
-            let at = ((span.from_s + span.to_s) / 2.0, y);
+            let down = 0.018 + 0.045 * line as f64;
+            let at = ((span.from_s + span.to_s) / 2.0, high.ln() - (high / low).ln() * down);
             chart.draw_series([Text::new(*words, at, centred.clone())])?;
         }
         if span.from_s > 0.0 {
-            chart.draw_series([PathElement::new([(span.from_s, low), (span.from_s, high)], INK.mix(0.35))])?;
+            chart.draw_series([PathElement::new([(span.from_s, low.ln()), (span.from_s, high.ln())], INK.mix(0.35))])?;
         }
     }
     // Ours last, on top of the others.
     for (policy, points) in POLICIES.into_iter().zip(points).rev() {
         let (color, width) = style_of(policy);
-        let line = points.iter().filter_map(|p| Some((p.at_s, p.figures.p99_ms?)));
+        let line = points.iter().filter_map(|p| Some((p.at_s, p.figures.p99_ms?.max(low).ln())));
         chart.draw_series(LineSeries::new(line, color.stroke_width(width)))?;
     }
     let entries = POLICIES.into_iter().map(|p| (name_of(p), style_of(p)));
@@ -195,9 +208,10 @@ fn draw_shares(area: &Area<'_>, story: Story, policy: Policy, points: &[Point], 
     let length_s = story.length.as_secs_f64();
     let mut chart = ChartBuilder::on(&panel)
         .margin_right(8)
+        .margin_left(MARGIN)
         .margin_top(10)
         .x_label_area_size(if last { 44 } else { 24 })
-        .y_label_area_size(76)
+        .y_label_area_size(AXIS)
         .build_cartesian_2d(0.0..length_s, 0.0..75.0)?;
     for (chapter, span) in story.chapters() {
         if troubled(chapter.event) {
@@ -242,6 +256,13 @@ fn draw_legend(area: &Area<'_>, heading: &str, entries: impl Iterator<Item = (St
     Ok(())
 }
 
+/// Round latencies between two.
+fn ticks(low: f64, high: f64) -> impl Iterator<Item = f64> {
+    let decades = -2..=7;
+    let all = decades.flat_map(|e| TICKS.into_iter().map(move |t| (t * 10f64.powi(e) * 100.0).round() / 100.0));
+    all.filter(move |t| low < *t && *t < high)
+}
+
 fn troubled(event: Event) -> bool {
     matches!(event, Event::SlowCatalog | Event::SlowStorage | Event::Crash)
 }
@@ -258,7 +279,7 @@ mod tests {
         let record = Arc::new(Record::default());
         for i in 0..2000 {
             let due_s = f64::from(i) / 100.0;
-            record.add(Sample { due_s, latency_ms: 20.0 + due_s, replica: Some(i as usize % 4) });
+            record.add(Sample { due_s, late_ms: 0.0, latency_ms: 20.0 + due_s, replica: Some(i as usize % 4) });
         }
         let svg = draw(story, &[record.clone(), record.clone(), record]).unwrap();
         for word in ["p99 latency", "share (%)", "time since the start (s)", "catalog-4", "least request", "under model", "storage-3"] {
@@ -266,6 +287,12 @@ mod tests {
         }
         assert!(svg.matches("<polyline").count() >= 3 + 3 * 4, "a line for each policy and replica");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "no point lies nowhere");
+    }
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(ticks(15.0, 400.0).collect::<Vec<_>>(), [20.0, 50.0, 100.0, 200.0]);
+        assert_eq!(ticks(0.09, 0.6).collect::<Vec<_>>(), [0.1, 0.2, 0.5]);
     }
 
     #[test]

@@ -15,7 +15,9 @@ pub const CATALOGS: usize = 4;
 pub struct Sample {
     /// When it was due, in seconds since the story's start.
     pub due_s: f64,
-    /// How long after that its answer was there, or its failure.
+    /// How long after that it was sent: this program's own lateness, a part of the latency.
+    pub late_ms: f64,
+    /// How long after it was due its answer was there, or its failure.
     pub latency_ms: f64,
     /// Which catalog replica answered, counted from zero; none when it failed.
     pub replica: Option<usize>,
@@ -46,6 +48,8 @@ pub struct Figures {
     pub p50_ms: Option<f64>,
     /// Their 99th percentile, in ms.
     pub p99_ms: Option<f64>,
+    /// The 99th percentile of how late this program itself sent them, in ms.
+    pub late_p99_ms: Option<f64>,
     /// Each catalog replica's share of the answered; empty when there was none.
     pub shares: Vec<f64>,
 }
@@ -56,6 +60,8 @@ impl Figures {
     pub fn of(samples: &[Sample]) -> Self {
         let mut latencies: Vec<f64> = samples.iter().filter(|s| s.answered()).map(|s| s.latency_ms).collect();
         latencies.sort_by(f64::total_cmp);
+        let mut late: Vec<f64> = samples.iter().map(|s| s.late_ms).collect();
+        late.sort_by(f64::total_cmp);
         let answered = latencies.len();
         let count = |replica| samples.iter().filter(|s| s.replica == Some(replica)).count();
         let shares = (0..CATALOGS).map(|r| count(r) as f64 / answered as f64).collect();
@@ -64,6 +70,7 @@ impl Figures {
             failed: samples.len() - answered,
             p50_ms: percentile(&latencies, 50),
             p99_ms: percentile(&latencies, 99),
+            late_p99_ms: percentile(&late, 99),
             shares: if answered == 0 { Vec::new() } else { shares },
         }
     }
@@ -112,7 +119,7 @@ mod tests {
     use super::*;
 
     fn sample(due_s: f64, latency_ms: f64, replica: Option<usize>) -> Sample {
-        Sample { due_s, latency_ms, replica }
+        Sample { due_s, late_ms: 0.0, latency_ms, replica }
     }
 
     #[test]

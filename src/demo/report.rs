@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// A difference below this share is within a run's noise, and not called one.
 const SAME: f64 = 0.1;
+/// A machine on which this program sends a hundredth of its requests later than this, in ms, is too busy to judge by.
+const LATE_MS: f64 = 10.0;
 
 /// A chapter's figures in one arm.
 #[derive(Debug, Clone)]
@@ -149,11 +151,18 @@ impl Summary {
             "generations": self.generations,
             "engine": self.engine,
             "model_steered_share": rounded(self.steered),
+            "sent_late_p99_ms": rounded(self.late_p99_ms()),
             "seconds": self.reached_s,
             "complete": self.complete(),
             "policies": policies,
             "plot": self.plot,
         })
+    }
+
+    /// How late this program itself sent requests, in ms: the 99th percentile of the worst arm.
+    #[must_use]
+    pub fn late_p99_ms(&self) -> Option<f64> {
+        self.policies.iter().filter_map(|p| p.whole.late_p99_ms).max_by(f64::total_cmp)
     }
 
     fn complete(&self) -> bool {
@@ -219,6 +228,12 @@ impl Summary {
             self.generations,
             if self.engine.is_empty() { "no engine" } else { &self.engine }
         ));
+        if let Some(late) = self.late_p99_ms().filter(|late| *late > LATE_MS) {
+            let late = millis(Some(late));
+            out.push(format!(
+                "This machine was busy with something else: one request in a hundred was sent {late} late or more, which is in all figures."
+            ));
+        }
         out
     }
 

@@ -8,7 +8,7 @@ fn record(seconds: u32, latency: impl Fn(f64) -> (f64, Option<usize>)) -> Arc<Re
     for i in 0..seconds * 100 {
         let due_s = f64::from(i) / 100.0;
         let (latency_ms, replica) = latency(due_s);
-        record.add(Sample { due_s, latency_ms, replica });
+        record.add(Sample { due_s, late_ms: 0.0, latency_ms, replica });
     }
     Arc::new(record)
 }
@@ -62,6 +62,20 @@ fn sentences_say_what_the_figures_say() {
     worse.policies.swap(0, 2);
     (worse.policies[0].policy, worse.policies[2].policy) = (Policy::Model, Policy::RoundRobin);
     assert!(worse.verdicts()[1].contains("round robin did better (40 ms, 5.0 times shorter)"), "{:?}", worse.verdicts());
+}
+
+#[test]
+fn a_machine_that_was_too_busy_to_judge_by_is_said_to_be() {
+    let story = Story::new(Duration::from_secs(10)).unwrap();
+    let busy = Record::default();
+    let sample = |late_ms| Sample { due_s: 1.0, late_ms, latency_ms: 50.0, replica: Some(0) };
+    (0..100).for_each(|_| busy.add(sample(1.0)));
+    let summary = |record: &Arc<Record>| Summary::of(story, 10.0, std::slice::from_ref(record), &[None], None);
+    let busy = Arc::new(busy);
+    assert!(!summary(&busy).to_string().contains("busy"));
+    (0..10).for_each(|_| busy.add(sample(30.0)));
+    assert!(summary(&busy).to_string().contains("sent 30 ms late or more"));
+    assert_eq!(summary(&busy).json()["sent_late_p99_ms"], json!(30.0));
 }
 
 #[test]

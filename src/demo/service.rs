@@ -11,7 +11,8 @@
 //!
 //! A crash is a crash: the listener closes, and every connection is reset (`SO_LINGER` 0) with whatever request was on
 //! it. Until the return the kernel refuses connections. How many requests were on it at that instant is what a crash
-//! may cost at most; a sidecar that loses more has done something wrong.
+//! may cost at most; a sidecar that loses more has done something wrong. So they are counted where they are lost, one by
+//! one: those being answered, those that had arrived and were not yet read, and connections not yet accepted.
 
 use super::client::Client;
 use bytes::Bytes;
@@ -21,8 +22,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+use socket2::SockRef;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,6 +83,8 @@ pub struct Replica {
     workers: Semaphore,
     slowness: AtomicU32,
     in_flight: AtomicUsize,
+    /// Requests that ended without an answer; a crash counts from zero.
+    lost: AtomicUsize,
     rng: Mutex<SmallRng>,
     load: Mutex<Load>,
     running: Mutex<Option<Running>>,
@@ -104,6 +108,7 @@ impl Replica {
             workers: Semaphore::new(spec.workers),
             slowness: AtomicU32::new(1),
             in_flight: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
             rng: Mutex::new(SmallRng::seed_from_u64(spec.seed)),
             load: Mutex::default(),
             running: Mutex::default(),
@@ -119,24 +124,25 @@ impl Replica {
     }
 
     /// How many requests are on it, those that wait for a worker included.
-    #[must_use]
+    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
 
     /// Crashes it. Returns how many requests were on it.
     pub async fn crash(&self) -> usize {
-        let lost = self.in_flight();
+        self.lost.store(0, Relaxed);
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(running) = running {
             running.stop.send_replace(true);
-            // Its listener is closed once the task has ended, however it did.
+            // Its listener is closed once the task has ended, however it did; and so is each connection.
             drop(running.accepting.await);
+            running.stop.closed().await;
         }
         if let Some(downstream) = &self.downstream {
             downstream.client.forget();
         }
-        lost
+        self.lost.load(Relaxed)
     }
 
     /// Brings it back on its address.
@@ -164,20 +170,23 @@ impl Replica {
     async fn accept(self: Arc<Self>, listener: TcpListener, mut stopped: watch::Receiver<bool>) {
         loop {
             tokio::select! {
-                () = told(&mut stopped) => return,
+                () = told(&mut stopped) => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(tokio::spawn(self.clone().serve(stream, stopped.clone()))),
                     Err(_) => tokio::time::sleep(BIND_AGAIN).await,
                 },
             }
         }
+        let waiting = listener.into_std().into_iter().flat_map(|l| std::iter::from_fn(move || l.accept().ok()));
+        self.lost.fetch_add(waiting.count(), Relaxed);
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, mut stopped: watch::Receiver<bool>) {
         // Without it small answers may wait for an acknowledgement: where it fails they are only later.
         drop(stream.set_nodelay(true));
+        let replica = self.clone();
         let service = service_fn(move |_| {
-            let replica = self.clone();
+            let replica = replica.clone();
             async move { Ok::<_, Infallible>(replica.answer().await) }
         });
         let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -185,14 +194,19 @@ impl Replica {
             // How a client leaves is its own affair.
             _ = &mut connection => {}
             () = told(&mut stopped) => {
-                let stream = connection.into_parts().io.into_inner();
+                let parts = connection.into_parts();
+                let stream = parts.io.into_inner();
+                // The socket itself is asked: tokio does not know yet of what came a moment ago.
+                let socket = SockRef::from(&stream);
+                let unread = !parts.read_buf.is_empty() || (&*socket).read(&mut [0]).is_ok_and(|n| n > 0);
+                self.lost.fetch_add(usize::from(unread), Relaxed);
                 drop(stream.set_zero_linger());
             }
         }
     }
 
     async fn answer(&self) -> Response<Full<Bytes>> {
-        let _on_it = Counted::new(&self.in_flight);
+        let mut on_it = Counted::new(self);
         let worker = self.workers.acquire().await;
         let work_s = self.service_time_s();
         if work_s > 0.0 {
@@ -220,6 +234,7 @@ impl Replica {
         let load = self.report(work_s, status != StatusCode::OK);
         response.headers_mut().extend(load.map(|load| (LOAD, load)));
         response.headers_mut().extend(name.map(|name| (REPLICA, name)));
+        on_it.answered = true;
         response
     }
 
@@ -262,19 +277,23 @@ impl Load {
     }
 }
 
-/// Counts itself for as long as it lives, however a request ends.
-struct Counted<'a>(&'a AtomicUsize);
+/// A request that is on a replica for as long as this lives, however it ends.
+struct Counted<'a> {
+    replica: &'a Replica,
+    answered: bool,
+}
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
+    fn new(replica: &'a Replica) -> Self {
+        replica.in_flight.fetch_add(1, Relaxed);
+        Self { replica, answered: false }
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.replica.in_flight.fetch_sub(1, Relaxed);
+        self.replica.lost.fetch_add(usize::from(!self.answered), Relaxed);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::client::Client;
 use super::fleet::{Fleet, policy_key};
+use super::watch;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ use tokio::time::Instant;
 
 /// How long a sidecar may take until it is ready.
 pub const READY_WITHIN: Duration = Duration::from_secs(15);
+/// How long its model may take until it steers.
+const MODEL_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is asked.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How many of its last lines are kept.
@@ -124,6 +127,15 @@ impl Sidecar {
             tokio::time::sleep(ASK_EVERY).await;
         }
         Err(SidecarError::NotReady { arm: self.arm, state, words: self.words.text() })
+    }
+
+    /// Waits until the model's scores steer: it is loaded beside the first requests, and the story is not about that.
+    /// One without a model tells the story all the same, after a while.
+    pub async fn steers(&self) {
+        let (begun, admin) = (Instant::now(), Client::new(self.admin));
+        while begun.elapsed() < MODEL_WITHIN && watch::ask(&admin).await.is_none_or(|view| view.rung != "model") {
+            tokio::time::sleep(ASK_EVERY).await;
+        }
     }
 
     /// Waits for its end, which is never wanted.

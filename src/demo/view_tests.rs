@@ -14,7 +14,7 @@ fn stage() -> Stage {
     for i in 0..3000 {
         let due_s = f64::from(i) / 100.0;
         for (arm, record) in stage.records.iter().enumerate() {
-            record.add(Sample { due_s, latency_ms: 20.0 * 10f64.powi(arm as i32), replica: Some(usize::from(i % 4 == 0)) });
+            record.add(Sample { due_s, late_ms: 0.0, latency_ms: 20.0 * 10f64.powi(arm as i32), replica: Some(usize::from(i % 4 == 0)) });
         }
     }
     let candidates = stage.catalogs.iter().map(|c| CandidateView {
@@ -80,7 +80,7 @@ async fn a_screen_of_any_size_is_drawn() {
 
 #[test]
 fn bins_hold_only_what_was_due_in_them() {
-    let sample = |due_s, latency_ms| Sample { due_s, latency_ms, replica: Some(0) };
+    let sample = |due_s, latency_ms| Sample { due_s, late_ms: 0.0, latency_ms, replica: Some(0) };
     let samples = [sample(10.5, 10.0), sample(10.9, 100.0), sample(12.1, 1000.0), sample(12.9, 1.0)];
     assert_eq!(bins(&samples, 10.0, 13.0), [(10.5, 2.0), (12.5, 3.0)]);
 }

@@ -81,6 +81,7 @@ impl LocalEstimate {
                 }
             }
         };
+        let next = next.min(MAX_ESTIMATE_S);
         self.0.store((u64::from(next.to_bits()) << 32) | u64::from(now.coarse_ms()), Relaxed);
     }
 
@@ -90,6 +91,8 @@ impl LocalEstimate {
     }
 }
 
+/// No estimate is longer than this, in seconds, whatever samples and priors say.
+const MAX_ESTIMATE_S: f32 = 1e3;
 /// The least share that a sample has in the estimate: 1 ms of 3 s.
 const MIN_SAMPLE_SHARE: f32 = 3e-4;
 
@@ -155,6 +158,9 @@ mod tests {
             estimate.record(Time(0), bad, 0.1, TAU);
         }
         assert_eq!(estimate.last(Time(0)), None);
+        estimate.record(Time(0), 0.01, f32::MAX, TAU);
+        estimate.record(Time(9_000_000_000), 0.01, f32::MAX, TAU);
+        assert!(estimate.at(Time(9_000_000_000), 0.01, TAU) <= MAX_ESTIMATE_S);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A client's connection: HTTP/1.1 or HTTP/2 by its first bytes, its limits in time, and its farewell.
 //!
 //! One deadline a connection. Without a request it is the idle limit, or, once a part of a head is there, the limit
-//! for the rest of it (which starts with the first byte, so that dripping bytes does not help). With a request under
-//! way, the request owns the deadline. HTTP/2 streams have a deadline each.
+//! for the rest of it (which starts with the first byte, so that dripping bytes does not help; a part that came in one
+//! piece with the request before is not seen and counts as idle). With a request under way, the request owns the
+//! deadline. HTTP/2 streams have a deadline each.
 //!
 //! A drain lets an HTTP/1.1 client finish its request, which is answered with `Connection: close`, and lets an idle
 //! one go after a short while (`DRAIN_IDLE`), because a request may be on its way; HTTP/2 clients get GOAWAY.

@@ -1,4 +1,8 @@
 //! The data path over real loopback sockets, against hyper servers and raw ones.
 
+mod bodies;
 mod exchange;
+mod life;
+mod special;
 mod support;
+mod times;

@@ -39,9 +39,6 @@ pub struct Logged {
     pub attempts: u32,
     pub bytes: (u64, u64),
     pub path: String,
-    pub host: String,
-    pub cluster: Option<String>,
-    pub upstream_latency: Option<Duration>,
     pub grpc_status: Option<u16>,
 }
 
@@ -56,9 +53,6 @@ impl AccessSink for Log {
             attempts: r.attempts,
             bytes: (r.request_bytes, r.response_bytes),
             path: r.path.to_owned(),
-            host: r.host.to_owned(),
-            cluster: r.cluster.map(|c| c.to_string()),
-            upstream_latency: r.upstream_latency,
             grpc_status: r.grpc_status,
         });
     }

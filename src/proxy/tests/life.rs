@@ -1,0 +1,241 @@
+//! Listeners that come and go, generations that change, and the drain.
+
+use super::support::*;
+use crate::config::Protocol::{Http1, Http2};
+use crate::config::{Config, Timespan, Workload};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+async fn slow() -> Server {
+    Server::http(Http1, |request| async move {
+        let wait = request.uri().path().trim_start_matches('/').parse().unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        Response::new(full("done"))
+    })
+    .await
+}
+
+fn free() -> SocketAddr {
+    refused()
+}
+
+fn with_listener(mut config: Config, name: &str, address: SocketAddr) -> Config {
+    config.workloads.insert(name.to_owned(), Workload { listen: Some(address), ..Workload::default() });
+    config
+}
+
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    for _ in 0..300 {
+        if check().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn listeners_follow_the_configuration_and_connections_live_on() {
+    let server = Server::echo(Http1).await;
+    let plain = config(Http1, &[server.address]);
+    let proxy = TestProxy::start_with(&plain, 2, |_| {});
+    let second = free();
+    proxy.publish(2, &with_listener(plain.clone(), "v", second));
+    eventually("the new listener", async || TcpStream::connect(second).await.is_ok()).await;
+    let stream = TcpStream::connect(second).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let ask = || Request::get("/").header("host", "a").body(empty()).unwrap();
+    assert_eq!(sender.send_request(ask()).await.unwrap().status(), StatusCode::OK);
+    proxy.publish(3, &plain);
+    eventually("the listener closes", async || TcpStream::connect(second).await.is_err()).await;
+    sender.ready().await.unwrap();
+    let answer = sender.send_request(ask()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN, "the connection lives, its workload is gone");
+    assert_eq!(proxy.connect1().await.get("/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named_at_start_and_reported_on_reload() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let plain = config(Http1, &[]);
+    let proxy = TestProxy::start(&plain);
+    let conflicting = with_listener(plain.clone(), "v", taken);
+    proxy.publish(2, &conflicting);
+    eventually("the report", async || !proxy.bind_errors.lock().unwrap().is_empty()).await;
+    assert!(proxy.bind_errors.lock().unwrap()[0].starts_with(&format!("cannot listen on {taken}: ")));
+    assert_eq!(proxy.connect1().await.get("/").await.status, StatusCode::SERVICE_UNAVAILABLE, "the rest works");
+    drop(holder);
+    eventually("it is bound once it is free", async || TcpStream::connect(taken).await.is_ok()).await;
+    assert_eq!(proxy.bind_errors.lock().unwrap().len(), 1, "reported once");
+}
+
+#[tokio::test]
+async fn a_new_generation_takes_effect_at_once_and_requests_keep_theirs() {
+    let (old, new) = (slow().await, Server::echo(Http1).await);
+    let proxy = TestProxy::start(&config(Http1, &[old.address]));
+    let (mut one, mut two) = (proxy.connect1().await, proxy.connect1().await);
+    let before = tokio::spawn(async move { one.get("/200").await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    proxy.publish(2, &config(Http1, &[new.address]));
+    assert!(text(&two.get("/x").await).starts_with("GET /x"));
+    assert_eq!(text(&before.await.unwrap()), "done");
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_under_way_and_ends_with_the_last() {
+    for client in [Http1, Http2] {
+        let server = slow().await;
+        let proxy = TestProxy::start_with(&config(Http1, &[server.address]), 2, |_| {});
+        let mut requests = Vec::new();
+        for _ in 0..10 {
+            let request = Request::get("http://shop/300").header("host", "shop").body(empty()).unwrap();
+            requests.push(match client {
+                Http1 => {
+                    let mut c = proxy.connect1().await;
+                    tokio::spawn(async move { c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes() })
+                }
+                Http2 => {
+                    let mut c = proxy.connect2().await;
+                    tokio::spawn(async move { c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes() })
+                }
+            });
+        }
+        let _idle = proxy.connect1().await;
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        let started = Instant::now();
+        proxy.drain.begin();
+        for request in requests {
+            assert_eq!(&request.await.unwrap()[..], b"done", "{client:?}");
+        }
+        tokio::time::timeout(Duration::from_secs(3), proxy.drain.finished()).await.expect("it ends by itself");
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}: nobody waits for the whole drain time");
+        assert!(TcpStream::connect(proxy.address).await.is_err(), "{client:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_during_a_drain_on_an_open_connection_is_served() {
+    let server = slow().await;
+    let proxy = TestProxy::start(&config(Http1, &[server.address]));
+    let mut idle = proxy.connect1().await;
+    assert_eq!(idle.get("/0").await.status, StatusCode::OK);
+    proxy.drain.begin();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let answer = idle.get("/100").await;
+    assert_eq!((answer.status, answer.headers["connection"].to_str().unwrap()), (StatusCode::OK, "close"));
+    tokio::time::timeout(Duration::from_secs(3), proxy.drain.finished()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_ends_when_its_time_is_over() {
+    let server = slow().await;
+    let mut config = config(Http1, &[server.address]);
+    config.process.drain = Timespan(Duration::from_millis(200));
+    let proxy = TestProxy::start(&config);
+    let mut client = proxy.connect1().await;
+    let request = tokio::spawn(async move { client.send(Request::get("/20000").body(empty()).unwrap()).await.is_err() });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let started = Instant::now();
+    proxy.drain.begin();
+    tokio::time::timeout(Duration::from_secs(3), proxy.drain.finished()).await.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(190));
+    assert!(request.await.unwrap());
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let server = slow().await;
+    let mut config = config(Http1, &[server.address]);
+    config.listeners.max_connections = 2;
+    let proxy = TestProxy::start(&config);
+    let (mut a, b) = (proxy.connect1().await, proxy.connect1().await);
+    assert_eq!(a.get("/0").await.status, StatusCode::OK);
+    let mut c = proxy.connect1().await;
+    let waiting = tokio::spawn(async move { c.get("/0").await.status });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    assert_eq!(proxy.gauges.snapshot().downstream_connections, 2);
+    drop(b);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(3), waiting).await.unwrap().unwrap(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn pooled_connections_grow_old_and_dead_ones_are_replaced() {
+    let server = Server::echo(Http1).await;
+    let mut config = config(Http1, &[server.address]);
+    cluster(&mut config).timeouts.pooled = Timespan(Duration::from_millis(100));
+    let proxy = TestProxy::start(&config);
+    let mut client = proxy.connect1().await;
+    client.get("/").await;
+    assert_eq!(proxy.gauges.snapshot().pooled_connections, 1);
+    eventually("it is closed", async || proxy.gauges.snapshot().upstream_connections == 0).await;
+    assert_eq!(proxy.gauges.snapshot().pooled_connections, 0);
+    client.get("/").await;
+    assert_eq!(server.connections(), 2);
+
+    // An endpoint that closes after each answer without saying so.
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let closing = Server::tcp(|mut stream| async move {
+        let mut head = [0; 2048];
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    })
+    .await;
+    let proxy = TestProxy::start(&super::support::config(Http1, &[closing.address]));
+    let mut client = proxy.connect1().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((closing.connections(), proxy.traffic().retries), (20, 0));
+}
+
+#[tokio::test]
+async fn http2_endpoints_are_shared_up_to_their_streams_and_replaced_after_goaway() {
+    let server = Server::tcp(|stream| async move {
+        let service = hyper::service::service_fn(|_| async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok::<_, std::convert::Infallible>(Response::new(full("x")))
+        });
+        let mut builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        builder.max_concurrent_streams(4);
+        let mut connection = std::pin::pin!(builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service));
+        let leave = tokio::time::sleep(Duration::from_millis(400));
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = leave => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    })
+    .await;
+    let proxy = TestProxy::start(&config(Http2, &[server.address]));
+    let client = proxy.connect2().await;
+    let burst = |n: usize| {
+        let sends: Vec<_> = (0..n)
+            .map(|_| {
+                let mut client = Client2(client.0.clone());
+                tokio::spawn(async move { client.get("/").await.status })
+            })
+            .collect();
+        sends
+    };
+    for send in burst(1) {
+        assert_eq!(send.await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!(server.connections(), 1);
+    for send in burst(8) {
+        assert_eq!(send.await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!(server.connections(), 2, "four streams on each");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for send in burst(2) {
+        assert_eq!(send.await.unwrap(), StatusCode::OK, "after GOAWAY");
+    }
+    assert_eq!(server.connections(), 3);
+}
