@@ -30,8 +30,8 @@ pub async fn curl_is_content(curl: &foreign::Program, address: SocketAddr, file:
         assert!(head.starts_with("HTTP/") && head.contains(" 200"), "{head}");
         // Debian's curl 7.88 cannot use a connection again on HTTP/2 with prior knowledge, whoever serves.
         if version == "--http1.1" {
-            let said = run(&["-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n", &base, "-o", "/dev/null", &base]);
-            assert_eq!(said.await.lines().collect::<Vec<_>>(), ["200 1", "200 0"], "the connection is kept");
+            let twice = ["-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n", &base, "-o", "/dev/null", &base];
+            assert_eq!(run(&twice).await.lines().collect::<Vec<_>>(), ["200 1", "200 0"], "the connection is kept");
         }
         assert_eq!(run(&["-o", "/dev/null", "-w", "%{http_code}", &trailers]).await, "200");
     }
