@@ -2,6 +2,7 @@
 
 use http::Request;
 use pathloom_integration::body::{self, drain};
+use pathloom_integration::client::foreign;
 use pathloom_integration::client::{VERSIONS, Version, text};
 use pathloom_integration::fleet::{Fleet, counting::CountingEndpoint};
 use pathloom_integration::load::{Load, flood};
@@ -70,4 +71,14 @@ async fn grpc_and_upgrades_work_without_a_sidecar() {
     crate::grpc::a_deadline(address).await;
     crate::upgrades::websocket(address).await;
     crate::upgrades::another_protocol(address).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_is_content_without_a_sidecar() {
+    let Some(curl) = foreign::curl() else { return };
+    let fleet = Fleet::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("upload");
+    std::fs::write(&file, body::piece(0, 1 << 20)).unwrap();
+    crate::foreign_clients::curl_is_content(&curl, fleet.endpoints[0].address, &file).await;
 }
