@@ -8,8 +8,7 @@ use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::wait;
 
 /// The shortest tick that a configuration may have.
-const RESTLESS: &str =
-    "model: { engine: embedded, tick: 10ms, deadline: 10ms, triggers: { min_interval: 10ms }, guards: { dead_band: 0% } }\n";
+const RESTLESS: &str = "model: { engine: embedded, tick: 10ms, deadline: 10ms, triggers: { min_interval: 10ms }, guards: { dead_band: 0% } }\n";
 
 async fn swaps(version: Version) {
     let fleet = Fleet::start(4).await;
@@ -126,7 +125,13 @@ async fn listeners_follow_the_configuration_while_requests_are_under_way() {
 
         sidecar.reload_and_wait(&of(&["a", "c"])).await;
         wait::eventually("the new listener", || async {
-            version.connect(sidecar.address("c")).await.map_err(|e| e.to_string())?.get("/").await.map_err(|e| e.to_string())
+            version
+                .connect(sidecar.address("c"))
+                .await
+                .map_err(|e| e.to_string())?
+                .get("/")
+                .await
+                .map_err(|e| e.to_string())
         })
         .await;
         wait::eventually("the old listener to be closed", || async {

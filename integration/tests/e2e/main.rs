@@ -3,6 +3,13 @@
 //! One binary for all of them, because each further one would be linked anew. A module stands for a promise of the
 //! product; `fleet_itself` holds the same bodies against the fleet alone, so that a failure can be told from a test
 //! that asks for the wrong thing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: a surprise must fail where it happens, in the bodies that tests share as well"
+)]
 
 mod accounting;
 mod bad_input;
