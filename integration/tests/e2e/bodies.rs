@@ -1,6 +1,6 @@
 //! Bodies: large ones in constant memory, slow ones, and ones that break off.
 
-use crate::{catalog, sidecar};
+use crate::{catalog, protocol, sidecar};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
@@ -19,13 +19,6 @@ const CONSTANT: u64 = 64 * MIB;
 /// The size of a large body in MiB. On a slow machine `PATHLOOM_TEST_BODY_MIB` makes it smaller.
 fn large() -> u64 {
     std::env::var("PATHLOOM_TEST_BODY_MIB").ok().map_or(1024, |n| n.parse().expect("a number of MiB")) * MIB
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::Http1 => "protocol: http1",
-        Version::Http2 => "protocol: http2",
-    }
 }
 
 /// A large body takes its time, so these may wait longer than others.

@@ -20,14 +20,17 @@ mod dead_upstream;
 mod fleet_itself;
 mod foreign_clients;
 mod grpc;
+mod http2;
 mod leaving;
 mod model_trouble;
 mod protocols;
 mod routing_loop;
 mod shares;
+mod timeouts;
 mod upgrades;
 mod workloads;
 
+use pathloom_integration::client::Version;
 use pathloom_integration::sidecar::Setup;
 
 /// The product's binary.
@@ -51,3 +54,11 @@ fn catalog(endpoints: &str, more: &str) -> String {
 
 /// The embedded engine and a quick tick: what most tests want of the slow loop.
 const QUICK: &str = "model: { engine: embedded, tick: 100ms, deadline: 100ms, triggers: { min_interval: 100ms } }\n";
+
+/// The cluster's key that makes endpoints speak this.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::Http1 => "protocol: http1",
+        Version::Http2 => "protocol: http2",
+    }
+}
