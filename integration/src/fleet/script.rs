@@ -21,9 +21,9 @@
 //! | anything else | says hello: the endpoint's number and the request's id |
 
 use super::{Counted, State, grpc};
+use crate::BoxError;
 use crate::body::{self, Body};
 use crate::client::{ENDPOINT, TEST_ID};
-use crate::BoxError;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};

@@ -24,7 +24,8 @@ async fn check_says_yes_with_0_and_no_with_64_and_lists_every_error() {
     let (code, again, said) = pathloom(&["check", "--effective", &path]).await;
     assert!(code == 0 && again == effective, "the effective configuration is a configuration: {said}");
 
-    std::fs::write(&file, "nod: { name: x }\nadmin: { listen: nowhere }\nprocess: { drain: 5 }\nroutes: [{}]\n").unwrap();
+    std::fs::write(&file, "nod: { name: x }\nadmin: { listen: nowhere }\nprocess: { drain: 5 }\nroutes: [{}]\n")
+        .unwrap();
     let (code, _, said) = pathloom(&["check", &path]).await;
     assert_eq!(code, 64, "{said}");
     for word in ["nod", "node", "nowhere", "drain", "leads nowhere", ":1:", ":2:", ":3:", ":4:"] {

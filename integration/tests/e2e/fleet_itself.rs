@@ -19,7 +19,10 @@ async fn scripts_do_what_they_say_on_both_protocols() {
         assert_eq!(client.exchange(sent).await.unwrap().body().as_ref(), b"3000000 ok");
         let sent = Request::post("/echo").header("x-test-id", 7).body(body::full("hello")).unwrap();
         let answer = client.exchange(sent).await.unwrap();
-        assert_eq!((answer.body().as_ref(), text(&answer, "x-test-id"), text(&answer, "x-endpoint")), (&b"hello"[..], "7", "0"));
+        assert_eq!(
+            (answer.body().as_ref(), text(&answer, "x-test-id"), text(&answer, "x-endpoint")),
+            (&b"hello"[..], "7", "0")
+        );
         assert_eq!(fleet.journal.of(7), [0]);
         let request = Request::get("/trailers/10").header("te", "trailers").body(body::empty()).unwrap();
         let (_, trailers, _) = drain(client.send(request).await.unwrap().into_body()).await;
