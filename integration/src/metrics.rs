@@ -87,6 +87,9 @@ mod tests {
     fn a_scrape_is_read_back() {
         let text = "# TYPE a gauge\na{x=\"1\",y=\"z\"} 2\na{x=\"2\",y=\"z\"} 0.5\nb 1e3\n# EOF\n";
         let metrics = Metrics::parse(text);
-        assert_eq!((metrics.sum("a", &[("y", "z")]), metrics.get("b", &[]), metrics.get("c", &[])), (2.5, Some(1000.0), None));
+        assert_eq!(
+            (metrics.sum("a", &[("y", "z")]), metrics.get("b", &[]), metrics.get("c", &[])),
+            (2.5, Some(1000.0), None)
+        );
     }
 }

@@ -22,11 +22,7 @@ pub async fn eventually<T, E: Display>(what: &str, look: impl AsyncFnMut() -> Re
 ///
 /// # Panics
 /// After `limit`.
-pub async fn within<T, E: Display>(
-    limit: Duration,
-    what: &str,
-    mut look: impl AsyncFnMut() -> Result<T, E>,
-) -> T {
+pub async fn within<T, E: Display>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + limit;
     loop {
         // A look that hangs must not hold up the test for ever either.

@@ -4,7 +4,7 @@
 //! runs is named and kept. A bad file changes nothing but the log, the metrics and `/config`.
 
 use crate::admin::AdminState;
-use crate::config::{Config, Reload, keep_started, restart_needed};
+use crate::config::{Config, Reload, digest, keep_started, restart_needed};
 use crate::observe::Reporting;
 use crate::observe::log::LogControl;
 use crate::scorer::Scorer;
@@ -51,7 +51,7 @@ impl Reloads {
                     tracing::warn!(keys = kept.join(", "), "these take effect at the next start; the rest does now");
                 }
                 let config = Arc::new(keep_started(&running, loaded.config));
-                if config.model.file != running.model.file
+                if self.model_changed(&config.model.file).await
                     && let Err(error) = self.scorer.reload(&config.model.file).await
                 {
                     tracing::error!(%error, file = config.model.file, "the new model was refused, the running one stays");
@@ -66,6 +66,19 @@ impl Reloads {
                 tracing::info!("the configuration was read anew");
             }
         }
+    }
+
+    /// Whether the file of this name holds another model than the one that runs. Names alone do not tell: a file may
+    /// have been replaced under its name, or put right after it was refused.
+    async fn model_changed(&self, file: &str) -> bool {
+        let status = self.scorer.status();
+        let Some(running) = status.model.filter(|_| status.model_error.is_none() && status.file == file) else {
+            return true;
+        };
+        let file = file.to_owned();
+        // One that cannot be read is tried, so that the reason shows.
+        let same = move || file == "builtin" || std::fs::read(&file).is_ok_and(|b| digest(&b) == running.digest);
+        !tokio::task::spawn_blocking(same).await.unwrap_or(false)
     }
 
     /// Opens what the new configuration asks to report to, off this thread: closing the old may take a second.

@@ -29,6 +29,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Where a next process would ask for the sockets. Nobody asks yet: `run` has no flag for it.
 const UPGRADE_SOCKET: &str = "/tmp/pathloom-upgrade.sock";
 
+/// The most open files to ask for: Linux's own bound (`fs.nr_open`), above which it refuses.
+const MAX_OPEN_FILES: u64 = 1 << 20;
+
 /// Serves as the file says, until a signal ends it.
 pub fn run(path: &Path) -> ExitCode {
     let loaded = match config::load_file(path) {
@@ -45,12 +48,26 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    raise_open_files();
     match serve(path, loaded, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::from(EXIT_START)
         }
+    }
+}
+
+/// Raises the limit of open files to what the system allows: every connection takes one, and shells and init systems
+/// commonly start with 1,024.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current: Some(now), maximum } = getrlimit(Resource::Nofile) else { return };
+    let wanted = maximum.unwrap_or(MAX_OPEN_FILES).min(MAX_OPEN_FILES);
+    if now < wanted
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::warn!(%error, limit = now, "the limit of open files stays as it is");
     }
 }
 

@@ -54,7 +54,7 @@ trait Sink {
 
 impl Sink for Collector<'_> {
     fn full(&self) -> bool {
-        Collector::full(self)
+        Collector::full(self, Severity::Error)
     }
 
     fn note(&mut self, place: Place, message: String, remedy: Option<String>) {

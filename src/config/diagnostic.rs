@@ -195,10 +195,13 @@ impl<'a> Collector<'a> {
         self.errors > 0
     }
 
-    /// Whether there is no room for another error.
+    /// Whether another finding of a kind would only be counted.
     #[must_use]
-    pub fn full(&self) -> bool {
-        self.errors >= MAX_FINDINGS
+    pub fn full(&self, severity: Severity) -> bool {
+        match severity {
+            Severity::Error => self.errors >= MAX_FINDINGS,
+            Severity::Warning => self.warnings >= MAX_FINDINGS,
+        }
     }
 
     /// What was found, in the order of the file, with a last one that counts what was left out.

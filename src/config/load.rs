@@ -146,6 +146,9 @@ fn build(collector: &mut Collector<'_>, environment: Environment<'_>) -> Option<
 
 /// Gives a finding its place in the file; drops it where it only follows from an error that was reported.
 fn judge(root: &Node, finding: Finding, collector: &mut Collector<'_>) {
+    if collector.full(finding.severity) {
+        return collector.push(finding.severity, Place::default(), finding.message, None);
+    }
     let found = locate(root, &finding.path);
     if found.tainted || finding.rests_on.is_some_and(|path| lost(root, &path)) {
         return;

@@ -1,4 +1,18 @@
-//! The YAML schema, its validation with line and column, and live reload.
+//! The configuration: its YAML schema, its validation with line and column, and live reload.
+//!
+//! ```text
+//! bytes --load--> text --tree--> nodes with places --decode--> Config --validate--> Loaded, or Errors
+//!                          ^                                      |
+//!                     environment                         watch: again, when the file changes
+//! ```
+//!
+//! `schema` and `units` are what the rest of the house reads; everything else here serves the one who writes the file.
+//! All errors of a file are found in one go, each with its place, the line itself and a remedy (`diagnostic`). A file
+//! is never half in effect: it is a [`Loaded`] configuration or a list of [`Errors`]. What a reload cannot change is
+//! named by [`restart_needed`]. The sentences in `schema` are the JSON schema, the reference file and the README's
+//! table (`reference`).
+//!
+//! This room knows no other, opens no socket, and looks at nothing but the file and the environment.
 
 mod decode;
 pub mod diagnostic;

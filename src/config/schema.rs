@@ -112,7 +112,7 @@ pub struct Route {
 }
 
 /// What a request must look like: every named condition must hold.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteMatch {
     /// The host without its port (`catalog.shop`), or a wildcard for its first labels (`*.shop`).

@@ -164,15 +164,19 @@ impl Links {
     /// Drains all cells and says what is now known. One caller at a time: the tick.
     #[must_use]
     pub fn observe(&self, now: Time) -> Observation {
+        // In the order of their keys, so that sums of floats come out the same whatever the map's order is.
+        let mut keys: Vec<LinkKey> = self.links.iter().map(|entry| entry.key().clone()).collect();
+        keys.sort_unstable();
         let mut incoming: BTreeMap<NodeKey, Incoming> = BTreeMap::new();
-        let mut links: Vec<LinkObservation> = Vec::with_capacity(self.links.len());
-        for entry in &self.links {
+        let mut links: Vec<LinkObservation> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(entry) = self.links.get(&key) else { continue };
             let mut history = entry.history.lock().unwrap_or_else(PoisonError::into_inner);
             let stats = history.tick(&entry.cell, now);
-            incoming.entry(entry.key().destination.clone()).or_default().add(&stats, &history.sketch);
-            links.push(LinkObservation { key: entry.key().clone(), stats });
+            incoming.entry(key.destination.clone()).or_default().add(&stats, &history.sketch);
+            drop(history);
+            links.push(LinkObservation { key, stats });
         }
-        links.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let mut nodes: Vec<NodeObservation> = self
             .nodes
             .iter()

@@ -32,6 +32,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -50,8 +51,6 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How often an HTTP/2 client is checked to be alive, and how long that may take.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WITHIN: Duration = Duration::from_secs(20);
-/// Streams that a client opened and reset before they were served: beyond, the connection is closed (rapid reset).
-const MAX_RESETS: usize = 64;
 
 /// hyper's server settings, made once a core.
 pub(super) struct ServerBuilders {
@@ -80,7 +79,6 @@ impl ServerBuilders {
             .max_concurrent_streams(self.limits.max_streams)
             .max_header_list_size(u32::try_from(self.limits.max_header_bytes.0).unwrap_or(u32::MAX))
             .max_send_buf_size(MIN_BUFFER)
-            .max_pending_accept_reset_streams(MAX_RESETS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN);
         http2
@@ -127,6 +125,9 @@ impl Conn {
         self.core.gauge(|g| g.requests.add(1));
         if self.http2 {
             self.watch.deadline.clear();
+        } else {
+            // hyper reads the next head only when the body before it was read.
+            self.marks.linger.store(false, Relaxed);
         }
     }
 
@@ -281,11 +282,13 @@ async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
     .await
 }
 
+type Watched = (Rc<Core>, Rc<Watch>);
+
 /// Runs the streams of an HTTP/2 connection, each under its own watch.
 #[derive(Clone, Default)]
 struct StreamExecutor {
     /// The watch of the request that hyper is about to spawn: it calls the service and then the executor.
-    next: Rc<RefCell<Option<(Rc<Core>, Rc<Watch>)>>>,
+    next: Rc<RefCell<Option<Watched>>>,
 }
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor {

@@ -130,11 +130,14 @@ impl Deadline {
 
     /// Says whom to wake.
     pub(super) fn register(&self, waker: &Waker) {
-        if let Some(slot) = self.all.slots.borrow_mut().wakers.get_mut(self.slot)
-            && !slot.as_ref().is_some_and(|w| w.will_wake(waker))
-        {
-            *slot = Some(waker.clone());
-        }
+        let mut slots = self.all.slots.borrow_mut();
+        let before = match slots.wakers.get_mut(self.slot) {
+            Some(slot) if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) => slot.replace(waker.clone()),
+            _ => return,
+        };
+        drop(slots);
+        // Only now: what a waker's end drops with it may come back here.
+        drop(before);
     }
 }
 
@@ -144,11 +147,10 @@ impl Drop for Deadline {
         if let Some(at) = slots.at.get_mut(self.slot) {
             *at = NEVER;
         }
-        if let Some(waker) = slots.wakers.get_mut(self.slot) {
-            *waker = None;
-        }
-        let slot = self.slot;
-        slots.free.push(slot);
+        let waker = slots.wakers.get_mut(self.slot).and_then(Option::take);
+        slots.free.push(self.slot);
+        drop(slots);
+        drop(waker);
     }
 }
 

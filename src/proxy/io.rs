@@ -7,20 +7,24 @@
 //! bytes are likely, `poll_shutdown` closes the sending side and then reads and discards for a while.
 
 use bytes::{Buf, Bytes, BytesMut};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 /// What every HTTP/2 connection with prior knowledge starts with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What sniffing reads at most; it is served from here and then given back.
 const SNIFFED: usize = 4096;
-/// What a lingering close discards at most, in bytes.
+/// What a lingering close discards at most, in bytes, and how long it waits for the client to close.
 const MAX_LINGER: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Marks that the connection's task reads. Atomic only because an upgraded connection must be `Send`: one thread
 /// writes and the same one reads.
@@ -55,7 +59,15 @@ pub(super) struct Io {
     stream: TcpStream,
     prefix: Bytes,
     marks: Arc<Marks>,
-    lingered: Option<usize>,
+    /// The sending side is closed.
+    closed: bool,
+    lingering: Option<Lingering>,
+}
+
+#[derive(Debug)]
+struct Lingering {
+    discarded: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 /// Reads the first bytes until they tell the protocol; `None` when the client closed before.
@@ -77,7 +89,7 @@ pub(super) async fn sniff(mut stream: TcpStream) -> io::Result<Option<(Io, Spoke
             break Spoken::Http2;
         }
     };
-    let io = Io { stream, prefix: first.freeze(), marks: Arc::default(), lingered: None };
+    let io = Io { stream, prefix: first.freeze(), marks: Arc::default(), closed: false, lingering: None };
     Ok(Some((io, spoken)))
 }
 
@@ -87,14 +99,16 @@ impl Io {
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingering = self
+            .lingering
+            .get_or_insert_with(|| Lingering { discarded: 0, until: Box::pin(tokio::time::sleep(LINGER)) });
         let mut discarded = [0u8; 4096];
-        while self.lingered.is_none_or(|n| n < MAX_LINGER) {
+        while lingering.discarded < MAX_LINGER {
             let mut buf = ReadBuf::new(&mut discarded);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => {
-                    self.lingered = Some(self.lingered.unwrap_or(0) + buf.filled().len());
-                }
-                _ => break,
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => lingering.discarded += buf.filled().len(),
+                Poll::Ready(_) => break,
+                Poll::Pending => return lingering.until.as_mut().poll(cx),
             }
         }
         Poll::Ready(())
@@ -144,9 +158,9 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingered.is_none() {
+        if !self.closed {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.lingered = Some(0);
+            self.closed = true;
         }
         if self.marks.linger.load(Relaxed) {
             ready!(self.poll_linger(cx));

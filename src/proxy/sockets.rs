@@ -131,3 +131,47 @@ pub(super) fn remove(table: &mut Fds, gone: impl Fn(&str) -> bool) {
     *table = Fds::new();
     table.deserialize(keys, numbers);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::IntoRawFd;
+    use std::sync::Arc;
+
+    #[test]
+    fn an_address_in_use_is_named() {
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        assert!(bind(address, 2).unwrap_err().to_string().starts_with(&format!("cannot listen on {address}: ")));
+        let shared = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let error = bind(shared.actual, 1).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse, "not even one that shares by SO_REUSEPORT");
+    }
+
+    #[test]
+    fn sockets_are_handed_over_and_the_missing_ones_bound() {
+        let before = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = before.actual;
+        // As they come out of the other process: numbers that nobody owns.
+        let mut table = Fds::new();
+        table.add(key(address, 0), before.sockets[0].try_clone().unwrap().into_raw_fd());
+        let gone = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        table.add(key(gone.actual, 0), gone.sockets[0].try_clone().unwrap().into_raw_fd());
+        table.add("admin".into(), 0);
+        drop((before, gone.sockets));
+        let fds: ListenFds = Arc::new(table.into());
+        let adopted = adopt(&fds, &[address], 2).unwrap();
+        let sockets = &adopted[&address].sockets;
+        assert_eq!((sockets.len(), adopted[&address].actual), (2, address));
+        for _ in 0..20 {
+            std::net::TcpStream::connect(address).unwrap();
+        }
+        let accepted = sockets.iter().map(|s| std::iter::from_fn(|| s.accept().ok()).count()).sum::<usize>();
+        assert_eq!(accepted, 20, "none waits at a socket that nobody serves");
+        assert!(std::net::TcpStream::connect(gone.actual).is_err(), "what nobody claims is closed");
+        let mut table = fds.lock();
+        assert!(table.get(&key(address, 1)).is_some() && table.get("admin").is_some());
+        remove(&mut table, |key| key.contains('#'));
+        assert_eq!(table.serialize().0, ["admin"]);
+    }
+}

@@ -14,7 +14,7 @@ use super::core::Core;
 use super::failure::Failure;
 use super::gauges::Gauge;
 use crate::balance::{Endpoint, EndpointId};
-use crate::config::{Protocol, Timeouts};
+use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
 use http::{Request, Response};
@@ -50,6 +50,7 @@ const PING_WITHIN: Duration = Duration::from_secs(10);
 
 type Sender1 = http1::SendRequest<RequestBody>;
 type Sender2 = http2::SendRequest<RequestBody>;
+type Connection2 = http2::Connection<TokioIo<TcpStream>, RequestBody, LocalExecutor>;
 
 /// A connection in use by one request.
 pub(super) enum Lease {
@@ -84,9 +85,17 @@ struct Idle {
 struct Shared {
     sender: Sender2,
     streams: Cell<usize>,
-    /// How many streams the endpoint allows at once.
-    allowed: Rc<Cell<usize>>,
+    /// hyper's side of it, until it is over.
+    connection: Rc<RefCell<Option<Connection2>>>,
     used: Cell<Time>,
+}
+
+impl Shared {
+    /// Whether the endpoint allows no more streams; it may change its mind at any time.
+    fn full(&self) -> bool {
+        let connection = self.connection.borrow();
+        connection.as_ref().is_some_and(|c| self.streams.get() >= c.current_max_send_streams())
+    }
 }
 
 #[derive(Default)]
@@ -183,7 +192,7 @@ impl Pool {
         let pooled = endpoints.get_mut(&id)?;
         pooled.shared.retain(|s| !s.sender.is_closed());
         let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        if least.streams.get() >= least.allowed.get() && pooled.shared.len() < MAX_SHARED {
+        if pooled.shared.len() < MAX_SHARED && least.full() {
             return None;
         }
         least.used.set(now);
@@ -191,40 +200,36 @@ impl Pool {
     }
 }
 
-/// Sends a request to an endpoint and waits for the answer's head.
-pub(super) async fn send(
+/// Sends a request over HTTP/1.1 and waits for the answer's head.
+pub(super) async fn send1(
     core: &Rc<Core>,
     endpoint: &Endpoint,
-    protocol: Protocol,
     timeouts: &Timeouts,
     request: Request<RequestBody>,
     upload: Option<&Rc<Upload>>,
     now: Time,
 ) -> Sent {
-    match protocol {
-        Protocol::Http1 => send1(core, endpoint, timeouts, request, upload, now).await,
-        Protocol::Http2 => send2(core, endpoint, timeouts, request, upload, now).await,
+    let (id, keep) = (endpoint.id, timeouts.pooled.0);
+    let Some(mut sender) = core.pool.take_idle(core, id, now) else {
+        // Boxed: the rare way must not make every request's future as large as itself.
+        return Box::pin(send1_afresh(core, endpoint, timeouts, request, upload)).await;
+    };
+    match sender.try_send_request(request).await {
+        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id, keep }),
+        Err(mut error) => match error.take_message() {
+            Some(unsent) => Box::pin(send1_afresh(core, endpoint, timeouts, unsent, upload)).await,
+            None => Sent::Lost(classify(&error, upload)),
+        },
     }
 }
 
-async fn send1(
+async fn send1_afresh(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
     upload: Option<&Rc<Upload>>,
-    now: Time,
 ) -> Sent {
-    let (id, keep) = (endpoint.id, timeouts.pooled.0);
-    if let Some(mut sender) = core.pool.take_idle(core, id, now) {
-        match sender.try_send_request(request).await {
-            Ok(response) => return Sent::Answered(response, Lease::Http1 { sender, id, keep }),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) => request = unsent,
-                None => return Sent::Lost(classify(&error, upload)),
-            },
-        }
-    }
     let stream = match connect(endpoint, timeouts).await {
         Ok(stream) => stream,
         Err(reason) => return Sent::Unsent(request, reason),
@@ -239,7 +244,7 @@ async fn send1(
         drop(open);
     });
     match sender.try_send_request(request).await {
-        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id, keep }),
+        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id: endpoint.id, keep: timeouts.pooled.0 }),
         Err(mut error) => match error.take_message() {
             Some(unsent) => Sent::Unsent(unsent, Reason::UpstreamReset),
             None => Sent::Lost(classify(&error, upload)),
@@ -247,7 +252,8 @@ async fn send1(
     }
 }
 
-async fn send2(
+/// Sends a request over HTTP/2 and waits for the answer's head.
+pub(super) async fn send2(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
@@ -259,7 +265,7 @@ async fn send2(
     loop {
         let shared = match core.pool.take_shared(endpoint.id, now) {
             Some(shared) => shared,
-            None => match open_shared(core, endpoint, timeouts, now).await {
+            None => match Box::pin(open_shared(core, endpoint, timeouts, now)).await {
                 Ok(Some(shared)) => {
                     fresh = true;
                     shared
@@ -294,22 +300,22 @@ async fn open_shared(core: &Rc<Core>, endpoint: &Endpoint, timeouts: &Timeouts, 
     let stream = connect(endpoint, timeouts).await?;
     let (sender, connection) =
         core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)?;
-    let allowed = Rc::new(Cell::new(connection.current_max_send_streams()));
-    let shared = Rc::new(Shared { sender, streams: Cell::new(0), allowed: allowed.clone(), used: Cell::new(now) });
+    let connection = Rc::new(RefCell::new(Some(connection)));
+    let shared = Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
     drop(opening);
     let open = Open::new(core);
-    let mut connection = connection;
     tokio::task::spawn_local(async move {
-        std::future::poll_fn(|cx| {
-            let over = Pin::new(&mut connection).poll(cx).is_ready();
-            allowed.set(connection.current_max_send_streams());
-            if over { Poll::Ready(()) } else { Poll::Pending }
+        // What went wrong is told to the requests on it: those not sent yet get their message back when it is dropped.
+        std::future::poll_fn(|cx| match connection.borrow_mut().as_mut() {
+            Some(running) => Pin::new(running).poll(cx).map(drop),
+            None => Poll::Ready(()),
         })
         .await;
-        drop(open);
+        let over = connection.take();
+        drop((over, open));
     });
     Ok(Some(shared))
 }

@@ -21,12 +21,12 @@
 //! | anything else | says hello: the endpoint's number and the request's id |
 
 use super::{Counted, State, grpc};
+use crate::BoxError;
 use crate::body::{self, Body};
 use crate::client::{ENDPOINT, TEST_ID};
-use crate::BoxError;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -56,6 +56,7 @@ pub(super) async fn answer(state: Arc<State>, request: Request<Incoming>) -> Res
         state.journal.saw(id, state.number);
     }
     state.requests.fetch_add(1, SeqCst);
+    let head = request.method() == Method::HEAD;
     if request.version() == Version::HTTP_2 {
         state.http2.fetch_add(1, SeqCst);
     }
@@ -69,6 +70,10 @@ pub(super) async fn answer(state: Arc<State>, request: Request<Incoming>) -> Res
         0 => perform(&state, request, id).await?,
         code => status(StatusCode::from_u16(code)?),
     };
+    if head {
+        // hyper leaves out the body of such an answer on HTTP/1.1 only.
+        *response.body_mut() = body::empty();
+    }
     answering.1 = true;
     drop(answering);
     drop(active);

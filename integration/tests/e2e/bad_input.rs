@@ -32,7 +32,10 @@ async fn a_wrong_configuration_is_refused_with_every_error_and_its_place() {
                  model: { tick: 5 }\n";
     let (code, said, sidecar) = refused(wrong).await;
     assert_eq!(code, 64, "{said}");
-    assert_says(&said, &["serivce", "service", "modle", "model", "heavy", "tick", "pathloom.yaml:1:", "pathloom.yaml:3:"]);
+    assert_says(
+        &said,
+        &["serivce", "service", "modle", "model", "heavy", "tick", "pathloom.yaml:1:", "pathloom.yaml:3:"],
+    );
 
     let mut command = Command::new(BINARY);
     command.arg("check").arg(sidecar.file());
@@ -43,7 +46,9 @@ async fn a_wrong_configuration_is_refused_with_every_error_and_its_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_or_broken_file_is_refused() {
-    for (text, word) in [("workloads: [", "pathloom.yaml"), ("- just\n- a list\n", "pathloom.yaml"), ("node: 3\n", "node")] {
+    for (text, word) in
+        [("workloads: [", "pathloom.yaml"), ("- just\n- a list\n", "pathloom.yaml"), ("node: 3\n", "node")]
+    {
         let (code, said, _) = refused(text).await;
         assert_eq!(code, 64, "{said}");
         assert_says(&said, &[word]);

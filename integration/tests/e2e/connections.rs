@@ -68,6 +68,10 @@ async fn connections_to_endpoints_are_used_again() {
         for _ in 0..200 {
             assert_eq!(client.get("/").await.unwrap().status(), 200);
         }
-        assert!(fleet.connections() <= most, "{protocol}: {} connections for 200 requests in turn", fleet.connections());
+        assert!(
+            fleet.connections() <= most,
+            "{protocol}: {} connections for 200 requests in turn",
+            fleet.connections()
+        );
     }
 }

@@ -3,8 +3,10 @@
 use crate::{QUICK, catalog, sidecar};
 use pathloom_integration::client::{VERSIONS, Version, text};
 use pathloom_integration::fleet::{Fleet, list};
-use pathloom_integration::load::Load;
+use pathloom_integration::load::{Load, Outcome};
 use pathloom_integration::{ports, wait};
+
+const CALLERS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_connection_is_tried_elsewhere_and_no_client_notices() {
@@ -97,7 +99,7 @@ async fn an_endpoint_that_dies_under_load_costs_only_what_it_had_been_given() {
     for version in VERSIONS {
         let mut fleet = Fleet::start(3).await;
         let sidecar = sidecar(catalog(&fleet.yaml(), "ejection: { first: 10s }") + QUICK).start().await;
-        let load = Load::start(version, sidecar.address("in"), 8, "/").await;
+        let load = Load::start(version, sidecar.address("in"), CALLERS, "/").await;
         load.further(200).await;
         fleet.endpoints[0].stop().await;
         wait::eventually("the ejection", || async {
@@ -109,13 +111,18 @@ async fn an_endpoint_that_dies_under_load_costs_only_what_it_had_been_given() {
         load.further(200).await;
         let report = load.stop().await;
         let seen = fleet.journal.all();
+        let mut lost = 0;
         for (id, outcome) in &report.outcomes {
             let by = seen.get(id).cloned().unwrap_or_default();
             assert!(by.len() <= 1, "request {id} was sent twice: {by:?}");
-            // Only what the dead one had taken may have failed: it may have been acted on, so nobody repeats it.
-            let right = matches!(outcome, pathloom_integration::load::Outcome::Right(_));
-            assert!(right || by == [0], "request {id}: {outcome:?}, seen by {by:?}");
+            // Only what the dead one had been given may have failed: it may have acted on it, so nobody repeats it.
+            match outcome {
+                Outcome::Right(endpoint) => assert_eq!(by, [*endpoint], "request {id}"),
+                Outcome::Wrong(what) if what.contains("upstream_reset") && by != [1] && by != [2] => lost += 1,
+                other => panic!("request {id}: {other:?}, seen by {by:?}"),
+            }
         }
+        assert!(lost <= 2 * CALLERS, "{lost} of {} requests were lost", report.outcomes.len());
         sidecar.assert_no_panic();
     }
 }

@@ -2,6 +2,7 @@
 
 use http::Request;
 use pathloom_integration::body::{self, drain};
+use pathloom_integration::client::foreign;
 use pathloom_integration::client::{VERSIONS, Version, text};
 use pathloom_integration::fleet::{Fleet, counting::CountingEndpoint};
 use pathloom_integration::load::{Load, flood};
@@ -18,7 +19,10 @@ async fn scripts_do_what_they_say_on_both_protocols() {
         assert_eq!(client.exchange(sent).await.unwrap().body().as_ref(), b"3000000 ok");
         let sent = Request::post("/echo").header("x-test-id", 7).body(body::full("hello")).unwrap();
         let answer = client.exchange(sent).await.unwrap();
-        assert_eq!((answer.body().as_ref(), text(&answer, "x-test-id"), text(&answer, "x-endpoint")), (&b"hello"[..], "7", "0"));
+        assert_eq!(
+            (answer.body().as_ref(), text(&answer, "x-test-id"), text(&answer, "x-endpoint")),
+            (&b"hello"[..], "7", "0")
+        );
         assert_eq!(fleet.journal.of(7), [0]);
         let request = Request::get("/trailers/10").header("te", "trailers").body(body::empty()).unwrap();
         let (_, trailers, _) = drain(client.send(request).await.unwrap().into_body()).await;
@@ -70,4 +74,14 @@ async fn grpc_and_upgrades_work_without_a_sidecar() {
     crate::grpc::a_deadline(address).await;
     crate::upgrades::websocket(address).await;
     crate::upgrades::another_protocol(address).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_is_content_without_a_sidecar() {
+    let Some(curl) = foreign::curl() else { return };
+    let fleet = Fleet::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("upload");
+    std::fs::write(&file, body::piece(0, 1 << 20)).unwrap();
+    crate::foreign_clients::curl_is_content(&curl, fleet.endpoints[0].address, &file).await;
 }

@@ -4,15 +4,12 @@ use crate::{catalog, sidecar};
 use pathloom_integration::client::foreign;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::{body, wait};
+use std::net::SocketAddr;
+use std::path::Path;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn curl_is_content_on_http1_and_http2() {
-    let Some(curl) = foreign::curl() else { return };
-    let fleet = Fleet::start(2).await;
-    let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
-    let base = format!("http://{}", sidecar.address("in"));
-    let file = sidecar.directory().join("upload");
-    std::fs::write(&file, body::piece(0, 1 << 20)).unwrap();
+/// What curl is asked to do on both protocols; the file holds a MiB of the pattern.
+pub async fn curl_is_content(curl: &foreign::Program, address: SocketAddr, file: &Path) {
+    let base = format!("http://{address}");
     let (upload, sink, echo) = (file.display().to_string(), format!("{base}/sink"), format!("{base}/echo"));
     let (bytes, trailers) = (format!("{base}/bytes/100000"), format!("{base}/trailers/10"));
     for version in ["--http1.1", "--http2-prior-knowledge"] {
@@ -20,7 +17,7 @@ async fn curl_is_content_on_http1_and_http2() {
             let mut all = vec!["-sS", "--fail", "--max-time", "30", version];
             all.extend_from_slice(arguments);
             let (code, out, errors) = curl.run(&all).await;
-            assert_eq!(code, 0, "curl {all:?}: {errors}\n{}", sidecar.stderr());
+            assert_eq!(code, 0, "curl {all:?}: {errors}");
             out
         };
         assert!(run(&[&base]).await.starts_with("endpoint "));
@@ -31,8 +28,11 @@ async fn curl_is_content_on_http1_and_http2() {
         // A HEAD's answer has no body, whatever length it names.
         let head = run(&["-I", &bytes]).await;
         assert!(head.starts_with("HTTP/") && head.contains(" 200"), "{head}");
-        let both = run(&["-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n", &base, "-o", "/dev/null", &base]).await;
-        assert_eq!(both.lines().collect::<Vec<_>>(), ["200 1", "200 0"], "the connection is kept");
+        // Debian's curl 7.88 cannot use a connection again on HTTP/2 with prior knowledge, whoever serves.
+        if version == "--http1.1" {
+            let twice = ["-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n", &base, "-o", "/dev/null", &base];
+            assert_eq!(run(&twice).await.lines().collect::<Vec<_>>(), ["200 1", "200 0"], "the connection is kept");
+        }
         assert_eq!(run(&["-o", "/dev/null", "-w", "%{http_code}", &trailers]).await, "200");
     }
     let chunked = ["-sS", "--fail", "--http1.1", "-H", "Transfer-Encoding: chunked", "-T", &upload, &sink];
@@ -43,6 +43,16 @@ async fn curl_is_content_on_http1_and_http2() {
     // An upgrade to h2c that curl offers is declined, and the request answered.
     let (code, out, errors) = curl.run(&["-sS", "--fail", "--http2", &base]).await;
     assert!(code == 0 && out.starts_with("endpoint "), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn curl_is_content_on_http1_and_http2() {
+    let Some(curl) = foreign::curl() else { return };
+    let fleet = Fleet::start(2).await;
+    let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
+    let file = sidecar.directory().join("upload");
+    std::fs::write(&file, body::piece(0, 1 << 20)).unwrap();
+    curl_is_content(&curl, sidecar.address("in"), &file).await;
     sidecar.assert_no_panic();
 }
 

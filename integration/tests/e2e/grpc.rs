@@ -24,7 +24,10 @@ pub async fn every_kind_of_call(address: SocketAddr) {
 
     let zero = client.unary("/test.Numbers/Double", Request::new(Number::of(0)));
     let status = wait::soon("a failing call", zero).await.unwrap_err();
-    assert_eq!((status.code(), status.message(), status.details()), (Code::InvalidArgument, "zero: ünd %", &[1, 2, 3][..]));
+    assert_eq!(
+        (status.code(), status.message(), status.details()),
+        (Code::InvalidArgument, "zero: ünd %", &[1, 2, 3][..])
+    );
     assert_eq!(status.metadata().get("x-why").map(|v| v.as_bytes()), Some(&b"because"[..]));
     let unknown = client.unary("/test.Numbers/Nothing", Request::new(Number::of(1)));
     assert_eq!(wait::soon("an unknown call", unknown).await.unwrap_err().code(), Code::Unimplemented);

@@ -67,7 +67,7 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
         for (n, answer) in waiting.into_iter().enumerate() {
             let (status, length) = wait::soon("a held request", answer).await.unwrap().expect("an answer");
             assert_eq!(status, 200);
-            assert!(if n % 2 == 0 { length > 0 } else { length == 40_000 }, "{version:?}: {length} bytes");
+            assert!(if n % 2 == 0 { length > 0 } else { length == 80_000 }, "{version:?}: {length} bytes");
         }
         let status = sidecar.process.end(wait::LIMIT).await;
         assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());

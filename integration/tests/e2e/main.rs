@@ -3,6 +3,13 @@
 //! One binary for all of them, because each further one would be linked anew. A module stands for a promise of the
 //! product; `fleet_itself` holds the same bodies against the fleet alone, so that a failure can be told from a test
 //! that asks for the wrong thing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: a surprise must fail where it happens, in the bodies that tests share as well"
+)]
 
 mod accounting;
 mod bad_input;
@@ -13,14 +20,17 @@ mod dead_upstream;
 mod fleet_itself;
 mod foreign_clients;
 mod grpc;
+mod http2;
 mod leaving;
 mod model_trouble;
 mod protocols;
 mod routing_loop;
 mod shares;
+mod timeouts;
 mod upgrades;
 mod workloads;
 
+use pathloom_integration::client::Version;
 use pathloom_integration::sidecar::Setup;
 
 /// The product's binary.
@@ -44,3 +54,11 @@ fn catalog(endpoints: &str, more: &str) -> String {
 
 /// The embedded engine and a quick tick: what most tests want of the slow loop.
 const QUICK: &str = "model: { engine: embedded, tick: 100ms, deadline: 100ms, triggers: { min_interval: 100ms } }\n";
+
+/// The cluster's key that makes endpoints speak this.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::Http1 => "protocol: http1",
+        Version::Http2 => "protocol: http2",
+    }
+}

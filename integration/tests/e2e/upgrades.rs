@@ -46,7 +46,8 @@ pub async fn websocket(address: SocketAddr) {
 /// Another protocol: bytes both ways, and a half-closed end.
 pub async fn another_protocol(address: SocketAddr) {
     let mut raw = Raw::connect(address).await.unwrap();
-    let request = "GET /upgrade/tunnel HTTP/1.1\r\nhost: catalog.shop\r\nconnection: upgrade\r\nupgrade: tunnel\r\n\r\n";
+    let request =
+        "GET /upgrade/tunnel HTTP/1.1\r\nhost: catalog.shop\r\nconnection: upgrade\r\nupgrade: tunnel\r\n\r\n";
     let answer = raw.ask(request).await.unwrap();
     assert_eq!((answer.status, answer.header("upgrade")), (101, "tunnel"), "{answer:?}");
     let mut stream = raw.stream;
@@ -114,7 +115,8 @@ async fn an_upgrade_that_the_endpoint_declines_is_an_ordinary_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_switches_unasked_is_a_502() {
     let switches =
-        RawEndpoint::saying(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: surprise\r\n\r\nboo").await;
+        RawEndpoint::saying(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: surprise\r\n\r\nboo")
+            .await;
     let sidecar = sidecar(catalog(&list([switches.address]), "")).start().await;
     let mut raw = Raw::connect(sidecar.address("in")).await.unwrap();
     let answer = wait::soon("an answer", raw.ask("GET / HTTP/1.1\r\nhost: catalog.shop\r\n\r\n")).await.unwrap();
@@ -127,7 +129,8 @@ async fn an_open_websocket_does_not_hold_up_the_end_beyond_the_drain() {
     let fleet = Fleet::start(1).await;
     let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + "process: { drain: 1s }\n").start().await;
     let stream = TcpStream::connect(sidecar.address("in")).await.unwrap();
-    let (mut socket, _) = wait::soon("the handshake", client_async("ws://catalog.shop/websocket", stream)).await.unwrap();
+    let (mut socket, _) =
+        wait::soon("the handshake", client_async("ws://catalog.shop/websocket", stream)).await.unwrap();
     socket.send(Message::text("hello")).await.unwrap();
     wait::soon("the echo", socket.next()).await.unwrap().unwrap();
     sidecar.sigterm();

@@ -17,6 +17,7 @@ use proto::{
     Dimension, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto, TypeProto,
     TypeProtoTensor, ValueInfoProto, data_type,
 };
+use sha2::{Digest, Sha256};
 use writer::Writer;
 
 /// The version of ONNX's operations.
@@ -120,23 +121,24 @@ pub fn model(weights: &Weights, about: &About) -> Result<ModelProto> {
         writer.output(port.0, value);
     }
     let (node, initializer) = writer.finish();
+    let graph = GraphProto {
+        node,
+        name: Some("pathloom".into()),
+        initializer,
+        input: INPUTS.iter().map(value_info).collect(),
+        output: OUTPUTS.iter().map(value_info).collect(),
+    };
     Ok(ModelProto {
         ir_version: Some(IR),
         producer_name: Some("pathloom-models".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        graph: Some(GraphProto {
-            node,
-            name: Some("pathloom".into()),
-            initializer,
-            input: INPUTS.iter().map(value_info).collect(),
-            output: OUTPUTS.iter().map(value_info).collect(),
-        }),
+        metadata_props: metadata(about, &graph),
+        graph: Some(graph),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
-        metadata_props: metadata(about),
     })
 }
 
-fn metadata(about: &About) -> Vec<StringStringEntryProto> {
+fn metadata(about: &About, graph: &GraphProto) -> Vec<StringStringEntryProto> {
     let ports = |ports: &[Port]| {
         let lines = ports.iter().map(|(name, _, shape, unit)| format!("{name} {} {unit}", shape_text(shape)));
         lines.collect::<Vec<_>>().join("; ")
@@ -154,6 +156,8 @@ fn metadata(about: &About) -> Vec<StringStringEntryProto> {
         ("trained_on", about.trained_on.clone()),
         ("created_by", about.created_by.clone()),
         ("commit", about.commit.clone()),
+        // So that a flipped bit in the weights is found when the file is loaded, not when it steers.
+        ("graph_sha256", Sha256::digest(graph.encode_to_vec()).iter().map(|b| format!("{b:02x}")).collect()),
     ]
     .into_iter()
     .map(|(key, value)| StringStringEntryProto { key: Some(format!("pathloom.{key}")), value: Some(value) })

@@ -3,9 +3,11 @@
 use super::settings::above_zero;
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path};
-use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch, Workload};
+use crate::config::diagnostic::MAX_FINDINGS;
+use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
-use std::collections::{BTreeMap, HashMap};
+use crate::config::units::SourceNet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 /// Facts about an endpoint are shown, not stored in bulk.
@@ -31,7 +33,7 @@ fn workloads(config: &Config, findings: &mut Findings) {
         let remedy = "add one: `workloads: { frontend: { listen: 127.0.0.1:15001 } }`";
         findings.warning(section.name(), "there are no workloads, so no request can come in", remedy);
     }
-    let mut listening: HashMap<SocketAddr, Vec<(&str, &Workload)>> = HashMap::new();
+    let mut sources: HashMap<(SocketAddr, Option<SourceNet>), &str> = HashMap::new();
     let mut serving: HashMap<SocketAddr, &str> = HashMap::new();
     for (name, workload) in &config.workloads {
         let path = section.key(name);
@@ -40,73 +42,66 @@ fn workloads(config: &Config, findings: &mut Findings) {
             findings.check(path.key("service"), syntax::name(&workload.service));
         }
         match workload.listen {
-            None => findings.error(
-                path.name(),
-                format!("the workload `{name}` has no `listen`"),
-                "add the address on which its requests come in: `listen: 127.0.0.1:15001`",
-            ),
-            Some(listen) => same_listener(&path, name, workload, listen, &mut listening, findings),
+            None => {
+                let remedy = "add the address on which its requests come in: `listen: 127.0.0.1:15001`";
+                findings.error(path.name(), format!("the workload `{name}` has no `listen`"), remedy);
+            }
+            Some(listen) => {
+                beside_admin(&path.key("listen"), listen, config.admin.listen, findings);
+                if let Some(other) = sources.insert((listen, workload.source), name) {
+                    told_apart(&path, listen, workload.source, other, findings);
+                }
+            }
         }
         if let Some(serves) = workload.serves {
             connectable(&path.key("serves"), serves, findings);
             if let Some(other) = serving.insert(serves, name) {
                 let message = format!("`{other}` serves {serves} already");
-                findings.error(
-                    path.key("serves"),
-                    message,
-                    "give each workload the address at which it alone can be reached",
-                );
+                let remedy = "give each workload the address at which it alone can be reached";
+                findings.error(path.key("serves"), message, remedy);
             }
         }
     }
-    for (name, workload) in &config.workloads {
-        let path = section.key(name);
-        if let Some(listen) = workload.listen {
-            beside_admin(&path.key("listen"), listen, config.admin.listen, findings);
-        }
-        if let Some(serves) = workload.serves.filter(|serves| listening.contains_key(serves)) {
-            let message = format!("{serves} is where this proxy listens, not where the workload is reached");
-            findings.error(path.key("serves"), message, "write the workload's own address");
-        }
+    never_to_itself(config, findings);
+}
+
+/// A listener belongs to one workload, or its workloads differ by where requests come from.
+fn told_apart(path: &Path, listen: SocketAddr, source: Option<SourceNet>, other: &str, findings: &mut Findings) {
+    // Port 0 is a port of its own for each who asks.
+    if listen.port() == 0 {
+        return;
     }
-    for (name, cluster) in &config.clusters {
-        for (i, endpoint) in cluster.endpoints.iter().enumerate() {
-            let path = Path::of(&["clusters", name, "endpoints"]).index(i).key("address");
-            if endpoint.address.port() != 0 && listening.contains_key(&endpoint.address) {
-                let message =
-                    format!("the proxy listens on {} itself, so a request would go round for ever", endpoint.address);
-                findings.error(path, message, "write the address of the service behind it");
-            }
+    match source {
+        None => {
+            let message = format!("`{other}` listens on {listen} too, and nothing tells the two apart");
+            findings.error(path.key("listen"), message, "give each a `source`, or a listener of its own");
+        }
+        Some(source) => {
+            let message = format!("`{other}` has the source {source} on {listen} too");
+            let remedy = "give each workload its own source addresses, or a listener of its own";
+            findings.error(path.key("source"), message, remedy);
         }
     }
 }
 
-/// A listener belongs to one workload, or its workloads differ by where requests come from.
-fn same_listener<'a>(
-    path: &Path,
-    name: &'a str,
-    workload: &'a Workload,
-    listen: SocketAddr,
-    listening: &mut HashMap<SocketAddr, Vec<(&'a str, &'a Workload)>>,
-    findings: &mut Findings,
-) {
-    let others = listening.entry(listen).or_default();
-    // Port 0 is a port of its own for each who asks.
-    if let Some((other, _)) = others.iter().find(|(_, other)| other.source == workload.source && listen.port() != 0) {
-        match workload.source {
-            None => findings.error(
-                path.key("listen"),
-                format!("`{other}` listens on {listen} too, and nothing tells the two apart"),
-                "give each a `source`, or a listener of its own",
-            ),
-            Some(source) => findings.error(
-                path.key("source"),
-                format!("`{other}` has the source {source} on {listen} too"),
-                "give each workload its own source addresses, or a listener of its own",
-            ),
+/// An address on which the proxy listens is nobody's endpoint: what was sent there would come back for ever.
+fn never_to_itself(config: &Config, findings: &mut Findings) {
+    let listening: HashSet<SocketAddr> = config.workloads.values().filter_map(|workload| workload.listen).collect();
+    let own = |address: SocketAddr| address.port() != 0 && listening.contains(&address);
+    for (name, workload) in &config.workloads {
+        if let Some(serves) = workload.serves.filter(|serves| own(*serves)) {
+            let message = format!("{serves} is where this proxy listens, not where the workload is reached");
+            findings.error(Path::of(&["workloads", name, "serves"]), message, "write the workload's own address");
         }
     }
-    others.push((name, workload));
+    for (name, cluster) in &config.clusters {
+        for (i, endpoint) in cluster.endpoints.iter().enumerate().filter(|(_, endpoint)| own(endpoint.address)) {
+            let path = Path::of(&["clusters", name, "endpoints"]).index(i).key("address");
+            let address = endpoint.address;
+            let message = format!("the proxy listens on {address} itself, so a request would go round for ever");
+            findings.error(path, message, "write the address of the service behind it");
+        }
+    }
 }
 
 fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, findings: &mut Findings) {
@@ -128,6 +123,7 @@ fn routes(config: &Config, findings: &mut Findings) {
         findings.warning(section.name(), "there are no routes, so every request is answered with 404", remedy);
     }
     let mut catch_all = None;
+    let mut conditioned: HashMap<&RouteMatch, usize> = HashMap::new();
     for (i, route) in config.routes.iter().enumerate() {
         let path = section.index(i);
         destination(route, config, &path, findings);
@@ -136,13 +132,14 @@ fn routes(config: &Config, findings: &mut Findings) {
             let message = format!("no request gets here: route {} matches every one before", first + 1);
             findings.warning(path, message, "move the route that matches everything to the end");
             findings.resting_on(section.index(first));
-        } else if let Some(same) = config.routes.iter().take(i).position(|before| before.matches == route.matches) {
+        } else if let Some(same) = conditioned.get(&route.matches) {
             let message = format!("no request gets here: route {} has the same conditions", same + 1);
             findings.warning(path, message, "remove one of them");
-            findings.resting_on(section.index(same));
+            findings.resting_on(section.index(*same));
         } else if route.matches == RouteMatch::default() {
             catch_all = Some(i);
         }
+        conditioned.entry(&route.matches).or_insert(i);
     }
 }
 
@@ -182,7 +179,10 @@ fn known(name: &str, config: &Config, path: Path, findings: &mut Findings) {
     if config.clusters.contains_key(name) {
         return;
     }
-    let remedy = match nearest(name, config.clusters.keys().map(String::as_str)) {
+    // Comparing with every name takes time, and nobody reads a thousandth suggestion.
+    let near =
+        if findings.0.len() < MAX_FINDINGS { nearest(name, config.clusters.keys().map(String::as_str)) } else { None };
+    let remedy = match near {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("add `{name}` to `clusters`"),
     };
@@ -224,14 +224,16 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
 }
 
 fn clusters(config: &Config, findings: &mut Findings) {
+    let single = config.routes.iter().filter_map(|route| route.cluster.as_deref());
+    let split = config.routes.iter().flat_map(|route| route.split.keys().map(String::as_str));
+    let routed: HashSet<&str> = single.chain(split).collect();
     for (name, cluster) in &config.clusters {
         let path = Path::of(&["clusters", name]);
         findings.check(path.name(), syntax::name(name));
         if !cluster.service.is_empty() {
             findings.check(path.key("service"), syntax::name(&cluster.service));
         }
-        let routed = |route: &Route| route.cluster.as_ref() == Some(name) || route.split.contains_key(name);
-        if !config.routes.is_empty() && !config.routes.iter().any(routed) {
+        if !config.routes.is_empty() && !routed.contains(name.as_str()) {
             findings.warning(path.name(), format!("no route leads to `{name}`"), "add a route, or remove the cluster");
             findings.resting_on(Path::of(&["routes"]));
         }

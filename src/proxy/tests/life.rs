@@ -239,3 +239,31 @@ async fn http2_endpoints_are_shared_up_to_their_streams_and_replaced_after_goawa
     }
     assert_eq!(server.connections(), 3);
 }
+
+#[test]
+fn a_pingora_server_carries_it_and_ends_with_the_drain() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let server = runtime.block_on(slow());
+    let (proxy, parts) = TestProxy::unstarted(&config(Http1, &[server.address]), 2, |_| {});
+    let address = parts.address;
+    let drain = proxy.drain();
+    let mut chassis = crate::proxy::chassis(false, "/tmp/pathloom-test-unused.sock");
+    chassis.add_service(proxy);
+    let running = {
+        let drain = drain.clone();
+        std::thread::spawn(move || crate::proxy::run(chassis, &drain))
+    };
+    runtime.block_on(async {
+        eventually("it serves", async || TcpStream::connect(address).await.is_ok()).await;
+        let request = tokio::spawn({
+            let mut client = parts.connect1().await;
+            async move { client.get("/200").await.status }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drain.begin();
+        assert_eq!(request.await.unwrap(), StatusCode::OK);
+        eventually("the server ends", async || running.is_finished()).await;
+    });
+    running.join().unwrap();
+}

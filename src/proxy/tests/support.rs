@@ -158,6 +158,12 @@ impl TestProxy {
     }
 
     pub fn start_with(config: &Config, cores: usize, change: impl FnOnce(&mut ProxyOptions)) -> Self {
+        let (mut proxy, test) = Self::unstarted(config, cores, change);
+        proxy.start(None).unwrap();
+        test
+    }
+
+    pub fn unstarted(config: &Config, cores: usize, change: impl FnOnce(&mut ProxyOptions)) -> (Proxy, Self) {
         let (links, traffic) = (Arc::new(Links::new(cores)), Arc::new(TrafficRegistry::new(cores)));
         let published = Published::default();
         published.publish(generation(1, config, &links, &traffic));
@@ -180,11 +186,10 @@ impl TestProxy {
             on_ready: Box::new(|| {}),
         };
         change(&mut options);
-        let mut proxy = Proxy::bind(options).unwrap();
+        let proxy = Proxy::bind(options).unwrap();
         let address = proxy.local_address(LISTENER.parse().unwrap()).unwrap();
-        proxy.start(None).unwrap();
         let (gauges, drain) = (proxy.gauges(), proxy.drain());
-        Self { address, log, alarms, links, traffic, published, gauges, drain, bind_errors }
+        (proxy, Self { address, log, alarms, links, traffic, published, gauges, drain, bind_errors })
     }
 
     pub fn publish(&self, id: u64, config: &Config) {
