@@ -71,7 +71,7 @@ pub fn random_features(seed: u64, n: usize, e: usize) -> Features {
             .map(|_| match rng.random::<f32>() {
                 _ if all_unknown => f32::NAN,
                 r if r < unknown_share => f32::NAN,
-                r if r > 0.995 => [f32::INFINITY, -1.0, 0.0, 1e20][rng.random_range(0..4usize)],
+                r if r > 0.995 => *[f32::INFINITY, -1.0, 0.0, 1e20].get(rng.random_range(0..4usize)).unwrap_or(&0.0),
                 _ => 10f32.powf(rng.random_range(-5.0..3.0)),
             })
             .collect()

@@ -105,7 +105,7 @@ fn sixteen_readers_never_see_a_torn_generation_in_a_million_swaps() {
                     let mut reads = 0u64;
                     while !done.load(Relaxed) || reads == 0 {
                         check(reader.load(), &mut rng);
-                        if reads % 64 == 0 {
+                        if reads.is_multiple_of(64) {
                             check(&published.load(), &mut rng);
                         }
                         reads += 1;

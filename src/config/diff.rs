@@ -1,9 +1,9 @@
 //! What a reload cannot change.
 //!
 //! Most of a configuration takes effect at once. A few keys are read when the process starts and never again: they
-//! shape its threads, the sockets and exporters it was born with, or a library that cannot be unloaded. A reload that
-//! changes one of them names it ([`restart_needed`]), and the rest takes effect ([`keep_started`]). Listeners are not
-//! among them: new ones are opened, and removed ones are closed.
+//! shape its threads and every connection, or a library that cannot be unloaded. A reload that
+//! changes one of them names it ([`restart_needed`]), and the rest takes effect ([`keep_started`]). The addresses to
+//! listen on are not among them: new ones are opened, and removed ones are closed.
 
 use super::schema::Config;
 
@@ -40,7 +40,13 @@ read_at_start! {
     "model.engine" => model.engine;
     "model.device" => model.device;
     "model.onnxruntime" => model.onnxruntime;
-    "telemetry.traces.otlp" => telemetry.traces.otlp;
+    // Connections that are open keep the limits that they came in with.
+    "listeners.idle" => listeners.idle;
+    "listeners.request_headers" => listeners.request_headers;
+    "listeners.max_header_bytes" => listeners.max_header_bytes;
+    "listeners.max_headers" => listeners.max_headers;
+    "listeners.max_connections" => listeners.max_connections;
+    "listeners.max_streams" => listeners.max_streams;
     "telemetry.traces.sample" => telemetry.traces.sample;
 }
 
@@ -58,7 +64,7 @@ mod tests {
     fn what_needs_a_restart_is_named_and_kept_and_the_rest_takes_effect() {
         let old = config("model: { tick: 1s }");
         let new = config(
-            "node: { name: other }\nadmin: { listen: 127.0.0.1:9901 }\nprocess: { threads: 3, drain: 1s }\n\
+            "node: { name: other }\nlisteners: { idle: 7s }\nadmin: { listen: 127.0.0.1:9901 }\nprocess: { threads: 3, drain: 1s }\n\
              model: { tick: 2s, engine: embedded, device: cpu, onnxruntime: /lib/x.so }\n\
              telemetry: { log: debug, traces: { otlp: \"http://127.0.0.1:4318/v1/traces\", sample: 5% } }\n\
              workloads: { a: { listen: 127.0.0.1:15001 } }\nroutes: [{ cluster: b }]\nclusters: { b: {} }",
@@ -68,8 +74,9 @@ mod tests {
         assert!(named.contains(&"process.threads") && named.contains(&"model.onnxruntime"));
         let kept = keep_started(&old, new.clone());
         assert_eq!(restart_needed(&old, &kept), Vec::<&str>::new());
-        assert_eq!((kept.process, kept.admin, kept.telemetry.traces), (old.process, old.admin, old.telemetry.traces));
+        assert_eq!((kept.process, kept.admin, kept.listeners), (old.process, old.admin, old.listeners));
         assert_eq!(kept.model.engine, old.model.engine);
+        assert_eq!(kept.telemetry.traces.otlp, new.telemetry.traces.otlp);
         assert_eq!((kept.workloads, kept.routes, kept.clusters), (new.workloads, new.routes, new.clusters));
         assert_eq!((kept.model.tick, kept.telemetry.log), (new.model.tick, new.telemetry.log));
     }
@@ -84,9 +91,13 @@ mod tests {
         let mut all =
             config("node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1 }\nprocess: { threads: 3, drain: 1s }");
         all.model = config("model: { engine: embedded, device: cpu, onnxruntime: x }").model;
-        all.telemetry = config("telemetry: { traces: { otlp: \"http://a/b\", sample: 2% } }").telemetry;
+        all.telemetry = config("telemetry: { traces: { sample: 2% } }").telemetry;
+        all.listeners = config(
+            "listeners: { idle: 1s, request_headers: 1s, max_header_bytes: 16KiB, max_headers: 7, max_connections: 7, max_streams: 7 }",
+        )
+        .listeners;
         let named = restart_needed(&Config::default(), &all);
-        assert_eq!(named.len(), 10);
+        assert_eq!(named.len(), 15);
         for path in named {
             assert!(keys().iter().any(|key| key.path == path), "{path}");
         }

@@ -15,7 +15,7 @@ use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::upgrade;
-use super::upstream::{Lease, Sent, poll_now, send};
+use super::upstream::{Lease, Sent, poll_now, send1, send2};
 use super::watch::Watch;
 use crate::balance::{Cluster, Table};
 use crate::config::Protocol;
@@ -30,10 +30,10 @@ use hyper::upgrade::OnUpgrade;
 use rand::Rng;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 /// How many endpoints a request may be tried at.
 const MAX_ATTEMPTS: usize = 3;
@@ -172,8 +172,19 @@ async fn attempts(
         flight.begin_attempt(choice, now);
         flight.await_head(now);
         let upload = flight.upload.clone();
-        let sending = send(&core, &candidate.endpoint, cluster.protocol, &cluster.timeouts, request, upload.as_ref(), now);
-        let failure = match in_time(flight, sending).await {
+        let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
+        let sent = match cluster.protocol {
+            Protocol::Http1 => {
+                let mut sending = pin!(send1(&core, endpoint, timeouts, request, upload.as_ref(), now));
+                std::future::poll_fn(|cx| in_time(flight, sending.as_mut(), cx)).await
+            }
+            Protocol::Http2 => {
+                // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
+                let mut sending = Box::pin(send2(&core, endpoint, timeouts, request, upload.as_ref(), now));
+                std::future::poll_fn(|cx| in_time(flight, sending.as_mut(), cx)).await
+            }
+        };
+        let failure = match sent {
             Ok(Sent::Answered(response, lease)) => return Ok((response, lease)),
             Ok(Sent::Unsent(unsent, reason)) => {
                 now = core.clock.now();
@@ -191,20 +202,16 @@ async fn attempts(
 }
 
 /// Waits for the head, but no longer than the request's deadlines allow.
-async fn in_time<F: Future>(flight: &Flight, sending: F) -> Result<F::Output, Reason> {
-    let mut sending = pin!(sending);
-    std::future::poll_fn(|cx| {
-        if let Some(sent) = poll_now(sending.as_mut(), cx) {
-            return Poll::Ready(Ok(sent));
-        }
-        if flight.watch.deadline.reached()
-            && let Some(reason) = flight.head_overdue(flight.core.clock.now())
-        {
-            return Poll::Ready(Err(reason));
-        }
-        Poll::Pending
-    })
-    .await
+fn in_time<F: Future>(flight: &Flight, sending: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Reason>> {
+    if let Some(sent) = poll_now(sending, cx) {
+        return Poll::Ready(Ok(sent));
+    }
+    if flight.watch.deadline.reached()
+        && let Some(reason) = flight.head_overdue(flight.core.clock.now())
+    {
+        return Poll::Ready(Err(reason));
+    }
+    Poll::Pending
 }
 
 /// Passes an endpoint's answer on.

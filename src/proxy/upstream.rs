@@ -14,7 +14,7 @@ use super::core::Core;
 use super::failure::Failure;
 use super::gauges::Gauge;
 use crate::balance::{Endpoint, EndpointId};
-use crate::config::{Protocol, Timeouts};
+use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
 use http::{Request, Response};
@@ -200,40 +200,36 @@ impl Pool {
     }
 }
 
-/// Sends a request to an endpoint and waits for the answer's head.
-pub(super) async fn send(
+/// Sends a request over HTTP/1.1 and waits for the answer's head.
+pub(super) async fn send1(
     core: &Rc<Core>,
     endpoint: &Endpoint,
-    protocol: Protocol,
     timeouts: &Timeouts,
     request: Request<RequestBody>,
     upload: Option<&Rc<Upload>>,
     now: Time,
 ) -> Sent {
-    match protocol {
-        Protocol::Http1 => send1(core, endpoint, timeouts, request, upload, now).await,
-        Protocol::Http2 => send2(core, endpoint, timeouts, request, upload, now).await,
+    let (id, keep) = (endpoint.id, timeouts.pooled.0);
+    let Some(mut sender) = core.pool.take_idle(core, id, now) else {
+        // Boxed: the rare way must not make every request's future as large as itself.
+        return Box::pin(send1_afresh(core, endpoint, timeouts, request, upload)).await;
+    };
+    match sender.try_send_request(request).await {
+        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id, keep }),
+        Err(mut error) => match error.take_message() {
+            Some(unsent) => Box::pin(send1_afresh(core, endpoint, timeouts, unsent, upload)).await,
+            None => Sent::Lost(classify(&error, upload)),
+        },
     }
 }
 
-async fn send1(
+async fn send1_afresh(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
     upload: Option<&Rc<Upload>>,
-    now: Time,
 ) -> Sent {
-    let (id, keep) = (endpoint.id, timeouts.pooled.0);
-    if let Some(mut sender) = core.pool.take_idle(core, id, now) {
-        match sender.try_send_request(request).await {
-            Ok(response) => return Sent::Answered(response, Lease::Http1 { sender, id, keep }),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) => request = unsent,
-                None => return Sent::Lost(classify(&error, upload)),
-            },
-        }
-    }
     let stream = match connect(endpoint, timeouts).await {
         Ok(stream) => stream,
         Err(reason) => return Sent::Unsent(request, reason),
@@ -248,7 +244,7 @@ async fn send1(
         drop(open);
     });
     match sender.try_send_request(request).await {
-        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id, keep }),
+        Ok(response) => Sent::Answered(response, Lease::Http1 { sender, id: endpoint.id, keep: timeouts.pooled.0 }),
         Err(mut error) => match error.take_message() {
             Some(unsent) => Sent::Unsent(unsent, Reason::UpstreamReset),
             None => Sent::Lost(classify(&error, upload)),
@@ -256,7 +252,8 @@ async fn send1(
     }
 }
 
-async fn send2(
+/// Sends a request over HTTP/2 and waits for the answer's head.
+pub(super) async fn send2(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
@@ -268,7 +265,7 @@ async fn send2(
     loop {
         let shared = match core.pool.take_shared(endpoint.id, now) {
             Some(shared) => shared,
-            None => match open_shared(core, endpoint, timeouts, now).await {
+            None => match Box::pin(open_shared(core, endpoint, timeouts, now)).await {
                 Ok(Some(shared)) => {
                     fresh = true;
                     shared

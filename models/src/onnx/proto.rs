@@ -3,6 +3,8 @@
 //! Field numbers are those of `onnx.proto` (ONNX 1.16, IR version 9); what is not written here is not written at all.
 //! Repeated numbers are unpacked, as that file's proto2 syntax has them.
 
+#![allow(missing_docs, reason = "the names are ONNX's own: onnx.proto documents them")]
+
 use prost::Message;
 
 /// A whole file.

@@ -7,17 +7,49 @@ use super::mesh::Mesh;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// An instance's work takes this many times as long, and nothing else shows it (gray failure).
-    Slow { instance: usize, factor: f64 },
+    Slow {
+        /// The instance's index.
+        instance: usize,
+        /// How many times longer its work takes.
+        factor: f64,
+    },
     /// All of a service's replicas in one zone are slower.
-    SlowZone { service: usize, zone: usize, factor: f64 },
+    SlowZone {
+        /// The service's index.
+        service: usize,
+        /// The zone's index.
+        zone: usize,
+        /// How many times longer its work takes.
+        factor: f64,
+    },
     /// A link takes this many seconds more.
-    SlowLink { pair: usize, seconds: f64 },
+    SlowLink {
+        /// The index of the pair of instances.
+        pair: usize,
+        /// What each way takes longer, in seconds.
+        seconds: f64,
+    },
     /// All links between two zones take this many seconds more.
-    SlowZonePair { from: usize, to: usize, seconds: f64 },
+    SlowZonePair {
+        /// The calling zone's index.
+        from: usize,
+        /// The called zone's index.
+        to: usize,
+        /// What each way takes longer, in seconds.
+        seconds: f64,
+    },
     /// An instance fails this share of requests at once.
-    FailsFast { instance: usize, share: f64 },
+    FailsFast {
+        /// The instance's index.
+        instance: usize,
+        /// The share of its requests that fail.
+        share: f64,
+    },
     /// An instance does not answer.
-    Crash { instance: usize },
+    Crash {
+        /// The instance's index.
+        instance: usize,
+    },
 }
 
 /// A trouble and when it holds, in ticks.

@@ -15,9 +15,17 @@ const RTT_BETWEEN_S: f64 = 1.39e-3;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Work {
     /// Log-normal with this mean in seconds and this deviation of the logarithm.
-    LogNormal { mean_s: f64, sigma: f64 },
+    LogNormal {
+        /// The mean in seconds.
+        mean_s: f64,
+        /// The standard deviation of the logarithm.
+        sigma: f64,
+    },
     /// Exponential with this mean in seconds.
-    Exponential { mean_s: f64 },
+    Exponential {
+        /// The mean in seconds.
+        mean_s: f64,
+    },
 }
 
 impl Work {

@@ -284,38 +284,3 @@ fn features_that_contradict_each_other_are_refused_before_any_engine_sees_them()
         assert_eq!(check_features(&features).unwrap_err().code(), "features", "{what}");
     }
 }
-
-/// Not a test of behaviour: prints how long each engine takes. Run with `--run-ignored only --no-capture`.
-#[test]
-#[ignore = "a measurement"]
-fn measure_engines() {
-    let engines = [Some(options(Choice::Embedded, None)), library().map(|l| options(Choice::OnnxRuntime, Some(&l)))];
-    for options in engines.into_iter().flatten() {
-        let begun = std::time::Instant::now();
-        let (mut engine, info) = open(&options);
-        println!("{} {}: opened in {:?}", info.engine, info.version, begun.elapsed());
-        for (nodes, degree, runs) in [(50, 4, 400), (1_000, 5, 60), (10_000, 5, 12)] {
-            let features = mesh(nodes, degree, 0.1);
-            let mut times: Vec<_> = (0..runs)
-                .map(|_| {
-                    let begun = std::time::Instant::now();
-                    run(engine.as_mut(), &features);
-                    begun.elapsed()
-                })
-                .collect();
-            times.sort_unstable();
-            println!(
-                "  {nodes} nodes, {} links, {} paths: median {:?}, worst {:?}",
-                features.edge_count(),
-                features.candidate_count(),
-                times[runs / 2],
-                times[runs - 1]
-            );
-        }
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        println!(
-            "  {:?}",
-            status.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("Threads")).collect::<Vec<_>>()
-        );
-    }
-}
