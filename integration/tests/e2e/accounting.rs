@@ -15,6 +15,8 @@ async fn swaps(version: Version) {
     // All the way on one protocol; tests of bodies mix them.
     let sidecar = sidecar(catalog(&fleet.yaml(), protocol(version)) + RESTLESS).start().await;
     let load = Load::start(version, sidecar.address("in"), 16, "/").await;
+    load.further(500).await;
+    let memory = sidecar.process.resident();
     let first = sidecar.generation().await;
     wait::within(std::time::Duration::from_secs(90), "a thousand generations", || async {
         let made = sidecar.generation().await - first;
@@ -23,7 +25,9 @@ async fn swaps(version: Version) {
     .await;
     load.further(100).await;
     let report = load.stop().await;
-    eprintln!("{version:?}: {} requests over 1,000 generations", report.outcomes.len());
+    let grown = sidecar.process.resident().saturating_sub(memory) >> 10;
+    eprintln!("{version:?}: {} requests over 1,000 generations; memory grew by {grown} KiB", report.outcomes.len());
+    assert!(grown < 32 * 1024, "a thousand generations left {grown} KiB behind");
     report.assert_each_right_and_once(&fleet.journal);
     sidecar.assert_no_panic();
 }

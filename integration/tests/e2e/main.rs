@@ -26,6 +26,7 @@ mod model_trouble;
 mod protocols;
 mod routing_loop;
 mod shares;
+mod telemetry;
 mod timeouts;
 mod upgrades;
 mod workloads;
