@@ -39,8 +39,6 @@ const MAX_IDLE: usize = 512;
 const MAX_SHARED: usize = 8;
 /// What a connection holds of a response at most before it stops reading, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;
-/// The most headers that an answer may have.
-const MAX_HEADERS: usize = 256;
 /// HTTP/2 flow control: what an endpoint may send unread, a stream and a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -407,7 +405,8 @@ pub(super) struct ClientBuilders {
 impl ClientBuilders {
     pub(super) fn new() -> Self {
         let mut client1 = http1::Builder::new();
-        client1.max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
+        // The number of headers stays at hyper's 100: any other makes it allocate tables for each answer.
+        client1.max_buf_size(MAX_BUFFER);
         let mut client2 = http2::Builder::new(LocalExecutor);
         client2
             .timer(hyper_util::rt::TokioTimer::new())
