@@ -198,7 +198,7 @@ async fn first_bytes(core: &Rc<Core>, watch: &Rc<Watch>, stream: TcpStream) -> O
 async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
     let service = {
         let conn = conn.clone();
-        service_fn(move |request| forward::serve(conn.clone(), conn.watch.clone(), request))
+        service_fn(move |request| forward::serve(&conn, &conn.watch, request))
     };
     let mut serving = pin!(conn.core.servers.http1.serve_connection(TokioIo::new(io), service).with_upgrades());
     let (mut leaving, mut parting, mut part_of_head) = (false, false, false);
@@ -251,7 +251,7 @@ async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
         service_fn(move |request| {
             let watch = Watch::new(&conn.core.deadlines);
             *next.borrow_mut() = Some((conn.core.clone(), watch.clone()));
-            forward::serve(conn.clone(), watch, request)
+            forward::serve(&conn, &watch, request)
         })
     };
     let mut serving = pin!(conn.core.servers.http2(executor).serve_connection(TokioIo::new(io), service));

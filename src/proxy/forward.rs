@@ -8,7 +8,6 @@
 
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::conn::Conn;
-use super::core::Held;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
@@ -17,7 +16,6 @@ use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::upgrade;
 use super::upstream::{Lease, Sent, poll_now, send1, send2};
 use super::watch::Watch;
-use crate::balance::{Cluster, Table};
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
@@ -38,40 +36,64 @@ use std::task::{Context, Poll};
 /// How many endpoints a request may be tried at.
 const MAX_ATTEMPTS: usize = 3;
 
-/// Serves one request.
-pub(super) async fn serve(conn: Rc<Conn>, watch: Rc<Watch>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
-    let core = conn.core.clone();
-    let now = core.clock.now();
-    let held = core.generation();
+/// A request that knows where it goes, or why it goes nowhere.
+struct Ready {
+    flight: Box<Flight>,
+    request: Option<Request<RequestBody>>,
+    refused: Option<Failure>,
+    /// The client's side of an upgrade that was asked for.
+    downstream: Option<OnUpgrade>,
+    grpc: bool,
+    empty: bool,
+}
+
+/// Serves one request. What needs no waiting happens at once, so that the future, which hyper copies around, holds
+/// only what the waiting needs.
+pub(super) fn serve(
+    conn: &Rc<Conn>,
+    watch: &Rc<Watch>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
+    exchange(ready(conn, watch, request))
+}
+
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
+    let now = conn.core.clock.now();
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
     let (mut parts, body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
     watch.limit.set(None);
     watch.verdict.set(None);
-    let mut flight = Box::new(Flight::start(&conn, &watch, held.clone(), now, &parts));
+    let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
     identify(&mut flight, &mut parts, &seen);
     let empty = body.is_end_stream();
-    let failure = match route(&mut flight, &held, &mut parts, &seen, empty) {
-        Ok((cluster, table, asks)) => {
-            let request = Request::from_parts(parts, upload(&mut flight, body, empty, asks));
-            match attempts(&mut flight, cluster, table, request).await {
-                Ok((response, lease)) => {
-                    flight.lease = Some(lease);
-                    let downstream = downstream.filter(|_| asks.upgrade);
-                    match answer(flight, response, downstream, cluster.protocol) {
-                        Ok(response) => return Ok(response),
-                        Err((unanswered, failure)) => {
-                            flight = unanswered;
-                            failure
-                        }
-                    }
-                }
-                Err(failure) => failure,
-            }
+    let mut ready = Ready { flight, request: None, refused: None, downstream: None, grpc: seen.grpc, empty };
+    match route(&mut ready.flight, &mut parts, &seen, empty) {
+        Ok(asks) => {
+            let body = upload(&mut ready.flight, body, empty, asks);
+            ready.request = Some(Request::from_parts(parts, body));
+            ready.downstream = downstream.filter(|_| asks.upgrade);
         }
-        Err(failure) => failure,
-    };
-    Ok(refuse(flight, failure, seen.grpc, empty))
+        Err(failure) => ready.refused = Some(failure),
+    }
+    ready
+}
+
+async fn exchange(mut ready: Ready) -> Result<Response<ResponseBody>, Infallible> {
+    if ready.refused.is_none() {
+        match attempts(&mut ready.flight, &mut ready.request).await {
+            Ok((response, lease, protocol)) => {
+                ready.flight.lease = Some(lease);
+                match answer(ready.flight, response, ready.downstream, protocol) {
+                    Ok(response) => return Ok(response),
+                    Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
+                }
+            }
+            Err(failure) => ready.refused = Some(failure),
+        }
+    }
+    let failure = ready.refused.unwrap_or(Reason::Internal.into());
+    Ok(refuse(ready.flight, failure, ready.grpc, ready.empty))
 }
 
 /// Gives the request its id and its place in a trace.
@@ -91,20 +113,14 @@ fn identify(flight: &mut Flight, parts: &mut Parts, seen: &Seen) {
     flight.trace = Some(trace);
 }
 
-/// Finds the cluster and its table, and makes the request fit for them.
-fn route<'h>(
-    flight: &mut Flight,
-    held: &'h Held,
-    parts: &mut Parts,
-    seen: &Seen,
-    empty: bool,
-) -> Result<(&'h Cluster, &'h Table, Asks), Failure> {
-    let core = flight.core.clone();
+/// Finds the cluster, and makes the request fit for it.
+fn route(flight: &mut Flight, parts: &mut Parts, seen: &Seen, empty: bool) -> Result<Asks, Failure> {
+    let (core, held) = (flight.core.clone(), flight.held.clone());
     let host = authority(parts, seen, &flight.conn.listener_name)?;
     flight.host = host.clone();
     check_lengths(&mut parts.headers, seen, empty)?;
     let generation = &held.generation;
-    let workload = flight.conn.workload(held).ok_or(Reason::UnknownSource)?;
+    let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
     flight.workload = Some(workload);
     let head = RequestHead {
         host: host.to_str().unwrap_or_default(),
@@ -118,14 +134,12 @@ fn route<'h>(
     }
     let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
-    let table = generation.table(id, workload).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
     let limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let client = flight.conn.peer_value.clone();
-    let asks = to_upstream(parts, seen, cluster.protocol, &Hop { client: &client, host: &host, empty })?;
-    Ok((cluster, table, asks))
+    to_upstream(parts, seen, cluster.protocol, &Hop { client: &client, host: &host, empty })
 }
 
 /// The request's body as the endpoint will pull it.
@@ -142,13 +156,14 @@ fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Reque
 /// Tries candidates until one answers, or the request may not go to another.
 async fn attempts(
     flight: &mut Flight,
-    cluster: &Cluster,
-    table: &Table,
-    mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let core = flight.core.clone();
-    if let Some(latch) = flight.latch.clone() {
-        hyper::ext::on_informational(&mut request, move |response| {
+    unsent: &mut Option<Request<RequestBody>>,
+) -> Result<(Response<Incoming>, Lease, Protocol), Failure> {
+    let (core, held) = (flight.core.clone(), flight.held.clone());
+    let (Some(id), Some(workload)) = (flight.cluster, flight.workload) else { return Err(Reason::Internal.into()) };
+    let cluster = held.generation.cluster(id).ok_or(Reason::Internal)?;
+    let table = held.generation.table(id, workload).ok_or(Reason::Internal)?;
+    if let (Some(latch), Some(request)) = (flight.latch.clone(), unsent.as_mut()) {
+        hyper::ext::on_informational(request, move |response| {
             if response.status() == StatusCode::CONTINUE {
                 latch.open();
             }
@@ -158,7 +173,7 @@ async fn attempts(
     let mut tried = [usize::MAX; MAX_ATTEMPTS];
     let mut last = Failure::from(Reason::NoEndpoints);
     for attempt in 0..MAX_ATTEMPTS {
-        let expired = flight.held.generation.expired(now);
+        let expired = held.generation.expired(now);
         let choice = table.pick(now, expired, &mut *core.rng.borrow_mut(), tried.get(..attempt).unwrap_or_default());
         let Some(choice) = choice else { return Err(last) };
         let Some(candidate) = table.candidates().get(choice.index) else { return Err(Reason::Internal.into()) };
@@ -173,6 +188,7 @@ async fn attempts(
         flight.await_head(now);
         let upload = flight.upload.clone();
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
+        let Some(request) = unsent.take() else { return Err(Reason::Internal.into()) };
         let sent = match cluster.protocol {
             Protocol::Http1 => {
                 let mut sending = pin!(send1(&core, endpoint, timeouts, request, upload.as_ref(), now));
@@ -185,11 +201,12 @@ async fn attempts(
             }
         };
         let failure = match sent {
-            Ok(Sent::Answered(response, lease)) => return Ok((response, lease)),
-            Ok(Sent::Unsent(unsent, reason)) => {
+            Ok(Sent::Answered(response, lease)) => return Ok((response, lease, cluster.protocol)),
+            Ok(Sent::Unsent(request, reason)) => {
                 now = core.clock.now();
                 flight.fail_attempt(reason, now);
-                (request, last) = (unsent, reason.into());
+                *unsent = Some(request);
+                last = reason.into();
                 continue;
             }
             Ok(Sent::Lost(failure)) => failure,
