@@ -175,7 +175,8 @@ async fn an_upload_that_breaks_off_is_no_proper_request_to_the_endpoint() {
         counted(&sidecar, &["request_incomplete", "client_gone"]).await;
         let state = &fleet.endpoints[0].state;
         wait::until("the endpoint to see it break off", || state.active.load(SeqCst) == 0).await;
-        assert_eq!(state.cancelled.load(SeqCst), 1, "the endpoint took half a body for a whole one");
+        // It may have broken off before the endpoint saw anything of it.
+        assert_eq!(state.cancelled.load(SeqCst), state.requests(), "the endpoint took half a body for a whole one");
     }
 }
 

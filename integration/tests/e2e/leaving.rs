@@ -7,7 +7,10 @@ use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::{Load, Outcome};
 use pathloom_integration::wait;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// Far longer than a test would wait.
 const LONG: &str = "process: { drain: 5m }\n";
@@ -138,5 +141,54 @@ async fn a_second_sigterm_ends_it_at_once() {
     sidecar.sigterm();
     sidecar.process.end(wait::LIMIT).await;
     assert!(wait::soon("the stuck request", stuck).await.unwrap().is_err());
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_come_during_the_farewell_are_served_or_refused_and_never_half() {
+    let fleet = Fleet::start(2).await;
+    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+    let address = sidecar.address("in");
+    let next = Arc::new(AtomicU64::new(0));
+    let mut callers = JoinSet::new();
+    for caller in 0..16 {
+        let next = next.clone();
+        let version = VERSIONS[caller % 2];
+        callers.spawn(async move {
+            let mut outcomes = Vec::new();
+            loop {
+                // A connection for each request, until nobody listens any more.
+                let id = next.fetch_add(1, SeqCst);
+                let mut client = match version.connect(address).await {
+                    Ok(client) => client,
+                    Err(error) if error.to_string().contains("refused") => return outcomes,
+                    Err(_) => {
+                        outcomes.push((id, None));
+                        continue;
+                    }
+                };
+                let request = http::Request::get("/").header("x-test-id", id).body(body::empty()).unwrap();
+                outcomes.push((id, client.exchange(request).await.ok().map(|answer| answer.status().as_u16())));
+            }
+        });
+    }
+    wait::until("some requests", || fleet.requests() > 300).await;
+    sidecar.sigterm();
+    let status = sidecar.process.end(wait::LIMIT).await;
+    assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+    let (mut answered, mut lost) = (0, 0);
+    while let Some(outcomes) = wait::soon("the callers", callers.join_next()).await {
+        for (id, outcome) in outcomes.unwrap() {
+            let seen = fleet.journal.of(id).len();
+            match outcome {
+                Some(200) => assert_eq!(seen, 1, "request {id}"),
+                Some(status) => panic!("request {id}: {status}"),
+                None => assert_eq!(seen, 0, "request {id} reached an endpoint, and its answer was lost"),
+            }
+            answered += u32::from(outcome.is_some());
+            lost += u32::from(outcome.is_none());
+        }
+    }
+    eprintln!("{answered} answered, {lost} turned away after they had connected");
     sidecar.assert_no_panic();
 }

@@ -1,8 +1,8 @@
 //! Requests flow, what happened to them is seen, and the weights follow what is seen.
 
 use crate::{BINARY, QUICK, catalog, sidecar};
-use pathloom_integration::client::VERSIONS;
-use pathloom_integration::fleet::Fleet;
+use pathloom_integration::client::{VERSIONS, Version};
+use pathloom_integration::fleet::{Fleet, list};
 use pathloom_integration::load::Load;
 use pathloom_integration::{process, wait};
 use std::process::Command;
@@ -46,7 +46,7 @@ async fn a_replica_that_becomes_slow_loses_its_weight_and_gets_it_back_and_expla
     for endpoint in &fleet.endpoints {
         endpoint.state.slow(Duration::from_millis(2));
     }
-    let load = Load::start(pathloom_integration::client::Version::Http1, sidecar.address("in"), 8, "/").await;
+    let load = Load::start(Version::Http1, sidecar.address("in"), 8, "/").await;
     let slow = &fleet.endpoints[1];
     let share = || async {
         let candidates = sidecar.candidates("catalog").await;
@@ -93,12 +93,42 @@ async fn load_reports_of_endpoints_reach_the_graph() {
     let fleet = Fleet::start(2).await;
     fleet.endpoints[0].state.orca.store(true, std::sync::atomic::Ordering::SeqCst);
     let sidecar = sidecar(catalog(&fleet.yaml(), "") + QUICK).start().await;
-    let load = Load::start(pathloom_integration::client::Version::Http1, sidecar.address("in"), 4, "/").await;
+    let load = Load::start(Version::Http1, sidecar.address("in"), 4, "/").await;
     wait::eventually("the report in /graph", || async {
         let (_, graph) = sidecar.get("/graph").await;
         if graph.contains("0.5") { Ok(()) } else { Err(graph) }
     })
     .await;
     load.stop().await.assert_each_right_and_once(&fleet.journal);
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_of_a_thousand_endpoints_is_routed_from_the_start() {
+    let fleet = Fleet::start(50).await;
+    let address = |cluster: usize, n: usize| match cluster {
+        0 => fleet.endpoints[n].address,
+        _ => ([127, 15, cluster as u8, n as u8 + 1], 9).into(),
+    };
+    let clusters: Vec<_> =
+        (0..20).map(|c| format!("  c{c}: {{ endpoints: {} }}\n", list((0..50).map(|n| address(c, n))))).collect();
+    let yaml = format!(
+        "workloads: {{ frontend: {{ listen: '@in@' }} }}\nroutes: [{{ cluster: c0 }}]\nclusters:\n{}\
+         model: {{ engine: embedded, tick: 500ms }}\n",
+        clusters.concat()
+    );
+    let sidecar = sidecar(yaml).start().await;
+    let load = Load::start(Version::Http1, sidecar.address("in"), 8, "/").await;
+    wait::eventually("a few generations", || async {
+        let generation = sidecar.generation().await;
+        if generation > 5 { Ok(()) } else { Err(generation) }
+    })
+    .await;
+    load.further(500).await;
+    load.stop().await.assert_each_right_and_once(&fleet.journal);
+    let used = fleet.endpoints.iter().filter(|e| e.state.requests() > 0).count();
+    assert!(used > 40, "{used} of 50 endpoints were used");
+    assert_eq!(sidecar.get("/graph").await.0, 200);
+    eprintln!("{:#}", sidecar.routing().await["generation"]);
     sidecar.assert_no_panic();
 }
