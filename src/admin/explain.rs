@@ -143,7 +143,10 @@ pub fn render(routing: &Value) -> String {
     }
     let idle = tables.len() - tables.iter().filter(shown).count();
     if idle > 0 {
-        let _ = writeln!(out, "\n{idle} pairs of workload and cluster have no calls; name one with --workload and --cluster to see it.");
+        let _ = writeln!(
+            out,
+            "\n{idle} pairs of workload and cluster have no calls; name one with --workload and --cluster to see it."
+        );
     }
     if tables.is_empty() {
         out.push_str("\nThere is no cluster and workload to choose for.\n");

@@ -151,15 +151,18 @@ pub(super) fn check_lengths(headers: &mut HeaderMap, seen: &Seen, empty: bool) -
     if seen.codings > 0 {
         let plain = headers.get(TRANSFER_ENCODING).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if seen.codings > 1 || !plain {
-            return Err(Failure::bad_request("The request's transfer coding is none but chunked that a proxy can pass on.")
-                .with_status(StatusCode::NOT_IMPLEMENTED));
+            return Err(Failure::bad_request(
+                "The request's transfer coding is none but chunked that a proxy can pass on.",
+            )
+            .with_status(StatusCode::NOT_IMPLEMENTED));
         }
         if seen.lengths > 0 {
             return Err(Failure::bad_request("The request has both Transfer-Encoding and Content-Length."));
         }
     }
     if seen.lengths > 0 {
-        let length = one_length(headers, seen.lengths).ok_or(Failure::bad_request("The request's lengths conflict."))?;
+        let length =
+            one_length(headers, seen.lengths).ok_or(Failure::bad_request("The request's lengths conflict."))?;
         if empty && length != 0 {
             return Err(Failure::bad_request("The request has a length but no body."));
         }
@@ -235,7 +238,12 @@ pub(super) struct Asks {
 }
 
 /// Makes a request fit for the endpoint.
-pub(super) fn to_upstream(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, hop: &Hop<'_>) -> Result<Asks, Failure> {
+pub(super) fn to_upstream(
+    parts: &mut request::Parts,
+    seen: &Seen,
+    protocol: Protocol,
+    hop: &Hop<'_>,
+) -> Result<Asks, Failure> {
     let from = parts.version;
     let headers = &mut parts.headers;
     if seen.via && headers.get_all(VIA).iter().filter(|v| v.as_bytes().ends_with(b" pathloom")).count() >= MAX_HOPS {
@@ -354,7 +362,8 @@ fn target(parts: &mut request::Parts, protocol: Protocol, host: &HeaderValue) ->
             parts.headers.remove(HOST);
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
             uri.scheme = Some(Scheme::HTTP);
-            uri.authority = Some(Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).map_err(|_| malformed())?);
+            uri.authority =
+                Some(Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).map_err(|_| malformed())?);
             parts.uri = Uri::from_parts(uri).map_err(|_| malformed())?;
             parts.version = Version::HTTP_2;
         }
@@ -410,7 +419,17 @@ pub(super) fn to_downstream(parts: &mut response::Parts, seen: &Seen, answered: 
 
 /// Removes from trailers what may not stand there (RFC 9110, section 6.5.1): framing, routing, one-hop headers.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    for name in [&CONNECTION, &KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &TE, &CONTENT_LENGTH, &HOST, &CONTENT_TYPE] {
+    for name in [
+        &CONNECTION,
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+        &TRANSFER_ENCODING,
+        &UPGRADE,
+        &TE,
+        &CONTENT_LENGTH,
+        &HOST,
+        &CONTENT_TYPE,
+    ] {
         trailers.remove(name);
     }
 }
