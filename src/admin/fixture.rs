@@ -137,6 +137,7 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
         weight: [0.75, 0.25, 0.0][usize::from(i - 1)],
         prior_s: 0.010,
         success: 0.99,
+        bias: 1.0,
         health: if i == 3 { Health::Ejected } else { Health::Healthy },
         score: (i < 3).then_some(4.5),
         predicted: (i < 3).then_some(Predicted { intrinsic_s: 0.011, mean_s: 0.013, p99_s: 0.040, jitter_s: 0.002 }),

@@ -51,34 +51,30 @@ impl Reloads {
                     tracing::warn!(keys = kept.join(", "), "these take effect at the next start; the rest does now");
                 }
                 let config = Arc::new(keep_started(&running, loaded.config));
-                if self.model_changed(&config.model.file).await
-                    && let Err(error) = self.scorer.reload(&config.model.file).await
-                {
-                    tracing::error!(%error, file = config.model.file, "the new model was refused, the running one stays");
-                }
                 if let Err(error) = self.log.set(&config.telemetry.log) {
                     tracing::error!(%error, "logging goes on as before");
                 }
                 self.report_anew(&config).await;
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
                 self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
-                self.config.send_replace(config);
+                self.config.send_replace(config.clone());
                 tracing::info!("the configuration was read anew");
+                self.load_model(config.model.file.clone());
             }
         }
     }
 
-    /// Whether the file of this name holds another model than the one that runs. Names alone do not tell: a file may
-    /// have been replaced under its name, or put right after it was refused.
-    async fn model_changed(&self, file: &str) -> bool {
-        let status = self.scorer.status();
-        let Some(running) = status.model.filter(|_| status.model_error.is_none() && status.file == file) else {
-            return true;
-        };
-        let file = file.to_owned();
-        // One that cannot be read is tried, so that the reason shows.
-        let same = move || file == "builtin" || std::fs::read(&file).is_ok_and(|b| digest(&b) == running.digest);
-        !tokio::task::spawn_blocking(same).await.unwrap_or(false)
+    /// Loads the model beside everything else: a slow or broken file must not hold up the routes. Of several that load
+    /// at once the last one wins.
+    fn load_model(&self, file: String) {
+        let scorer = self.scorer.clone();
+        tokio::spawn(async move {
+            if model_changed(&scorer, &file).await
+                && let Err(error) = scorer.reload(&file).await
+            {
+                tracing::error!(%error, file, "the new model was refused, the running one stays");
+            }
+        });
     }
 
     /// Opens what the new configuration asks to report to, off this thread: closing the old may take a second.
@@ -89,4 +85,17 @@ impl Reloads {
             tracing::error!(%error, "reporting goes on as before");
         }
     }
+}
+
+/// Whether the file of this name holds another model than the one that runs. Names alone do not tell: a file may have
+/// been replaced under its name, or put right after it was refused.
+async fn model_changed(scorer: &Scorer, file: &str) -> bool {
+    let status = scorer.status();
+    let Some(running) = status.model.filter(|_| status.model_error.is_none() && status.file == file) else {
+        return true;
+    };
+    let file = file.to_owned();
+    // One that cannot be read is tried, so that the reason shows.
+    let same = move || file == "builtin" || std::fs::read(&file).is_ok_and(|b| digest(&b) == running.digest);
+    !tokio::task::spawn_blocking(same).await.unwrap_or(false)
 }

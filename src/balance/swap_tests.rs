@@ -47,6 +47,7 @@ impl Kit {
             weight: f32::from(u8::from(i == healthy)),
             prior_s: id as f32,
             success: 1.0,
+            bias: 1.0,
             health: if i == healthy { Health::Healthy } else { Health::Ejected },
             score: None,
             predicted: None,

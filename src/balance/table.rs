@@ -18,8 +18,9 @@ pub const DRAWN: u16 = 3;
 pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
 /// See `PEAK_EWMA_DECAY_S`.
 pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
-/// The least expected success that a cost is divided by: a candidate that always fails costs 20 times its latency.
-const MIN_SUCCESS: f32 = 0.05;
+/// The least expected success that a cost is divided by: a candidate that always fails costs 500 times its
+/// latency, and is chosen only where the others have hundreds of requests in flight each.
+const MIN_SUCCESS: f32 = 0.002;
 
 /// An endpoint's identity for the life of the process: connection pools are kept by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +93,9 @@ pub struct Candidate {
     pub prior_s: f32,
     /// The share of requests expected to succeed.
     pub success: f32,
+    /// What the operator and slow start want of it beside its speed, relative to the others' mean: a cost is divided by
+    /// it, so that a configured weight holds whatever is measured.
+    pub bias: f32,
     /// Whether it may get requests.
     pub health: Health,
     /// The model's score: minus the logarithm of the intrinsic latency in seconds.
@@ -130,6 +134,8 @@ pub struct Table {
     /// Where its requests are counted.
     pub traffic: Arc<Traffic>,
     alias: Alias,
+    /// The configured weights alone, for when the others have expired.
+    configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
 }
@@ -165,6 +171,7 @@ impl Table {
             options,
             traffic,
             alias: Alias::new(&weights),
+            configured: Alias::new(&configured.iter().map(|w| *w as f32).collect::<Vec<_>>()),
             turns: turns(&configured),
             // Proxies that start together must not all begin with the same endpoint.
             turn: AtomicU32::new(start),
@@ -199,9 +206,11 @@ impl Table {
             Policy::Model if expired => Policy::PeakEwma,
             policy => policy,
         };
+        // Weights that have expired draw nobody.
+        let drawn_by = if policy == self.options.policy { &self.alias } else { &self.configured };
         let choice = match policy {
             Policy::Model => self.pick_by_model(now, rng, tried),
-            Policy::PeakEwma => self.pick_of_drawn(2, rng, tried, |c| {
+            Policy::PeakEwma => self.pick_of_drawn(drawn_by, 2, rng, tried, |c| {
                 let in_flight = c.node.in_flight();
                 let estimate_s = match c.link.estimate.last(now) {
                     Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
@@ -209,11 +218,13 @@ impl Table {
                     None if in_flight == 0 => 0.0,
                     None => PEAK_EWMA_DEFAULT_S,
                 };
-                (estimate_s * (in_flight + 1) as f32, estimate_s)
+                (estimate_s * (in_flight + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
             }),
-            Policy::LeastRequest => self.pick_of_drawn(2, rng, tried, |c| (c.node.in_flight() as f32, f32::NAN)),
+            Policy::LeastRequest => {
+                self.pick_of_drawn(drawn_by, 2, rng, tried, |c| (c.node.in_flight() as f32, f32::NAN))
+            }
             Policy::RoundRobin => self.in_turn(tried),
-            Policy::Random => self.pick_of_drawn(1, rng, tried, |_| (0.0, f32::NAN)),
+            Policy::Random => self.pick_of_drawn(drawn_by, 1, rng, tried, |_| (0.0, f32::NAN)),
         };
         // The draws may all have hit candidates that were tried: then whichever was not.
         choice.or_else(|| {
@@ -240,12 +251,15 @@ impl Table {
             Compare::Draw(n) => Some(n),
         };
         match drawn {
-            Some(n) => self.pick_of_drawn(n, rng, tried, cost),
+            // The draw by weight holds the bias already.
+            Some(n) => self.pick_of_drawn(&self.alias, n, rng, tried, cost),
             None => {
                 // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
                 let start = (rng.next_u32() as usize) % self.eligible;
                 lowest((start..self.eligible).chain(0..start).filter(|i| !tried.contains(i)), |i| {
-                    self.candidates.get(i).map(cost)
+                    let candidate = self.candidates.get(i)?;
+                    let (cost, estimate_s) = cost(candidate);
+                    Some((cost / candidate.bias, estimate_s))
                 })
             }
         }
@@ -267,6 +281,7 @@ impl Table {
     /// The cheapest of `n` draws by weight.
     fn pick_of_drawn(
         &self,
+        alias: &Alias,
         n: u16,
         rng: &mut impl Rng,
         tried: &[usize],
@@ -280,7 +295,7 @@ impl Table {
             if count == n {
                 break;
             }
-            if let Some(index) = self.alias.draw(rng.next_u64())
+            if let Some(index) = alias.draw(rng.next_u64())
                 && !tried.contains(&index)
                 && !drawn.iter().take(count).any(|d| *d == index)
                 && let Some(slot) = drawn.get_mut(count)

@@ -29,6 +29,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
                 weight: *weight,
                 prior_s: 0.01 / weight,
                 success: 1.0,
+                bias: 1.0,
                 health: Health::Healthy,
                 score: None,
                 predicted: None,
@@ -139,7 +140,7 @@ fn an_expired_generation_steers_by_peak_ewma() {
     let mut rng = SmallRng::seed_from_u64(1);
     let fast = (0..1000).filter(|_| table.pick(Time(0), true, &mut rng, &[]).unwrap().index == 1).count();
     let by_weight = (0..1000).filter(|_| table.pick(Time(0), false, &mut rng, &[]).unwrap().index == 1).count();
-    assert!(by_weight < 20 && fast > by_weight, "{fast} {by_weight}");
+    assert!(by_weight < 20 && fast > 900, "{fast} {by_weight}");
 }
 
 #[test]

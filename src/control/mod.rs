@@ -90,9 +90,9 @@ impl Control {
         let mut due = self.next_due();
         while let Some(cause) = self.wait(due).await {
             self.tick(cause).await;
-            if cause == Cause::Interval || due <= Instant::now() {
-                due = self.next_due();
-            }
+            // A reload may have shortened the interval.
+            let next = self.next_due();
+            due = if cause == Cause::Interval || due <= Instant::now() { next } else { due.min(next) };
         }
     }
 

@@ -2,10 +2,10 @@
 
 use super::desired::DesiredCluster;
 use super::tick::{Remembered, State};
-use super::weights::{Guard, Guarded, Limits, Wanted, guarded, priors};
+use super::weights::{Guard, Guarded, Limits, Wanted, biases, guarded, priors};
 use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions};
 use crate::config::{Mode, Policy};
-use crate::links::{LinkKey, LinkStats, MEMORY_S, NodeKey, Time};
+use crate::links::{LinkKey, LinkStats, MEMORY_S, Time};
 use crate::scorer::Scored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,6 +26,18 @@ fn expected_success(stats: &LinkStats) -> f32 {
 /// Candidates that no tick knew of for this long are forgotten.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
+/// How much of a turn stands behind a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Only who may get requests has changed.
+    Early,
+    /// Everything was looked at.
+    Whole,
+}
+
+/// A turn that a trigger asked for moves weights by at least this part of a whole step: it was asked for a reason.
+const MIN_STEP_PART: f32 = 0.25;
+
 impl State {
     /// Publishes with the scores of the last tick: who may get requests has changed, nothing else.
     pub fn publish_at_once(&mut self, cause: Cause) {
@@ -33,25 +45,26 @@ impl State {
         if self.verdicts.is_empty() || cause != Cause::Health {
             self.health_changed();
         }
-        self.publish(cause, 0.0, started.elapsed());
+        self.publish(cause, Turn::Early, started.elapsed());
     }
 
     /// Publishes although nothing could be scored: an empty mesh, or one that is too large.
     pub fn publish_unscored(&mut self, cause: Cause, took: Duration) {
         let now = self.now();
         self.step_down("nothing to score".into(), now);
-        self.publish(cause, 1.0, took);
+        self.publish(cause, Turn::Whole, took);
     }
 
     /// Publishes what the scorer said, or what the ladder makes of its silence.
     pub fn publish_scored(&mut self, cause: Cause, scored: Scored, took: Duration) {
         let now = self.now();
         self.take_scores(scored, now);
-        self.publish(cause, self.desired.config.model.guards.max_step.0 as f32, took);
+        self.publish(cause, Turn::Whole, took);
     }
 
-    fn publish(&mut self, cause: Cause, max_step: f32, took: Duration) {
+    fn publish(&mut self, cause: Cause, turn: Turn, took: Duration) {
         let now = self.now();
+        let max_step = self.step_allowed(turn, now);
         let guards = &self.desired.config.model.guards;
         let limits = Limits {
             temperature: self.desired.config.model.temperature as f32,
@@ -95,7 +108,22 @@ impl State {
             routes,
             clusters: clusters.into(),
         });
-        self.status().ticked(cause, self.rung, took);
+        if turn == Turn::Whole {
+            self.status().ticked(cause, self.rung, took);
+        }
+    }
+
+    /// The largest step of a weight now. It is the configured one a tick: turns that triggers add between two ticks
+    /// share it, or a storm of them would undo it.
+    fn step_allowed(&mut self, turn: Turn, now: Time) -> f32 {
+        if turn == Turn::Early {
+            return 0.0;
+        }
+        let model = &self.desired.config.model;
+        let tick_s = model.tick.0.as_secs_f32().max(1e-3);
+        let part = self.stepped_at.map_or(1.0, |last| (now.seconds_since(last) / tick_s).clamp(MIN_STEP_PART, 1.0));
+        self.stepped_at = Some(now);
+        model.guards.max_step.0 as f32 * part
     }
 
     fn table(&mut self, cluster: usize, workload: usize, limits: &Limits, now: Time) -> Option<Arc<Table>> {
@@ -119,6 +147,11 @@ impl State {
                     Some(verdict) => verdict.health,
                     None => Health::Healthy,
                 };
+                match health {
+                    Health::Ejected | Health::Probation => remembered.was_out = true,
+                    Health::Healthy if std::mem::take(&mut remembered.was_out) => remembered.first_seen = now,
+                    Health::Healthy | Health::Drained => {}
+                }
                 let age = now.since(remembered.first_seen);
                 let new = remembered.first_seen != Time(0) && age < slow_start;
                 let grown = if new { (age.as_secs_f32() / slow_start.as_secs_f32()).max(LEAST_GROWN) } else { 1.0 };
@@ -135,8 +168,8 @@ impl State {
 
         let usable = wanted.iter().filter(|(_, _, h)| *h != Health::Drained).count();
         let healthy = wanted.iter().filter(|(_, _, h)| h.takes_requests()).count();
-        let panic =
-            usable > 0 && (healthy as f64) < cluster.config.ejection.panic_below.0 * usable as f64 || healthy == 0;
+        let least = cluster.config.ejection.panic_below.0 * usable as f64;
+        let panic = usable > 0 && (healthy == 0 || (healthy as f64) < least);
         let mut inputs: Vec<Wanted> = wanted.iter().map(|(w, _, _)| *w).collect();
         if panic {
             inputs.iter_mut().for_each(|w| w.takes_requests = w.configured > 0);
@@ -149,14 +182,27 @@ impl State {
         let guarded = guarded(&inputs, limits);
         let weights: Vec<f32> = guarded.iter().map(|g| g.weight).collect();
         let intrinsic: Vec<Option<f32>> = wanted.iter().map(|(_, m, _)| m.predicted.map(|p| p.intrinsic_s)).collect();
-        let priors = priors(&weights, &intrinsic, UNKNOWN_PRIOR_S);
+        let biases = biases(&inputs);
+        let priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
 
-        let rows = cluster.endpoints.iter().zip(&wanted).zip(guarded.iter().zip(priors));
+        let rows = cluster.endpoints.iter().zip(&wanted).zip(guarded.iter().zip(priors).zip(biases));
         let candidates = rows
-            .map(|((endpoint, (_, remembered, health)), (guarded, prior_s))| {
+            .map(|((endpoint, (_, remembered, health)), ((guarded, prior_s), bias))| {
                 let health = if all_zero { Health::Healthy } else { *health };
-                let reason = self.reason(endpoint, health, guarded, remembered, policy);
-                self.candidate(endpoint, &source, guarded.weight, prior_s, health, remembered, reason, now)
+                let key = LinkKey::new(&source, &endpoint.key);
+                Candidate {
+                    endpoint: endpoint.clone(),
+                    link: self.parts.links.link(&key, now),
+                    node: self.parts.links.node(&endpoint.key, now),
+                    weight: guarded.weight,
+                    prior_s,
+                    success: self.observed.get(&key).map_or(1.0, expected_success),
+                    bias,
+                    health,
+                    score: remembered.score,
+                    predicted: remembered.predicted,
+                    reason: self.reason(endpoint, health, guarded, remembered, policy),
+                }
             })
             .collect();
         for (endpoint, guarded) in cluster.endpoints.iter().zip(&guarded) {
@@ -164,39 +210,14 @@ impl State {
             if let Some(remembered) = self.memory.get_mut(&key) {
                 remembered.weight = (steered && guarded.weight > 0.0).then_some(guarded.weight);
             }
-            self.count(guarded);
+            if limits.max_step > 0.0 {
+                self.count(guarded);
+            }
         }
         let options =
             TableOptions { policy, compare: model.compare, tau_s: model.decay.0.as_secs_f32(), explore: limits.floor };
         let traffic = self.parts.traffic.of(&workload, &cluster.name);
         Some(Arc::new(Table::new(candidates, panic, options, traffic)))
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one place makes candidates, from everything that is known of them")]
-    fn candidate(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        source: &NodeKey,
-        weight: f32,
-        prior_s: f32,
-        health: Health,
-        remembered: &Remembered,
-        reason: String,
-        now: Time,
-    ) -> Candidate {
-        let key = LinkKey::new(source, &endpoint.key);
-        Candidate {
-            endpoint: endpoint.clone(),
-            link: self.parts.links.link(&key, now),
-            node: self.parts.links.node(&endpoint.key, now),
-            weight,
-            prior_s,
-            success: self.observed.get(&key).map_or(1.0, expected_success),
-            health,
-            score: remembered.score,
-            predicted: remembered.predicted,
-            reason,
-        }
     }
 
     /// The cluster's own policy; for the model's, the ladder's while the model does not steer.

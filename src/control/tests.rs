@@ -122,10 +122,12 @@ fn weights_follow_the_scores_in_steps() {
     let mut bench = Bench::new(config(&[1, 2, 3, 4]));
     bench.tick(Ok(&[0.010, 0.010, 0.010, 0.010]));
     assert_eq!(bench.weights(), [0.25; 4]);
+    bench.pass(1.0);
     bench.tick(Ok(&[0.010, 0.010, 0.010, 0.100]));
     let weights = bench.weights();
     assert!(weights[3] < 0.25 && weights[3] >= 0.05 - 1e-5, "{weights:?}");
     for _ in 0..3 {
+        bench.pass(1.0);
         bench.tick(Ok(&[0.010, 0.010, 0.010, 0.100]));
     }
     let weights = bench.weights();
@@ -197,6 +199,68 @@ fn scores_that_are_no_numbers_steer_nobody_wrong() {
 }
 
 #[test]
+fn scores_that_are_no_numbers_at_all_are_no_scores() {
+    let mut bench = Bench::new(config(&[1, 2]));
+    bench.tick(Ok(&[0.010, 0.020]));
+    let before = bench.weights();
+    bench.tick(Ok(&[f32::NAN, f32::NAN]));
+    assert_eq!((bench.generation().rung, bench.weights()), (Rung::LastGood, before));
+    bench.pass(31.0);
+    bench.tick(Ok(&[f32::NAN, f32::NAN]));
+    assert_eq!(bench.generation().rung, Rung::LeastRequest);
+}
+
+#[test]
+fn a_model_that_predicts_far_too_little_is_wrong_too() {
+    let mut bench = Bench::new(config(&[1, 2]));
+    for _ in 0..10 {
+        bench.tick(Ok(&[0.000_010, 0.000_010]));
+        bench.pass(1.0);
+        (0..40).for_each(|i| bench.call(i % 2, 0.010, Outcome::Success));
+    }
+    assert_eq!(bench.generation().rung, Rung::PeakEwma);
+}
+
+#[test]
+fn triggers_between_two_ticks_share_the_largest_step() {
+    let mut bench = Bench::new(config(&[1, 2]));
+    bench.tick(Ok(&[0.010, 0.010]));
+    for _ in 0..3 {
+        bench.pass(0.1);
+        bench.tick(Ok(&[0.010, 1.000]));
+    }
+    let moved = bench.weights()[0] - 0.5;
+    assert!((0.14..0.16).contains(&moved), "{moved}: three quarter steps of 20%");
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_never_looks_fast_under_any_policy() {
+    for policy in [Policy::Model, Policy::PeakEwma] {
+        let mut failing = config(&[1, 2, 3]);
+        failing.clusters.get_mut("c").unwrap().policy = policy;
+        let mut bench = Bench::new(failing);
+        let mut first_share = 0;
+        for tick in 0..20 {
+            bench.tick(Ok(&[0.010, 0.010, 0.010]));
+            let picks = bench.picks(60);
+            for port in &picks {
+                bench.pass(0.001);
+                // A 500 in a millisecond: no row of failures, so nothing is ejected.
+                let (candidate, now) = (&bench.candidates()[usize::from(*port) - 1], bench.state.now());
+                let (latency_s, outcome) =
+                    if *port == 1 { (0.001, Outcome::Failure) } else { (0.020, Outcome::Success) };
+                call(&candidate.link, now, latency_s, outcome, candidate.prior_s);
+            }
+            bench.pass(0.9);
+            if tick >= 10 {
+                first_share += picks.iter().filter(|p| **p == 1).count();
+            }
+        }
+        assert!(first_share < 600 / 10, "{policy:?}: {first_share} of 600");
+    }
+}
+
+#[test]
 fn an_endpoint_removed_before_the_scores_come_is_never_picked() {
     let mut bench = Bench::new(config(&[1, 2, 3]));
     let (features, _) = bench.state.prepare().unwrap();
@@ -256,6 +320,11 @@ fn a_failed_endpoint_is_left_alone_probed_and_taken_back() {
         bench.candidates().iter().skip(1).for_each(|c| c.node.end());
         share
     };
+    assert!(share(&mut bench) < 50, "a return is a slow start");
+    for _ in 0..10 {
+        bench.pass(1.0);
+        bench.tick(Ok(&[0.010, 0.010, 0.010]));
+    }
     assert!(share(&mut bench) > 250, "a probe's latency must not spoil its estimate");
 }
 

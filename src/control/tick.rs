@@ -21,8 +21,8 @@ const SCORE_ALL_UP_TO: usize = 8192;
 const ERROR_MEMORY: f64 = 0.9;
 /// A refused model steers again once its error is below this share of the limit.
 const ERROR_FORGIVEN: f64 = 0.8;
-/// A single prediction counts as no worse than this, so that one link cannot condemn a model.
-const MAX_SINGLE_ERROR: f64 = 10.0;
+/// A single prediction counts as off by no more than this factor, so that one link cannot condemn a model.
+const MAX_SINGLE_FACTOR: f64 = 11.0;
 /// So many ticks must have compared predictions with what was seen before a model is refused.
 const MIN_COMPARED: u32 = 5;
 /// Fewer latencies than this say nothing about a prediction.
@@ -35,6 +35,8 @@ pub(super) type CandidateKey = (Arc<str>, Arc<str>, NodeKey);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remembered {
     pub first_seen: Time,
+    /// Whether it was ejected or on probation: then its return is a start.
+    pub was_out: bool,
     /// Its weight in the last generation; none when it had none.
     pub weight: Option<f32>,
     pub score: Option<f32>,
@@ -49,7 +51,7 @@ impl Remembered {
     /// Of a candidate that was just seen. Those of the first generation are not new, the proxy is.
     pub fn fresh(first_generation: bool, now: Time) -> Self {
         let first_seen = if first_generation { Time(0) } else { now };
-        Self { first_seen, weight: None, score: None, predicted: None, informed: false, seen: now }
+        Self { first_seen, was_out: false, weight: None, score: None, predicted: None, informed: false, seen: now }
     }
 }
 
@@ -76,6 +78,8 @@ pub(super) struct State {
     /// How many ticks have compared predictions with what was seen.
     compared: u32,
     pub refused: bool,
+    /// When weights were last moved.
+    pub stepped_at: Option<Time>,
     /// Whether no generation was published yet.
     pub first: bool,
 }
@@ -103,6 +107,7 @@ impl State {
             error: None,
             compared: 0,
             refused: false,
+            stepped_at: None,
             first: true,
         }
     }
@@ -195,7 +200,8 @@ impl State {
         for (workload, source) in self.desired.routes.workloads().iter().zip(&self.desired.sources) {
             for cluster in &self.desired.clusters {
                 let link = |e: &NodeKey| LinkKey::new(source, e);
-                let used = || cluster.endpoints.iter().any(|e| self.observed.contains_key(&link(&e.key)));
+                let busy = |s: &LinkStats| s.samples > 0.0 || s.in_flight > 0.0;
+                let used = || cluster.endpoints.iter().any(|e| self.observed.get(&link(&e.key)).is_some_and(busy));
                 if !score_all && !used() {
                     continue;
                 }
@@ -208,7 +214,8 @@ impl State {
         builder.build(observation)
     }
 
-    /// Compares what the last scores predicted with what was seen since.
+    /// Compares what the last scores predicted with what was seen since: the geometric mean of the factors by which
+    /// they differ, less 1.
     fn measure_error(&mut self) {
         let (mut sum, mut count) = (0.0, 0u32);
         let sources: HashMap<&str, &NodeKey> =
@@ -218,13 +225,14 @@ impl State {
             let Some(stats) = self.observed.get(&LinkKey::new(source, endpoint)) else { continue };
             let recent = remembered.informed && stats.age_s == Some(0.0);
             if let (true, Some(predicted), Some(seen)) = (recent, remembered.predicted, stats.latency_ewma_s) {
-                let error = f64::from((predicted.mean_s - seen).abs() / seen.max(1e-6));
-                sum += if error.is_finite() { error.min(MAX_SINGLE_ERROR) } else { MAX_SINGLE_ERROR };
+                // By factors, so that a thousandth is as wrong as a thousandfold.
+                let off = (f64::from(predicted.mean_s.max(1e-6)) / f64::from(seen.max(1e-6))).ln().abs();
+                sum += if off.is_finite() { off.min(MAX_SINGLE_FACTOR.ln()) } else { MAX_SINGLE_FACTOR.ln() };
                 count += 1;
             }
         }
         if count > 0 {
-            let error = sum / f64::from(count);
+            let error = (sum / f64::from(count)).exp() - 1.0;
             self.compared += 1;
             self.error = Some(self.error.map_or(error, |last| last * ERROR_MEMORY + error * (1.0 - ERROR_MEMORY)));
         }
@@ -243,7 +251,18 @@ impl State {
     pub fn take_scores(&mut self, scored: Scored, now: Time) -> bool {
         self.features = scored.features;
         match scored.result {
+            // Half of the candidates without a number is a model that is broken, not a candidate that is odd.
+            Ok(scores) if scores.score.iter().filter(|s| s.is_finite()).count() * 2 < scores.score.len() => {
+                let graph = std::mem::take(&mut self.graph);
+                self.status().show(GraphView { generation: self.generation + 1, graph, ..GraphView::default() });
+                self.step_down("the model's scores are not numbers".into(), now);
+                false
+            }
             Ok(scores) => {
+                if self.model.as_ref().map(|m| &m.digest) != scored.model.as_ref().map(|m| &m.digest) {
+                    // Another model is not to be judged by the errors of the one before.
+                    (self.error, self.compared, self.refused) = (None, 0, false);
+                }
                 self.remember(&scores, now);
                 self.model = scored.model.map(|info| {
                     let engine = self

@@ -10,7 +10,11 @@ use crate::links::{LinkCell, LinkKey, Totals};
 use std::collections::HashMap;
 
 /// Fewer new calls than this say nothing about a rate.
-const MIN_CALLS: u64 = 5;
+const MIN_CALLS: u64 = 20;
+/// Fewer latencies than this say nothing about their mean.
+const MIN_SAMPLES: u64 = 5;
+/// A link is well again once it is this far within its thresholds: at the threshold itself chance would fire again and again.
+const WELL_BELOW: f64 = 0.5;
 
 #[derive(Debug, Default)]
 struct Watched {
@@ -49,16 +53,18 @@ impl Watch {
             return None;
         };
         // A link that was evicted and made anew starts from zero.
-        let calls = now.calls.saturating_sub(watched.last.calls);
+        let calls = now.ended.saturating_sub(watched.last.ended);
         let errors = now.errors.saturating_sub(watched.last.errors);
         let samples = now.samples.saturating_sub(watched.last.samples);
-        if now.calls >= watched.last.calls && calls < MIN_CALLS {
+        if now.ended >= watched.last.ended && calls < MIN_CALLS {
             return None;
         }
         let mean_s = (now.latency_sum_s - watched.last.latency_sum_s) / samples.max(1) as f64;
         watched.last = now;
-        let failing = errors as f64 > rules.error_rate.0 * calls as f64;
-        let slow = samples >= MIN_CALLS && predicted_s.is_some_and(|p| mean_s > rules.latency_factor * p);
+        let margin = if watched.broken { WELL_BELOW } else { 1.0 };
+        let failing = errors as f64 > margin * rules.error_rate.0 * calls as f64;
+        let factor = 1.0 + (rules.latency_factor - 1.0) * margin;
+        let slow = samples >= MIN_SAMPLES && predicted_s.is_some_and(|p| mean_s > factor * p);
         let was_broken = std::mem::replace(&mut watched.broken, failing || slow);
         match (was_broken, failing, slow) {
             (false, true, _) => Some(Cause::Errors),
@@ -88,15 +94,15 @@ mod tests {
         let mut watch = Watch::default();
         let mut look = |link: &LinkCell| watch.look_at(link, Some(0.010), &rules);
         assert_eq!(look(&link), None);
-        call(&link, 4, 1.0, Outcome::Success);
+        call(&link, 19, 1.0, Outcome::Success);
         assert_eq!(look(&link), None, "too few to say");
         call(&link, 4, 1.0, Outcome::Success);
         assert_eq!(look(&link), Some(Cause::Latency));
-        call(&link, 8, 1.0, Outcome::Success);
+        call(&link, 20, 1.0, Outcome::Success);
         assert_eq!(look(&link), None, "still slow: told already");
-        call(&link, 8, 0.010, Outcome::Success);
+        call(&link, 20, 0.010, Outcome::Success);
         assert_eq!(look(&link), None);
-        call(&link, 8, 0.010, Outcome::Failure);
+        call(&link, 20, 0.010, Outcome::Failure);
         assert_eq!(look(&link), Some(Cause::Errors));
     }
 }

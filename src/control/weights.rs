@@ -201,30 +201,46 @@ fn step(wanted: &mut [f32], candidates: &[Wanted], least: f32, limits: &Limits, 
 /// No prior is longer than this, in seconds: beyond it an estimate would take too long to come back.
 const MAX_PRIOR_S: f32 = 1e3;
 
-/// What each weight is the reciprocal of, scaled to seconds: the prior of the local estimates (`pick.md`).
+/// What operators and slow start want of each candidate beside its speed: configured weight times growth, relative to the
+/// mean of those that take requests. The pick divides costs by it, so it must not be in the priors too.
+#[must_use]
+pub fn biases(candidates: &[Wanted]) -> Vec<f32> {
+    let want = |c: &Wanted| c.configured as f32 * c.grown.clamp(0.0, 1.0);
+    let taking = || candidates.iter().filter(|c| c.takes_requests && c.configured > 0);
+    let mean = taking().map(want).sum::<f32>() / taking().count().max(1) as f32;
+    let relative = |c: &Wanted| if mean > 0.0 { (want(c) / mean).max(MIN_BIAS) } else { 1.0 };
+    candidates.iter().map(relative).collect()
+}
+
+/// The least bias that a cost is divided by.
+const MIN_BIAS: f32 = 1e-4;
+
+/// What each weight, its bias apart, is the reciprocal of, scaled to seconds: the prior of the local estimates
+/// (`pick.md`).
 ///
 /// The scale is such that the mean of the logarithms, by weight, is that of the predicted latencies; at temperature 1
 /// without guards each prior is exactly its prediction. Without predictions the priors are the weights' reciprocals
 /// around `fallback_s`.
 #[must_use]
-pub fn priors(weights: &[f32], intrinsic_s: &[Option<f32>], fallback_s: f32) -> Vec<f32> {
+pub fn priors(weights: &[f32], biases: &[f32], intrinsic_s: &[Option<f32>], fallback_s: f32) -> Vec<f32> {
     let sane = |latency: &Option<f32>| latency.filter(|l| l.is_finite() && *l > 0.0).map(|l| l.clamp(1e-6, 1e3));
     let (mut sum, mut mass) = (0.0f64, 0.0f64);
-    for (weight, latency) in weights.iter().zip(intrinsic_s).filter(|(w, _)| **w > 0.0) {
+    let fair = |weight: f32, bias: f32| f64::from(weight) / f64::from(bias.max(MIN_BIAS));
+    for ((weight, bias), latency) in weights.iter().zip(biases).zip(intrinsic_s).filter(|((w, _), _)| **w > 0.0) {
         if let Some(latency) = sane(latency) {
-            sum += f64::from(*weight) * (f64::from(latency).ln() + f64::from(*weight).ln());
+            sum += f64::from(*weight) * (f64::from(latency).ln() + fair(*weight, *bias).ln());
             mass += f64::from(*weight);
         }
     }
     let taking = weights.iter().filter(|w| **w > 0.0).count().max(1);
     let scale = if mass > 0.0 { (sum / mass).exp() } else { f64::from(fallback_s) / taking as f64 };
     // Who may not get requests has no weight to take a prior from, but a probe of it will be measured against one.
-    let prior = |(weight, latency): (&f32, &Option<f32>)| match sane(latency) {
-        _ if *weight > 0.0 => (scale / f64::from(*weight)) as f32,
+    let prior = |((weight, bias), latency): ((&f32, &f32), &Option<f32>)| match sane(latency) {
+        _ if *weight > 0.0 => (scale / fair(*weight, *bias)) as f32,
         Some(latency) => latency,
         None => fallback_s,
     };
-    weights.iter().zip(intrinsic_s).map(prior).map(|p| p.clamp(1e-6, MAX_PRIOR_S)).collect()
+    weights.iter().zip(biases).zip(intrinsic_s).map(prior).map(|p| p.clamp(1e-6, MAX_PRIOR_S)).collect()
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn close(a: &[f32], b: &[f32]) -> bool {
 fn at_temperature_one_a_weight_is_the_fair_share_by_speed() {
     let w = weights(&guarded(&[wanted(0.010), wanted(0.020), wanted(0.020)], &FREE));
     assert!(close(&w, &[0.5, 0.25, 0.25]), "{w:?}");
-    assert!(close(&priors(&w, &[Some(0.010), Some(0.020), Some(0.020)], 1.0), &[0.010, 0.020, 0.020]));
+    assert!(close(&priors(&w, &[1.0; 3], &[Some(0.010), Some(0.020), Some(0.020)], 1.0), &[0.010, 0.020, 0.020]));
 }
 
 #[test]
@@ -48,6 +48,16 @@ fn configured_weights_multiply_and_zero_is_zero() {
     let mut fleet = [wanted(0.010), wanted(0.010), wanted(0.010)];
     (fleet[0].configured, fleet[2].configured) = (3, 0);
     assert!(close(&weights(&guarded(&fleet, &Limits { floor: 0.5, ..FREE })), &[0.75, 0.25, 0.0]));
+}
+
+#[test]
+fn configured_weights_and_growth_are_biases_and_leave_priors_to_speed() {
+    let mut fleet = [wanted(0.010), wanted(0.010)];
+    fleet[0].configured = 9;
+    let biases = biases(&fleet);
+    assert!(close(&biases, &[1.8, 0.2]), "{biases:?}");
+    let w = weights(&guarded(&fleet, &FREE));
+    assert!(close(&priors(&w, &biases, &[Some(0.010), Some(0.010)], 1.0), &[0.010, 0.010]));
 }
 
 #[test]
@@ -104,9 +114,9 @@ fn a_new_endpoint_starts_at_the_floor_and_grows() {
 #[test]
 fn priors_follow_guarded_weights() {
     // The floor raised the slow one's weight, so its prior is shorter than its prediction: it will be tried.
-    let priors = priors(&[0.95, 0.05], &[Some(0.001), Some(1.0)], 1.0);
+    let priors = priors(&[0.95, 0.05], &[1.0; 2], &[Some(0.001), Some(1.0)], 1.0);
     assert!(priors[1] < 1.0 && priors[0] < priors[1], "{priors:?}");
-    let unknown = super::priors(&[0.5, 0.5, 0.0, 0.0], &[None, None, None, Some(0.02)], 0.03);
+    let unknown = super::priors(&[0.5, 0.5, 0.0, 0.0], &[1.0; 4], &[None, None, None, Some(0.02)], 0.03);
     assert!(close(&unknown, &[0.03, 0.03, 0.03, 0.02]), "{unknown:?}");
 }
 
@@ -142,7 +152,7 @@ proptest! {
         let out = guarded(&candidates, &limits);
         let taking = candidates.iter().filter(|c| c.takes_requests && c.configured > 0).count();
         let sum: f64 = out.iter().map(|g| f64::from(g.weight)).sum();
-        prop_assert!(taking == 0 && sum == 0.0 || (sum - 1.0).abs() < 1e-5, "sum {sum}");
+        prop_assert!(taking == 0 && sum == 0.0 || (sum - 1.0).abs() < 1e-6, "sum {sum}");
         for (candidate, guarded) in candidates.iter().zip(&out) {
             let takes = candidate.takes_requests && candidate.configured > 0;
             prop_assert!(guarded.weight.is_finite() && guarded.weight >= 0.0);
@@ -152,7 +162,7 @@ proptest! {
         }
         let flat: Vec<f32> = out.iter().map(|g| g.weight).collect();
         let latencies: Vec<Option<f32>> = candidates.iter().map(|c| c.score.map(|s| (-s).exp())).collect();
-        prop_assert!(priors(&flat, &latencies, 0.03).iter().all(|p| (1e-6..=MAX_PRIOR_S).contains(p)));
+        prop_assert!(priors(&flat, &biases(&candidates), &latencies, 0.03).iter().all(|p| (1e-6..=MAX_PRIOR_S).contains(p)));
     }
 
     #[test]

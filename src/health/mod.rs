@@ -6,7 +6,7 @@
 //!                                                   +------- a failure ------------+   (twice as long, up to a limit)
 //! ```
 //! On probation an endpoint gets one request at a time (`NodeCell::take_probe`), and nothing else. A probe whose
-//! caller went away is asked for again after `PROBE_AGAIN`. A row of failures is broken by any success, so the breaker
+//! caller went away is asked for again after `PROBE_AGAIN`, once nothing is in flight. A row of failures is broken by any success, so the breaker
 //! does not depend on the request rate. After `FORGIVEN_AFTER` without an ejection the next one is a first one again.
 //! Time is an argument; nothing here waits. Panic (too few healthy endpoints) is the table's business, not this one's.
 
@@ -74,7 +74,7 @@ impl Ejector {
             }
             State::Probation { .. } if failures == 0 => record.state = State::Healthy,
             State::Probation { failures: then, .. } if failures > then => record.eject(rules, now),
-            State::Probation { since, failures: then } if now.since(since) >= PROBE_AGAIN => {
+            State::Probation { since, failures: then } if now.since(since) >= PROBE_AGAIN && node.in_flight() == 0 => {
                 record.state = State::Probation { since: now, failures: then };
                 node.offer_probe();
             }

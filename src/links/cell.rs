@@ -7,6 +7,7 @@ use super::orca::Report;
 use super::sketch::{BUCKETS, bucket_of};
 use super::{LinkKey, LocalEstimate, NodeKey, Time};
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How a request on a link ended.
@@ -32,8 +33,8 @@ pub struct LinkCell {
 /// A link's counters since the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Totals {
-    /// Calls begun.
-    pub calls: u64,
+    /// Calls that ended with an answer or a failure.
+    pub ended: u64,
     /// Calls failed.
     pub errors: u64,
     /// Latencies measured.
@@ -49,6 +50,8 @@ pub(super) struct Shard {
     pub started: AtomicU64,
     pub finished: AtomicU64,
     pub errors: AtomicU64,
+    /// Calls that ended with an answer or a failure, as the errors are counted: cancelled ones say nothing.
+    pub ended: AtomicU64,
     pub samples: AtomicU64,
     pub latency_sum_ns: AtomicU64,
     pub last_used: AtomicU64,
@@ -56,7 +59,8 @@ pub(super) struct Shard {
     pub jitter_s: AtomicU32,
     /// The last latency in seconds, as bits; NaN before the first.
     last_latency_s: AtomicU32,
-    pub buckets: Box<[AtomicU32; BUCKETS]>,
+    /// Made with the first latency: a link that nobody uses costs next to nothing.
+    pub buckets: OnceLock<Box<[AtomicU32; BUCKETS]>>,
 }
 
 impl Default for Shard {
@@ -65,12 +69,13 @@ impl Default for Shard {
             started: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             samples: AtomicU64::new(0),
             latency_sum_ns: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
             jitter_s: AtomicU32::new(0),
             last_latency_s: AtomicU32::new(f32::NAN.to_bits()),
-            buckets: Box::new([const { AtomicU32::new(0) }; BUCKETS]),
+            buckets: OnceLock::new(),
         }
     }
 }
@@ -107,13 +112,20 @@ impl LinkCell {
 
     /// The request's answer began (or its failure was seen) after `latency_s` seconds.
     ///
-    /// A failure counts as an error and not as a latency, so that an endpoint that fails fast never looks fast. A
+    /// A failure counts as an error and not as a latency, and holds the estimate where it is, so that an endpoint that
+    /// fails fast never looks fast. A
     /// cancelled request counts as a latency only where it raises the estimate.
     pub fn record(&self, core: usize, now: Time, latency_s: f32, outcome: Outcome, prior_s: f32, tau_s: f32) {
         let Some(shard) = self.shard(core) else { return };
         shard.last_used.store(now.0, Relaxed);
         match outcome {
-            Outcome::Failure => bump(&shard.errors, 1),
+            Outcome::Failure => {
+                bump(&shard.errors, 1);
+                bump(&shard.ended, 1);
+                // While it fails its estimate does not decay: a prior of zero would make it the cheapest of all.
+                let held = self.estimate.at(now, prior_s, tau_s).max(latency_s);
+                self.estimate.record(now, held, prior_s, tau_s);
+            }
             Outcome::Cancelled => {
                 if latency_s > self.estimate.at(now, prior_s, tau_s) {
                     self.estimate.record(now, latency_s, prior_s, tau_s);
@@ -121,6 +133,7 @@ impl LinkCell {
             }
             Outcome::Success => {
                 self.estimate.record(now, latency_s, prior_s, tau_s);
+                bump(&shard.ended, 1);
                 shard.record_latency(latency_s);
             }
         }
@@ -141,11 +154,11 @@ impl LinkCell {
         }
     }
 
-    /// Calls, errors, latencies and their sum in seconds, all since the beginning: what a trigger compares.
+    /// Ended calls, errors, latencies and their sum in seconds, all since the beginning: what a trigger compares.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.shards.iter().fold(Totals::default(), |all, shard| Totals {
-            calls: all.calls.wrapping_add(shard.started.load(Relaxed)),
+            ended: all.ended.wrapping_add(shard.ended.load(Relaxed)),
             errors: all.errors.wrapping_add(shard.errors.load(Relaxed)),
             samples: all.samples.wrapping_add(shard.samples.load(Relaxed)),
             latency_sum_s: all.latency_sum_s + shard.latency_sum_ns.load(Relaxed) as f64 * 1e-9,
@@ -174,7 +187,8 @@ impl Shard {
         let latency_s = if latency_s.is_finite() { latency_s.clamp(0.0, 1_000.0) } else { return };
         bump(&self.samples, 1);
         bump(&self.latency_sum_ns, (f64::from(latency_s) * 1e9) as u64);
-        if let Some(bucket) = self.buckets.get(bucket_of(f64::from(latency_s))) {
+        let buckets = self.buckets.get_or_init(|| Box::new([const { AtomicU32::new(0) }; BUCKETS]));
+        if let Some(bucket) = buckets.get(bucket_of(f64::from(latency_s))) {
             bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
         }
         // RFC 3550, section 6.4.1: J += (|D| - J) / 16, where D is the difference of successive transit times.

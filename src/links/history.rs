@@ -14,19 +14,15 @@ pub const MEMORY_S: f32 = 10.0;
 const EWMA_S: f32 = 3.0;
 
 /// What was drained of one shard so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Cursor {
     started: u64,
     errors: u64,
+    ended: u64,
     samples: u64,
     latency_sum_ns: u64,
-    buckets: Box<[u32; BUCKETS]>,
-}
-
-impl Default for Cursor {
-    fn default() -> Self {
-        Self { started: 0, errors: 0, samples: 0, latency_sum_ns: 0, buckets: Box::new([0; BUCKETS]) }
-    }
+    /// Made with the first latency.
+    buckets: Option<Box<[u32; BUCKETS]>>,
 }
 
 /// What one shard saw since the last tick.
@@ -34,6 +30,7 @@ impl Default for Cursor {
 struct Drained {
     calls: u64,
     errors: u64,
+    ended: u64,
     samples: u64,
     latency_s: f64,
 }
@@ -49,11 +46,15 @@ impl Cursor {
         let drained = Drained {
             calls: take(&mut self.started, shard.started.load(Relaxed)),
             errors: take(&mut self.errors, shard.errors.load(Relaxed)),
+            ended: take(&mut self.ended, shard.ended.load(Relaxed)),
             samples: take(&mut self.samples, shard.samples.load(Relaxed)),
             latency_s: take(&mut self.latency_sum_ns, shard.latency_sum_ns.load(Relaxed)) as f64 * 1e-9,
         };
-        if drained.samples > 0 {
-            for (index, (counter, seen)) in shard.buckets.iter().zip(self.buckets.iter_mut()).enumerate() {
+        if drained.samples > 0
+            && let Some(buckets) = shard.buckets.get()
+        {
+            let seen = self.buckets.get_or_insert_with(|| Box::new([0; BUCKETS]));
+            for (index, (counter, seen)) in buckets.iter().zip(seen.iter_mut()).enumerate() {
                 let count = counter.load(Relaxed);
                 let new = count.wrapping_sub(*seen);
                 if new > 0 {
@@ -79,6 +80,7 @@ pub struct History {
     jitter_s: Option<f32>,
     calls: f32,
     errors: f32,
+    ended: f32,
 }
 
 impl History {
@@ -93,6 +95,7 @@ impl History {
             jitter_s: None,
             calls: 0.0,
             errors: 0.0,
+            ended: 0.0,
         }
     }
 
@@ -104,12 +107,14 @@ impl History {
         self.sketch.scale(keep);
         self.calls *= keep;
         self.errors *= keep;
+        self.ended *= keep;
 
         let (mut all, mut jitter_sum, mut jitter_samples) = (Drained::default(), 0.0, 0.0);
         for (cursor, shard) in self.cursors.iter_mut().zip(cell.shards.iter()) {
             let drained = cursor.drain(shard, &mut self.sketch);
             all.calls += drained.calls;
             all.errors += drained.errors;
+            all.ended += drained.ended;
             all.samples += drained.samples;
             all.latency_s += drained.latency_s;
             // Jitter is a difference of successive calls: the first ever has none.
@@ -120,12 +125,15 @@ impl History {
         }
         self.calls += all.calls as f32;
         self.errors += all.errors as f32;
+        self.ended += all.ended as f32;
         if jitter_samples > 0.0 {
             self.jitter_s = Some(jitter_sum / jitter_samples);
         }
         if all.samples > 0 {
             let mean = (all.latency_s / all.samples as f64) as f32;
-            let keep = (-elapsed / EWMA_S).exp();
+            // By the time since the last sample, not since the last tick: a link that is seldom used forgets as fast.
+            let gap = self.last_sample.map_or(0.0, |at| now.seconds_since(at));
+            let keep = (-gap / EWMA_S).exp();
             self.ewma_s = Some(self.ewma_s.map_or(mean, |last| mean + (last - mean) * keep));
             self.last_sample = Some(now);
         } else if self.sketch.count() == 0.0 {
@@ -148,7 +156,7 @@ impl History {
             latency_ewma_s: self.ewma_s,
             jitter_s: self.jitter_s,
             calls_per_second: (memory_s > 0.0).then(|| self.calls / memory_s),
-            error_rate: (self.calls > 0.01).then(|| (self.errors / self.calls).min(1.0)),
+            error_rate: (self.ended > 0.01).then(|| (self.errors / self.ended).min(1.0)),
             in_flight: cell.in_flight() as f32,
             samples: self.sketch.count() as f32,
             age_s: self.last_sample.map(|at| now.seconds_since(at)),

@@ -142,9 +142,12 @@ impl Flight {
 
     /// The attempt failed before an answer.
     pub(super) fn fail_attempt(&mut self, reason: Reason, now: Time) {
-        let outcome = if reason.blames_endpoint() { Outcome::Failure } else { Outcome::Cancelled };
-        self.record(outcome, now);
-        if reason.blames_endpoint() {
+        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: whoever set
+        // the shorter limit, it is the endpoint that failed.
+        let sent = self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
+        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent);
+        self.record(if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
+        if blamed {
             self.node_failed(reason);
         }
     }
@@ -178,8 +181,7 @@ impl Flight {
                 .cluster
                 .and_then(|id| self.held.generation.cluster(id))
                 .map_or(0, |c| c.ejection.consecutive_failures);
-            let connect = matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed);
-            if connect || (limit > 0 && failures >= limit) {
+            if limit > 0 && failures >= limit {
                 self.core.alarm.endpoint_failed(&candidate.node, failures, reason);
             }
         }

@@ -54,8 +54,8 @@ use std::sync::Arc;
 
 /// Is told when an endpoint fails.
 pub trait Alarm: Send + Sync {
-    /// An endpoint could not be reached, or failed as often in a row as ejects it. Called on a serving thread: it must
-    /// not block, and may be called many times for one trouble.
+    /// An endpoint failed as often in a row as ejects it. Called on a serving thread: it must not block, and may be
+    /// called many times for one trouble.
     fn endpoint_failed(&self, node: &Arc<NodeCell>, failures: u32, reason: Reason);
 }
 
