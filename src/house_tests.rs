@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 const ROOMS: [&str; 13] = [
-    "config", "links", "observe", "route", "balance", "graph", "health", "scorer", "proxy", "control", "admin", "demo", "app",
+    "config", "links", "observe", "route", "balance", "graph", "health", "scorer", "proxy", "control", "admin", "demo",
+    "app",
 ];
 
 /// What a room must never know, whatever its place.
@@ -36,7 +37,11 @@ fn code_of(room: &str) -> Vec<(PathBuf, String)> {
     let code = |file: PathBuf| {
         let text = std::fs::read_to_string(&file).unwrap();
         let product = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
-        let lines: Vec<_> = product.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| (file.clone(), l.to_owned())).collect();
+        let lines: Vec<_> = product
+            .lines()
+            .filter(|l| !l.trim_start().starts_with("//"))
+            .map(|l| (file.clone(), l.to_owned()))
+            .collect();
         lines
     };
     files.into_iter().flat_map(code).collect()

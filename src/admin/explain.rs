@@ -18,6 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is read: a hundred thousand candidates.
 const MAX_ANSWER: usize = 128 * 1024 * 1024;
 
+/// Where there are more pairs of workload and cluster than this, those without calls are only counted.
+const MAX_IDLE_SHOWN: usize = 4;
+
 /// What to explain.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ExplainArgs {
@@ -131,9 +134,19 @@ async fn ask(address: &str, target: &str) -> Result<(StatusCode, Bytes), Explain
 pub fn render(routing: &Value) -> String {
     let mut out = head(routing);
     let tables = routing.get("tables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for table in tables {
+    // A pair that somebody asked for by name is shown whatever its calls; of very few, all are.
+    let busy = |t: &Value| t.get("calls_per_second").and_then(Value::as_f64).is_some_and(|calls| calls > 0.0);
+    let shown = |t: &&Value| tables.len() <= MAX_IDLE_SHOWN || busy(t);
+    for table in tables.iter().filter(shown) {
         out.push('\n');
         out.push_str(&self::table(table));
+    }
+    let idle = tables.len() - tables.iter().filter(shown).count();
+    if idle > 0 {
+        let _ = writeln!(
+            out,
+            "\n{idle} pairs of workload and cluster have no calls; name one with --workload and --cluster to see it."
+        );
     }
     if tables.is_empty() {
         out.push_str("\nThere is no cluster and workload to choose for.\n");

@@ -88,7 +88,7 @@ fn head(generation: &Generation, now: Time) -> Value {
     })
 }
 
-/// The tables, by cluster and workload in the configuration's order.
+/// The tables: those with most calls first, the others by cluster and workload in the configuration's order.
 fn tables(generation: &Generation, view: Option<&GraphView>, now: Time, filter: Filter<'_>) -> Vec<Value> {
     let seen = seen(view);
     let mut out = Vec::new();
@@ -99,6 +99,8 @@ fn tables(generation: &Generation, view: Option<&GraphView>, now: Time, filter: 
             }
         }
     }
+    let calls = |table: &Value| table.get("calls_per_second").and_then(Value::as_f64).unwrap_or(0.0);
+    out.sort_by(|a, b| calls(b).total_cmp(&calls(a)));
     out
 }
 

@@ -10,8 +10,8 @@ use crate::balance::Published;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
 use crate::links::{Links, NodeCell};
-use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
 use crate::observe::log::{self, LogControl};
+use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
 use crate::observe::{Reason, Reporting, TrafficRegistry};
 use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::scorer::{Options, Scorer};
@@ -149,8 +149,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let (watcher, events) = Watcher::start(path, &loaded.text_digest)?;
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
-    let reloads =
-        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), log };
+    let reloads = Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async move {
             let on_hang_up = async {

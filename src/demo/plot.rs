@@ -27,7 +27,7 @@ const MARGIN: u32 = 12;
 /// The width of the axis' figures and name.
 const AXIS: u32 = 64;
 /// Where the p99 axis has lines, as multiples of the powers of ten.
-const TICKS: [f64; 3] = [1.0, 2.0, 5.0];
+const TICKS: [f64; 4] = [1.0, 2.0, 3.0, 5.0];
 const LATENCY_PANEL: u32 = 400;
 /// A window holds at least this many seconds of requests: with fewer, a p99 is only their slowest.
 const MIN_WINDOW_S: f64 = 1.0;
@@ -300,8 +300,8 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_inside() {
-        assert_eq!(ticks(15.0, 400.0).collect::<Vec<_>>(), [20.0, 50.0, 100.0, 200.0]);
-        assert_eq!(ticks(0.09, 0.6).collect::<Vec<_>>(), [0.1, 0.2, 0.5]);
+        assert_eq!(ticks(15.0, 400.0).collect::<Vec<_>>(), [20.0, 30.0, 50.0, 100.0, 200.0, 300.0]);
+        assert_eq!(ticks(0.09, 0.6).collect::<Vec<_>>(), [0.1, 0.2, 0.3, 0.5]);
     }
 
     #[test]

@@ -124,11 +124,11 @@ fn draw_graph(frame: &mut Frame<'_>, area: Rect, stage: &Stage, now_s: f64) {
     let widths = [
         Constraint::Length(11),
         Constraint::Length(BAR as u16 + 7),
+        Constraint::Length(6),
         Constraint::Length(7),
         Constraint::Length(8),
+        Constraint::Length(4),
         Constraint::Length(9),
-        Constraint::Length(6),
-        Constraint::Length(10),
         Constraint::Min(6),
     ];
     let head = Row::new(["", "weight", "share", "seen", "expected", "busy", "health", "why"]).dim();
@@ -214,10 +214,11 @@ fn draw_lines(frame: &mut Frame<'_>, area: Rect, stage: &Stage, now_s: f64) {
 }
 
 fn legend(stage: &Stage, now_s: f64) -> Vec<Span<'static>> {
-    let mut spans = vec![Span::raw(" p99: ")];
+    let mut spans = vec![Span::raw(" p99 in ms: ")];
     for (policy, record) in POLICIES.iter().zip(&stage.records) {
         let p99 = Figures::of(&record.between(now_s - RECENT_S, now_s)).p99_ms;
-        let text = format!("{} {}  ", policy_key(*policy).replace('_', " "), millis(p99));
+        let p99 = p99.map_or_else(|| "-".into(), |ms| format!("{ms:.0}"));
+        let text = format!("{} {p99}  ", policy_key(*policy).replace('_', " "));
         spans.push(Span::styled(text, color_of(*policy)));
     }
     spans

@@ -64,10 +64,10 @@ async fn a_wide_screen_shows_the_graph_the_lines_and_the_log() {
         "25.0%",
         "storage-3",
         "75%",
-        "model 20 ms",
-        "round robin 2000 ms",
+        "model 20 ",
+        "round robin 2000 ",
         "what happened",
-        "healthy    left as it was",
+        "healthy   left as it was",
         "requests are steered by model",
         "q leave",
     ] {

@@ -145,7 +145,13 @@ impl Conn {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: SocketAddr, listener_name: HeaderValue) {
+pub(super) async fn serve(
+    core: Rc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: SocketAddr,
+    listener_name: HeaderValue,
+) {
     let watch = Watch::new(&core.deadlines);
     let Some((io, spoken)) = first_bytes(&core, &watch, stream).await else { return };
     let peer = peer.ip().to_canonical();

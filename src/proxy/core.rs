@@ -144,8 +144,15 @@ impl Drop for Counted {
 }
 
 /// Runs a core until it is told to leave and its last connection is done.
-pub(super) fn run(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>, commands: mpsc::UnboundedReceiver<Command>) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+pub(super) fn run(
+    index: usize,
+    options: &ProxyOptions,
+    gauges: Arc<ProxyGauges>,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
     runtime.block_on(async {
         let core = Core::new(index, options, gauges);
         serve(core, commands).await;

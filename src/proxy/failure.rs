@@ -107,7 +107,10 @@ mod tests {
         let answer = Failure::from(Reason::NoEndpoints).response(&id, false, true);
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.headers()[PROXY_STATUS], "pathloom; error=destination_unavailable; details=\"no_endpoints\"");
-        assert_eq!((&answer.headers()["x-request-id"], &answer.headers()["connection"]), (&id, &HeaderValue::from_static("close")));
+        assert_eq!(
+            (&answer.headers()["x-request-id"], &answer.headers()["connection"]),
+            (&id, &HeaderValue::from_static("close"))
+        );
         assert!(answer.body().size_hint().exact().unwrap() > 20);
     }
 

@@ -81,7 +81,13 @@ pub(super) struct Attempt {
 }
 
 impl Flight {
-    pub(super) fn start(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, started: Time, parts: &http::request::Parts) -> Self {
+    pub(super) fn start(
+        conn: &Rc<Conn>,
+        watch: &Rc<Watch>,
+        held: Rc<Held>,
+        started: Time,
+        parts: &http::request::Parts,
+    ) -> Self {
         conn.begin();
         Self {
             core: conn.core.clone(),
@@ -168,7 +174,10 @@ impl Flight {
     fn node_failed(&mut self, reason: Reason) {
         if let Some((_, _, candidate)) = self.tried() {
             let failures = candidate.node.failed();
-            let limit = self.cluster.and_then(|id| self.held.generation.cluster(id)).map_or(0, |c| c.ejection.consecutive_failures);
+            let limit = self
+                .cluster
+                .and_then(|id| self.held.generation.cluster(id))
+                .map_or(0, |c| c.ejection.consecutive_failures);
             let connect = matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::ConnectFailed);
             if connect || (limit > 0 && failures >= limit) {
                 self.core.alarm.endpoint_failed(&candidate.node, failures, reason);
@@ -180,7 +189,14 @@ impl Flight {
     }
 
     /// The answer's head came.
-    pub(super) fn answered(&mut self, now: Time, status: StatusCode, headers: &HeaderMap, load_metrics: bool, grpc_status: bool) {
+    pub(super) fn answered(
+        &mut self,
+        now: Time,
+        status: StatusCode,
+        headers: &HeaderMap,
+        load_metrics: bool,
+        grpc_status: bool,
+    ) {
         self.moved_at = now;
         if grpc_status {
             self.grpc_status = headers.get(GRPC_STATUS).and_then(code);
@@ -191,7 +207,8 @@ impl Flight {
         if let Some(attempt) = &mut self.attempt {
             attempt.latency_s = Some(now.seconds_since(attempt.begun));
         }
-        let gateway = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        let gateway =
+            matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
         if gateway || self.grpc_status == Some(GRPC_UNAVAILABLE) {
             self.node_failed(Reason::UpstreamReset);
         }
@@ -298,7 +315,8 @@ impl Flight {
 
     /// The wait for a head reached its deadline. The reason, when something is overdue.
     pub(super) fn head_overdue(&self, now: Time) -> Option<Reason> {
-        let (within, idle) = self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
+        let (within, idle) =
+            self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
         let begun = self.attempt.map_or(self.started, |a| a.begun);
         match &self.upload {
             Some(upload) if upload.progress.get() == Progress::Open => {

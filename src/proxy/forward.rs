@@ -262,7 +262,8 @@ fn answer(
         }
         return Err((flight, Reason::UpgradeFailed.into()));
     }
-    let bodiless = flight.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless =
+        flight.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if empty || bodiless {
         flight.complete_at(now);
         drop(flight);

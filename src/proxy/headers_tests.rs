@@ -97,48 +97,84 @@ fn lengths_must_agree() {
 fn headers_of_one_hop_stay_here() {
     let upgrade = Asks { upgrade: true, expect: false };
     for (lines, http1, asks) in [
-        (&[("connection", "keep-alive, x-mine"), ("x-mine", "1"), ("x-other", "2"), ("keep-alive", "5")][..], &["x-other: 2"][..], Asks::default()),
+        (
+            &[("connection", "keep-alive, x-mine"), ("x-mine", "1"), ("x-other", "2"), ("keep-alive", "5")][..],
+            &["x-other: 2"][..],
+            Asks::default(),
+        ),
         (&[("connection", "close"), ("connection", "X-Mine"), ("x-mine", "1")], &[], Asks::default()),
         (&[("proxy-connection", "keep-alive"), ("te", "gzip")], &[], Asks::default()),
         (&[("te", "gzip;q=1, Trailers")], &["connection: te", "te: trailers"], Asks::default()),
         (&[("connection", "te"), ("te", "trailers")], &["connection: te", "te: trailers"], Asks::default()),
-        (&[("connection", "authorization, cookie"), ("authorization", "a"), ("cookie", "c=1")], &["authorization: a", "cookie: c=1"], Asks::default()),
-        (&[("connection", "Upgrade"), ("upgrade", "websocket")], &["connection: upgrade", "upgrade: websocket"], upgrade),
+        (
+            &[("connection", "authorization, cookie"), ("authorization", "a"), ("cookie", "c=1")],
+            &["authorization: a", "cookie: c=1"],
+            Asks::default(),
+        ),
+        (
+            &[("connection", "Upgrade"), ("upgrade", "websocket")],
+            &["connection: upgrade", "upgrade: websocket"],
+            upgrade,
+        ),
         (&[("connection", "close"), ("upgrade", "websocket")], &[], Asks::default()),
-        (&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "x")], &[], Asks::default()),
-        (&[("tracestate", "a=1"), ("proxy-authorization", "x")], &["proxy-authorization: x", "tracestate: a=1"], Asks::default()),
+        (
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "x")],
+            &[],
+            Asks::default(),
+        ),
+        (
+            &[("tracestate", "a=1"), ("proxy-authorization", "x")],
+            &["proxy-authorization: x", "tracestate: a=1"],
+            Asks::default(),
+        ),
         (&[("expect", "100-continue")], &[], Asks::default()),
     ] {
-        let (mut with_host, expected): (Vec<_>, Vec<_>) = (lines.to_vec(), http1.iter().map(|s| (*s).to_owned()).collect());
+        let (mut with_host, expected): (Vec<_>, Vec<_>) =
+            (lines.to_vec(), http1.iter().map(|s| (*s).to_owned()).collect());
         with_host.push(("host", "shop"));
         let (mut got, asked) = sent(Protocol::Http1, &with_host);
         got.retain(|l| l != "host: shop");
         assert_eq!((got, asked), (expected, asks), "{lines:?}");
     }
-    let (got, asks) = sent(Protocol::Http2, &[("host", "shop"), ("connection", "upgrade"), ("upgrade", "websocket"), ("te", "trailers")]);
-    assert_eq!((got, asks), (vec!["te: trailers".to_owned()], Asks::default()), "HTTP/2 has no upgrades and no Connection");
+    let (got, asks) = sent(
+        Protocol::Http2,
+        &[("host", "shop"), ("connection", "upgrade"), ("upgrade", "websocket"), ("te", "trailers")],
+    );
+    assert_eq!(
+        (got, asks),
+        (vec!["te: trailers".to_owned()], Asks::default()),
+        "HTTP/2 has no upgrades and no Connection"
+    );
 }
 
 #[test]
 fn who_passed_it_on_is_told() {
-    let mut parts = request(Version::HTTP_11, Method::GET, "/", &[
-        ("host", "shop"),
-        ("x-forwarded-for", "1.2.3.4"),
-        ("x-forwarded-for", "5.6.7.8"),
-        ("x-forwarded-proto", "https"),
-        ("x-forwarded-host", "outside"),
-        ("via", "1.1 edge"),
-    ]);
+    let mut parts = request(
+        Version::HTTP_11,
+        Method::GET,
+        "/",
+        &[
+            ("host", "shop"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-for", "5.6.7.8"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "outside"),
+            ("via", "1.1 edge"),
+        ],
+    );
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
     to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
-    assert_eq!(listed(&parts.headers, &["host"]), [
-        "via: 1.1 edge",
-        "via: 1.1 pathloom",
-        "x-forwarded-for: 1.2.3.4, 5.6.7.8, 10.0.0.7",
-        "x-forwarded-host: outside",
-        "x-forwarded-proto: https",
-    ]);
+    assert_eq!(
+        listed(&parts.headers, &["host"]),
+        [
+            "via: 1.1 edge",
+            "via: 1.1 pathloom",
+            "x-forwarded-for: 1.2.3.4, 5.6.7.8, 10.0.0.7",
+            "x-forwarded-host: outside",
+            "x-forwarded-proto: https",
+        ]
+    );
 }
 
 #[test]
@@ -151,7 +187,8 @@ fn a_loop_is_cut() {
     }
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
-    let failure = to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap_err();
+    let failure = to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true })
+        .unwrap_err();
     assert_eq!((failure.reason, failure.status().as_u16()), (Reason::Loop, 508));
 }
 
@@ -162,12 +199,18 @@ fn targets_and_cookies_take_the_form_of_the_endpoints_protocol() {
         let seen = Seen::in_headers(&parts.headers);
         let host = HeaderValue::from_static("shop");
         to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
-        (parts.uri.to_string(), listed(&parts.headers, &["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via"]))
+        (
+            parts.uri.to_string(),
+            listed(&parts.headers, &["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via"]),
+        )
     };
     let lines = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
     let (h11, h2) = (Version::HTTP_11, Version::HTTP_2);
     assert_eq!(turn(h11, "/a?b", Protocol::Http1, &[("host", "shop")]), ("/a?b".into(), lines(&["host: shop"])));
-    assert_eq!(turn(h11, "http://shop/a?b", Protocol::Http1, &[("host", "x")]), ("/a?b".into(), lines(&["host: shop"])));
+    assert_eq!(
+        turn(h11, "http://shop/a?b", Protocol::Http1, &[("host", "x")]),
+        ("/a?b".into(), lines(&["host: shop"]))
+    );
     assert_eq!(turn(h11, "/a?b", Protocol::Http2, &[("host", "shop")]), ("http://shop/a?b".into(), lines(&[])));
     assert_eq!(
         turn(h2, "http://shop/a", Protocol::Http1, &[("cookie", "a=1"), ("cookie", "b=2")]),
@@ -209,7 +252,10 @@ fn responses_are_cleaned_and_checked() {
     };
     let get = |status, lines: &[(&'static str, &str)]| turn(status, Method::GET, lines, false);
     let lines = |l: &[&str]| Ok(l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
-    assert_eq!(get(200, &[("connection", "close, x-a"), ("x-a", "1"), ("keep-alive", "5"), ("upgrade", "h2c")]), lines(&[]));
+    assert_eq!(
+        get(200, &[("connection", "close, x-a"), ("x-a", "1"), ("keep-alive", "5"), ("upgrade", "h2c")]),
+        lines(&[])
+    );
     assert_eq!(get(200, &[("transfer-encoding", "chunked"), ("content-length", "9")]), lines(&[]));
     assert_eq!(get(200, &[("transfer-encoding", "gzip, chunked")]), Err(Reason::UpstreamProtocol));
     assert_eq!(get(200, &[("content-length", "5"), ("content-length", "5")]), lines(&["content-length: 5"]));
@@ -218,7 +264,11 @@ fn responses_are_cleaned_and_checked() {
     assert_eq!(turn(200, Method::HEAD, &[("content-length", "5")], true), lines(&["content-length: 5"]));
     assert_eq!(turn(304, Method::GET, &[("content-length", "5")], true), lines(&["content-length: 5"]));
     assert_eq!(turn(204, Method::GET, &[("content-length", "0")], true), lines(&[]));
-    assert_eq!(get(101, &[("connection", "upgrade"), ("upgrade", "websocket")]), Err(Reason::UpgradeFailed), "nobody asked");
+    assert_eq!(
+        get(101, &[("connection", "upgrade"), ("upgrade", "websocket")]),
+        Err(Reason::UpgradeFailed),
+        "nobody asked"
+    );
 }
 
 #[test]

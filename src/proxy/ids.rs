@@ -81,7 +81,12 @@ impl Ids {
     }
 
     /// The trace to pass on: the caller's with a span of ours, or a new one, recorded when `sample` says so.
-    pub(super) fn trace(&mut self, given: Option<&HeaderValue>, rng: &mut impl Rng, sample: impl FnOnce(u32) -> bool) -> Trace {
+    pub(super) fn trace(
+        &mut self,
+        given: Option<&HeaderValue>,
+        rng: &mut impl Rng,
+        sample: impl FnOnce(u32) -> bool,
+    ) -> Trace {
         let mut out = [b'0'; TRACEPARENT];
         let caller = given.and_then(|v| parse(v.as_bytes()));
         let span = nonzero::<8>(rng);

@@ -13,11 +13,11 @@
 //! Pingora sleeps its whole grace period on SIGTERM, idle or not. So its grace is zero and `DrainOnSignal` drains
 //! before it tells Pingora that the signal came. On SIGQUIT Pingora first hands the sockets over, then `run` drains.
 
+use super::Alarm;
 use super::clock::Clock;
 use super::core::{self, Command};
 use super::gauges::ProxyGauges;
 use super::sockets::{self, BindError, Bound};
-use super::Alarm;
 use crate::balance::Published;
 use crate::config::ListenerDefaults;
 use crate::observe::{AccessSink, Traffic};
@@ -191,7 +191,8 @@ impl Proxy {
         if let Some(fds) = &fds {
             if self.options.inherit {
                 let listeners: Vec<_> = self.options.published.load().routes.listeners().collect();
-                self.bound = sockets::adopt(fds, &listeners, self.options.cores.max(1)).map_err(std::io::Error::other)?;
+                self.bound =
+                    sockets::adopt(fds, &listeners, self.options.cores.max(1)).map_err(std::io::Error::other)?;
             } else {
                 let mut table = fds.lock();
                 self.bound.iter().for_each(|(address, bound)| sockets::enter(&mut table, *address, bound));
@@ -341,7 +342,9 @@ impl Control {
         let gone: Vec<SocketAddr> = self.serving.difference(&wanted).copied().collect();
         for address in gone {
             if let Some(fds) = &self.fds {
-                sockets::remove(&mut fds.lock(), |key| key.rsplit_once('#').is_some_and(|(a, _)| a == address.to_string()));
+                sockets::remove(&mut fds.lock(), |key| {
+                    key.rsplit_once('#').is_some_and(|(a, _)| a == address.to_string())
+                });
             }
             self.tell(|| Command::Close(address));
             self.serving.remove(&address);

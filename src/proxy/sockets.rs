@@ -78,7 +78,11 @@ pub(super) fn key(address: SocketAddr, core: usize) -> String {
 }
 
 /// Takes the sockets that another process handed over; what is missing is bound. Sockets that nobody claims are closed.
-pub(super) fn adopt(fds: &ListenFds, listeners: &[SocketAddr], cores: usize) -> Result<BTreeMap<SocketAddr, Bound>, BindError> {
+pub(super) fn adopt(
+    fds: &ListenFds,
+    listeners: &[SocketAddr],
+    cores: usize,
+) -> Result<BTreeMap<SocketAddr, Bound>, BindError> {
     let mut table = fds.lock();
     let mut all = BTreeMap::new();
     for address in listeners {

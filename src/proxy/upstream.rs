@@ -39,8 +39,6 @@ const MAX_IDLE: usize = 512;
 const MAX_SHARED: usize = 8;
 /// What a connection holds of a response at most before it stops reading, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;
-/// The most headers that an answer may have.
-const MAX_HEADERS: usize = 256;
 /// HTTP/2 flow control: what an endpoint may send unread, a stream and a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -290,7 +288,12 @@ pub(super) async fn send2(
 }
 
 /// Opens a shared connection. `None` when another request was opening one, which is then over.
-async fn open_shared(core: &Rc<Core>, endpoint: &Endpoint, timeouts: &Timeouts, now: Time) -> Result<Option<Rc<Shared>>, Reason> {
+async fn open_shared(
+    core: &Rc<Core>,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+    now: Time,
+) -> Result<Option<Rc<Shared>>, Reason> {
     let waiting = core.pool.endpoints.borrow().get(&endpoint.id).and_then(|p| p.opening.clone());
     if let Some(opening) = waiting {
         opening.notified().await;
@@ -301,7 +304,8 @@ async fn open_shared(core: &Rc<Core>, endpoint: &Endpoint, timeouts: &Timeouts, 
     let (sender, connection) =
         core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)?;
     let connection = Rc::new(RefCell::new(Some(connection)));
-    let shared = Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
+    let shared =
+        Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
@@ -368,13 +372,14 @@ impl Drop for Open {
 
 async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
     let connecting = TcpStream::connect(endpoint.address);
-    let stream = tokio::time::timeout(timeouts.connect.0, connecting).await.map_err(|_| Reason::ConnectTimeout)?.map_err(|e| {
-        match e.kind() {
+    let stream = tokio::time::timeout(timeouts.connect.0, connecting)
+        .await
+        .map_err(|_| Reason::ConnectTimeout)?
+        .map_err(|e| match e.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::ConnectRefused,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
             _ => Reason::ConnectFailed,
-        }
-    })?;
+        })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
     Ok(stream)
@@ -389,11 +394,15 @@ fn classify(error: &TrySendError<Request<RequestBody>>, upload: Option<&Rc<Uploa
     if error.is_parse() {
         return Reason::UpstreamProtocol.into();
     }
-    let h2 = std::iter::successors(std::error::Error::source(error), |e| e.source()).find_map(|e| e.downcast_ref::<h2::Error>());
+    let h2 = std::iter::successors(std::error::Error::source(error), |e| e.source())
+        .find_map(|e| e.downcast_ref::<h2::Error>());
     match h2.and_then(h2::Error::reason) {
-        Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR | h2::Reason::FLOW_CONTROL_ERROR) => {
-            Reason::UpstreamProtocol.into()
-        }
+        Some(
+            h2::Reason::PROTOCOL_ERROR
+            | h2::Reason::FRAME_SIZE_ERROR
+            | h2::Reason::COMPRESSION_ERROR
+            | h2::Reason::FLOW_CONTROL_ERROR,
+        ) => Reason::UpstreamProtocol.into(),
         _ => Reason::UpstreamReset.into(),
     }
 }
@@ -407,7 +416,8 @@ pub(super) struct ClientBuilders {
 impl ClientBuilders {
     pub(super) fn new() -> Self {
         let mut client1 = http1::Builder::new();
-        client1.max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
+        // The number of headers stays at hyper's 100: any other makes it allocate tables for each answer.
+        client1.max_buf_size(MAX_BUFFER);
         let mut client2 = http2::Builder::new(LocalExecutor);
         client2
             .timer(hyper_util::rt::TokioTimer::new())

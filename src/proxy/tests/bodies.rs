@@ -45,13 +45,19 @@ async fn answers_without_a_body_keep_their_head() {
         .await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
         let mut client = proxy.connect1().await;
-        for (method, path, length) in [("HEAD", "/200", Some("5")), ("GET", "/204", None), ("GET", "/304", None), ("GET", "/200", Some("5"))] {
+        for (method, path, length) in
+            [("HEAD", "/200", Some("5")), ("GET", "/204", None), ("GET", "/304", None), ("GET", "/200", Some("5"))]
+        {
             let request = Request::builder().method(method).uri(path).body(empty()).unwrap();
             let answer = read(client.send(request).await.unwrap()).await;
             let case = format!("{endpoint:?} {method} {path} {answer:?}");
             assert_eq!(answer.status.as_str(), &path[1..], "{case}");
             assert_eq!(answer.headers.get("content-length").map(|v| v.to_str().unwrap()), length, "{case}");
-            assert_eq!((answer.body.is_empty(), answer.headers["etag"].to_str().unwrap()), (method == "HEAD" || path != "/200", "\"1\""), "{case}");
+            assert_eq!(
+                (answer.body.is_empty(), answer.headers["etag"].to_str().unwrap()),
+                (method == "HEAD" || path != "/200", "\"1\""),
+                "{case}"
+            );
         }
         assert!(proxy.logged(4).await.iter().all(|l| l.reason.is_none()));
         assert_eq!(server.connections(), 1);
@@ -75,7 +81,8 @@ async fn trailers_pass_both_ways() {
         .await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
         let (frames, body) = stream(4);
-        let request = Request::post("http://shop/").header("host", "shop").header("te", "trailers").header("trailer", "x-sum");
+        let request =
+            Request::post("http://shop/").header("host", "shop").header("te", "trailers").header("trailer", "x-sum");
         let request = request.body(body).unwrap();
         let mut sum = HeaderMap::new();
         sum.insert("x-sum", "42".parse().unwrap());
@@ -97,7 +104,12 @@ async fn a_large_body_streams_both_ways_and_waits_for_slow_readers() {
     const SIZE: usize = 10_000_000;
     for (client, endpoint) in [(Http1, Http1), (Http2, Http2), (Http2, Http1), (Http1, Http2)] {
         // Echoes each frame as it comes, so that a proxy which collected would never see the end.
-        let server = Server::http(endpoint, |request| async move { Response::new(request.into_body().map_err(Into::into).boxed()) }).await;
+        let server =
+            Server::http(
+                endpoint,
+                |request| async move { Response::new(request.into_body().map_err(Into::into).boxed()) },
+            )
+            .await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
         let (frames, body) = stream(1);
         let request = Request::post("http://shop/").header("host", "shop").body(body).unwrap();
@@ -200,7 +212,11 @@ async fn a_client_that_leaves_is_counted_and_its_request_is_dropped() {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(proxy.gauges.snapshot().upstream_connections, 0, "{client:?}: an HTTP/1.1 endpoint is told by closing");
+        assert_eq!(
+            proxy.gauges.snapshot().upstream_connections,
+            0,
+            "{client:?}: an HTTP/1.1 endpoint is told by closing"
+        );
     }
 }
 

@@ -21,11 +21,15 @@ async fn a_request_passes_in_every_combination_of_protocols() {
             let answer = get(&proxy, client, "/a/b?c=d").await;
             let case = format!("{client:?} to {endpoint:?}: {answer:?}");
             assert_eq!(answer.status, StatusCode::OK, "{case}");
-            let target = if endpoint == Http2 { "GET http://shop/a/b?c=d HTTP/2.0\n" } else { "GET /a/b?c=d HTTP/1.1\n" };
+            let target =
+                if endpoint == Http2 { "GET http://shop/a/b?c=d HTTP/2.0\n" } else { "GET /a/b?c=d HTTP/1.1\n" };
             let body = text(&answer);
             assert!(body.starts_with(target), "{case}");
             assert_eq!(body.contains("\nhost: shop\n"), endpoint == Http1, "{case}");
-            assert!(body.contains("x-forwarded-for: 127.0.0.1\n") && body.contains("x-forwarded-host: shop\n"), "{case}");
+            assert!(
+                body.contains("x-forwarded-for: 127.0.0.1\n") && body.contains("x-forwarded-host: shop\n"),
+                "{case}"
+            );
             let via = if client == Http2 { "via: 2 pathloom\n" } else { "via: 1.1 pathloom\n" };
             assert!(body.contains(via) && body.contains("traceparent: 00-"), "{case}");
             assert_eq!(answer.headers["x-request-id"].len(), 32, "{case}");

@@ -46,7 +46,8 @@ async fn listeners_follow_the_configuration_and_connections_live_on() {
     proxy.publish(2, &with_listener(plain.clone(), "v", second));
     eventually("the new listener", async || TcpStream::connect(second).await.is_ok()).await;
     let stream = TcpStream::connect(second).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, Body>(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Body>(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let ask = || Request::get("/").header("host", "a").body(empty()).unwrap();
     assert_eq!(sender.send_request(ask()).await.unwrap().status(), StatusCode::OK);
@@ -97,11 +98,15 @@ async fn a_drain_finishes_what_is_under_way_and_ends_with_the_last() {
             requests.push(match client {
                 Http1 => {
                     let mut c = proxy.connect1().await;
-                    tokio::spawn(async move { c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes() })
+                    tokio::spawn(async move {
+                        c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()
+                    })
                 }
                 Http2 => {
                     let mut c = proxy.connect2().await;
-                    tokio::spawn(async move { c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes() })
+                    tokio::spawn(async move {
+                        c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()
+                    })
                 }
             });
         }
@@ -139,7 +144,8 @@ async fn a_drain_ends_when_its_time_is_over() {
     config.process.drain = Timespan(Duration::from_millis(200));
     let proxy = TestProxy::start(&config);
     let mut client = proxy.connect1().await;
-    let request = tokio::spawn(async move { client.send(Request::get("/20000").body(empty()).unwrap()).await.is_err() });
+    let request =
+        tokio::spawn(async move { client.send(Request::get("/20000").body(empty()).unwrap()).await.is_err() });
     tokio::time::sleep(Duration::from_millis(50)).await;
     let started = Instant::now();
     proxy.drain.begin();

@@ -33,7 +33,9 @@ async fn grpc(status_in_trailers: Option<&'static str>, status_in_head: Option<&
 }
 
 fn grpc_request() -> Request<Body> {
-    let request = Request::post("http://shop/svc/Method").header("content-type", "application/grpc+proto").header("te", "trailers");
+    let request = Request::post("http://shop/svc/Method")
+        .header("content-type", "application/grpc+proto")
+        .header("te", "trailers");
     request.body(full("\0\0\0\0\0")).unwrap()
 }
 
@@ -53,7 +55,13 @@ async fn grpc_statuses_are_seen_wherever_they_stand() {
         let report = node.last_report(Time(u64::MAX)).and_then(|(r, _)| r.cpu_utilization);
         assert_eq!(report, trailers.map(|_| 0.5), "the load report in the trailers");
         let failed = u64::from(["14"].contains(&status.as_str()));
-        let errors = proxy.links.observe(Time(1_000_000_000)).links.iter().filter_map(|l| l.stats.error_rate).fold(0.0f32, f32::max);
+        let errors = proxy
+            .links
+            .observe(Time(1_000_000_000))
+            .links
+            .iter()
+            .filter_map(|l| l.stats.error_rate)
+            .fold(0.0f32, f32::max);
         assert_eq!(errors > 0.0, failed > 0);
     }
 }
@@ -105,7 +113,10 @@ async fn the_client_is_told_to_continue_when_the_endpoint_says_so() {
     let mut answer = vec![0; 4096];
     let n = stream.read(&mut answer).await.unwrap();
     let answer = String::from_utf8_lossy(&answer[..n]).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("body") && answer.contains("expect: 100-continue"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("body") && answer.contains("expect: 100-continue"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -182,7 +193,10 @@ async fn an_upgraded_connection_carries_bytes_both_ways_until_both_sides_close()
     let proxy = TestProxy::start(&config(Http1, &[server.address]));
     let mut client = proxy.connect1().await;
     let response = client.send(websocket()).await.unwrap();
-    assert_eq!((response.status(), &response.headers()["upgrade"]), (StatusCode::SWITCHING_PROTOCOLS, &"websocket".parse().unwrap()));
+    assert_eq!(
+        (response.status(), &response.headers()["upgrade"]),
+        (StatusCode::SWITCHING_PROTOCOLS, &"websocket".parse().unwrap())
+    );
     let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     let mut buffer = [0; 5];
     for _ in 0..3 {
@@ -235,7 +249,10 @@ async fn what_cannot_be_passed_on_is_refused_and_reaches_nobody() {
         ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nbody", 400),
         ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +4\r\n\r\nbody", 400),
         ("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
-        ("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            501,
+        ),
         ("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
         ("POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: a\r\nx-a: 1\r\n folded\r\n\r\n", 400),
@@ -248,7 +265,10 @@ async fn what_cannot_be_passed_on_is_refused_and_reaches_nobody() {
         ("GET http://a@b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     ] {
         let answer = proxy.raw(request).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) || answer.starts_with(&format!("HTTP/1.0 {status}")), "{request:?}: {answer:?}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")) || answer.starts_with(&format!("HTTP/1.0 {status}")),
+            "{request:?}: {answer:?}"
+        );
         assert_eq!(answer.matches("HTTP/1.").count(), 1, "{request:?}: one answer, then the end: {answer:?}");
     }
     assert_eq!(server.connections(), 0);
@@ -256,9 +276,13 @@ async fn what_cannot_be_passed_on_is_refused_and_reaches_nobody() {
     // Both lengths: the coding counts, the length does not go on, and the connection closes (RFC 9112, section 6.1).
     let both = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let answer = proxy.raw(both).await;
-    assert!(answer.contains("connection: close") && !answer.contains("smuggled") && !answer.contains("content-length: 30"), "{answer}");
+    assert!(
+        answer.contains("connection: close") && !answer.contains("smuggled") && !answer.contains("content-length: 30"),
+        "{answer}"
+    );
     // A chunk that is none breaks the request off.
-    let bad = proxy.raw("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nbody\r\n0\r\n\r\n").await;
+    let bad =
+        proxy.raw("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nbody\r\n0\r\n\r\n").await;
     assert!(!bad.starts_with("HTTP/1.1 200"), "{bad}");
 }
 
@@ -290,7 +314,10 @@ async fn http_1_0_clients_are_served() {
     .await;
     let proxy = TestProxy::start(&config(Http1, &[server.address]));
     let answer = proxy.raw("GET / HTTP/1.0\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.0 200") && answer.ends_with("\r\n\r\nabc") && !answer.contains("chunked"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.0 200") && answer.ends_with("\r\n\r\nabc") && !answer.contains("chunked"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -301,10 +328,17 @@ async fn nobody_to_serve_it_has_a_reason_each() {
     let mut routeless = config(Http1, &[]);
     routeless.routes[0].matches.path = Some("/only".into());
     let routeless = TestProxy::start(&routeless);
-    for (proxy, path, reason) in [(&unknown, "/", Reason::UnknownSource), (&routeless, "/", Reason::NoRoute), (&routeless, "/only", Reason::NoEndpoints)] {
+    for (proxy, path, reason) in [
+        (&unknown, "/", Reason::UnknownSource),
+        (&routeless, "/", Reason::NoRoute),
+        (&routeless, "/only", Reason::NoEndpoints),
+    ] {
         let answer = proxy.connect1().await.get(path).await;
         assert_eq!(answer.status, reason.status());
-        assert!(text(&answer).starts_with(&format!("{}: ", reason.code())) && answer.headers.contains_key("proxy-status"), "{answer:?}");
+        assert!(
+            text(&answer).starts_with(&format!("{}: ", reason.code())) && answer.headers.contains_key("proxy-status"),
+            "{answer:?}"
+        );
     }
     assert_eq!(routeless.traffic().failures[Reason::NoEndpoints.index()], 1);
     assert_eq!(unknown.unrouted().failures[Reason::UnknownSource.index()], 1);

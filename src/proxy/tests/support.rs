@@ -100,7 +100,12 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                 }
             });
             let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
-            Arc::new(Table::new(candidates.collect(), false, options, traffic.of(&workload.name, &name.as_str().into())))
+            Arc::new(Table::new(
+                candidates.collect(),
+                false,
+                options,
+                traffic.of(&workload.name, &name.as_str().into()),
+            ))
         });
         Arc::new(Cluster {
             name: name.as_str().into(),
@@ -167,7 +172,8 @@ impl TestProxy {
         let (links, traffic) = (Arc::new(Links::new(cores)), Arc::new(TrafficRegistry::new(cores)));
         let published = Published::default();
         published.publish(generation(1, config, &links, &traffic));
-        let (log, alarms, bind_errors) = (Arc::new(Log::default()), Arc::new(Alarms::default()), Arc::new(Mutex::default()));
+        let (log, alarms, bind_errors) =
+            (Arc::new(Log::default()), Arc::new(Alarms::default()), Arc::new(Mutex::default()));
         let mut options = ProxyOptions {
             published: published.clone(),
             clock: Clock::start(),
@@ -205,7 +211,8 @@ impl TestProxy {
 
     pub async fn connect2(&self) -> Client2 {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Client2(sender)
     }
@@ -335,7 +342,9 @@ impl Server {
                         hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
                     }
                     Protocol::Http2 => {
-                        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(io, service)
+                            .await
                     }
                 };
             }

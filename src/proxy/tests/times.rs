@@ -199,7 +199,8 @@ async fn slow_heads_and_idle_connections_are_closed() {
         (&by_idle, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", false),
     ] {
         let case = String::from_utf8_lossy(bytes).into_owned();
-        let (took, answer) = tokio::time::timeout(Duration::from_secs(8), closed_after(proxy, bytes)).await.expect(&case);
+        let (took, answer) =
+            tokio::time::timeout(Duration::from_secs(8), closed_after(proxy, bytes)).await.expect(&case);
         assert!(took >= SHORT / 2, "{case} {took:?}");
         assert_eq!(answer.starts_with("HTTP/1.1 200"), answered, "{case} {answer}");
     }
