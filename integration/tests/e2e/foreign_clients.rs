@@ -1,7 +1,7 @@
 //! Clients that others wrote.
 
-use crate::{catalog, sidecar};
-use pathloom_integration::client::foreign;
+use crate::{catalog, protocol, sidecar};
+use pathloom_integration::client::{VERSIONS, Version, foreign};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::{body, wait};
 use std::net::SocketAddr;
@@ -48,19 +48,27 @@ pub async fn curl_is_content(curl: &foreign::Program, address: SocketAddr, file:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_is_content_on_http1_and_http2() {
     let Some(curl) = foreign::curl() else { return };
-    let fleet = Fleet::start(2).await;
-    let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
-    let file = sidecar.directory().join("upload");
-    std::fs::write(&file, body::piece(0, 1 << 20)).unwrap();
-    curl_is_content(&curl, sidecar.address("in"), &file).await;
-    sidecar.assert_no_panic();
+    for upstream in VERSIONS {
+        let fleet = Fleet::start(2).await;
+        let sidecar = sidecar(catalog(&fleet.yaml(), protocol(upstream))).start().await;
+        let file = sidecar.directory().join("upload");
+        std::fs::write(&file, body::piece(0, 1 << 20)).unwrap();
+        curl_is_content(&curl, sidecar.address("in"), &file).await;
+        sidecar.assert_no_panic();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_of_h2load_succeeds() {
     let Some(h2load) = foreign::h2load() else { return };
+    for upstream in VERSIONS {
+        h2load_succeeds(&h2load, upstream).await;
+    }
+}
+
+async fn h2load_succeeds(h2load: &foreign::Program, upstream: Version) {
     let fleet = Fleet::start(3).await;
-    let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
+    let sidecar = sidecar(catalog(&fleet.yaml(), protocol(upstream))).start().await;
     let base = format!("http://{}/", sidecar.address("in"));
     let echo = format!("{base}echo");
     let file = sidecar.directory().join("body");

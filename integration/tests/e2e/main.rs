@@ -12,6 +12,7 @@
 )]
 
 mod accounting;
+mod answers;
 mod bad_input;
 mod bodies;
 mod cli;
