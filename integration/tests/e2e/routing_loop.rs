@@ -14,9 +14,12 @@ async fn requests_flow_and_routing_shows_shares_and_observations() {
         let fleet = Fleet::start(3).await;
         let sidecar = sidecar(catalog(&fleet.yaml(), "") + QUICK).start().await;
         let load = Load::start(version, sidecar.address("in"), 8, "/").await;
-        let candidates = wait::eventually("every endpoint to be observed", || async {
+        let candidates = wait::eventually("every endpoint to be observed and scored", || async {
             let candidates = sidecar.candidates("catalog").await;
-            let seen = candidates.values().all(|c| c["observed"]["latency_mean_ms"].is_f64());
+            let both = |c: &serde_json::Value| {
+                c["observed"]["latency_mean_ms"].is_f64() && c["predicted"]["intrinsic_ms"].is_f64()
+            };
+            let seen = candidates.values().all(both);
             if seen && candidates.len() == 3 { Ok(candidates) } else { Err(format!("{candidates:#?}")) }
         })
         .await;
