@@ -83,7 +83,10 @@ async fn a_connection_that_is_not_accepted_is_a_connect_timeout() {
         let stream = tokio::time::timeout(Duration::from_millis(50), TcpStream::connect(address)).await;
         fill.push(stream);
     }
-    let config = with(config(Http1, &[address]), |c| cluster(c).timeouts.connect = span(SHORT));
+    let config = with(config(Http1, &[address]), |c| {
+        cluster(c).timeouts.connect = span(SHORT);
+        cluster(c).ejection.consecutive_failures = 1;
+    });
     let proxy = TestProxy::start(&config);
     expect_failure(&proxy, Http1, "/", Reason::ConnectTimeout).await;
     assert_eq!(proxy.alarms.0.lock().unwrap()[0].2, Reason::ConnectTimeout);
