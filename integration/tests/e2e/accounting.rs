@@ -8,7 +8,8 @@ use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::wait;
 
 /// The shortest tick that a configuration may have.
-const RESTLESS: &str = "model: { engine: embedded, tick: 10ms, deadline: 10ms, triggers: { min_interval: 10ms }, guards: { dead_band: 0% } }\n";
+const RESTLESS: &str =
+    "model: { engine: embedded, tick: 10ms, triggers: { min_interval: 10ms }, guards: { dead_band: 0% } }\n";
 
 async fn swaps(version: Version) {
     let fleet = Fleet::start(4).await;
@@ -56,7 +57,7 @@ async fn in_force(sidecar: &Sidecar, wanted: &[std::net::SocketAddr]) {
 async fn churn(version: Version) {
     let fleet = Fleet::start(4).await;
     let all: Vec<_> = fleet.endpoints.iter().map(|e| e.address).collect();
-    let model = "model: { engine: embedded, tick: 50ms, deadline: 50ms, guards: { slow_start: 0s } }\n";
+    let model = "model: { engine: embedded, tick: 50ms, guards: { slow_start: 0s } }\n";
     let of = |endpoints: &[std::net::SocketAddr]| catalog(&list(endpoints.iter().copied()), protocol(version)) + model;
     let mut sidecar = sidecar(of(&all)).start().await;
     let load = Load::start(version, sidecar.address("in"), 16, "/").await;

@@ -55,7 +55,7 @@ fn catalog(endpoints: &str, more: &str) -> String {
 }
 
 /// The embedded engine and a quick tick: what most tests want of the slow loop.
-const QUICK: &str = "model: { engine: embedded, tick: 100ms, deadline: 100ms, triggers: { min_interval: 100ms } }\n";
+const QUICK: &str = "model: { engine: embedded, tick: 100ms, triggers: { min_interval: 100ms } }\n";
 
 /// The cluster's key that makes endpoints speak this.
 fn protocol(version: Version) -> &'static str {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const MODEL: &[u8] = include_bytes!("../../../models/pathloom.onnx");
 
 fn model(file: &Path) -> String {
-    format!("model: {{ file: '{}', engine: embedded, tick: 100ms, deadline: 100ms }}\n", file.display())
+    format!("model: {{ file: '{}', engine: embedded, tick: 100ms }}\n", file.display())
 }
 
 /// The model, but for the version of its contract.

@@ -140,7 +140,7 @@ async fn sampled_requests_become_spans_and_a_dead_collector_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_of_endpoints_that_are_gone() {
-    let model = "model: { engine: embedded, tick: 50ms, deadline: 50ms }\n\
+    let model = "model: { engine: embedded, tick: 50ms }\n\
                  telemetry: { access_log: { to: 'off' }, idle_links: 500ms }\n";
     let stays = Fleet::start(1).await;
     let of = |more: Option<&Fleet>| {

@@ -72,7 +72,7 @@ async fn each_workload_has_links_of_its_own() {
         "workloads: {{ near: {{ listen: '@near@' }}, far: {{ listen: '@far@' }} }}\n\
          routes: [{{ cluster: catalog }}]\n\
          clusters: {{ catalog: {{ endpoints: {endpoints} }} }}\n\
-         model: {{ engine: embedded, tick: 100ms, deadline: 100ms }}\n"
+         model: {{ engine: embedded, tick: 100ms }}\n"
     );
     let sidecar = sidecar(yaml).start().await;
     let mut client = VERSIONS[0].connect(sidecar.address("near")).await.unwrap();
