@@ -338,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_holds_the_table_of_keys() {
+        const MARKS: [&str; 2] = ["<!-- keys: written by `make bless` -->\n", "<!-- end of keys -->"];
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = text.split_once(MARKS[0]).unwrap();
+        let (_, after) = rest.split_once(MARKS[1]).unwrap();
+        let wanted = [before, MARKS[0], &key_table_markdown(), MARKS[1], after].concat();
+        if std::env::var_os("PATHLOOM_BLESS").is_some() {
+            std::fs::write(&path, &wanted).unwrap();
+            return;
+        }
+        assert!(text == wanted, "README.md's table of keys is not what the schema says: make bless");
+    }
+
+    #[test]
     fn the_reference_loads_without_a_warning_and_says_nothing_but_defaults() {
         let loaded =
             load_with(reference_yaml().as_bytes(), "reference.yaml", &|_| None).unwrap_or_else(|e| panic!("{e}"));

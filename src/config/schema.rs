@@ -327,7 +327,7 @@ pub struct Guards {
     pub slow_start: Timespan,
     /// A generation older than this no longer steers.
     pub expire_after: Timespan,
-    /// The largest mean relative error of predicted against observed latency with which the model still steers.
+    /// How wrong predictions may be on average before the model no longer steers: 1 is off by a factor of 2.
     pub max_error: f64,
 }
 
