@@ -70,6 +70,15 @@ async fn a_model_that_cannot_be_loaded_costs_no_request_and_says_why() {
         let routing = sidecar.routing().await;
         assert!(routing["generation"]["rung"] != "model", "{what}: {routing:#}");
         assert!(sidecar.stderr().contains(word), "{what}: the log does not say so\n{}", sidecar.stderr());
+        // Each step of the ladder is logged once, however many generations stay on it.
+        let generation = sidecar.generation().await;
+        wait::eventually("ten more generations", || async {
+            let now = sidecar.generation().await;
+            if now >= generation + 10 { Ok(()) } else { Err(now) }
+        })
+        .await;
+        let steps = sidecar.stderr().matches("a step on the ladder").count();
+        assert!(steps <= 1, "{what}: {steps} steps logged\n{}", sidecar.stderr());
     }
 }
 
