@@ -19,7 +19,7 @@ use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -291,7 +291,14 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
     if close {
         flight.conn.marks.linger.store(true, Relaxed);
     }
-    let response = failure.response(&flight.request_id, grpc, close);
+    let mut response = failure.response(&flight.request_id, grpc, close);
+    if flight.method == Method::HEAD && !response.body().is_end_stream() {
+        // HTTP/2 would send the body.
+        let body = std::mem::replace(response.body_mut(), ResponseBody::empty());
+        if let Some(length) = body.size_hint().exact() {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
     flight.failed(failure.reason, response.status());
     response
 }
