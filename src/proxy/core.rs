@@ -232,17 +232,21 @@ async fn accept(core: Rc<Core>, listener: TcpListener, address: SocketAddr, clos
             },
         }
     }
-    let waiting = std::future::poll_fn(|cx| {
-        loop {
-            match listener.poll_accept(cx) {
-                std::task::Poll::Ready(Ok((stream, peer))) => begin(&core, stream, peer, address, &name),
-                std::task::Poll::Ready(Err(error)) if rests(&error) => return std::task::Poll::Ready(()),
-                std::task::Poll::Ready(Err(_)) => {}
-                std::task::Poll::Pending => return std::task::Poll::Ready(()),
+    // Asked of the kernel itself: the runtime says that nothing waits when its budget or its last news says so.
+    let Ok(listener) = listener.into_std() else { return };
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    begin(&core, stream, peer, address, &name);
+                }
             }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock || rests(&error) => break,
+            Err(_) => {}
         }
-    });
-    waiting.await;
+    }
 }
 
 /// Whether accepting again at once would fail again: no descriptor or memory left.

@@ -273,3 +273,26 @@ fn a_pingora_server_carries_it_and_ends_with_the_drain() {
     });
     running.join().unwrap();
 }
+
+#[tokio::test]
+async fn a_drain_serves_all_that_the_kernel_had_queued() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = slow().await;
+    let mut config = config(Http1, &[server.address]);
+    config.listeners.max_connections = 1;
+    let proxy = TestProxy::start(&config);
+    let mut first = proxy.connect1().await;
+    assert_eq!(first.get("/0").await.status, StatusCode::OK);
+    let mut queued = Vec::new();
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(b"GET /0 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        queued.push(stream);
+    }
+    proxy.drain.begin();
+    for (i, mut stream) in queued.into_iter().enumerate() {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{i}: {answer}");
+    }
+}
