@@ -64,7 +64,8 @@ pub(super) struct Upload {
     pub progress: Cell<Progress>,
     pub bytes: Cell<u64>,
     /// When it last moved, or was done.
-    pub moved_at: Cell<Time>,
+    moved_at: Cell<Time>,
+    /// It moved since `moved_at` was set.
     moved: Cell<bool>,
     /// Set while the answer's head is awaited: how long it may take from the body's end.
     pub head_within: Cell<Option<Duration>>,
@@ -86,6 +87,7 @@ impl Upload {
     fn done(&self) {
         if self.progress.replace(Progress::Done) == Progress::Open {
             let now = self.clock.now();
+            self.moved.set(false);
             self.moved_at.set(now);
             if let Some(within) = self.head_within.get() {
                 self.watch.set(now + within);
@@ -97,6 +99,15 @@ impl Upload {
         if self.moved.replace(false) {
             self.moved_at.set(self.clock.now());
         }
+    }
+
+    /// When it last moved, or was done. A body that is never out of frames is never waited for, so nobody but who asks
+    /// notes the time.
+    pub(super) fn last_moved(&self, now: Time) -> Time {
+        if self.moved.replace(false) && self.progress.get() == Progress::Open {
+            self.moved_at.set(now);
+        }
+        self.moved_at.get()
     }
 }
 
@@ -123,14 +134,15 @@ impl Body for RequestBody {
         }
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
+                upload.moved.set(true);
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     clean_trailers(trailers);
                     upload.done();
                 }
-                upload.moved.set(true);
-                if inner.is_end_stream() {
+                // An HTTP/2 client may end the stream with a frame of its own, after all that it announced.
+                if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
                     upload.done();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -215,7 +227,9 @@ impl Body for ResponseBody {
                             flight.trailers(trailers);
                             over = true;
                         }
-                        if over {
+                        // Where a length was announced, an HTTP/1.1 client's encoder drops the body once it has that
+                        // much, though an HTTP/2 endpoint may end the stream with a frame of its own, or trailers.
+                        if over || inner.size_hint().exact() == Some(0) {
                             flight.complete();
                         }
                         (over, Poll::Ready(Some(Ok(frame))))

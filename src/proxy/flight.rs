@@ -298,7 +298,7 @@ impl Flight {
         }
         let now = self.core.clock.now();
         // A body that is still being sent up keeps the exchange alive.
-        let sent = self.upload.as_ref().map_or(Time(0), |u| u.moved_at.get());
+        let sent = self.upload.as_ref().map_or(Time(0), |u| u.last_moved(now));
         self.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
     }
 
@@ -322,9 +322,9 @@ impl Flight {
         let begun = self.attempt.map_or(self.started, |a| a.begun);
         match &self.upload {
             Some(upload) if upload.progress.get() == Progress::Open => {
-                self.overdue(now, upload.moved_at.get() + idle, Reason::IdleTimeout)
+                self.overdue(now, upload.last_moved(now) + idle, Reason::IdleTimeout)
             }
-            Some(upload) => self.overdue(now, upload.moved_at.get().max(begun) + within, Reason::ResponseTimeout),
+            Some(upload) => self.overdue(now, upload.last_moved(now).max(begun) + within, Reason::ResponseTimeout),
             None => self.overdue(now, begun + within, Reason::ResponseTimeout),
         }
     }

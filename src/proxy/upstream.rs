@@ -96,12 +96,19 @@ impl Shared {
     }
 }
 
+/// What waits for a shared connection that somebody else opens.
+#[derive(Default)]
+struct Attempted {
+    over: Notify,
+    failed: Cell<Option<Reason>>,
+}
+
 #[derive(Default)]
 struct Pooled {
     idle: Vec<Idle>,
     shared: Vec<Rc<Shared>>,
     /// Set while a shared connection is being opened, so that a burst opens one and not a hundred.
-    opening: Option<Rc<Notify>>,
+    opening: Option<Rc<Attempted>>,
     /// How long an idle connection is kept.
     keep: Duration,
 }
@@ -287,7 +294,8 @@ pub(super) async fn send2(
     }
 }
 
-/// Opens a shared connection. `None` when another request was opening one, which is then over.
+/// Opens a shared connection. `None` when another request was opening one, which is then over. Where that failed, it
+/// failed for all who waited: one after the other they would each wait for the same limit.
 async fn open_shared(
     core: &Rc<Core>,
     endpoint: &Endpoint,
@@ -296,13 +304,21 @@ async fn open_shared(
 ) -> Result<Option<Rc<Shared>>, Reason> {
     let waiting = core.pool.endpoints.borrow().get(&endpoint.id).and_then(|p| p.opening.clone());
     if let Some(opening) = waiting {
-        opening.notified().await;
-        return Ok(None);
+        opening.over.notified().await;
+        return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
-    let stream = connect(endpoint, timeouts).await?;
-    let (sender, connection) =
-        core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)?;
+    let opened = async {
+        let stream = connect(endpoint, timeouts).await?;
+        core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)
+    };
+    let (sender, connection) = match opened.await {
+        Ok(opened) => opened,
+        Err(reason) => {
+            opening.attempted.failed.set(Some(reason));
+            return Err(reason);
+        }
+    };
     let connection = Rc::new(RefCell::new(Some(connection)));
     let shared =
         Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
@@ -328,17 +344,17 @@ async fn open_shared(
 struct Opening {
     core: Rc<Core>,
     id: EndpointId,
-    notify: Rc<Notify>,
+    attempted: Rc<Attempted>,
 }
 
 impl Opening {
     fn begin(core: &Rc<Core>, id: EndpointId, keep: Duration) -> Self {
-        let notify = Rc::new(Notify::new());
+        let attempted = Rc::new(Attempted::default());
         let mut endpoints = core.pool.endpoints.borrow_mut();
         let pooled = endpoints.entry(id).or_default();
-        (pooled.opening, pooled.keep) = (Some(notify.clone()), keep);
+        (pooled.opening, pooled.keep) = (Some(attempted.clone()), keep);
         drop(endpoints);
-        Self { core: core.clone(), id, notify }
+        Self { core: core.clone(), id, attempted }
     }
 }
 
@@ -347,7 +363,7 @@ impl Drop for Opening {
         if let Some(pooled) = self.core.pool.endpoints.borrow_mut().get_mut(&self.id) {
             pooled.opening = None;
         }
-        self.notify.notify_waiters();
+        self.attempted.over.notify_waiters();
     }
 }
 
