@@ -363,7 +363,7 @@ impl Flight {
                 parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
                 sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
                 client: self.conn.peer,
-                listener: self.conn.listener,
+                listener: self.conn.listener.address,
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
                 route: self.route.as_ref(),
                 cluster: cluster.map(|c| &c.name),

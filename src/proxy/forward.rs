@@ -116,7 +116,7 @@ fn identify(flight: &mut Flight, parts: &mut Parts, seen: &Seen) {
 /// Finds the cluster, and makes the request fit for it.
 fn route(flight: &mut Flight, parts: &mut Parts, seen: &Seen, empty: bool) -> Result<Asks, Failure> {
     let (core, held) = (flight.core.clone(), flight.held.clone());
-    let host = authority(parts, seen, &flight.conn.listener_name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name)?;
     flight.host = host.clone();
     check_lengths(&mut parts.headers, seen, empty)?;
     let generation = &held.generation;

@@ -88,7 +88,10 @@ async fn unanswered() -> (std::net::SocketAddr, impl Sized) {
 #[tokio::test]
 async fn a_connection_that_is_not_accepted_is_a_connect_timeout() {
     let (address, _filled) = unanswered().await;
-    let config = with(config(Http1, &[address]), |c| cluster(c).timeouts.connect = span(SHORT));
+    let config = with(config(Http1, &[address]), |c| {
+        cluster(c).timeouts.connect = span(SHORT);
+        cluster(c).ejection.consecutive_failures = 1;
+    });
     let proxy = TestProxy::start(&config);
     expect_failure(&proxy, Http1, "/", Reason::ConnectTimeout).await;
     assert_eq!(proxy.alarms.0.lock().unwrap()[0].2, Reason::ConnectTimeout);
@@ -199,6 +202,7 @@ async fn slow_heads_and_idle_connections_are_closed() {
     let (by_head, by_idle) = (TestProxy::start(&head), TestProxy::start(&idle));
     for (proxy, bytes, answered) in [
         (&by_head, &b"GET / HTTP/1.1\r\nhos"[..], false),
+        (&by_head, b"PRI * HT", false),
         (&by_idle, b"", false),
         (&by_idle, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", true),
         (&by_idle, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", false),
