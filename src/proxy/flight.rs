@@ -152,6 +152,11 @@ impl Flight {
         }
     }
 
+    /// The endpoint says that it did nothing with the request, which is no failure of its own.
+    pub(super) fn decline_attempt(&mut self, now: Time) {
+        self.record(Outcome::Cancelled, now);
+    }
+
     /// The attempt is over, whatever follows.
     pub(super) fn end_attempt(&mut self, now: Time) {
         if let Some((_, _, candidate)) = self.tried() {
@@ -420,6 +425,9 @@ impl Drop for Flight {
         }
         if let Some(latch) = &self.latch {
             latch.refuse();
+        }
+        if let Some(upload) = &self.upload {
+            upload.leave(self.watch.idle.get());
         }
         match self.lease.take() {
             Some(lease) if self.complete => self.core.pool.give_back(&self.core, lease, now),

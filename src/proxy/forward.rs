@@ -4,7 +4,8 @@
 //! its end, so endpoints, weights and routes always belong together.
 //!
 //! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
-//! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated.
+//! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
+//! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::conn::Conn;
@@ -150,7 +151,7 @@ fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Reque
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    RequestBody::Streaming { inner: body, upload, gate }
+    RequestBody::Streaming { inner: body, upload, gate, alone: None }
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
@@ -208,6 +209,16 @@ async fn attempts(
                 *unsent = Some(request);
                 last = reason.into();
                 continue;
+            }
+            Ok(Sent::Declined(request)) => {
+                now = core.clock.now();
+                flight.decline_attempt(now);
+                last = Reason::UpstreamReset.into();
+                *unsent = request;
+                if unsent.is_some() {
+                    continue;
+                }
+                return Err(last);
             }
             Ok(Sent::Lost(failure)) => failure,
             Err(reason) => reason.into(),

@@ -7,7 +7,8 @@
 //! **What is sent twice.** Nothing, unless hyper hands the request back unsent: a pooled connection that had died
 //! costs a fresh connection, and a fresh one that refuses is reported to the caller, who may try another endpoint.
 //! A request that was written is never repeated here, not even an idempotent one, because nobody but the caller knows
-//! what its repetition would do.
+//! what its repetition would do; unless an HTTP/2 endpoint says that it did nothing with it (REFUSED_STREAM, or GOAWAY
+//! with an earlier stream), and it has no body, of which a part would be gone.
 
 use super::body::{Progress, RequestBody, Upload};
 use super::core::Core;
@@ -70,6 +71,9 @@ pub(super) enum Sent {
     Answered(Response<Incoming>, Lease),
     /// The endpoint never saw the request.
     Unsent(Request<RequestBody>, Reason),
+    /// The endpoint says that it did nothing with the request: it has too many already, or is leaving. The request is
+    /// whole where it had no body.
+    Declined(Option<Request<RequestBody>>),
     /// It may have.
     Lost(Failure),
 }
@@ -266,7 +270,7 @@ pub(super) async fn send2(
     upload: Option<&Rc<Upload>>,
     now: Time,
 ) -> Sent {
-    let mut fresh = false;
+    let (mut fresh, mut again) = (false, false);
     loop {
         let shared = match core.pool.take_shared(endpoint.id, now) {
             Some(shared) => shared,
@@ -283,15 +287,61 @@ pub(super) async fn send2(
         let mut sender = shared.sender.clone();
         shared.streams.set(shared.streams.get() + 1);
         let guard = StreamGuard(shared);
+        let spare = spare(&request);
         match sender.try_send_request(request).await {
             Ok(response) => return Sent::Answered(response, Lease::Http2(guard)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if fresh => return Sent::Unsent(unsent, Reason::UpstreamReset),
                 Some(unsent) => request = unsent,
-                None => return Sent::Lost(classify(&error, upload)),
+                None => match (declined(error.error()), spare) {
+                    // The connection is leaving, not the endpoint.
+                    (Some(Declined::Leaving), Some(spare)) if !again => {
+                        again = true;
+                        request = spare;
+                    }
+                    (Some(Declined::Leaving | Declined::Refused), spare) => return Sent::Declined(spare),
+                    (Some(Declined::Failing), Some(spare)) => return Sent::Unsent(spare, Reason::UpstreamReset),
+                    _ => return Sent::Lost(classify(&error, upload)),
+                },
             },
         }
     }
+}
+
+/// The same request once more, where it has no body.
+fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let RequestBody::Empty = request.body() else { return None };
+    let mut spare = Request::new(RequestBody::Empty);
+    request.method().clone_into(spare.method_mut());
+    request.uri().clone_into(spare.uri_mut());
+    request.headers().clone_into(spare.headers_mut());
+    *spare.version_mut() = request.version();
+    Some(spare)
+}
+
+/// How an HTTP/2 endpoint says that it did nothing with a request (RFC 9113, section 8.7).
+enum Declined {
+    /// It takes no more at the moment.
+    Refused,
+    /// Its connection is being closed in good order.
+    Leaving,
+    /// Its connection is being closed because of an error.
+    Failing,
+}
+
+fn declined(error: &hyper::Error) -> Option<Declined> {
+    let h2 = h2_error(error).filter(|e| e.is_remote())?;
+    // A stream only gets the GOAWAY for an error when it is above the last that the endpoint looked at.
+    match h2.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if h2.is_reset() => Some(Declined::Refused),
+        Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Some(Declined::Leaving),
+        _ if h2.is_go_away() => Some(Declined::Failing),
+        _ => None,
+    }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::iter::successors(std::error::Error::source(error), |e| e.source()).find_map(|e| e.downcast_ref())
 }
 
 /// Opens a shared connection. `None` when another request was opening one, which is then over. Where that failed, it
@@ -410,9 +460,7 @@ fn classify(error: &TrySendError<Request<RequestBody>>, upload: Option<&Rc<Uploa
     if error.is_parse() {
         return Reason::UpstreamProtocol.into();
     }
-    let h2 = std::iter::successors(std::error::Error::source(error), |e| e.source())
-        .find_map(|e| e.downcast_ref::<h2::Error>());
-    match h2.and_then(h2::Error::reason) {
+    match h2_error(error).and_then(h2::Error::reason) {
         Some(
             h2::Reason::PROTOCOL_ERROR
             | h2::Reason::FRAME_SIZE_ERROR

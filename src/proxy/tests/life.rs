@@ -344,3 +344,74 @@ async fn an_http2_client_that_acknowledges_nothing_does_not_hold_the_drain() {
     proxy.drain.begin();
     tokio::time::timeout(Duration::from_secs(8), proxy.drain.finished()).await.expect("not its whole time");
 }
+
+#[tokio::test]
+async fn an_upload_that_stalls_after_its_answer_ends() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::tcp(|mut stream| async move {
+        let mut head = [0; 2048];
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        while stream.read(&mut head).await.is_ok_and(|n| n > 0) {}
+    })
+    .await;
+    let mut config = config(Http1, &[server.address]);
+    cluster(&mut config).timeouts.idle = Timespan(Duration::from_millis(200));
+    let proxy = TestProxy::start(&config);
+    let (frames, body) = super::bodies::stream(1);
+    let mut client = proxy.connect2().await;
+    let answer = read(client.send(Request::post("http://shop/").body(body).unwrap()).await.unwrap()).await;
+    assert_eq!((answer.status, text(&answer)), (StatusCode::OK, "ok"));
+    assert_eq!(proxy.gauges.snapshot().upstream_connections, 1, "it may go on for a while");
+    eventually("the upload ends", async || proxy.gauges.snapshot().upstream_connections == 0).await;
+    drop(frames);
+}
+
+/// HTTP/2 endpoints whose first connection does nothing with its first request.
+async fn declining(refuse: bool) -> Server {
+    use tokio::io::AsyncWriteExt;
+    let first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    Server::tcp(move |mut stream| {
+        let first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            if first {
+                let _ = stream.write_all(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00").await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let frame: &[u8] = if refuse {
+                    b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x07"
+                } else {
+                    b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+                };
+                let _ = stream.write_all(frame).await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                return;
+            }
+            let service =
+                hyper::service::service_fn(|_| async { Ok::<_, std::convert::Infallible>(Response::new(full("x"))) });
+            let _ = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                .await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_an_http2_endpoint_did_not_look_at_goes_elsewhere_and_is_not_its_failure() {
+    for (refuse, with_body, status, connections) in
+        [(true, false, 200, 1), (false, false, 200, 2), (true, true, 502, 1), (false, true, 502, 1)]
+    {
+        let (server, other) = (declining(refuse).await, Server::echo(Http2).await);
+        let addresses = [server.address, other.address];
+        let proxy = TestProxy::start(&config(Http2, if refuse && !with_body { &addresses } else { &addresses[..1] }));
+        let mut client = proxy.connect2().await;
+        for _ in 0..if refuse && !with_body { 2 } else { 1 } {
+            let body = if with_body { full("body") } else { empty() };
+            let answer = read(client.send(Request::post("http://shop/").body(body).unwrap()).await.unwrap()).await;
+            assert_eq!(answer.status, status, "{refuse} {with_body} {answer:?}");
+        }
+        assert_eq!(server.connections(), connections, "{refuse} {with_body}");
+        let node = proxy.links.node(&crate::links::NodeKey::new(&server.address.to_string()), crate::links::Time(0));
+        assert_eq!((node.failures_in_a_row(), node.in_flight()), (0, 0), "{refuse} {with_body}");
+    }
+}
