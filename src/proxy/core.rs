@@ -62,6 +62,9 @@ pub(super) struct Listener {
     pub closed: Cell<bool>,
 }
 
+/// A listener, what tells it to close, and the task that accepts.
+type Accepting = (Rc<Listener>, Rc<Notify>, tokio::task::JoinHandle<()>);
+
 /// One serving thread's state.
 pub(super) struct Core {
     pub index: usize,
@@ -172,7 +175,7 @@ pub(super) fn run(
 
 async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let driver = tokio::task::spawn_local(core.deadlines.clone().drive());
-    let mut accepting: HashMap<SocketAddr, (Rc<Listener>, Rc<Notify>, tokio::task::JoinHandle<()>)> = HashMap::new();
+    let mut accepting: HashMap<SocketAddr, Accepting> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
