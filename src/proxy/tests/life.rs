@@ -367,23 +367,31 @@ async fn an_upload_that_stalls_after_its_answer_ends() {
     drop(frames);
 }
 
-/// HTTP/2 endpoints whose first connection does nothing with its first request.
+/// An HTTP/2 endpoint whose first connection does nothing with its requests.
 async fn declining(refuse: bool) -> Server {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     Server::tcp(move |mut stream| {
         let first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
         async move {
             if first {
                 let _ = stream.write_all(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00").await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                let frame: &[u8] = if refuse {
-                    b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x07"
-                } else {
-                    b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-                };
-                let _ = stream.write_all(frame).await;
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                let mut head = [0; 9];
+                while stream.read_exact(&mut head).await.is_ok() {
+                    let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+                    stream.read_exact(&mut payload).await.unwrap();
+                    if head[3] != 1 {
+                        continue;
+                    }
+                    let frame = if refuse {
+                        [&b"\x00\x00\x04\x03\x00"[..], &head[5..], b"\x00\x00\x00\x07"].concat()
+                    } else {
+                        b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00".to_vec()
+                    };
+                    let _ = stream.write_all(&frame).await;
+                }
                 return;
             }
             let service =
