@@ -13,12 +13,14 @@ use crate::observe::Reason;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
+use tokio::time::Sleep;
 
 /// Why a body broke off. An HTTP/2 reset's own code goes on to the other side through `source`.
 #[derive(Debug)]
@@ -64,10 +66,14 @@ pub(super) struct Upload {
     pub progress: Cell<Progress>,
     pub bytes: Cell<u64>,
     /// When it last moved, or was done.
-    pub moved_at: Cell<Time>,
+    moved_at: Cell<Time>,
+    /// It moved since `moved_at` was set.
     moved: Cell<bool>,
     /// Set while the answer's head is awaited: how long it may take from the body's end.
     pub head_within: Cell<Option<Duration>>,
+    /// Set when the request is over although the body is not: how long nothing of it may come from then on.
+    left: Cell<Option<Duration>>,
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Upload {
@@ -80,12 +86,15 @@ impl Upload {
             moved_at: Cell::new(now),
             moved: Cell::new(false),
             head_within: Cell::new(None),
+            left: Cell::new(None),
+            waker: RefCell::default(),
         })
     }
 
     fn done(&self) {
         if self.progress.replace(Progress::Done) == Progress::Open {
             let now = self.clock.now();
+            self.moved.set(false);
             self.moved_at.set(now);
             if let Some(within) = self.head_within.get() {
                 self.watch.set(now + within);
@@ -98,12 +107,41 @@ impl Upload {
             self.moved_at.set(self.clock.now());
         }
     }
+
+    /// The request is over and watches its body no more, which must then watch itself.
+    pub(super) fn leave(&self, idle: Duration) {
+        if self.progress.get() == Progress::Open {
+            self.left.set(Some(idle));
+            let waker = self.waker.take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            let before = known.replace(waker.clone());
+            drop(known);
+            drop(before);
+        }
+    }
+
+    /// When it last moved, or was done. A body that is never out of frames is never waited for, so nobody but who asks
+    /// notes the time.
+    pub(super) fn last_moved(&self, now: Time) -> Time {
+        if self.moved.replace(false) && self.progress.get() == Progress::Open {
+            self.moved_at.set(now);
+        }
+        self.moved_at.get()
+    }
 }
 
 /// A request's body.
 pub(super) enum RequestBody {
     Empty,
-    Streaming { inner: Incoming, upload: Rc<Upload>, gate: Option<Gate> },
+    Streaming { inner: Incoming, upload: Rc<Upload>, gate: Option<Gate>, alone: Option<Pin<Box<Sleep>>> },
 }
 
 impl Body for RequestBody {
@@ -111,7 +149,7 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Streaming { inner, upload, gate } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Streaming { inner, upload, gate, alone } = self.get_mut() else { return Poll::Ready(None) };
         if let Some(closed) = gate {
             // Polling the body makes hyper's server tell the client to send it.
             if ready!(closed.poll_open(cx)) {
@@ -123,14 +161,16 @@ impl Body for RequestBody {
         }
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
+                upload.moved.set(true);
+                *alone = None;
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     clean_trailers(trailers);
                     upload.done();
                 }
-                upload.moved.set(true);
-                if inner.is_end_stream() {
+                // An HTTP/2 client may end the stream with a frame of its own, after all that it announced.
+                if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
                     upload.done();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -145,7 +185,13 @@ impl Body for RequestBody {
             }
             Poll::Pending => {
                 upload.stamp();
-                Poll::Pending
+                let Some(idle) = upload.left.get() else {
+                    upload.register(cx.waker());
+                    return Poll::Pending;
+                };
+                ready!(alone.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle))).as_mut().poll(cx));
+                upload.progress.set(Progress::Broken);
+                Poll::Ready(Some(Err(BodyError::cut(Reason::IdleTimeout))))
             }
         }
     }
@@ -215,7 +261,9 @@ impl Body for ResponseBody {
                             flight.trailers(trailers);
                             over = true;
                         }
-                        if over {
+                        // Where a length was announced, an HTTP/1.1 client's encoder drops the body once it has that
+                        // much, though an HTTP/2 endpoint may end the stream with a frame of its own, or trailers.
+                        if over || inner.size_hint().exact() == Some(0) {
                             flight.complete();
                         }
                         (over, Poll::Ready(Some(Ok(frame))))

@@ -6,14 +6,15 @@
 //! deadline. HTTP/2 streams have a deadline each.
 //!
 //! A drain lets an HTTP/1.1 client finish its request, which is answered with `Connection: close`, and lets an idle
-//! one go after a short while (`DRAIN_IDLE`), because a request may be on its way; HTTP/2 clients get GOAWAY.
+//! one go after a short while (`DRAIN_IDLE`), because a request may be on its way; HTTP/2 clients get GOAWAY. What was
+//! answered is still written to a client that reads slowly. The connections of a listener that is closed leave likewise.
 //!
 //! What is not HTTP is answered by hyper (400, or 431 for a head too large) and counted here as `bad_request`.
 //! 1xx answers of an endpoint other than 100 and 101 end here: hyper's server cannot send them. A client that closes
 //! its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 
-use super::core::{Core, Held};
+use super::core::{Core, Held, Listener};
 use super::forward;
 use super::io::{Io, Marks, Spoken, sniff};
 use super::upstream::poll_now;
@@ -88,10 +89,8 @@ impl ServerBuilders {
 /// A client's connection.
 pub(super) struct Conn {
     pub core: Rc<Core>,
-    /// The listener that it came in on, as configured.
-    pub listener: SocketAddr,
-    /// The listener's name, for clients that name no host.
-    pub listener_name: HeaderValue,
+    /// The listener that it came in on.
+    pub listener: Rc<Listener>,
     pub peer: IpAddr,
     pub peer_value: HeaderValue,
     pub http2: bool,
@@ -104,6 +103,8 @@ pub(super) struct Conn {
     idle_since: Cell<Time>,
     /// The idle limit runs.
     idle_armed: Cell<bool>,
+    /// An HTTP/2 client was asked to close.
+    leaving: Cell<bool>,
 }
 
 impl Conn {
@@ -113,7 +114,7 @@ impl Conn {
         match *known {
             Some((epoch, workload)) if epoch == held.routes_epoch => workload,
             _ => {
-                let workload = held.generation.routes.workload_of(self.listener, self.peer);
+                let workload = held.generation.routes.workload_of(self.listener.address, self.peer);
                 *known = Some((held.routes_epoch, workload));
                 workload
             }
@@ -139,26 +140,29 @@ impl Conn {
         Marks::take(&self.marks.read);
         if self.http2 && self.requests.get() == 0 {
             self.idle_armed.set(true);
-            self.watch.deadline.set(now + self.core.limits.idle.0);
+            let within = if self.leaving.get() { FAREWELL } else { self.core.limits.idle.0 };
+            self.watch.deadline.set(now + within);
         }
+    }
+
+    /// Whether this connection should end with what it has under way.
+    fn told_to_leave(&self) -> bool {
+        told_to_leave(&self.core, &self.listener)
     }
 }
 
+fn told_to_leave(core: &Core, listener: &Listener) -> bool {
+    core.draining.get() || listener.closed.get()
+}
+
 /// Serves a connection to its end.
-pub(super) async fn serve(
-    core: Rc<Core>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    listener: SocketAddr,
-    listener_name: HeaderValue,
-) {
+pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>) {
     let watch = Watch::new(&core.deadlines);
-    let Some((io, spoken)) = first_bytes(&core, &watch, stream).await else { return };
+    let Some((io, spoken)) = first_bytes(&core, &listener, &watch, stream).await else { return };
     let peer = peer.ip().to_canonical();
     let peer_value = HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
     let conn = Rc::new(Conn {
         listener,
-        listener_name,
         peer,
         peer_value,
         http2: spoken == Spoken::Http2,
@@ -168,6 +172,7 @@ pub(super) async fn serve(
         requests: Cell::new(0),
         idle_since: Cell::new(core.clock.now()),
         idle_armed: Cell::new(false),
+        leaving: Cell::new(false),
         core,
     });
     let result = match spoken {
@@ -182,19 +187,28 @@ pub(super) async fn serve(
     }
 }
 
-/// Waits for the first bytes, for as long as an idle connection may.
-async fn first_bytes(core: &Rc<Core>, watch: &Rc<Watch>, stream: TcpStream) -> Option<(Io, Spoken)> {
+/// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
+async fn first_bytes(
+    core: &Rc<Core>,
+    listener: &Listener,
+    watch: &Rc<Watch>,
+    stream: TcpStream,
+) -> Option<(Io, Spoken)> {
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
-    let mut sniffing = pin!(sniff(stream));
-    let mut leaving = false;
+    let begun = Cell::new(false);
+    let mut sniffing = pin!(sniff(stream, &begun));
+    let (mut leaving, mut part_of_head) = (false, false);
     std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
         if let Some(first) = poll_now(sniffing.as_mut(), cx) {
             return Poll::Ready(first.ok().flatten());
         }
-        if core.draining.get() && !leaving {
+        if told_to_leave(core, listener) && !leaving {
             leaving = true;
             watch.deadline.set(core.clock.now() + DRAIN_IDLE);
+        } else if begun.get() && !part_of_head && !leaving {
+            part_of_head = true;
+            watch.deadline.set(core.clock.now() + core.limits.request_headers.0);
         }
         if watch.deadline.reached() { Poll::Ready(None) } else { Poll::Pending }
     })
@@ -216,7 +230,7 @@ async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
         let (core, deadline) = (&conn.core, &conn.watch.deadline);
         if conn.requests.get() > 0 {
             (parting, part_of_head) = (false, false);
-            if core.draining.get() && !leaving {
+            if conn.told_to_leave() && !leaving {
                 leaving = true;
                 serving.as_mut().graceful_shutdown();
             }
@@ -228,10 +242,11 @@ async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
             Marks::take(&conn.marks.wrote);
             deadline.set(conn.idle_since.get() + core.limits.idle.0);
         }
-        if core.draining.get() {
+        if conn.told_to_leave() {
             if !parting {
                 parting = true;
-                deadline.set(core.clock.now() + DRAIN_IDLE);
+                // Where hyper was already asked to close, it does so once the last answer is out.
+                deadline.set(core.clock.now() + if leaving { core.limits.idle.0 } else { DRAIN_IDLE });
             }
         } else if Marks::take(&conn.marks.read) && !part_of_head {
             part_of_head = true;
@@ -240,7 +255,23 @@ async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
         if !deadline.reached() {
             return Poll::Pending;
         }
-        if !parting && !part_of_head && Marks::take(&conn.marks.wrote) {
+        if parting && !leaving {
+            leaving = true;
+            serving.as_mut().graceful_shutdown();
+            if let Some(over) = poll_now(serving.as_mut(), cx) {
+                return Poll::Ready(over);
+            }
+            if conn.requests.get() > 0 {
+                return Poll::Pending;
+            }
+            // hyper closes when the last answer is out and the lingering is done, or else waits for a part of a head.
+            if !conn.marks.blocked.load(Relaxed) && !conn.marks.linger.load(Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            deadline.set(core.clock.now() + core.limits.idle.0);
+            return Poll::Pending;
+        }
+        if (leaving || !part_of_head) && Marks::take(&conn.marks.wrote) {
             // The end of the last answer is still on its way to a slow reader.
             deadline.set(core.clock.now() + core.limits.idle.0);
             return Poll::Pending;
@@ -262,7 +293,6 @@ async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
     };
     let mut serving = pin!(conn.core.servers.http2(executor).serve_connection(TokioIo::new(io), service));
     conn.watch.deadline.set(conn.core.clock.now() + conn.core.limits.idle.0);
-    let mut leaving = false;
     std::future::poll_fn(|cx| {
         conn.watch.deadline.register(cx.waker());
         if let Some(over) = poll_now(serving.as_mut(), cx) {
@@ -270,18 +300,22 @@ async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
         }
         let core = &conn.core;
         let idle_over = conn.requests.get() == 0 && conn.watch.deadline.reached();
-        if (core.draining.get() || idle_over) && !leaving {
-            leaving = true;
+        if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
             serving.as_mut().graceful_shutdown();
-            if idle_over {
+            if conn.requests.get() == 0 {
                 conn.watch.deadline.set(core.clock.now() + FAREWELL);
             }
             // GOAWAY goes out with this poll.
             if let Some(over) = poll_now(serving.as_mut(), cx) {
                 return Poll::Ready(over);
             }
+            Marks::take(&conn.marks.wrote);
         } else if idle_over {
-            return Poll::Ready(Ok(()));
+            if !Marks::take(&conn.marks.wrote) {
+                return Poll::Ready(Ok(()));
+            }
+            // The end of the last answer is still on its way to a slow reader.
+            conn.watch.deadline.set(core.clock.now() + FAREWELL);
         }
         Poll::Pending
     })

@@ -52,6 +52,19 @@ pub(super) struct Held {
     pub routes_epoch: u64,
 }
 
+/// A listener of this core, as its connections see it.
+pub(super) struct Listener {
+    /// As configured.
+    pub address: SocketAddr,
+    /// Its name, for clients that name no host.
+    pub name: HeaderValue,
+    /// It is served no more: its connections leave.
+    pub closed: Cell<bool>,
+}
+
+/// A listener, what tells it to close, and the task that accepts.
+type Accepting = (Rc<Listener>, Rc<Notify>, tokio::task::JoinHandle<()>);
+
 /// One serving thread's state.
 pub(super) struct Core {
     pub index: usize,
@@ -162,7 +175,7 @@ pub(super) fn run(
 
 async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let driver = tokio::task::spawn_local(core.deadlines.clone().drive());
-    let mut accepting: HashMap<SocketAddr, (Rc<Notify>, tokio::task::JoinHandle<()>)> = HashMap::new();
+    let mut accepting: HashMap<SocketAddr, Accepting> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -171,16 +184,22 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                 Some(Command::Listen(address, socket)) => {
                     let close = Rc::new(Notify::new());
                     match TcpListener::from_std(socket) {
-                        Ok(listener) => {
-                            let task = tokio::task::spawn_local(accept(core.clone(), listener, address, close.clone()));
-                            accepting.insert(address, (close, task));
+                        Ok(socket) => {
+                            let actual = socket.local_addr().unwrap_or(address);
+                            let name = HeaderValue::from_str(&actual.to_string())
+                                .unwrap_or_else(|_| HeaderValue::from_static(""));
+                            let listener = Rc::new(Listener { address, name, closed: Cell::new(false) });
+                            let accepts = accept(core.clone(), socket, listener.clone(), close.clone());
+                            accepting.insert(address, (listener, close, tokio::task::spawn_local(accepts)));
                         }
                         Err(error) => tracing::error!(%address, %error, core = core.index, "cannot serve a listener"),
                     }
                 }
                 Some(Command::Close(address)) => {
-                    if let Some((close, _)) = accepting.remove(&address) {
+                    if let Some((listener, close, _)) = accepting.remove(&address) {
                         close.notify_one();
+                        listener.closed.set(true);
+                        core.deadlines.wake_all();
                     }
                 }
                 Some(Command::Drain) => break,
@@ -189,7 +208,7 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
             _ = sweep.tick() => core.pool.sweep(&core, core.clock.now()),
         }
     }
-    for (_, (close, task)) in accepting {
+    for (_, close, task) in accepting.into_values() {
         close.notify_one();
         // Only a panic could end it otherwise, and then there is nothing left to close.
         let _ = task.await;
@@ -211,9 +230,7 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
 }
 
 /// Accepts connections until told to close, and then those that the kernel had already queued.
-async fn accept(core: Rc<Core>, listener: TcpListener, address: SocketAddr, close: Rc<Notify>) {
-    let actual = listener.local_addr().unwrap_or(address);
-    let name = HeaderValue::from_str(&actual.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""));
+async fn accept(core: Rc<Core>, socket: TcpListener, listener: Rc<Listener>, close: Rc<Notify>) {
     loop {
         let full = core.connections.get() >= core.limits.max_connections;
         tokio::select! {
@@ -221,10 +238,10 @@ async fn accept(core: Rc<Core>, listener: TcpListener, address: SocketAddr, clos
             () = close.notified() => break,
             // Whoever comes while all places are taken waits in the kernel's queue.
             () = core.freed.notified(), if full => {}
-            accepted = listener.accept(), if !full => match accepted {
-                Ok((stream, peer)) => begin(&core, stream, peer, address, &name),
+            accepted = socket.accept(), if !full => match accepted {
+                Ok((stream, peer)) => begin(&core, stream, peer, &listener),
                 Err(error) if rests(&error) => {
-                    tracing::warn!(%address, %error, core = core.index, "cannot accept connections for the moment");
+                    tracing::warn!(address = %listener.address, %error, core = core.index, "cannot accept connections for the moment");
                     tokio::time::sleep(REST).await;
                 }
                 // The client was gone before it was accepted.
@@ -232,17 +249,21 @@ async fn accept(core: Rc<Core>, listener: TcpListener, address: SocketAddr, clos
             },
         }
     }
-    let waiting = std::future::poll_fn(|cx| {
-        loop {
-            match listener.poll_accept(cx) {
-                std::task::Poll::Ready(Ok((stream, peer))) => begin(&core, stream, peer, address, &name),
-                std::task::Poll::Ready(Err(error)) if rests(&error) => return std::task::Poll::Ready(()),
-                std::task::Poll::Ready(Err(_)) => {}
-                std::task::Poll::Pending => return std::task::Poll::Ready(()),
+    // Asked of the kernel itself: the runtime says that nothing waits when its budget or its last news says so.
+    let Ok(socket) = socket.into_std() else { return };
+    loop {
+        match socket.accept() {
+            Ok((stream, peer)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    begin(&core, stream, peer, &listener);
+                }
             }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock || rests(&error) => break,
+            Err(_) => {}
         }
-    });
-    waiting.await;
+    }
 }
 
 /// Whether accepting again at once would fail again: no descriptor or memory left.
@@ -256,15 +277,15 @@ fn rests(error: &std::io::Error) -> bool {
     )
 }
 
-fn begin(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: SocketAddr, name: &HeaderValue) {
+fn begin(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: &Rc<Listener>) {
     core.gauge(|g| g.accepted.add(1));
     // A small answer must not wait for an acknowledgement; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
     let counted = Counted::new(core);
-    let (core, name) = (core.clone(), name.clone());
+    let (core, listener) = (core.clone(), listener.clone());
     let executor = LocalExecutor;
     hyper::rt::Executor::execute(&executor, async move {
-        conn::serve(core, stream, peer, listener, name).await;
+        conn::serve(core, stream, peer, listener).await;
         drop(counted);
     });
 }

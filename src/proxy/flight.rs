@@ -152,6 +152,11 @@ impl Flight {
         }
     }
 
+    /// The endpoint says that it did nothing with the request, which is no failure of its own.
+    pub(super) fn decline_attempt(&mut self, now: Time) {
+        self.record(Outcome::Cancelled, now);
+    }
+
     /// The attempt is over, whatever follows.
     pub(super) fn end_attempt(&mut self, now: Time) {
         if let Some((_, _, candidate)) = self.tried() {
@@ -298,7 +303,7 @@ impl Flight {
         }
         let now = self.core.clock.now();
         // A body that is still being sent up keeps the exchange alive.
-        let sent = self.upload.as_ref().map_or(Time(0), |u| u.moved_at.get());
+        let sent = self.upload.as_ref().map_or(Time(0), |u| u.last_moved(now));
         self.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
     }
 
@@ -322,9 +327,9 @@ impl Flight {
         let begun = self.attempt.map_or(self.started, |a| a.begun);
         match &self.upload {
             Some(upload) if upload.progress.get() == Progress::Open => {
-                self.overdue(now, upload.moved_at.get() + idle, Reason::IdleTimeout)
+                self.overdue(now, upload.last_moved(now) + idle, Reason::IdleTimeout)
             }
-            Some(upload) => self.overdue(now, upload.moved_at.get().max(begun) + within, Reason::ResponseTimeout),
+            Some(upload) => self.overdue(now, upload.last_moved(now).max(begun) + within, Reason::ResponseTimeout),
             None => self.overdue(now, begun + within, Reason::ResponseTimeout),
         }
     }
@@ -363,7 +368,7 @@ impl Flight {
                 parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
                 sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
                 client: self.conn.peer,
-                listener: self.conn.listener,
+                listener: self.conn.listener.address,
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
                 route: self.route.as_ref(),
                 cluster: cluster.map(|c| &c.name),
@@ -420,6 +425,9 @@ impl Drop for Flight {
         }
         if let Some(latch) = &self.latch {
             latch.refuse();
+        }
+        if let Some(upload) = &self.upload {
+            upload.leave(self.watch.idle.get());
         }
         match self.lease.take() {
             Some(lease) if self.complete => self.core.pool.give_back(&self.core, lease, now),

@@ -4,7 +4,8 @@
 //! its end, so endpoints, weights and routes always belong together.
 //!
 //! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
-//! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated.
+//! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
+//! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::conn::Conn;
@@ -19,7 +20,7 @@ use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -116,7 +117,7 @@ fn identify(flight: &mut Flight, parts: &mut Parts, seen: &Seen) {
 /// Finds the cluster, and makes the request fit for it.
 fn route(flight: &mut Flight, parts: &mut Parts, seen: &Seen, empty: bool) -> Result<Asks, Failure> {
     let (core, held) = (flight.core.clone(), flight.held.clone());
-    let host = authority(parts, seen, &flight.conn.listener_name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name)?;
     flight.host = host.clone();
     check_lengths(&mut parts.headers, seen, empty)?;
     let generation = &held.generation;
@@ -150,7 +151,7 @@ fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Reque
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    RequestBody::Streaming { inner: body, upload, gate }
+    RequestBody::Streaming { inner: body, upload, gate, alone: None }
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
@@ -208,6 +209,16 @@ async fn attempts(
                 *unsent = Some(request);
                 last = reason.into();
                 continue;
+            }
+            Ok(Sent::Declined(request)) => {
+                now = core.clock.now();
+                flight.decline_attempt(now);
+                last = Reason::UpstreamReset.into();
+                *unsent = request;
+                if unsent.is_some() {
+                    continue;
+                }
+                return Err(last);
             }
             Ok(Sent::Lost(failure)) => failure,
             Err(reason) => reason.into(),
@@ -291,7 +302,14 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
     if close {
         flight.conn.marks.linger.store(true, Relaxed);
     }
-    let response = failure.response(&flight.request_id, grpc, close);
+    let mut response = failure.response(&flight.request_id, grpc, close);
+    if flight.method == Method::HEAD && !response.body().is_end_stream() {
+        // HTTP/2 would send the body.
+        let body = std::mem::replace(response.body_mut(), ResponseBody::empty());
+        if let Some(length) = body.size_hint().exact() {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
     flight.failed(failure.reason, response.status());
     response
 }

@@ -189,6 +189,11 @@ fn one_length(headers: &mut HeaderMap, count: u32) -> Option<u64> {
     Some(length)
 }
 
+/// The members of a list, however many lines it has.
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    headers.get_all(name).iter().flat_map(|v| v.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
+}
+
 /// Removes headers of one hop. `Connection`'s own options are returned: whether it asks to upgrade.
 fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) -> bool {
     let mut upgrade = false;
@@ -246,13 +251,13 @@ pub(super) fn to_upstream(
 ) -> Result<Asks, Failure> {
     let from = parts.version;
     let headers = &mut parts.headers;
-    if seen.via && headers.get_all(VIA).iter().filter(|v| v.as_bytes().ends_with(b" pathloom")).count() >= MAX_HOPS {
+    if seen.via && members(headers, &VIA).filter(|v| v.ends_with(b" pathloom")).count() >= MAX_HOPS {
         return Err(Reason::Loop.into());
     }
     let wants_upgrade = remove_hop_by_hop(headers, seen);
     let mut asks = Asks::default();
     if seen.upgrade {
-        let h2c = headers.get_all(UPGRADE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"h2c"));
+        let h2c = members(headers, &UPGRADE).any(|v| v.eq_ignore_ascii_case(b"h2c"));
         asks.upgrade = wants_upgrade && !h2c && from == Version::HTTP_11 && protocol == Protocol::Http1;
         if asks.upgrade {
             headers.insert(CONNECTION, UPGRADE_OPTION);
@@ -261,8 +266,7 @@ pub(super) fn to_upstream(
         }
     }
     if seen.te {
-        let mut options = headers.get_all(TE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
-        let trailers = options.any(|o| o.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        let trailers = members(headers, &TE).any(|o| o.eq_ignore_ascii_case(b"trailers"));
         if trailers {
             headers.insert(TE, TRAILERS);
             // RFC 9110, section 10.1.4: `Connection` names it, so that nobody passes it on unseen.

@@ -122,6 +122,7 @@ fn headers_of_one_hop_stay_here() {
             &[],
             Asks::default(),
         ),
+        (&[("connection", "upgrade"), ("upgrade", "websocket, H2C")], &[], Asks::default()),
         (
             &[("tracestate", "a=1"), ("proxy-authorization", "x")],
             &["proxy-authorization: x", "tracestate: a=1"],
@@ -190,6 +191,14 @@ fn a_loop_is_cut() {
     let failure = to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true })
         .unwrap_err();
     assert_eq!((failure.reason, failure.status().as_u16()), (Reason::Loop, 508));
+    // Somebody on the way joined the lines.
+    for (count, looped) in [(MAX_HOPS - 1, false), (MAX_HOPS, true)] {
+        let via = vec!["1.1 other, 1.1 pathloom"; count].join(",");
+        let mut parts = request(Version::HTTP_11, Method::GET, "/", &[("host", "shop"), ("via", &via)]);
+        let seen = Seen::in_headers(&parts.headers);
+        let hop = Hop { client: &CLIENT, host: &host, empty: true };
+        assert_eq!(to_upstream(&mut parts, &seen, Protocol::Http1, &hop).is_err(), looped, "{count}");
+    }
 }
 
 #[test]

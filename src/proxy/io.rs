@@ -7,6 +7,7 @@
 //! bytes are likely, `poll_shutdown` closes the sending side and then reads and discards for a while.
 
 use bytes::{Buf, Bytes, BytesMut};
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -34,6 +35,8 @@ pub(super) struct Marks {
     pub read: AtomicBool,
     /// Something was written since the mark was taken.
     pub wrote: AtomicBool,
+    /// The last bytes given to the socket did not all fit.
+    pub blocked: AtomicBool,
     /// Close by lingering.
     pub linger: AtomicBool,
 }
@@ -70,8 +73,9 @@ struct Lingering {
     until: Pin<Box<Sleep>>,
 }
 
-/// Reads the first bytes until they tell the protocol; `None` when the client closed before.
-pub(super) async fn sniff(mut stream: TcpStream) -> io::Result<Option<(Io, Spoken)>> {
+/// Reads the first bytes until they tell the protocol; `None` when the client closed before. Says in `begun` when the
+/// first one is there.
+pub(super) async fn sniff(mut stream: TcpStream, begun: &Cell<bool>) -> io::Result<Option<(Io, Spoken)>> {
     let mut first = BytesMut::with_capacity(SNIFFED);
     let spoken = loop {
         if stream.read_buf(&mut first).await? == 0 {
@@ -81,6 +85,7 @@ pub(super) async fn sniff(mut stream: TcpStream) -> io::Result<Option<(Io, Spoke
             // Half a preface and no more: hyper says what is wrong with it.
             break Spoken::Http1;
         }
+        begun.set(true);
         let known = first.len().min(PREFACE.len());
         if first.get(..known) != PREFACE.get(..known) {
             break Spoken::Http1;
@@ -96,6 +101,13 @@ pub(super) async fn sniff(mut stream: TcpStream) -> io::Result<Option<(Io, Spoke
 impl Io {
     pub(super) fn marks(&self) -> &Arc<Marks> {
         &self.marks
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        self.marks.blocked.store(written.is_pending(), Relaxed);
+        if written.is_ready() {
+            self.marks.wrote.store(true, Relaxed);
+        }
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -138,9 +150,9 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
-        self.marks.wrote.store(true, Relaxed);
-        Poll::Ready(written)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -148,9 +160,9 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, data));
-        self.marks.wrote.store(true, Relaxed);
-        Poll::Ready(written)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

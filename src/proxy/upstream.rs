@@ -7,7 +7,8 @@
 //! **What is sent twice.** Nothing, unless hyper hands the request back unsent: a pooled connection that had died
 //! costs a fresh connection, and a fresh one that refuses is reported to the caller, who may try another endpoint.
 //! A request that was written is never repeated here, not even an idempotent one, because nobody but the caller knows
-//! what its repetition would do.
+//! what its repetition would do; unless an HTTP/2 endpoint says that it did nothing with it (REFUSED_STREAM, or GOAWAY
+//! with an earlier stream), and it has no body, of which a part would be gone.
 
 use super::body::{Progress, RequestBody, Upload};
 use super::core::Core;
@@ -70,6 +71,9 @@ pub(super) enum Sent {
     Answered(Response<Incoming>, Lease),
     /// The endpoint never saw the request.
     Unsent(Request<RequestBody>, Reason),
+    /// The endpoint says that it did nothing with the request: it has too many already, or is leaving. The request is
+    /// whole where it had no body.
+    Declined(Option<Request<RequestBody>>),
     /// It may have.
     Lost(Failure),
 }
@@ -96,12 +100,19 @@ impl Shared {
     }
 }
 
+/// What waits for a shared connection that somebody else opens.
+#[derive(Default)]
+struct Attempted {
+    over: Notify,
+    failed: Cell<Option<Reason>>,
+}
+
 #[derive(Default)]
 struct Pooled {
     idle: Vec<Idle>,
     shared: Vec<Rc<Shared>>,
     /// Set while a shared connection is being opened, so that a burst opens one and not a hundred.
-    opening: Option<Rc<Notify>>,
+    opening: Option<Rc<Attempted>>,
     /// How long an idle connection is kept.
     keep: Duration,
 }
@@ -259,7 +270,7 @@ pub(super) async fn send2(
     upload: Option<&Rc<Upload>>,
     now: Time,
 ) -> Sent {
-    let mut fresh = false;
+    let (mut fresh, mut again) = (false, false);
     loop {
         let shared = match core.pool.take_shared(endpoint.id, now) {
             Some(shared) => shared,
@@ -276,18 +287,65 @@ pub(super) async fn send2(
         let mut sender = shared.sender.clone();
         shared.streams.set(shared.streams.get() + 1);
         let guard = StreamGuard(shared);
+        let spare = spare(&request);
         match sender.try_send_request(request).await {
             Ok(response) => return Sent::Answered(response, Lease::Http2(guard)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if fresh => return Sent::Unsent(unsent, Reason::UpstreamReset),
                 Some(unsent) => request = unsent,
-                None => return Sent::Lost(classify(&error, upload)),
+                None => match (declined(error.error()), spare) {
+                    // The connection is leaving, not the endpoint.
+                    (Some(Declined::Leaving), Some(spare)) if !again => {
+                        again = true;
+                        request = spare;
+                    }
+                    (Some(Declined::Leaving | Declined::Refused), spare) => return Sent::Declined(spare),
+                    (Some(Declined::Failing), Some(spare)) => return Sent::Unsent(spare, Reason::UpstreamReset),
+                    _ => return Sent::Lost(classify(&error, upload)),
+                },
             },
         }
     }
 }
 
-/// Opens a shared connection. `None` when another request was opening one, which is then over.
+/// The same request once more, where it has no body.
+fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let RequestBody::Empty = request.body() else { return None };
+    let mut spare = Request::new(RequestBody::Empty);
+    request.method().clone_into(spare.method_mut());
+    request.uri().clone_into(spare.uri_mut());
+    request.headers().clone_into(spare.headers_mut());
+    *spare.version_mut() = request.version();
+    Some(spare)
+}
+
+/// How an HTTP/2 endpoint says that it did nothing with a request (RFC 9113, section 8.7).
+enum Declined {
+    /// It takes no more at the moment.
+    Refused,
+    /// Its connection is being closed in good order.
+    Leaving,
+    /// Its connection is being closed because of an error.
+    Failing,
+}
+
+fn declined(error: &hyper::Error) -> Option<Declined> {
+    let h2 = h2_error(error).filter(|e| e.is_remote())?;
+    // A stream only gets the GOAWAY for an error when it is above the last that the endpoint looked at.
+    match h2.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if h2.is_reset() => Some(Declined::Refused),
+        Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Some(Declined::Leaving),
+        _ if h2.is_go_away() => Some(Declined::Failing),
+        _ => None,
+    }
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::iter::successors(std::error::Error::source(error), |e| e.source()).find_map(|e| e.downcast_ref())
+}
+
+/// Opens a shared connection. `None` when another request was opening one, which is then over. Where that failed, it
+/// failed for all who waited: one after the other they would each wait for the same limit.
 async fn open_shared(
     core: &Rc<Core>,
     endpoint: &Endpoint,
@@ -296,13 +354,21 @@ async fn open_shared(
 ) -> Result<Option<Rc<Shared>>, Reason> {
     let waiting = core.pool.endpoints.borrow().get(&endpoint.id).and_then(|p| p.opening.clone());
     if let Some(opening) = waiting {
-        opening.notified().await;
-        return Ok(None);
+        opening.over.notified().await;
+        return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
-    let stream = connect(endpoint, timeouts).await?;
-    let (sender, connection) =
-        core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)?;
+    let opened = async {
+        let stream = connect(endpoint, timeouts).await?;
+        core.builders.client2.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)
+    };
+    let (sender, connection) = match opened.await {
+        Ok(opened) => opened,
+        Err(reason) => {
+            opening.attempted.failed.set(Some(reason));
+            return Err(reason);
+        }
+    };
     let connection = Rc::new(RefCell::new(Some(connection)));
     let shared =
         Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
@@ -328,17 +394,17 @@ async fn open_shared(
 struct Opening {
     core: Rc<Core>,
     id: EndpointId,
-    notify: Rc<Notify>,
+    attempted: Rc<Attempted>,
 }
 
 impl Opening {
     fn begin(core: &Rc<Core>, id: EndpointId, keep: Duration) -> Self {
-        let notify = Rc::new(Notify::new());
+        let attempted = Rc::new(Attempted::default());
         let mut endpoints = core.pool.endpoints.borrow_mut();
         let pooled = endpoints.entry(id).or_default();
-        (pooled.opening, pooled.keep) = (Some(notify.clone()), keep);
+        (pooled.opening, pooled.keep) = (Some(attempted.clone()), keep);
         drop(endpoints);
-        Self { core: core.clone(), id, notify }
+        Self { core: core.clone(), id, attempted }
     }
 }
 
@@ -347,7 +413,7 @@ impl Drop for Opening {
         if let Some(pooled) = self.core.pool.endpoints.borrow_mut().get_mut(&self.id) {
             pooled.opening = None;
         }
-        self.notify.notify_waiters();
+        self.attempted.over.notify_waiters();
     }
 }
 
@@ -394,9 +460,7 @@ fn classify(error: &TrySendError<Request<RequestBody>>, upload: Option<&Rc<Uploa
     if error.is_parse() {
         return Reason::UpstreamProtocol.into();
     }
-    let h2 = std::iter::successors(std::error::Error::source(error), |e| e.source())
-        .find_map(|e| e.downcast_ref::<h2::Error>());
-    match h2.and_then(h2::Error::reason) {
+    match h2_error(error).and_then(h2::Error::reason) {
         Some(
             h2::Reason::PROTOCOL_ERROR
             | h2::Reason::FRAME_SIZE_ERROR

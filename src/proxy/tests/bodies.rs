@@ -233,3 +233,34 @@ async fn a_request_that_breaks_off_does_not_blame_the_endpoint() {
     let node = proxy.links.node(&crate::links::NodeKey::new(&server.address.to_string()), crate::links::Time(0));
     assert_eq!(node.failures_in_a_row(), 0);
 }
+
+#[tokio::test]
+async fn an_answer_is_complete_with_its_last_byte_even_where_the_stream_ends_later() {
+    for trailers in [false, true] {
+        let server = Server::http(Http2, move |_| async move {
+            let (frames, body) = stream(4);
+            tokio::spawn(async move {
+                frames.send(Ok(Frame::data("part".into()))).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if trailers {
+                    let _ = frames.send(Ok(Frame::trailers(HeaderMap::new()))).await;
+                }
+            });
+            let mut response = Response::new(body);
+            response.headers_mut().insert("content-length", "4".parse().unwrap());
+            response
+        })
+        .await;
+        let proxy = TestProxy::start(&config(Http2, &[server.address]));
+        for client in [Http1, Http2] {
+            let request = Request::get("http://shop/").header("host", "shop").body(empty()).unwrap();
+            let response = match client {
+                Http1 => proxy.connect1().await.send(request).await.unwrap(),
+                Http2 => proxy.connect2().await.send(request).await.unwrap(),
+            };
+            assert_eq!(&read(response).await.body[..], b"part");
+        }
+        let log = proxy.logged(2).await;
+        assert!(log.iter().all(|l| l.reason.is_none() && l.bytes.1 == 4), "{log:?}");
+    }
+}

@@ -343,3 +343,17 @@ async fn nobody_to_serve_it_has_a_reason_each() {
     assert_eq!(routeless.traffic().failures[Reason::NoEndpoints.index()], 1);
     assert_eq!(unknown.unrouted().failures[Reason::UnknownSource.index()], 1);
 }
+
+#[tokio::test]
+async fn a_refused_head_request_has_no_body() {
+    let proxy = TestProxy::start(&config(Http1, &[refused()]));
+    for client in [Http1, Http2] {
+        let request = Request::head("http://shop/").header("host", "shop").body(empty()).unwrap();
+        let answer = match client {
+            Http1 => read(proxy.connect1().await.send(request).await.unwrap()).await,
+            Http2 => read(proxy.connect2().await.send(request).await.unwrap()).await,
+        };
+        let length: usize = answer.headers["content-length"].to_str().unwrap().parse().unwrap();
+        assert!(answer.status.is_server_error() && answer.body.is_empty() && length > 20, "{client:?} {answer:?}");
+    }
+}

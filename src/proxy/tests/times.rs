@@ -71,9 +71,8 @@ async fn the_whole_request_has_a_limit_and_the_routes_overrides_the_clusters() {
     assert_eq!(TestProxy::start(&longer).connect1().await.get("/300").await.status, StatusCode::OK);
 }
 
-#[tokio::test]
-async fn a_connection_that_is_not_accepted_is_a_connect_timeout() {
-    // A listener whose queue is full leaves further connections unanswered.
+/// A listener whose queue is full, which leaves further connections unanswered, and what fills it.
+async fn unanswered() -> (std::net::SocketAddr, impl Sized) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();
@@ -83,6 +82,12 @@ async fn a_connection_that_is_not_accepted_is_a_connect_timeout() {
         let stream = tokio::time::timeout(Duration::from_millis(50), TcpStream::connect(address)).await;
         fill.push(stream);
     }
+    (address, (socket, fill))
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_accepted_is_a_connect_timeout() {
+    let (address, _filled) = unanswered().await;
     let config = with(config(Http1, &[address]), |c| {
         cluster(c).timeouts.connect = span(SHORT);
         cluster(c).ejection.consecutive_failures = 1;
@@ -197,6 +202,7 @@ async fn slow_heads_and_idle_connections_are_closed() {
     let (by_head, by_idle) = (TestProxy::start(&head), TestProxy::start(&idle));
     for (proxy, bytes, answered) in [
         (&by_head, &b"GET / HTTP/1.1\r\nhos"[..], false),
+        (&by_head, b"PRI * HT", false),
         (&by_idle, b"", false),
         (&by_idle, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", true),
         (&by_idle, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", false),
@@ -214,4 +220,68 @@ async fn slow_heads_and_idle_connections_are_closed() {
         tokio::time::sleep(SHORT / 4).await;
     }
     assert!(started.elapsed() < LATE);
+}
+
+#[tokio::test]
+async fn a_body_that_is_never_out_of_frames_is_not_idle() {
+    const SIZE: usize = 3_000_000;
+    let server = Server::tcp(|stream| async move {
+        let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+            let mut body = request.into_body();
+            let (mut got, mut paused) = (0, 0);
+            while let Some(Ok(frame)) = body.frame().await {
+                got += frame.data_ref().map_or(0, bytes::Bytes::len);
+                if got - paused > 16_000 {
+                    paused = got;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+            Ok::<_, std::convert::Infallible>(Response::new(full(got.to_string())))
+        });
+        let mut builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        builder.initial_stream_window_size(65_535);
+        let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+    })
+    .await;
+    let config = with(config(Http2, &[server.address]), |c| cluster(c).timeouts.idle = span(SHORT));
+    let proxy = TestProxy::start(&config);
+    let started = Instant::now();
+    let request = Request::post("http://shop/").body(full(vec![0u8; SIZE])).unwrap();
+    let answer = read(proxy.connect2().await.send(request).await.unwrap()).await;
+    assert_eq!((answer.status, text(&answer)), (StatusCode::OK, SIZE.to_string().as_str()));
+    assert!(started.elapsed() > SHORT * 3, "{:?}: long enough to matter", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_is_sent_with_the_last_byte_that_it_announced() {
+    let server = slow(Http1).await;
+    let config = with(config(Http1, &[server.address]), |c| cluster(c).timeouts.response_headers = span(SHORT));
+    let proxy = TestProxy::start(&config);
+    let (frames, body) = super::bodies::stream(1);
+    frames.send(Ok(http_body::Frame::data("up".into()))).await.unwrap();
+    let request = Request::post("http://shop/5000").header("content-length", "2").body(body).unwrap();
+    let sent = proxy.connect2().await.send(request).await.unwrap();
+    assert_eq!(sent.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(proxy.logged(1).await[0].reason, Some(Reason::ResponseTimeout));
+    drop(frames);
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_one_connection_fail_with_it() {
+    let (address, _filled) = unanswered().await;
+    let config = with(config(Http2, &[address]), |c| cluster(c).timeouts.connect = span(SHORT * 3));
+    let proxy = TestProxy::start(&config);
+    let client = proxy.connect2().await;
+    let started = Instant::now();
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = Client2(client.0.clone());
+            tokio::spawn(async move { client.get("/").await.status })
+        })
+        .collect();
+    for asked in asked {
+        assert_eq!(asked.await.unwrap(), Reason::ConnectTimeout.status());
+    }
+    let took = started.elapsed();
+    assert!(took < SHORT * 6, "{took:?}: not one after the other");
 }
