@@ -65,15 +65,9 @@ async fn connections_are_used_again() {
 async fn a_refused_connection_is_retried_elsewhere_and_rings_the_alarm() {
     let server = Server::echo(Http1).await;
     let dead = refused();
-<<<<<<< HEAD
-    let mut at_once = config(Http1, &[dead, server.address]);
-    cluster(&mut at_once).ejection.consecutive_failures = 1;
-    let proxy = TestProxy::start(&at_once);
-=======
     let mut config = config(Http1, &[dead, server.address]);
     cluster(&mut config).ejection.consecutive_failures = 1;
     let proxy = TestProxy::start(&config);
->>>>>>> h-proxy
     let mut client = proxy.connect1().await;
     for _ in 0..4 {
         let request = Request::post("/").body(full("body")).unwrap();
