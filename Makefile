@@ -29,7 +29,9 @@ setup: $(ORT_LIB) $(TOOLS)/.ready ## Fetches ONNX Runtime's CPU library, and CMa
 
 $(WHEELS)/.fetched: .ci/wheels.txt
 	@mkdir -p $(WHEELS)
-	@python3 -m pip --version >/dev/null 2>&1 || { echo "make: Python's pip is missing: apt-get install python3-pip" >&2; exit 1; }
+	@python3 -m pip --version >/dev/null 2>&1 \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-pip; } \
+		|| { echo "make: Python's pip is missing: sudo apt-get install python3-pip" >&2; exit 1; }
 	$(PIP) --dest $(WHEELS) --requirement .ci/wheels.txt
 	@touch $@
 
