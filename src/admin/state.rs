@@ -3,7 +3,7 @@
 use crate::balance::Published;
 use crate::config::{Config, Diagnostic, Errors, Mode};
 use crate::control::Status;
-use crate::links::{Links, Time};
+use crate::links::Links;
 use crate::observe::TrafficRegistry;
 use crate::observe::metrics::Family;
 use arc_swap::ArcSwap;
@@ -12,8 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// A clock that says [`Time`].
-pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+pub use crate::control::Clock;
 /// Asked at each look; must not block.
 pub type Asked<T> = Box<dyn Fn() -> T + Send + Sync>;
 

@@ -218,8 +218,7 @@ impl State {
     /// they differ, less 1.
     fn measure_error(&mut self) {
         let (mut sum, mut count) = (0.0, 0u32);
-        let sources: HashMap<&str, &NodeKey> =
-            self.desired.routes.workloads().iter().map(|w| &*w.name).zip(&self.desired.sources).collect();
+        let sources = self.desired.sources_by_workload();
         for ((workload, _, endpoint), remembered) in &self.memory {
             let Some(source) = sources.get(&**workload) else { continue };
             let Some(stats) = self.observed.get(&LinkKey::new(source, endpoint)) else { continue };
@@ -247,17 +246,17 @@ impl State {
         refused
     }
 
-    /// Takes in what the scorer said and decides the ladder's rung. Returns whether there are new scores.
-    pub fn take_scores(&mut self, scored: Scored, now: Time) -> bool {
+    /// Takes in what the scorer said and decides the ladder's rung.
+    pub fn take_scores(&mut self, scored: Scored, now: Time) {
         self.features = scored.features;
-        match scored.result {
+        let scores = match scored.result {
             // Half of the candidates without a number is a model that is broken, not a candidate that is odd.
             Ok(scores) if scores.score.iter().filter(|s| s.is_finite()).count() * 2 < scores.score.len() => {
-                let graph = std::mem::take(&mut self.graph);
-                self.status().show(GraphView { generation: self.generation + 1, graph, ..GraphView::default() });
-                self.step_down("the model's scores are not numbers".into(), now);
-                false
+                Err("the model's scores are not numbers".to_owned())
             }
+            result => result.map_err(|error| error.to_string()),
+        };
+        match scores {
             Ok(scores) => {
                 if self.model.as_ref().map(|m| &m.digest) != scored.model.as_ref().map(|m| &m.digest) {
                     // Another model is not to be judged by the errors of the one before.
@@ -289,13 +288,11 @@ impl State {
                         self.step_to(self.without_scores(), reason);
                     }
                 }
-                true
             }
-            Err(error) => {
+            Err(reason) => {
                 let graph = std::mem::take(&mut self.graph);
                 self.status().show(GraphView { generation: self.generation + 1, graph, ..GraphView::default() });
-                self.step_down(error.to_string(), now);
-                false
+                self.step_down(reason, now);
             }
         }
     }
@@ -330,8 +327,7 @@ impl State {
 
     fn remember(&mut self, scores: &Scores, now: Time) {
         let rows = scores.score.iter().zip(&scores.latency_mean_s).zip(&scores.latency_p99_s).zip(&scores.jitter_s);
-        let sources: HashMap<&str, &NodeKey> =
-            self.desired.routes.workloads().iter().map(|w| &*w.name).zip(&self.desired.sources).collect();
+        let sources = self.desired.sources_by_workload();
         let samples_of = |(workload, _, endpoint): &CandidateKey| {
             let link = sources.get(&**workload).map(|source| LinkKey::new(source, endpoint));
             link.and_then(|l| self.observed.get(&l)).map_or(0.0, |s| s.samples)

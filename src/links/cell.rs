@@ -86,8 +86,8 @@ impl fmt::Debug for LinkCell {
     }
 }
 
-/// Adds to a counter that only this thread writes.
-fn bump(counter: &AtomicU64, by: u64) {
+/// Adds to a counter that only this thread writes: a load and a store, not a locked instruction.
+pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
@@ -113,8 +113,7 @@ impl LinkCell {
     /// The request's answer began (or its failure was seen) after `latency_s` seconds.
     ///
     /// A failure counts as an error and not as a latency, and holds the estimate where it is, so that an endpoint that
-    /// fails fast never looks fast. A
-    /// cancelled request counts as a latency only where it raises the estimate.
+    /// fails fast never looks fast. A cancelled request counts as a latency only where it raises the estimate.
     pub fn record(&self, core: usize, now: Time, latency_s: f32, outcome: Outcome, prior_s: f32, tau_s: f32) {
         let Some(shard) = self.shard(core) else { return };
         shard.last_used.store(now.0, Relaxed);
@@ -192,24 +191,12 @@ impl Shard {
             bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
         }
         // RFC 3550, section 6.4.1: J += (|D| - J) / 16, where D is the difference of successive transit times.
-        let last = f32::from_bits(self.last_latency_s.swap_relaxed(latency_s.to_bits()));
+        let last = f32::from_bits(self.last_latency_s.load(Relaxed));
+        self.last_latency_s.store(latency_s.to_bits(), Relaxed);
         if !last.is_nan() {
             let jitter = f32::from_bits(self.jitter_s.load(Relaxed));
             self.jitter_s.store((jitter + ((latency_s - last).abs() - jitter) / 16.0).to_bits(), Relaxed);
         }
-    }
-}
-
-trait SwapRelaxed {
-    fn swap_relaxed(&self, value: u32) -> u32;
-}
-
-impl SwapRelaxed for AtomicU32 {
-    /// A swap of a value that only this thread writes.
-    fn swap_relaxed(&self, value: u32) -> u32 {
-        let old = self.load(Relaxed);
-        self.store(value, Relaxed);
-        old
     }
 }
 

@@ -18,6 +18,7 @@ pub mod orca;
 mod sketch;
 mod store;
 
+pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub use estimate::{Estimate, LocalEstimate};
 pub use history::MEMORY_S;

@@ -2,6 +2,7 @@
 //! writer), and added up when somebody looks.
 
 use super::Reason;
+use crate::links::bump;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,11 +48,6 @@ pub struct TrafficSnapshot {
 #[derive(Debug)]
 pub struct Traffic {
     shards: Box<[Shard]>,
-}
-
-/// Adds to a counter that only this thread writes.
-fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
 fn zeros<const N: usize>() -> [AtomicU64; N] {

@@ -1,5 +1,6 @@
 //! What the data path holds at the moment, a core apart (each has one writer), and added up when somebody looks.
 
+use crate::links::bump;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One core's part. Aligned so that two cores never write to one cache line.
@@ -28,7 +29,7 @@ pub(super) struct Gauge(AtomicU64);
 
 impl Gauge {
     pub(super) fn add(&self, by: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(by), Relaxed);
+        bump(&self.0, by);
     }
 
     pub(super) fn sub(&self, by: u64) {

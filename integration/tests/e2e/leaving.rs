@@ -6,6 +6,7 @@ use pathloom_integration::body;
 use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::{Load, Outcome};
+use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::wait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -14,6 +15,12 @@ use tokio::task::JoinSet;
 
 /// Far longer than a test would wait.
 const LONG: &str = "process: { drain: 5m }\n";
+
+/// The process ends by itself, and as it should.
+async fn leaves_in_peace(sidecar: &mut Sidecar) {
+    let status = sidecar.process.end(wait::LIMIT).await;
+    assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_sidecar_leaves_at_once() {
@@ -27,8 +34,7 @@ async fn an_idle_sidecar_leaves_at_once() {
     }
     // Connections that are open and idle hold nobody up.
     sidecar.sigterm();
-    let status = sidecar.process.end(wait::LIMIT).await;
-    assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+    leaves_in_peace(&mut sidecar).await;
     sidecar.assert_no_panic();
 }
 
@@ -81,8 +87,7 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
             assert_eq!(status, 200);
             assert!(if n % 2 == 0 { length > 0 } else { length == 80_000 }, "{version:?}: {length} bytes");
         }
-        let status = sidecar.process.end(wait::LIMIT).await;
-        assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+        leaves_in_peace(&mut sidecar).await;
         sidecar.assert_no_panic();
     }
 }
@@ -96,8 +101,7 @@ async fn under_load_every_request_that_was_taken_is_answered() {
         let load = Load::start(version, sidecar.address("in"), 16, "/").await;
         load.further(200).await;
         sidecar.sigterm();
-        let status = sidecar.process.end(wait::LIMIT).await;
-        assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+        leaves_in_peace(&mut sidecar).await;
         let report = load.stop().await;
         let seen = fleet.journal.all();
         for (id, outcome) in &report.outcomes {
@@ -123,8 +127,7 @@ async fn nobody_holds_it_up_longer_than_the_drain() {
         wait::until("the request to be in flight", || fleet.requests() == 1).await;
         let begun = Instant::now();
         sidecar.sigterm();
-        let status = sidecar.process.end(wait::LIMIT).await;
-        assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+        leaves_in_peace(&mut sidecar).await;
         assert!(begun.elapsed() >= Duration::from_millis(900), "it left before its drain was over");
         let answer = wait::soon("the stuck request", stuck).await.unwrap();
         assert!(answer.is_err() || answer.is_ok_and(|status| status.is_server_error()));
@@ -183,8 +186,7 @@ async fn connections_that_come_during_the_farewell_are_served_or_refused_and_nev
     }
     wait::until("some requests", || fleet.requests() > 300).await;
     sidecar.sigterm();
-    let status = sidecar.process.end(wait::LIMIT).await;
-    assert_eq!(status.code(), Some(0), "{}", sidecar.stderr());
+    leaves_in_peace(&mut sidecar).await;
     let (mut answered, mut lost) = (0, 0);
     while let Some(outcomes) = wait::soon("the callers", callers.join_next()).await {
         for (id, outcome) in outcomes.unwrap() {
