@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 /// The first bytes of a file of samples.
-const MAGIC: &[u8; 8] = b"PLSMPL01";
+const MAGIC: &[u8; 8] = b"PLSMPL02";
 
 /// A candidate path and what is true of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +27,85 @@ pub struct Candidate {
     pub p99_s: f32,
     /// The next window's jitter in seconds; likewise.
     pub jitter_s: f32,
+    /// How many answers the next window's labels stand on.
+    pub answers: u32,
+    /// The next window's mean latency as it is expected: the mean over other fates of the same window (forks of the
+    /// simulation), so that the rest of the error is the sampling's. NaN without forks, and in recordings.
+    pub expected_mean_s: f32,
+    /// The next window's expected jitter, likewise.
+    pub expected_jitter_s: f32,
+    /// What the simpler predictors know.
+    pub past: Past,
+}
+
+/// How many windows of a link the simpler predictors remember.
+pub const PAST_WINDOWS: usize = 5;
+
+/// What was seen of a candidate's first link in windows of the predicted length: for predictors that remember windows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Past {
+    /// The mean latency in seconds of the window that just ended, and of those before; NaN where nothing was seen.
+    pub mean_s: [f32; PAST_WINDOWS],
+    /// The last window's 99th percentile in seconds.
+    pub p99_s: f32,
+    /// The last window's jitter in seconds.
+    pub jitter_s: f32,
+    /// What communication on the link costs, in seconds, without load: `size / bandwidth + overhead`. A fact of the
+    /// network that an OSPF-like router is configured with; in a recording the least latency seen.
+    pub communication_s: f32,
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        let unknown = f32::NAN;
+        Self { mean_s: [unknown; PAST_WINDOWS], p99_s: unknown, jitter_s: unknown, communication_s: unknown }
+    }
+}
+
+impl Candidate {
+    /// A candidate of which nothing is known yet.
+    #[must_use]
+    pub fn unknown(group: u32) -> Self {
+        let unknown = f32::NAN;
+        Self {
+            group,
+            trouble: Trouble::None,
+            intrinsic_s: unknown,
+            mean_s: unknown,
+            p99_s: unknown,
+            jitter_s: unknown,
+            answers: 0,
+            expected_mean_s: unknown,
+            expected_jitter_s: unknown,
+            past: Past::default(),
+        }
+    }
+
+    /// Its numbers in the order in which a file holds them.
+    fn numbers(&self) -> [f32; Self::NUMBERS] {
+        let [a, b, c, d, e] = self.past.mean_s;
+        let Past { p99_s, jitter_s, communication_s, .. } = self.past;
+        [
+            self.intrinsic_s,
+            self.mean_s,
+            self.p99_s,
+            self.jitter_s,
+            self.expected_mean_s,
+            self.expected_jitter_s,
+            a,
+            b,
+            c,
+            d,
+            e,
+            p99_s,
+            jitter_s,
+            communication_s,
+        ]
+    }
+
+    const NUMBERS: usize = 14;
+    /// Words of a candidate in a file: group, trouble, answers, numbers.
+    const WORDS: usize = 3 + Self::NUMBERS;
 }
 
 /// One moment of a run.
@@ -61,8 +140,8 @@ impl Sample {
         bytes.extend(integers.flat_map(u32::to_le_bytes));
         for c in &self.candidates {
             let number = Trouble::ALL.iter().position(|t| *t == c.trouble).unwrap_or_default() as u32;
-            bytes.extend([c.group, number].into_iter().flat_map(u32::to_le_bytes));
-            bytes.extend([c.intrinsic_s, c.mean_s, c.p99_s, c.jitter_s].into_iter().flat_map(f32::to_le_bytes));
+            bytes.extend([c.group, number, c.answers].into_iter().flat_map(u32::to_le_bytes));
+            bytes.extend(c.numbers().into_iter().flat_map(f32::to_le_bytes));
         }
         to.write_all(&bytes)
     }
@@ -101,8 +180,8 @@ impl Sample {
         let edges = integers(words(2 * e)?);
         let path_links = integers(words(c)?);
         let mut candidates = Vec::with_capacity(c);
-        for row in words(6 * c)?.chunks_exact(6) {
-            let [group, trouble, rest @ ..] = row else { continue };
+        for row in words(Candidate::WORDS * c)?.chunks_exact(Candidate::WORDS) {
+            let [group, trouble, answers, rest @ ..] = row else { continue };
             let trouble = Trouble::ALL.get(u32::from_le_bytes(*trouble) as usize).copied().unwrap_or(Trouble::None);
             let label = |i: usize| rest.get(i).map_or(f32::NAN, |b| f32::from_le_bytes(*b));
             candidates.push(Candidate {
@@ -112,6 +191,15 @@ impl Sample {
                 mean_s: label(1),
                 p99_s: label(2),
                 jitter_s: label(3),
+                answers: u32::from_le_bytes(*answers),
+                expected_mean_s: label(4),
+                expected_jitter_s: label(5),
+                past: Past {
+                    mean_s: std::array::from_fn(|i| label(6 + i)),
+                    p99_s: label(11),
+                    jitter_s: label(12),
+                    communication_s: label(13),
+                },
             });
         }
         let path_offsets = (0..=c as i64).collect();

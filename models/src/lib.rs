@@ -19,15 +19,17 @@ pub mod evaluate;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+pub mod predict;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;
+pub mod simulator;
 pub mod tensors;
 pub mod train;
 pub mod weights;
 
 /// The length of the window that a model predicts, in seconds.
-pub const WINDOW_S: u32 = 5;
+pub const WINDOW_S: u32 = 10;
 
 pub use error::{Error, Result};
 

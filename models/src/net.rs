@@ -73,9 +73,10 @@ const LARGEST: f32 = 1e9;
 const LN_LATENCY: (f32, f32) = (-14.0, 7.0);
 
 /// Added to each node column before its logarithm: about the smallest difference that matters.
-pub(crate) const NODE_EPS: [f32; FN] = [0.1, 1.0, 0.1, 0.1, 0.01, 0.1, 0.5, 0.1, 1e-5, 1e-5, 0.01, 1.0];
+pub(crate) const NODE_EPS: [f32; FN] =
+    [0.1, 1.0, 0.1, 0.1, 0.01, 0.1, 0.5, 0.1, 1e-5, 1e-5, 0.01, 1.0, 1e-5, 1.0, 0.1, 0.1];
 /// The same for edges.
-pub(crate) const EDGE_EPS: [f32; FE] = [1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0];
+pub(crate) const EDGE_EPS: [f32; FE] = [1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0, 1e-5, 1e-5];
 
 /// Columns by their place in the contract.
 mod column {

@@ -175,11 +175,14 @@ fn masked(sample: &Sample, draw: &mut Draw) -> Sample {
     sample
 }
 
+/// The column of `same_zone`.
+const SAME_ZONE: usize = 11;
+
 /// Makes an edge's features those of a link that nobody used; `watched` if it is known that nobody did.
 pub(crate) fn unused(row: &mut [f32], watched: bool) {
-    let same_zone = row.last().copied().unwrap_or(f32::NAN);
+    let same_zone = row.get(SAME_ZONE).copied().unwrap_or(f32::NAN);
     row.fill(f32::NAN);
-    for (column, value) in [(6, if watched { 0.0 } else { f32::NAN }), (8, 0.0), (9, 0.0), (FE - 1, same_zone)] {
+    for (column, value) in [(6, if watched { 0.0 } else { f32::NAN }), (8, 0.0), (9, 0.0), (SAME_ZONE, same_zone)] {
         if let Some(slot) = row.get_mut(column) {
             *slot = value;
         }

@@ -129,6 +129,7 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
             key,
             address: SocketAddr::from(([10, 0, 0, i], 80)),
             zone: if i == 1 { "eu-1a".into() } else { "".into() },
+            host: "".into(),
             weight: 1,
             metadata: BTreeMap::new(),
         }),
@@ -148,7 +149,9 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
 /// The graph as a tick saw it: `frontend` has used the first endpoint.
 pub fn view(state: &AdminState) -> GraphView {
     let mut builder = GraphBuilder::default();
-    builder.instance(Instance { key: NodeKey::new("frontend"), service: "frontend".into(), zone: "eu-1a".into() });
+    let frontend: Arc<str> = "frontend".into();
+    let (zone, host) = ("eu-1a".into(), "".into());
+    builder.instance(Instance { key: NodeKey::new(&frontend), service: frontend, zone, host });
     let graph = builder.build(&state.links.observe(NOW)).unwrap();
     let attention = vec![0.5; graph.links.len()];
     let node_load = vec![12.0; graph.nodes.len()];

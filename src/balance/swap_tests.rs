@@ -25,7 +25,15 @@ impl Kit {
         let endpoint = |i: u8| {
             let address = ([10, 0, 0, i], 80).into();
             let (id, key) = (EndpointId(u64::from(i)), NodeKey::new(&format!("10.0.0.{i}:80")));
-            Arc::new(Endpoint { id, key, address, zone: "".into(), weight: 1, metadata: Default::default() })
+            Arc::new(Endpoint {
+                id,
+                key,
+                address,
+                zone: "".into(),
+                host: "".into(),
+                weight: 1,
+                metadata: Default::default(),
+            })
         };
         Self {
             links: Links::new(1),

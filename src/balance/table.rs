@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Its zone; empty when unknown.
     pub zone: Arc<str>,
+    /// The machine that it runs on; empty when unknown.
+    pub host: Arc<str>,
     /// Its configured weight.
     pub weight: u32,
     /// Free-form facts.

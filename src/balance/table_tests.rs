@@ -23,6 +23,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
                     key,
                     address: SocketAddr::from(([10, 0, 0, i as u8], 80)),
                     zone: "".into(),
+                    host: "".into(),
                     weight: 1,
                     metadata: BTreeMap::new(),
                 }),

@@ -121,6 +121,7 @@ fn example() -> Config {
     let endpoint = Endpoint {
         address: SocketAddr::from(([127, 0, 0, 1], 8081)),
         zone: String::new(),
+        host: String::new(),
         weight: 1,
         metadata: BTreeMap::new(),
     };

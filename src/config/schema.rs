@@ -154,6 +154,10 @@ pub struct Endpoint {
     /// The zone that it is in; empty when unknown.
     #[serde(default)]
     pub zone: String,
+    /// The machine that it runs on; empty when unknown. Instances on one machine share its processors, so trouble of
+    /// one is a sign for the others.
+    #[serde(default)]
+    pub host: String,
     /// Its share relative to the others, before the model or the policy has its say; 0 sends it nothing.
     #[serde(default = "one")]
     pub weight: u32,

@@ -71,6 +71,7 @@ impl Desired {
                             key: NodeKey::new(&endpoint.address.to_string()),
                             address: endpoint.address,
                             zone: endpoint.zone.as_str().into(),
+                            host: endpoint.host.as_str().into(),
                             weight: endpoint.weight,
                             metadata: endpoint.metadata.clone(),
                         })
@@ -105,17 +106,20 @@ impl Desired {
     /// Every instance that the configuration names. An endpoint's own words come before a workload's.
     pub fn instances(&self) -> impl Iterator<Item = Instance> + '_ {
         let zone: Arc<str> = self.config.node.zone.as_str().into();
+        let host: Arc<str> = self.config.node.name.as_str().into();
         let endpoints = self.clusters.iter().flat_map(|c| {
             c.endpoints.iter().map(|e| Instance {
                 key: e.key.clone(),
                 service: c.service.clone(),
                 zone: e.zone.clone(),
+                host: e.host.clone(),
             })
         });
         let workloads = self.routes.workloads().iter().zip(&self.sources).map(move |(w, key)| Instance {
             key: key.clone(),
             service: w.service.clone(),
             zone: zone.clone(),
+            host: host.clone(),
         });
         endpoints.chain(workloads)
     }

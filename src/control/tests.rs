@@ -18,7 +18,13 @@ struct Bench {
 }
 
 fn endpoint(port: u16, weight: u32) -> Endpoint {
-    Endpoint { address: ([10, 0, 0, 1], port).into(), zone: String::new(), weight, metadata: Default::default() }
+    Endpoint {
+        address: ([10, 0, 0, 1], port).into(),
+        zone: String::new(),
+        host: String::new(),
+        weight,
+        metadata: Default::default(),
+    }
 }
 
 fn config(ports: &[u16]) -> Config {

@@ -1,6 +1,6 @@
 //! From observations and known instances to a graph.
 
-use super::{Graph, Link, Node};
+use super::{Graph, Link, Neighbours, Node};
 use crate::links::{LinkKey, NodeKey, NodeStats, Observation};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub struct Instance {
     pub service: Arc<str>,
     /// Its zone; empty when unknown.
     pub zone: Arc<str>,
+    /// The machine that it runs on; empty when unknown.
+    pub host: Arc<str>,
 }
 
 /// Why no graph could be made.
@@ -78,6 +80,7 @@ impl GraphBuilder {
                     zone: known.map_or_else(|| empty.clone(), |i| i.zone.clone()),
                     stats: node_stats.get(*key).copied().unwrap_or_default(),
                     replicas: 1,
+                    neighbours: Neighbours::default(),
                 }
             })
             .collect();
@@ -86,6 +89,8 @@ impl GraphBuilder {
         for node in nodes.iter_mut().filter(|n| !n.service.is_empty()) {
             node.replicas = replicas.get(&node.service).copied().unwrap_or(1);
         }
+
+        neighbours(&mut nodes, &self.instances);
 
         let node_index: HashMap<&NodeKey, u32> = node_keys.iter().zip(0u32..).map(|(k, i)| (*k, i)).collect();
         let index_of = |key: &NodeKey| node_index.get(key).copied().unwrap_or_default();
@@ -109,6 +114,46 @@ impl GraphBuilder {
     }
 }
 
+/// A host's instances, summed up.
+#[derive(Debug, Default, Clone, Copy)]
+struct Host {
+    count: u32,
+    cpu: (f32, u32),
+    ln_slowdown: (f32, u32),
+}
+
+/// Fills in what is known of each node's neighbours: its host's sums less its own part.
+fn neighbours(nodes: &mut [Node], instances: &BTreeMap<NodeKey, Instance>) {
+    let host_of = |node: &Node| instances.get(&node.key).map(|i| i.host.clone()).filter(|h| !h.is_empty());
+    let ln_slowdown = |s: &NodeStats| {
+        let (mean, baseline) = (s.response_mean_s?, s.response_baseline_s?);
+        (mean > 0.0 && baseline > 0.0).then(|| (mean / baseline).ln())
+    };
+    let mut hosts: HashMap<Arc<str>, Host> = HashMap::new();
+    for node in nodes.iter() {
+        let Some(host) = host_of(node) else { continue };
+        let host = hosts.entry(host).or_default();
+        host.count += 1;
+        for (sum, value) in
+            [(&mut host.cpu, node.stats.cpu_utilization), (&mut host.ln_slowdown, ln_slowdown(&node.stats))]
+        {
+            *sum = value.map_or(*sum, |v| (sum.0 + v, sum.1 + 1));
+        }
+    }
+    for node in nodes {
+        let Some(host) = host_of(node).and_then(|h| hosts.get(&h)) else { continue };
+        let others = |sum: (f32, u32), own: Option<f32>| {
+            let (sum, count) = own.map_or(sum, |v| (sum.0 - v, sum.1 - 1));
+            (count > 0).then(|| sum / count as f32)
+        };
+        node.neighbours = Neighbours {
+            count: Some(host.count - 1),
+            cpu_utilization: others(host.cpu, node.stats.cpu_utilization).map(|v| v.max(0.0)),
+            slowdown: others(host.ln_slowdown, ln_slowdown(&node.stats)).map(f32::exp),
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Features;
@@ -121,7 +166,7 @@ mod tests {
     }
 
     fn instance(name: &str, service: &str, zone: &str) -> Instance {
-        Instance { key: NodeKey::new(name), service: service.into(), zone: zone.into() }
+        Instance { key: NodeKey::new(name), service: service.into(), zone: zone.into(), host: "".into() }
     }
 
     #[test]
@@ -150,6 +195,36 @@ mod tests {
         assert_eq!((rows[0][0], rows[0][8], rows[0][11]), (0.02, 1.0, 1.0));
         assert!(rows[1][0].is_nan() && rows[1][11] == 0.0);
         assert_eq!(features.nodes.len() % NODE_FEATURES.len(), 0);
+    }
+
+    #[test]
+    fn neighbours_are_the_others_on_a_known_host() {
+        let mut builder = GraphBuilder::default();
+        for (name, host) in [("a", "h1"), ("b", "h1"), ("c", "h1"), ("d", "h2"), ("e", "")] {
+            builder.instance(Instance { host: host.into(), ..instance(name, name, "z") });
+        }
+        let stats = |cpu, slow: Option<f32>| NodeStats {
+            cpu_utilization: cpu,
+            response_mean_s: slow.map(|s| 0.010 * s),
+            response_baseline_s: slow.map(|_| 0.010),
+            ..NodeStats::default()
+        };
+        let node = |name: &str, stats| NodeObservation { key: NodeKey::new(name), stats };
+        let observation = Observation {
+            links: vec![],
+            nodes: vec![
+                node("a", stats(Some(0.2), Some(4.0))),
+                node("b", stats(Some(0.6), Some(1.0))),
+                node("c", stats(None, None)),
+            ],
+        };
+        let graph = builder.build(&observation).unwrap();
+        let [a, b, c, d, e] = graph.nodes.iter().map(|n| n.neighbours).collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!((a.count, b.count, d.count, e.count), (Some(2), Some(2), Some(0), None));
+        assert!((a.cpu_utilization.unwrap() - 0.6).abs() < 1e-6 && (a.slowdown.unwrap() - 1.0).abs() < 1e-5);
+        assert!((b.slowdown.unwrap() - 4.0).abs() < 1e-4);
+        assert!((c.slowdown.unwrap() - 2.0).abs() < 1e-4, "the geometric mean of 4 and 1");
+        assert_eq!((d.cpu_utilization, d.slowdown, e), (None, None, Neighbours::default()));
     }
 
     #[test]

@@ -7,14 +7,14 @@
 //! Messages flow from the called to the caller (a node learns how its dependencies fare), so row 0 of `edges` holds
 //! the called node, row 1 the caller, and edges are sorted by row 1, then row 0. Edge `i` is link `i` of the graph.
 
-use super::Graph;
+use super::{Graph, Neighbours};
 use crate::links::{LinkStats, NodeStats};
 
 /// The version of inputs, outputs and their meaning.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
-/// The columns of `node_features`, `[N, 12]`.
-pub const NODE_FEATURES: [&str; 12] = [
+/// The columns of `node_features`, `[N, 16]`.
+pub const NODE_FEATURES: [&str; 16] = [
     "cpu_utilization",
     "memory_utilization",
     "application_utilization",
@@ -27,10 +27,14 @@ pub const NODE_FEATURES: [&str; 12] = [
     "response_p99_s",
     "error_rate",
     "replicas",
+    "response_baseline_s",
+    "neighbours",
+    "neighbour_cpu_utilization",
+    "neighbour_slowdown",
 ];
 
-/// The columns of `edge_features`, `[E, 12]`.
-pub const EDGE_FEATURES: [&str; 12] = [
+/// The columns of `edge_features`, `[E, 14]`.
+pub const EDGE_FEATURES: [&str; 14] = [
     "latency_mean_s",
     "latency_p50_s",
     "latency_p90_s",
@@ -43,16 +47,18 @@ pub const EDGE_FEATURES: [&str; 12] = [
     "samples",
     "age_s",
     "same_zone",
+    "latency_p10_s",
+    "latency_baseline_s",
 ];
 
 /// The inputs of one inference.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Features {
-    /// `[N, 12]`, row by row.
+    /// `[N, 16]`, row by row.
     pub nodes: Vec<f32>,
     /// `[2, E]`: the called node of each edge, then the caller of each.
     pub edges: Vec<i64>,
-    /// `[E, 12]`, row by row.
+    /// `[E, 14]`, row by row.
     pub edge_features: Vec<f32>,
     /// `[C + 1]`: where each candidate path's links begin in `path_links`, and the end.
     pub path_offsets: Vec<i64>,
@@ -83,7 +89,7 @@ impl Features {
     pub fn fill(&mut self, graph: &Graph) {
         self.nodes.clear();
         for node in &graph.nodes {
-            self.nodes.extend_from_slice(&node_row(&node.stats, node.replicas));
+            self.nodes.extend_from_slice(&node_row(&node.stats, node.replicas, &node.neighbours));
         }
         self.edges.clear();
         self.edges.extend(graph.links.iter().map(|l| i64::from(l.destination)));
@@ -103,7 +109,7 @@ impl Features {
 
 const UNKNOWN: f32 = f32::NAN;
 
-fn node_row(s: &NodeStats, replicas: u32) -> [f32; NODE_FEATURES.len()] {
+fn node_row(s: &NodeStats, replicas: u32, around: &Neighbours) -> [f32; NODE_FEATURES.len()] {
     [
         s.cpu_utilization.unwrap_or(UNKNOWN),
         s.memory_utilization.unwrap_or(UNKNOWN),
@@ -117,6 +123,10 @@ fn node_row(s: &NodeStats, replicas: u32) -> [f32; NODE_FEATURES.len()] {
         s.response_p99_s.unwrap_or(UNKNOWN),
         s.error_rate.unwrap_or(UNKNOWN),
         replicas as f32,
+        s.response_baseline_s.unwrap_or(UNKNOWN),
+        around.count.map_or(UNKNOWN, |n| n as f32),
+        around.cpu_utilization.unwrap_or(UNKNOWN),
+        around.slowdown.unwrap_or(UNKNOWN),
     ]
 }
 
@@ -134,5 +144,7 @@ fn edge_row(s: &LinkStats, same_zone: Option<f32>) -> [f32; EDGE_FEATURES.len()]
         s.samples,
         s.age_s.unwrap_or(UNKNOWN),
         same_zone.unwrap_or(UNKNOWN),
+        s.latency_p10_s.unwrap_or(UNKNOWN),
+        s.latency_baseline_s.unwrap_or(UNKNOWN),
     ]
 }

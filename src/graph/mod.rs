@@ -26,6 +26,20 @@ pub struct Node {
     pub stats: NodeStats,
     /// How many instances its service has in this graph, itself included.
     pub replicas: u32,
+    /// What is known of the other instances on its host.
+    pub neighbours: Neighbours,
+}
+
+/// The other instances on one host: who shares its processors, and how they fare. `None` is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Neighbours {
+    /// How many there are.
+    pub count: Option<u32>,
+    /// The mean of the CPU utilisation that they report.
+    pub cpu_utilization: Option<f32>,
+    /// How many times as long as usual their answers take at present: the geometric mean of response mean over
+    /// baseline.
+    pub slowdown: Option<f32>,
 }
 
 /// A link in the graph.

@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// The time constant with which what was seen on links fades, in seconds.
 pub const MEMORY_S: f32 = 10.0;
+/// The time constant with which what is usual fades, in seconds.
+pub const BASELINE_S: f32 = 100.0;
 /// The time constant of the latency EWMA, in seconds.
 const EWMA_S: f32 = 3.0;
 
@@ -68,11 +70,47 @@ impl Cursor {
     }
 }
 
+/// The sum and the count of latencies, fading slowly.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Baseline {
+    sum_s: f64,
+    samples: f64,
+}
+
+/// Less than this of a sample says nothing any more.
+const LEAST_OF_A_SAMPLE: f64 = 0.01;
+
+impl Baseline {
+    /// Adds latencies by their sum in seconds and how many they are.
+    pub fn add(&mut self, sum_s: f64, samples: f64) {
+        self.sum_s += sum_s;
+        self.samples += samples;
+    }
+
+    /// Adds what another one holds.
+    pub fn merge(&mut self, other: Self) {
+        self.add(other.sum_s, other.samples);
+    }
+
+    /// Fades all by a factor from 0 to 1.
+    pub fn fade(&mut self, keep: f32) {
+        self.sum_s *= f64::from(keep);
+        self.samples *= f64::from(keep);
+    }
+
+    /// The mean in seconds; unknown when too little is left.
+    #[must_use]
+    pub fn mean_s(self) -> Option<f32> {
+        (self.samples > LEAST_OF_A_SAMPLE).then(|| (self.sum_s / self.samples) as f32)
+    }
+}
+
 /// One link's aggregates.
 #[derive(Debug)]
 pub struct History {
     cursors: Box<[Cursor]>,
     pub sketch: Sketch,
+    pub baseline: Baseline,
     born: Time,
     last_tick: Time,
     last_sample: Option<Time>,
@@ -88,6 +126,7 @@ impl History {
         Self {
             cursors: (0..cores.max(1)).map(|_| Cursor::default()).collect(),
             sketch: Sketch::default(),
+            baseline: Baseline::default(),
             born: now,
             last_tick: now,
             last_sample: None,
@@ -105,6 +144,7 @@ impl History {
         self.last_tick = self.last_tick.max(now);
         let keep = (-elapsed / MEMORY_S).exp();
         self.sketch.scale(keep);
+        self.baseline.fade((-elapsed / BASELINE_S).exp());
         self.calls *= keep;
         self.errors *= keep;
         self.ended *= keep;
@@ -123,6 +163,7 @@ impl History {
                 jitter_samples += drained.samples as f32;
             }
         }
+        self.baseline.add(all.latency_s, all.samples as f64);
         self.calls += all.calls as f32;
         self.errors += all.errors as f32;
         self.ended += all.ended as f32;
@@ -144,16 +185,18 @@ impl History {
     }
 
     fn stats(&self, cell: &LinkCell, now: Time) -> LinkStats {
-        let quantiles = self.sketch.quantiles([0.5, 0.9, 0.99]);
+        let quantiles = self.sketch.quantiles([0.1, 0.5, 0.9, 0.99]);
         let quantile = |i: usize| quantiles.and_then(|q| q.get(i).map(|v| *v as f32));
         // The length of the faded memory so far, so that a young link's rate is not underestimated.
         let memory_s = MEMORY_S * (1.0 - (-now.seconds_since(self.born) / MEMORY_S).exp());
         LinkStats {
             latency_mean_s: self.sketch.mean().map(|m| m as f32),
-            latency_p50_s: quantile(0),
-            latency_p90_s: quantile(1),
-            latency_p99_s: quantile(2),
+            latency_p10_s: quantile(0),
+            latency_p50_s: quantile(1),
+            latency_p90_s: quantile(2),
+            latency_p99_s: quantile(3),
             latency_ewma_s: self.ewma_s,
+            latency_baseline_s: self.baseline.mean_s(),
             jitter_s: self.jitter_s,
             calls_per_second: (memory_s > 0.0).then(|| self.calls / memory_s),
             error_rate: (self.ended > 0.01).then(|| (self.errors / self.ended).min(1.0)),

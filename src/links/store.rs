@@ -1,6 +1,6 @@
 //! All links and nodes that this proxy knows, by key: found when a generation is built, never by a request.
 
-use super::history::{History, MEMORY_S};
+use super::history::{Baseline, History, MEMORY_S};
 use super::{LinkCell, LinkKey, NodeCell, NodeKey, Sketch, Time, orca::Report};
 use dashmap::DashMap;
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct LinkStats {
     /// Mean latency, from the request's start to the answer's head, in seconds.
     pub latency_mean_s: Option<f32>,
+    /// The latency in seconds that 1 of 10 requests stays within: near what a call takes when nothing waits.
+    pub latency_p10_s: Option<f32>,
     /// Median latency in seconds.
     pub latency_p50_s: Option<f32>,
     /// The latency in seconds that 9 of 10 requests stay within.
@@ -20,6 +22,8 @@ pub struct LinkStats {
     pub latency_p99_s: Option<f32>,
     /// The mean latency with the last three seconds foremost, in seconds.
     pub latency_ewma_s: Option<f32>,
+    /// The mean latency over about the last hundred seconds: what is usual here.
+    pub latency_baseline_s: Option<f32>,
     /// Jitter by RFC 3550, in seconds.
     pub jitter_s: Option<f32>,
     /// Calls a second.
@@ -55,6 +59,8 @@ pub struct NodeStats {
     pub calls_per_second: Option<f32>,
     /// Mean latency over all links to it, in seconds.
     pub response_mean_s: Option<f32>,
+    /// Mean latency over all links to it, over about the last hundred seconds.
+    pub response_baseline_s: Option<f32>,
     /// 99th percentile of latency over all links to it, in seconds.
     pub response_p99_s: Option<f32>,
     /// Failed calls to it as a share of all.
@@ -173,7 +179,7 @@ impl Links {
             let Some(entry) = self.links.get(&key) else { continue };
             let mut history = entry.history.lock().unwrap_or_else(PoisonError::into_inner);
             let stats = history.tick(&entry.cell, now);
-            incoming.entry(key.destination.clone()).or_default().add(&stats, &history.sketch);
+            incoming.entry(key.destination.clone()).or_default().add(&stats, &history);
             drop(history);
             links.push(LinkObservation { key, stats });
         }
@@ -194,13 +200,15 @@ impl Links {
 #[derive(Debug, Default)]
 struct Incoming {
     sketch: Sketch,
+    baseline: Baseline,
     calls_per_second: Option<f32>,
     errors_per_second: f32,
 }
 
 impl Incoming {
-    fn add(&mut self, stats: &LinkStats, sketch: &Sketch) {
-        self.sketch.merge(sketch);
+    fn add(&mut self, stats: &LinkStats, history: &History) {
+        self.sketch.merge(&history.sketch);
+        self.baseline.merge(history.baseline);
         if let Some(calls) = stats.calls_per_second {
             *self.calls_per_second.get_or_insert(0.0) += calls;
             self.errors_per_second += calls * stats.error_rate.unwrap_or(0.0);
@@ -225,6 +233,7 @@ fn node_stats(cell: &NodeCell, incoming: Option<&Incoming>, now: Time) -> NodeSt
         in_flight: cell.in_flight() as f32,
         calls_per_second: calls,
         response_mean_s: incoming.and_then(|i| i.sketch.mean()).map(|v| v as f32),
+        response_baseline_s: incoming.and_then(|i| i.baseline.mean_s()),
         response_p99_s: incoming.and_then(|i| i.sketch.quantile(0.99)).map(|v| v as f32),
         error_rate: incoming.zip(calls).filter(|(_, c)| *c > 0.0).map(|(i, c)| i.errors_per_second / c),
     }

@@ -125,14 +125,8 @@ fn play(
 fn candidate(mesh: &Mesh, active: &Active, pair: usize, intrinsic_s: f64, trouble: truth::Trouble) -> Candidate {
     let of = mesh.pairs[pair];
     let intrinsic_s = if active.crashed[of.destination] { f32::NAN } else { intrinsic_s as f32 };
-    Candidate {
-        group: (of.source as u32) << 8 | mesh.instances[of.destination].service as u32,
-        trouble,
-        intrinsic_s,
-        mean_s: f32::NAN,
-        p99_s: f32::NAN,
-        jitter_s: f32::NAN,
-    }
+    let group = (of.source as u32) << 8 | mesh.instances[of.destination].service as u32;
+    Candidate { trouble, intrinsic_s, ..Candidate::unknown(group) }
 }
 
 #[cfg(test)]

@@ -197,6 +197,7 @@ impl Telemetry {
                     key: instance.key.clone(),
                     service: format!("s{}", instance.service).into(),
                     zone: if view.knows_zones { format!("z{}", instance.zone).into() } else { "".into() },
+                    host: "".into(),
                 });
             }
         }

@@ -264,6 +264,7 @@ fn endpoints(name: &str, cluster: &Cluster, path: &Path, findings: &mut Findings
 
 fn facts(endpoint: &Endpoint, path: &Path, findings: &mut Findings) {
     findings.check(path.key("zone"), syntax::text(&endpoint.zone, MAX_NAME));
+    findings.check(path.key("host"), syntax::text(&endpoint.host, MAX_NAME));
     if endpoint.weight > MAX_WEIGHT {
         findings.error(
             path.key("weight"),

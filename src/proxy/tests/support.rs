@@ -87,6 +87,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                         key,
                         address: endpoint.address,
                         zone: "".into(),
+                        host: "".into(),
                         weight: 1,
                         metadata: BTreeMap::new(),
                     }),
@@ -130,7 +131,13 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
 pub fn config(protocol: Protocol, endpoints: &[SocketAddr]) -> Config {
     let endpoints = endpoints
         .iter()
-        .map(|a| config::Endpoint { address: *a, zone: String::new(), weight: 1, metadata: BTreeMap::new() })
+        .map(|a| config::Endpoint {
+            address: *a,
+            zone: String::new(),
+            host: String::new(),
+            weight: 1,
+            metadata: BTreeMap::new(),
+        })
         .collect();
     let cluster = config::Cluster { policy: Policy::RoundRobin, protocol, endpoints, ..config::Cluster::default() };
     let workload = config::Workload { listen: Some(LISTENER.parse().unwrap()), ..config::Workload::default() };

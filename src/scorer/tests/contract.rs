@@ -26,16 +26,16 @@ fn good() -> ModelProto {
         producer_name: "test".into(),
         graph: Some(GraphProto {
             input: vec![
-                value("node_features", FLOAT, &[None, Some(12)]),
+                value("node_features", FLOAT, &[None, Some(16)]),
                 value("edges", INT64, &[Some(2), None]),
-                value("edge_features", FLOAT, &[None, Some(12)]),
+                value("edge_features", FLOAT, &[None, Some(14)]),
                 value("path_offsets", INT64, &[None]),
                 value("path_links", INT64, &[None]),
             ],
             output: outputs.iter().map(|name| value(name, FLOAT, &[None])).collect(),
         }),
         metadata_props: vec![
-            entry("pathloom.contract", "1".into()),
+            entry("pathloom.contract", "2".into()),
             entry("pathloom.node_features", NODE_FEATURES.join(",")),
             entry("pathloom.edge_features", EDGE_FEATURES.join(",")),
             entry("pathloom.name", "weaver".into()),
@@ -189,7 +189,7 @@ fn columns_in_another_order_or_twice_are_refused() {
     assert_eq!(error, expected);
     let twice = format!("{},replicas", NODE_FEATURES.join(","));
     let error = refused(|m| set(m, "pathloom.node_features", &twice));
-    assert!(matches!(error, ModelError::ColumnOrder { at: 12, .. }), "{error:?}");
+    assert!(matches!(error, ModelError::ColumnOrder { at: 16, .. }), "{error:?}");
 }
 
 #[test]
@@ -221,9 +221,9 @@ fn another_type_width_or_rank_is_described() {
     let with = |at: usize, v: ValueInfoProto| refused(|m| m.graph.as_mut().unwrap().input[at] = v);
     for (at, wrong, found) in [
         (0, value("node_features", FLOAT, &[None, Some(14)]), "f32 [any, 14]"),
-        (0, value("node_features", 11, &[None, Some(12)]), "ONNX type 11 [any, 12]"),
+        (0, value("node_features", 11, &[None, Some(16)]), "ONNX type 11 [any, 16]"),
         (1, value("edges", INT64, &[None]), "i64 [any]"),
-        (2, value("edge_features", FLOAT, &[Some(200), Some(12)]), "f32 [200, 12]"),
+        (2, value("edge_features", FLOAT, &[Some(200), Some(14)]), "f32 [200, 14]"),
         (3, value("path_offsets", FLOAT, &[None]), "f32 [any]"),
         (4, ValueInfoProto { name: "path_links".into(), r#type: None }, "no tensor"),
     ] {

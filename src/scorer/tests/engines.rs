@@ -270,7 +270,7 @@ fn features_that_contradict_each_other_are_refused_before_any_engine_sees_them()
         ("no candidates", Box::new(|f| f.path_offsets.truncate(1))),
         ("half a row", Box::new(|f| f.nodes.truncate(71))),
         ("half a link", Box::new(|f| f.edges.truncate(3))),
-        ("fewer link features", Box::new(|f| f.edge_features.truncate(12))),
+        ("fewer link features", Box::new(|f| f.edge_features.truncate(14))),
         ("a node that is not there", Box::new(|f| f.edges[0] = 6)),
         ("a negative node", Box::new(|f| f.edges[0] = -1)),
         ("a link that is not there", Box::new(move |f| f.path_links[0] = links)),

@@ -1,0 +1,4 @@
+//! A discrete-event simulator of a mesh.
+
+pub mod balancer;
+pub mod mesh;
