@@ -23,7 +23,9 @@ pub mod evaluate;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+pub mod plot;
 pub mod predict;
+pub mod rivals;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;
