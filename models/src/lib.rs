@@ -6,6 +6,7 @@
 //! - `net`: the network, written once over a handful of operations (`ops`). `tensors` runs them with candle, to train;
 //!   `onnx` writes them down as an ONNX file, to serve.
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
+//! - `recording`: recordings of real meshes and of the simulator's, read and replayed.
 //! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
 //!
 //! Training code depends on the sidecar's library, never the other way round.
@@ -20,6 +21,7 @@ pub mod net;
 pub mod onnx;
 pub mod ops;
 pub mod predict;
+pub mod recording;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;
