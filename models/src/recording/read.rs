@@ -193,7 +193,10 @@ impl Reader {
                 None
             }
             Ok(meta) if !(meta.window_seconds >= 1.0 / STEPS_PER_S && meta.window_seconds <= MAX_WINDOW_S) => {
-                let message = format!("`window_seconds` is {}; write a number above 0, up to {MAX_WINDOW_S}", meta.window_seconds);
+                let message = format!(
+                    "`window_seconds` is {}; write a number above 0, up to {MAX_WINDOW_S}",
+                    meta.window_seconds
+                );
                 self.findings.error(&path, 0, message);
                 None
             }
@@ -216,7 +219,8 @@ impl Reader {
             let found: Vec<PathBuf> =
                 all.iter().filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(is)).cloned().collect();
             if found.is_empty() {
-                let message = format!("there is no `{table}.csv` and no `{table}.csv.gz`; is this a recording's folder?");
+                let message =
+                    format!("there is no `{table}.csv` and no `{table}.csv.gz`; is this a recording's folder?");
                 self.findings.error(folder, 0, message);
             }
             found
@@ -358,7 +362,11 @@ impl Reader {
                 if let [a, b] = pair
                     && a.node == b.node
                 {
-                    twice(a.place, b.place, format!("node `{}` in the window from {} s", name(a.node), seconds(window)));
+                    twice(
+                        a.place,
+                        b.place,
+                        format!("node `{}` in the window from {} s", name(a.node), seconds(window)),
+                    );
                 }
             }
             let mut links = window.links.clone();
@@ -368,11 +376,19 @@ impl Reader {
                     && (a.source, a.destination) == (b.source, b.destination)
                 {
                     let (from, to) = (name(a.source), name(a.destination));
-                    twice(a.place, b.place, format!("link `{from}` to `{to}` in the window from {} s", seconds(window)));
+                    twice(
+                        a.place,
+                        b.place,
+                        format!("link `{from}` to `{to}` in the window from {} s", seconds(window)),
+                    );
                 }
             }
             if window.links.iter().all(|l| l.calls == 0.0) {
-                empty.push((seconds(window), window.nodes.first().map(|n| n.place), window.links.first().map(|l| l.place)));
+                empty.push((
+                    seconds(window),
+                    window.nodes.first().map(|n| n.place),
+                    window.links.first().map(|l| l.place),
+                ));
             }
         }
         for (start, node, link) in empty {
@@ -403,7 +419,8 @@ impl Reader {
         let first = self.windows.keys().next().copied().unwrap_or_default();
         let odd = self.windows.keys().find(|start| (*start - first) % step.max(1) != 0);
         if let Some(window) = odd.and_then(|start| self.windows.get(start)) {
-            let place = window.links.first().map(|l| l.place).or(window.nodes.first().map(|n| n.place)).unwrap_or_default();
+            let place =
+                window.links.first().map(|l| l.place).or(window.nodes.first().map(|n| n.place)).unwrap_or_default();
             let message = format!(
                 "the window from {} s does not follow the first by whole windows of {} s; is `window_seconds` right?",
                 seconds(window),

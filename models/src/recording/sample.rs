@@ -225,7 +225,13 @@ impl<'a> Stream<'a> {
         let idle_ms = (IDLE_S * 1e3) as i64;
         self.links.retain(|_, memory| end_ms - memory.used_ms <= idle_ms);
         for row in &window.nodes {
-            self.reports.insert(row.node, (end_ms, *row));
+            // A row that says nothing does not make the last report forgotten.
+            let report = [row.cpu_utilization, row.memory_utilization, row.requests_per_second, row.in_flight];
+            if report.iter().any(|v| !v.is_nan()) {
+                self.reports.insert(row.node, (end_ms, *row));
+            } else {
+                self.reports.entry(row.node).or_insert((end_ms, *row));
+            }
         }
         self.reports.retain(|_, (at, _)| end_ms - *at <= idle_ms);
         for memory in self.links.values_mut() {
@@ -280,7 +286,8 @@ impl<'a> Stream<'a> {
             .into_iter()
             .map(|node| {
                 let report = self.reports.get(&node).filter(|(at, _)| (end_ms - *at) as f64 * 1e-3 <= MAX_REPORT_AGE_S);
-                let stats = node_stats(report.map(|(at, row)| ((end_ms - *at) as f32 * 1e-3, row)), incoming.get(&node));
+                let stats =
+                    node_stats(report.map(|(at, row)| ((end_ms - *at) as f32 * 1e-3, row)), incoming.get(&node));
                 NodeObservation { key: self.key(node), stats }
             })
             .collect();
@@ -317,7 +324,8 @@ impl<'a> Stream<'a> {
                 if let Some(memory) = self.links.get(&(source, destination)) {
                     candidate.past = memory.past(window.start_ms, step_ms);
                 }
-                let enough = self.options.least_calls_now <= 0.0 || now(source, destination) >= self.options.least_calls_now;
+                let enough =
+                    self.options.least_calls_now <= 0.0 || now(source, destination) >= self.options.least_calls_now;
                 if let Some(row) = label(source, destination).filter(|_| enough) {
                     candidate.answers = row.answers() as u32;
                     (candidate.mean_s, candidate.p99_s, candidate.jitter_s) = (row.mean_s, row.p99_s, row.jitter_s);

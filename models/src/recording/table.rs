@@ -63,7 +63,9 @@ impl Row<'_> {
         let (name, parsed) = (self.name(column), text.parse::<f64>());
         let text = text.to_owned();
         match parsed {
-            Err(_) => self.error(format!("`{name}` is `{text}`, which is no number; leave it empty where it is unknown")),
+            Err(_) => {
+                self.error(format!("`{name}` is `{text}`, which is no number; leave it empty where it is unknown"))
+            }
             Ok(v) if !v.is_finite() => {
                 self.error(format!("`{name}` is `{text}`, which is not finite; leave it empty where it is unknown"));
             }
@@ -168,7 +170,15 @@ pub fn read(
             Ok(true) => {
                 let line = record.position().map_or(0, csv::Position::line);
                 last_line = line;
-                each(&mut Row { record: &record, places: &places, names: columns, file: path, line, findings, failed: false });
+                each(&mut Row {
+                    record: &record,
+                    places: &places,
+                    names: columns,
+                    file: path,
+                    line,
+                    findings,
+                    failed: false,
+                });
             }
             Err(e) => {
                 broken(&e, path, last_line, zipped, findings);
@@ -185,7 +195,11 @@ fn broken(error: &csv::Error, path: &Path, last_line: u64, zipped: bool, finding
     let line = error.position().map_or(last_line, csv::Position::line);
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            findings.error(path, line, format!("the row has {len} fields, the header {expected_len}; complete or remove it"));
+            findings.error(
+                path,
+                line,
+                format!("the row has {len} fields, the header {expected_len}; complete or remove it"),
+            );
         }
         csv::ErrorKind::Utf8 { .. } => {
             findings.error(path, line, "the row is not UTF-8; save the file as UTF-8");
