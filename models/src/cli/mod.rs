@@ -1,6 +1,7 @@
 //! The commands: what they read, what they write, what they print.
 
 pub mod evaluate;
+pub mod replay;
 
 use crate::check::{self, TOLERANCE};
 use crate::data::{self, Sample};
@@ -38,6 +39,10 @@ enum Command {
     Train(Train),
     /// Measure a model on runs that training never saw, beside persistence.
     Evaluate(evaluate::Evaluate),
+    /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
+    Replay(replay::ReplayArgs),
+    /// Turn Nezha's windows into recordings.
+    ImportNezha(replay::ImportNezha),
     /// Write an ONNX file from a checkpoint, or from random weights.
     #[command(
         after_help = "Example:\n  pathloom-models export --checkpoint target/lab/best.safetensors --out models/pathloom.onnx"
@@ -157,6 +162,8 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Train(args) => train(&args),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export(&args),
         Command::Check(args) => check(&args),
     }
