@@ -23,6 +23,7 @@ pub mod predict;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;
+#[allow(clippy::indexing_slicing)]
 pub mod simulator;
 pub mod tensors;
 pub mod train;
