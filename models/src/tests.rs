@@ -51,7 +51,7 @@ fn the_committed_model_says_that_it_keeps_the_contract() {
 #[test]
 fn another_contract_is_refused_with_a_reason() {
     let mut model = ModelProto::decode(committed().as_slice()).unwrap();
-    model.metadata_props[0].value = Some("2".into());
+    model.metadata_props[0].value = Some("1".into());
     let refused = check::contract(&model.encode_to_vec()).unwrap_err().to_string();
     assert!(refused.contains("pathloom.contract"), "{refused}");
     assert!(check::contract(b"no model").is_err());
@@ -195,14 +195,17 @@ fn replicas(medians_s: &[f32]) -> Features {
     };
     features.nodes[6] = 0.0;
     features.nodes.extend([f32::NAN, f32::NAN, f32::NAN, f32::NAN, 1.0]);
+    features.nodes.extend([f32::NAN; 4]);
     for s in medians_s {
         let (known, rate) = (!s.is_nan(), if s.is_nan() { 0.0 } else { 20.0 });
         let error_rate = if known { 0.0 } else { f32::NAN };
         features.nodes.extend([f32::NAN; 6]);
         features.nodes.extend([rate * s.max(0.0), rate, s * 1.1, s * 3.0, error_rate, count as f32]);
+        // The memory of a hundred seconds agrees with that of ten; nothing is known of hosts.
+        features.nodes.extend([s * 1.1, f32::NAN, f32::NAN, f32::NAN]);
         let age = if known { 0.05 } else { f32::NAN };
         features.edge_features.extend([s * 1.1, *s, s * 1.8, s * 3.0, s * 1.1, s * 0.4]);
-        features.edge_features.extend([rate, error_rate, rate * s.max(0.0), rate * 9.0, age, 1.0]);
+        features.edge_features.extend([rate, error_rate, rate * s.max(0.0), rate * 9.0, age, 1.0, s * 0.6, s * 1.1]);
     }
     features
 }

@@ -6,7 +6,7 @@
 //!
 //! | key of the ONNX metadata | holds |
 //! | --- | --- |
-//! | `pathloom.contract` | the contract's version, `1` |
+//! | `pathloom.contract` | the contract's version, `2` |
 //! | `pathloom.node_features`, `pathloom.edge_features` | the columns, separated by commas |
 //! | `pathloom.name`, `pathloom.version` | what the model calls itself |
 //! | `pathloom.trained_on`, `pathloom.created_by` | where it came from |

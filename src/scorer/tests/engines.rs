@@ -85,7 +85,7 @@ fn a_mesh_without_links_to_some_nodes_and_paths_that_share_links_are_fine() {
     let lonely = Features {
         nodes: mesh(6, 1, 0.0).nodes,
         edges: vec![1, 2, 0, 1],
-        edge_features: vec![0.1; 24],
+        edge_features: vec![0.1; 28],
         path_offsets: vec![0, 1, 3, 3, 4],
         path_links: vec![0, 0, 1, 1],
     };
