@@ -7,6 +7,9 @@ use super::tally::{Figure, Tally};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Each run's tally by its seed and its number.
+pub type Runs = BTreeMap<(u64, u64), Tally>;
+
 /// One predictor over all seeds.
 #[derive(Debug, Clone)]
 pub struct Line {
@@ -54,7 +57,7 @@ impl Summary {
                 reports.iter().filter_map(|(s, r)| r.predictors.get(i).map(|m| (*s, m))).collect();
             (line(&of), by_run(&of))
         });
-        let mut lines: Vec<(Line, BTreeMap<(u64, u64), Tally>)> = lines.collect();
+        let mut lines: Vec<(Line, Runs)> = lines.collect();
         if lines.is_empty() {
             return None;
         }
@@ -157,7 +160,7 @@ fn keyed<'a>(values: impl Iterator<Item = (&'a str, Value)>) -> Value {
 }
 
 /// Each run by its seed and its number: runs of two seeds never meet.
-fn by_run(of: &[(u64, &Measured)]) -> BTreeMap<(u64, u64), Tally> {
+fn by_run(of: &[(u64, &Measured)]) -> Runs {
     of.iter().flat_map(|(seed, m)| m.runs.iter().map(|(run, tally)| ((*seed, *run), *tally))).collect()
 }
 
