@@ -17,13 +17,15 @@ mod history;
 pub mod orca;
 mod sketch;
 mod store;
+mod windows;
 
 pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub use estimate::{Estimate, LocalEstimate};
-pub use history::MEMORY_S;
+pub use history::{BASELINE_S, MEMORY_S};
 pub use sketch::Sketch;
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
+pub use windows::{WindowLink, Windows};
 
 use std::fmt;
 use std::sync::Arc;
