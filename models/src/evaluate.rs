@@ -10,7 +10,7 @@
 
 use crate::Result;
 use crate::data::{Batch, Candidate, Sample};
-use crate::net::{FE, FN, forward};
+use crate::net::{FE, FN};
 use crate::sim::truth::Trouble;
 use crate::tensors::Candle;
 use crate::weights::Weights;
@@ -127,8 +127,8 @@ pub fn figures(weights: &Weights, samples: &[Sample]) -> Result<Figures> {
     let mut slices: BTreeMap<String, (u64, BTreeMap<&'static str, Mean>)> = BTreeMap::new();
     let mut windows: BTreeMap<&'static str, [Mean; 4]> = BTreeMap::new();
     for chunk in samples.chunks(32) {
-        let batch = Batch::new(chunk)?;
-        let out = forward(&Candle { weights }, &batch.inputs)?;
+        let batch = Batch::new(chunk, weights.kind())?;
+        let out = weights.kind().forward(&Candle::new(weights), &batch.inputs)?;
         let flat = |t: &candle_core::Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
         let model_s: Vec<f32> = flat(&out.score)?.iter().map(|s| (-s).exp()).collect();
         let seen: Vec<Seen> = chunk.iter().flat_map(Seen::of).collect();

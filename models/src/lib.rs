@@ -5,6 +5,7 @@
 //! - `data`: samples, their file, batches of several graphs.
 //! - `net`: the network, written once over a handful of operations (`ops`). `tensors` runs them with candle, to train;
 //!   `onnx` writes them down as an ONNX file, to serve.
+//! - `variant`: the network with parts left out, and the learned rivals (`learned`), all trained by the same code.
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
 //! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
 //!
@@ -16,6 +17,7 @@ pub mod data;
 pub mod engines;
 pub mod error;
 pub mod evaluate;
+pub mod learned;
 pub mod net;
 pub mod onnx;
 pub mod ops;
@@ -26,6 +28,7 @@ pub mod sim;
 pub mod simulator;
 pub mod tensors;
 pub mod train;
+pub mod variant;
 pub mod weights;
 
 /// The length of the window that a model predicts, in seconds.
