@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 13] = [
-    "config", "links", "observe", "route", "balance", "graph", "health", "scorer", "proxy", "control", "admin", "demo",
-    "app",
+const ROOMS: [&str; 14] = [
+    "config", "links", "observe", "route", "balance", "graph", "record", "health", "scorer", "proxy", "control",
+    "admin", "demo", "app",
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
+    ("record", &["pingora", "ort::", "tokio::"]),
     ("health", &["pingora", "ort::", "tokio::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),

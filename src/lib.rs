@@ -14,6 +14,7 @@ pub mod health;
 pub mod links;
 pub mod observe;
 pub mod proxy;
+pub mod record;
 pub mod route;
 pub mod scorer;
 

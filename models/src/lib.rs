@@ -7,12 +7,16 @@
 //!   `onnx` writes them down as an ONNX file, to serve.
 //! - `variant`: the network with parts left out, and the learned rivals (`learned`), all trained by the same code.
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
+//! - `closed_loop`: policies against each other in the simulator, the sidecar's own pick among them.
 //! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
 //!
 //! Training code depends on the sidecar's library, never the other way round.
 
 pub mod check;
 pub mod cli;
+// Positions are the simulation's own, as in `sim`.
+#[allow(clippy::indexing_slicing)]
+pub mod closed_loop;
 pub mod data;
 pub mod engines;
 pub mod error;

@@ -18,7 +18,10 @@ mod table;
 
 pub use alias::Alias;
 pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
-pub use table::{Candidate, Choice, Endpoint, EndpointId, Health, Predicted, Table, TableOptions};
+pub use table::{
+    COMPARE_ALL_UP_TO, Candidate, Choice, DRAWN, Endpoint, EndpointId, Health, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S,
+    Predicted, Table, TableOptions,
+};
 
 #[cfg(test)]
 mod swap_tests;

@@ -19,7 +19,7 @@ mod publish;
 mod status;
 mod tick;
 mod triggers;
-mod weights;
+pub mod weights;
 
 pub use status::{GraphView, GuardCounters, Status};
 pub use tick::Clock;

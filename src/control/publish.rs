@@ -2,26 +2,16 @@
 
 use super::desired::DesiredCluster;
 use super::tick::{Remembered, State};
-use super::weights::{Guard, Guarded, Limits, Wanted, biases, guarded, priors};
+use super::weights::{
+    Guard, Guarded, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, priors,
+};
 use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions};
 use crate::config::{Mode, Policy};
-use crate::links::{LinkKey, LinkStats, MEMORY_S, Time};
+use crate::links::{LinkKey, Time};
 use crate::scorer::Scored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
-
-/// The prior of a candidate of which nothing is known, in seconds (peak EWMA's, `balance`).
-const UNKNOWN_PRIOR_S: f32 = 0.030;
-/// The least of a new endpoint's slow start: a start from nothing would never be measured.
-const LEAST_GROWN: f32 = 0.05;
-/// The share of calls that is expected to succeed: what was seen lately, beside so many calls that are taken to have
-/// succeeded. So a lone failure weighs little, and old failures fade although nobody calls any more.
-fn expected_success(stats: &LinkStats) -> f32 {
-    const ASSUMED_CALLS: f32 = 5.0;
-    let calls = stats.calls_per_second.unwrap_or(0.0) * MEMORY_S;
-    1.0 - stats.error_rate.unwrap_or(0.0) * calls / (calls + ASSUMED_CALLS)
-}
 
 /// Candidates that no tick knew of for this long are forgotten.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);

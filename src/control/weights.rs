@@ -6,6 +6,15 @@
 //! Every step keeps the weights on the simplex: they are finite, not negative, sum to 1, and each healthy candidate
 //! has at least the floor. The step limit moves along the straight line from the last weights to the wanted ones, so
 //! what holds for both ends holds on the way. Slow start acts before the floor: a new endpoint begins there.
+//!
+//! The laboratory's closed loop plays this very code, which is why it is public.
+
+use crate::links::{LinkStats, MEMORY_S};
+
+/// The prior of a candidate of which nothing is known, in seconds (peak EWMA's, `balance`).
+pub const UNKNOWN_PRIOR_S: f32 = 0.030;
+/// The least of a new endpoint's slow start: a start from nothing would never be measured.
+pub const LEAST_GROWN: f32 = 0.05;
 
 /// One candidate, as the guards see it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -196,6 +205,15 @@ fn step(wanted: &mut [f32], candidates: &[Wanted], least: f32, limits: &Limits, 
             *w = l + (*w - l) * part;
         }
     }
+}
+
+/// The share of calls that is expected to succeed: what was seen lately, beside so many calls that are taken to have
+/// succeeded. So a lone failure weighs little, and old failures fade although nobody calls any more.
+#[must_use]
+pub fn expected_success(stats: &LinkStats) -> f32 {
+    const ASSUMED_CALLS: f32 = 5.0;
+    let calls = stats.calls_per_second.unwrap_or(0.0) * MEMORY_S;
+    1.0 - stats.error_rate.unwrap_or(0.0) * calls / (calls + ASSUMED_CALLS)
 }
 
 /// No prior is longer than this, in seconds: beyond it an estimate would take too long to come back.

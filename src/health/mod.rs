@@ -36,7 +36,7 @@ struct Record {
 }
 
 /// The states of all endpoints, by instance: an instance in two clusters fails in both.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ejector {
     records: HashMap<NodeKey, Record>,
 }

@@ -14,6 +14,11 @@ impl Draw {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
+    /// The generator itself, for code that draws by its own rules.
+    pub fn rng(&mut self) -> &mut impl rand::Rng {
+        &mut self.0
+    }
+
     /// Uniform in `low..high`.
     pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.0.random::<f64>()
