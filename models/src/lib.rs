@@ -25,10 +25,13 @@ pub mod learned;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+pub mod plot;
 pub mod predict;
+pub mod rivals;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;
+#[allow(clippy::indexing_slicing)]
 pub mod simulator;
 pub mod tensors;
 pub mod train;

@@ -38,6 +38,12 @@ impl Default for LocalEstimate {
     }
 }
 
+impl Clone for LocalEstimate {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Relaxed)))
+    }
+}
+
 impl LocalEstimate {
     /// The last stored value and its age; unknown before the first sample.
     #[must_use]

@@ -9,6 +9,7 @@ use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+/// Arguments.
 pub struct Check {
     /// The model.
     #[arg(long, default_value = "models/pathloom.onnx")]

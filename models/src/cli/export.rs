@@ -8,6 +8,7 @@ use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
+/// Arguments.
 pub struct Export {
     /// The weights; random ones of the network without it.
     #[arg(long)]

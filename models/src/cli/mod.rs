@@ -1,21 +1,21 @@
 //! The commands: what they read, what they write, what they print.
 
 mod check;
+pub mod evaluate;
 mod export;
+pub mod replay;
 mod train;
 
 use crate::data::{self, Sample};
-use crate::evaluate::figures;
 use crate::onnx::About;
 use crate::sim::simulate;
-use crate::{Error, Result, onnx};
+use crate::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 
-/// Seeds from here on are for validation, and from the other on for tests: no run is in two sets.
+/// Seeds from here on are for validation, and from 2,000,000 on for tests: no run is in two sets.
 const VALIDATION_SEED: u64 = 1_000_000;
-const TEST_SEED: u64 = 2_000_000;
 
 /// Simulates, trains, exports, checks and evaluates Pathloom's models.
 #[derive(Debug, Parser)]
@@ -32,12 +32,15 @@ enum Command {
     Simulate(Simulate),
     /// Simulate, train, and write the model and its checkpoint.
     #[command(
-        after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --runs 50 --steps 200 --out target/lab/try.onnx"
+        after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --resume --out models/pathloom.onnx\n  pathloom-models train --variant no-graph --steps 2000 --out target/lab/no-graph.safetensors\n  pathloom-models train --rival gcn --steps 2000 --out target/lab/gcn.safetensors"
     )]
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// Measure a model on runs that training never saw, beside persistence.
-    #[command(after_help = "Example:\n  pathloom-models evaluate --model models/pathloom.onnx --runs 150")]
-    Evaluate(Evaluate),
+    Evaluate(evaluate::Evaluate),
+    /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
+    Replay(replay::ReplayArgs),
+    /// Turn Nezha's windows into recordings.
+    ImportNezha(replay::ImportNezha),
     /// Write an ONNX file from a checkpoint, or from random weights.
     #[command(
         after_help = "Example:\n  pathloom-models export --checkpoint target/lab/best.safetensors --out models/pathloom.onnx"
@@ -63,22 +66,6 @@ struct Simulate {
     out: PathBuf,
 }
 
-#[derive(Debug, Args)]
-struct Evaluate {
-    /// The model.
-    #[arg(long, default_value = "models/pathloom.onnx")]
-    model: PathBuf,
-    /// How many runs.
-    #[arg(long, default_value_t = 150)]
-    runs: u64,
-    /// The first run's seed; training uses others.
-    #[arg(long, default_value_t = TEST_SEED)]
-    seed: u64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
 /// Runs a command.
 ///
 /// # Errors
@@ -91,7 +78,9 @@ pub fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Train(args) => train::run(&args),
-        Command::Evaluate(args) => evaluate(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),
     }
@@ -131,39 +120,4 @@ fn runs(count: u64, seed: u64) -> Result<Vec<Sample>> {
     }
     bar.finish_and_clear();
     Ok(samples)
-}
-
-fn evaluate(args: &Evaluate) -> Result<()> {
-    let bytes = std::fs::read(&args.model).map_err(Error::at(&args.model))?;
-    crate::check::contract(&bytes)?;
-    let found = figures(&onnx::weights(&bytes)?, &runs(args.runs, args.seed)?)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&found).map_err(|e| Error::Format(e.to_string()))?);
-        return Ok(());
-    }
-    println!("{} samples of {} runs from seed {}", found.samples.0, found.samples.1, args.seed);
-    println!("intrinsic latency        relative error (median)   right choice   regret");
-    for (name, s) in &found.intrinsic {
-        let (error, right, regret) = (s.relative_error, s.accuracy * 100.0, s.regret * 100.0);
-        let median = s.median_relative_error;
-        println!("  {name:22} {error:14.3} ({median:6.3}) {right:13.1}% {regret:7.1}% ({:.2} ms)", s.regret_ms);
-    }
-    println!("relative error by what is known of the link, and by trouble");
-    for (slice, (count, by)) in &found.slices {
-        let of = |name: &str| by.get(name).copied().unwrap_or_default();
-        println!(
-            "  {slice:26} {count:8} model {:.3} persistence {:.3} median {:.3}",
-            of("model"),
-            of("persistence"),
-            of("median")
-        );
-    }
-    println!("next {} s", crate::WINDOW_S);
-    for (name, w) in &found.window {
-        println!(
-            "  {name:12} mean {:.3} p99 {:.3} (relative errors), jitter {:.2} ms, load {:.3}",
-            w.mean_relative, w.p99_relative, w.jitter_ms, w.load_relative
-        );
-    }
-    Ok(())
 }

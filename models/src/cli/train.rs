@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 #[derive(Debug, Args)]
+/// Arguments.
 pub struct Train {
     /// How many simulated runs to train on.
     #[arg(long, default_value_t = 3_000)]

@@ -45,7 +45,7 @@ pub trait Balancer: std::fmt::Debug {
     /// The slow loop's turn: for each position a score, or none where there is none; `None` when no scores came.
     fn tick(&mut self, _now: Time, _scored: Option<&[Option<Scored>]>) {}
 
-    /// A copy of its own, for another fate of the same run.
+    /// A copy with all that it remembers: for another future of the same past.
     fn fork(&self) -> Box<dyn Balancer>;
 
     /// Its present weights, where it has any: for herding and churn.
