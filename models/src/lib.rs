@@ -7,6 +7,7 @@
 //!   `onnx` writes them down as an ONNX file, to serve.
 //! - `variant`: the network with parts left out, and the learned rivals (`learned`), all trained by the same code.
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
+//! - `recording`: recordings of real meshes and of the simulator's, read and replayed.
 //! - `closed_loop`: policies against each other in the simulator, the sidecar's own pick among them.
 //! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
 //!
@@ -28,6 +29,7 @@ pub mod ops;
 pub mod plot;
 pub mod predict;
 pub mod rivals;
+pub mod recording;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;

@@ -7,6 +7,8 @@ use crate::predict::{Prediction, Predictions};
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 
+/// A window with fewer answers is mostly chance: it is not judged, as in `evaluate`. Zero answers is no word of them.
+const LEAST_ANSWERS: u32 = 20;
 /// A choice within this share of the best counts as right.
 const GOOD_ENOUGH: f32 = 1.02;
 
@@ -80,6 +82,9 @@ pub fn judge(samples: &[Sample], predictions: &[Predictions]) -> Figures {
         let rows: Vec<(&Candidate, &Prediction)> = sample.candidates.iter().zip(&found.candidates).collect();
         for (c, p) in &rows {
             intrinsic.add((p.cost - c.intrinsic_s).abs() / c.intrinsic_s);
+            if (1..LEAST_ANSWERS).contains(&c.answers) {
+                continue;
+            }
             mean.add((p.mean_s - c.mean_s).abs() / c.mean_s);
             p99.add((p.p99_s - c.p99_s).abs() / c.p99_s);
             jitter.add((p.jitter_s - c.jitter_s).abs() * 1e3);

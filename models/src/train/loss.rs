@@ -21,6 +21,9 @@ use candle_core::{Device, Tensor};
 const HUBER: f64 = 0.2;
 /// Candidates in trouble are few and matter most.
 const TROUBLE_WEIGHT: f32 = 2.0;
+/// A window with fewer answers is mostly chance and is not judged; it still says something.
+const LEAST_ANSWERS: u32 = 20;
+const UNSURE_WEIGHT: f32 = 0.3;
 /// The temperature of the shares in the loss.
 const TEMPERATURE: f64 = 0.5;
 /// The temperature of the shares by which regret is expected: near to taking the best.
@@ -50,6 +53,8 @@ pub fn loss(out: &Outputs<Tensor>, batch: &Batch<'_>, listwise: bool) -> Result<
     let of = |label: fn(&Candidate) -> f32| batch.candidates.iter().map(label).collect::<Vec<f32>>();
     let ones = vec![1.0; batch.candidates.len()];
     let weight = |c: &Candidate| if c.trouble == Trouble::None { 1.0 } else { TROUBLE_WEIGHT };
+    let sure = |c: &Candidate| if (1..LEAST_ANSWERS).contains(&c.answers) { UNSURE_WEIGHT } else { 1.0 };
+    let answered: Vec<f32> = batch.candidates.iter().map(sure).collect();
     let troubled: Vec<f32> = batch.candidates.iter().map(weight).collect();
     let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
     let mut add = |part: Tensor, weight: f64| -> Result<()> {
@@ -66,7 +71,7 @@ pub fn loss(out: &Outputs<Tensor>, batch: &Batch<'_>, listwise: bool) -> Result<
         add(off.huber()?, INTRINSIC)?;
         add(off.relative()?, INTRINSIC_RELATIVE)?;
     }
-    let off = Off::new(&log_mean, &mean, &ones, f32::ln)?;
+    let off = Off::new(&log_mean, &mean, &answered, f32::ln)?;
     add(off.huber()?, MEAN)?;
     add(off.relative()?, MEAN_RELATIVE)?;
     add(Off::new(&out.latency_p99_s.log()?, &of(|c| c.p99_s), &ones, f32::ln)?.huber()?, P99)?;
