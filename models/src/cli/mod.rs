@@ -81,8 +81,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::ImportNezha(args) => replay::import_nezha(&args),
-        Command::Export(args) => export(&args),
-        Command::Check(args) => check(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Check(args) => check::run(&args),
     }
 }
 
