@@ -4,6 +4,7 @@ mod check;
 pub mod evaluate;
 mod export;
 pub mod replay;
+mod samples;
 mod train;
 
 use crate::data::{self, Sample};
@@ -30,6 +31,9 @@ enum Command {
     /// Play simulated runs and write their samples to a file.
     #[command(after_help = "Example:\n  pathloom-models simulate --runs 200 --seed 1 --out target/lab/samples.bin")]
     Simulate(Simulate),
+    /// Play training or evaluation runs and say what their samples are like.
+    #[command(after_help = "Example:\n  pathloom-models samples --family social-network --runs 20 --forks 4")]
+    Samples(samples::Samples),
     /// Simulate, train, and write the model and its checkpoint.
     #[command(
         after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --resume --out models/pathloom.onnx\n  pathloom-models train --variant no-graph --steps 2000 --out target/lab/no-graph.safetensors\n  pathloom-models train --rival gcn --steps 2000 --out target/lab/gcn.safetensors"
@@ -77,6 +81,7 @@ pub fn run(cli: Cli) -> Result<()> {
             println!("{}: sha256 {digest}", args.out.display());
             Ok(())
         }
+        Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
