@@ -22,6 +22,9 @@ pub enum Error {
     /// The simulated mesh could not be turned into a graph.
     #[error("graph: {0}")]
     Graph(#[from] pathloom::graph::GraphError),
+    /// A recording could not be written.
+    #[error(transparent)]
+    Recording(#[from] pathloom::record::WriterError),
     /// An inference engine refused the model or the inputs.
     #[error("{engine}: {reason}")]
     Engine {

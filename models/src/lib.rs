@@ -6,6 +6,7 @@
 //! - `net`: the network, written once over a handful of operations (`ops`). `tensors` runs them with candle, to train;
 //!   `onnx` writes them down as an ONNX file, to serve.
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
+//! - `recording`: recordings of real meshes and of the simulator's, read and replayed.
 //! - `closed_loop`: policies against each other in the simulator, the sidecar's own pick among them.
 //! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
 //!
@@ -23,7 +24,10 @@ pub mod evaluate;
 pub mod net;
 pub mod onnx;
 pub mod ops;
+pub mod plot;
 pub mod predict;
+pub mod rivals;
+pub mod recording;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod sim;

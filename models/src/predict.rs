@@ -30,6 +30,11 @@ pub trait Predictor {
     /// Its name in tables and JSON.
     fn name(&self) -> &str;
 
+    /// Whether its cost is a latency in seconds, so that it can be measured against the intrinsic one.
+    fn cost_is_latency(&self) -> bool {
+        true
+    }
+
     /// What it says of samples, in order.
     ///
     /// # Errors

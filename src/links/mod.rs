@@ -21,7 +21,7 @@ mod store;
 pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub use estimate::{Estimate, LocalEstimate};
-pub use history::MEMORY_S;
+pub use history::{BASELINE_S, MEMORY_S};
 pub use sketch::Sketch;
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
 

@@ -1,11 +1,12 @@
 //! The commands: what they read, what they write, what they print.
 
+pub mod evaluate;
+pub mod replay;
 mod samples;
 
 use crate::check::{self, TOLERANCE};
 use crate::data::{self, Sample};
 use crate::engines::{OnnxRuntime, Rten};
-use crate::evaluate::figures;
 use crate::onnx::{About, OUTPUTS};
 use crate::sim::simulate;
 use crate::train::{self, Plan};
@@ -16,9 +17,8 @@ use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Seeds from here on are for validation, and from the other on for tests: no run is in two sets.
+/// Seeds from here on are for validation, and from 2,000,000 on for tests: no run is in two sets.
 const VALIDATION_SEED: u64 = 1_000_000;
-const TEST_SEED: u64 = 2_000_000;
 
 /// Simulates, trains, exports, checks and evaluates Pathloom's models.
 #[derive(Debug, Parser)]
@@ -42,8 +42,11 @@ enum Command {
     )]
     Train(Train),
     /// Measure a model on runs that training never saw, beside persistence.
-    #[command(after_help = "Example:\n  pathloom-models evaluate --model models/pathloom.onnx --runs 150")]
-    Evaluate(Evaluate),
+    Evaluate(evaluate::Evaluate),
+    /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
+    Replay(replay::ReplayArgs),
+    /// Turn Nezha's windows into recordings.
+    ImportNezha(replay::ImportNezha),
     /// Write an ONNX file from a checkpoint, or from random weights.
     #[command(
         after_help = "Example:\n  pathloom-models export --checkpoint target/lab/best.safetensors --out models/pathloom.onnx"
@@ -110,22 +113,6 @@ struct Train {
 }
 
 #[derive(Debug, Args)]
-struct Evaluate {
-    /// The model.
-    #[arg(long, default_value = "models/pathloom.onnx")]
-    model: PathBuf,
-    /// How many runs.
-    #[arg(long, default_value_t = 150)]
-    runs: u64,
-    /// The first run's seed; training uses others.
-    #[arg(long, default_value_t = TEST_SEED)]
-    seed: u64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 struct Export {
     /// The weights; random ones without it.
     #[arg(long)]
@@ -179,7 +166,9 @@ pub fn run(cli: Cli) -> Result<()> {
         }
         Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train(&args),
-        Command::Evaluate(args) => evaluate(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export(&args),
         Command::Check(args) => check(&args),
     }
@@ -253,41 +242,6 @@ fn train(args: &Train) -> Result<()> {
     let bytes = onnx::bytes(&weights, &about)?;
     write(&args.out, &bytes)?;
     println!("{}: {} bytes, after {:.0} s", args.out.display(), bytes.len(), start.elapsed().as_secs_f64());
-    Ok(())
-}
-
-fn evaluate(args: &Evaluate) -> Result<()> {
-    let bytes = std::fs::read(&args.model).map_err(Error::at(&args.model))?;
-    check::contract(&bytes)?;
-    let found = figures(&onnx::weights(&bytes)?, &runs(args.runs, args.seed)?)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&found).map_err(|e| Error::Format(e.to_string()))?);
-        return Ok(());
-    }
-    println!("{} samples of {} runs from seed {}", found.samples.0, found.samples.1, args.seed);
-    println!("intrinsic latency        relative error (median)   right choice   regret");
-    for (name, s) in &found.intrinsic {
-        let (error, right, regret) = (s.relative_error, s.accuracy * 100.0, s.regret * 100.0);
-        let median = s.median_relative_error;
-        println!("  {name:22} {error:14.3} ({median:6.3}) {right:13.1}% {regret:7.1}% ({:.2} ms)", s.regret_ms);
-    }
-    println!("relative error by what is known of the link, and by trouble");
-    for (slice, (count, by)) in &found.slices {
-        let of = |name: &str| by.get(name).copied().unwrap_or_default();
-        println!(
-            "  {slice:26} {count:8} model {:.3} persistence {:.3} median {:.3}",
-            of("model"),
-            of("persistence"),
-            of("median")
-        );
-    }
-    println!("next {} s", crate::WINDOW_S);
-    for (name, w) in &found.window {
-        println!(
-            "  {name:12} mean {:.3} p99 {:.3} (relative errors), jitter {:.2} ms, load {:.3}",
-            w.mean_relative, w.p99_relative, w.jitter_ms, w.load_relative
-        );
-    }
     Ok(())
 }
 

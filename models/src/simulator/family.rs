@@ -114,7 +114,7 @@ impl Scenario {
     pub fn random(seed: u64, family: Family, kinds: &[FaultKind]) -> Result<Self> {
         let mut draw = Draw::new(seed);
         let mut mesh = family.mesh(&mut draw)?;
-        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { 90 };
+        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { 75 };
         churn(&mut mesh, duration_s as f64, &mut draw);
         let faults = faults::random(&mesh, duration_s as f64, kinds, &mut draw);
         let view = View::random(&mesh, MOST_LINKS, &mut draw);

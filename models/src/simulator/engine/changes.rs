@@ -35,7 +35,7 @@ impl Engine<'_> {
     pub(super) fn next_entry(&mut self, source: u32) {
         let plan = self.plan.clone();
         let rate = plan.sources[source as usize].rate;
-        let mut left = self.draw.exponential();
+        let mut left = self.fate.exponential();
         let mut time = self.now as f64 * 1e-9;
         for _ in 0..LOOK_AHEAD {
             // The middle of the slot says what holds in it; a moment at its very end belongs to the next.
@@ -101,7 +101,7 @@ impl Engine<'_> {
         if std::mem::replace(&mut self.servers[instance].pausing, true) {
             return;
         }
-        let wait = pause.period_s * self.draw.uniform(0.0, 1.0);
+        let wait = pause.period_s * self.fate.uniform(0.0, 1.0);
         self.queue.plan(self.now + nanos(wait), Event::Pause(instance as u32));
     }
 
@@ -118,7 +118,7 @@ impl Engine<'_> {
         self.plan_work(host);
         self.servers[index].paused = true;
         self.servers[index].held.extend(held);
-        let length = pause.length_s * self.draw.spread(PAUSE_SIGMA);
+        let length = pause.length_s * self.fate.spread(PAUSE_SIGMA);
         self.queue.plan(self.now + nanos(length), Event::Resume(instance));
     }
 
@@ -136,7 +136,7 @@ impl Engine<'_> {
             None => self.servers[index].pausing = false,
             Some(pause) => {
                 let between = (pause.period_s - pause.length_s).max(0.01 * pause.period_s);
-                let wait = between * (0.5 + 0.5 * self.draw.exponential());
+                let wait = between * (0.5 + 0.5 * self.fate.exponential());
                 self.queue.plan(self.now + nanos(wait), Event::Pause(instance));
             }
         }
@@ -166,10 +166,10 @@ impl Engine<'_> {
         server.occupy(self.now);
         let before = std::mem::replace(&mut server.reported, server.sums);
         let cores = self.mesh.hosts[of.host].cores.min(service.workers as f64).max(1e-3);
-        let noise = self.draw.spread(0.05);
+        let noise = self.fate.spread(0.05);
         server.report = Some(Report {
             cpu_utilization: Some(((server.sums.busy_s - before.busy_s) / cores * noise).clamp(0.0, 1.0)),
-            mem_utilization: Some((server.memory * self.draw.spread(0.02)).clamp(0.0, 1.0)),
+            mem_utilization: Some((server.memory * self.fate.spread(0.02)).clamp(0.0, 1.0)),
             application_utilization: Some((server.sums.occupied_s - before.occupied_s) / service.workers as f64),
             requests_per_second: Some(f64::from(server.sums.arrived - before.arrived)),
             errors_per_second: Some(f64::from(server.sums.failed - before.failed)),

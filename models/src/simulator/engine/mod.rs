@@ -6,8 +6,8 @@
 //! `serve` is the instance's side, `calls` the proxy's, `changes` what time itself brings (load, faults, reports), `state`
 //! what is remembered, `queue` what comes next.
 //!
-//! Time is in nanoseconds; events of one instant keep the order of their making; all draws come from one generator. So a
-//! seed gives one history, to the byte. `fork` copies everything but the generator: another future of the same past.
+//! Time is in nanoseconds; events of one instant keep the order of their making; all draws come from two generators, one
+//! for what no policy touches (arrivals, pauses). So a seed gives one history, to the byte. `fork` copies everything but the generators: another future of the same past.
 //!
 //! Left out: request deadlines and hedging (only waits in a queue are bounded), health checks of the proxies' own (the
 //! driver says what is usable), TCP's and HTTP/2's flow control, caches, retries of the application, memory that runs out.
@@ -37,6 +37,9 @@ use std::sync::Arc;
 pub const SECOND: u64 = 1_000_000_000;
 /// What is left of a pair's recent picks after a second: they are a count over about the last ten seconds.
 pub const PICKS_KEEP: f32 = 0.9;
+
+/// Apart from a fork's seed: its other generator's.
+const FATE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What watches a run. Each call is told when it begins and ends, as the calling proxy sees it; a second try is a call of its own.
 pub trait Observer {
@@ -99,6 +102,8 @@ pub struct Engine<'m> {
     usable: Vec<bool>,
     balancers: Vec<Vec<Box<dyn Balancer>>>,
     draw: Draw,
+    /// What no policy may touch: arrivals, pauses, the reports' noise. Under one seed all policies meet the same.
+    fate: Draw,
     totals: Totals,
 }
 
@@ -154,6 +159,7 @@ impl<'m> Engine<'m> {
             rest: Vec::new(),
             usable: vec![true; mesh.instances.len()],
             balancers,
+            fate: Draw::new(draw.whole(0, usize::MAX) as u64),
             draw,
             totals: Totals::default(),
             plan: Arc::new(plan),
@@ -296,6 +302,7 @@ impl<'m> Engine<'m> {
             usable: self.usable.clone(),
             balancers: self.balancers.iter().map(|b| b.iter().map(|b| b.fork()).collect()).collect(),
             draw: Draw::new(seed),
+            fate: Draw::new(seed.wrapping_add(FATE)),
             totals: self.totals,
         }
     }
