@@ -6,7 +6,7 @@ use crate::engines::{OnnxRuntime, Rten, candle};
 use crate::net::{FE, FN, forward};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, About, INPUTS, MAX_BYTES, OUTPUTS};
-use crate::sim::simulate;
+use crate::simulator::sample::{Scenario, play};
 use crate::tensors::Candle;
 use crate::train::{Plan, train};
 use crate::weights::Weights;
@@ -148,7 +148,7 @@ fn a_path_of_two_links_takes_as_long_as_both() {
 
 #[test]
 fn samples_survive_their_file() {
-    let samples = simulate(1).unwrap();
+    let samples = play(&Scenario::training(1).unwrap()).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     let digest = data::save(&samples, file.path()).unwrap();
     let read = data::load(file.path()).unwrap();
@@ -160,7 +160,7 @@ fn samples_survive_their_file() {
 #[test]
 fn a_batch_says_what_its_graphs_say_one_by_one() {
     let weights = Weights::random(2).unwrap();
-    let samples: Vec<Sample> = (1..4).filter_map(|seed| simulate(seed).unwrap().into_iter().next()).collect();
+    let samples: Vec<Sample> = (1..4).filter_map(|seed| play(&Scenario::training(seed).unwrap()).unwrap().into_iter().next()).collect();
     let merged = Batch::new(&samples).unwrap();
     let out = forward(&Candle { weights: &weights }, &merged.inputs).unwrap();
     let together = out.score.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -171,7 +171,7 @@ fn a_batch_says_what_its_graphs_say_one_by_one() {
 
 #[test]
 fn training_runs_and_leaves_a_checkpoint() {
-    let (samples, validation) = (simulate(1).unwrap(), simulate(2).unwrap());
+    let (samples, validation) = (play(&Scenario::training(1).unwrap()).unwrap(), play(&Scenario::training(2).unwrap()).unwrap());
     let directory = tempfile::tempdir().unwrap();
     let plan = Plan { steps: 4, edges: 200, rate: 1e-3, every: 2, patience: 3, seed: 1 };
     let checkpoint = directory.path().join("best.safetensors");

@@ -14,8 +14,8 @@
 use crate::data::{Batch, Candidate, Sample};
 use crate::evaluate::figures;
 use crate::net::{EDGE_EPS, FE, FN, NODE_EPS, Outputs, forward};
-use crate::sim::draw::Draw;
-use crate::sim::truth::Trouble;
+use crate::simulator::draw::Draw;
+use crate::simulator::truth::Trouble;
 use crate::tensors::{Candle, Rows};
 use crate::weights::Weights;
 use crate::{Error, Result};

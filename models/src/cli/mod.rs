@@ -3,12 +3,13 @@
 pub mod evaluate;
 pub mod replay;
 mod samples;
+mod simulate;
 
 use crate::check::{self, TOLERANCE};
 use crate::data::{self, Sample};
 use crate::engines::{OnnxRuntime, Rten};
 use crate::onnx::{About, OUTPUTS};
-use crate::sim::simulate;
+use crate::simulator::sample::{Scenario, play_all};
 use crate::train::{self, Plan};
 use crate::weights::Weights;
 use crate::{Error, Result, onnx};
@@ -30,9 +31,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Play simulated runs and write their samples to a file.
-    #[command(after_help = "Example:\n  pathloom-models simulate --runs 200 --seed 1 --out target/lab/samples.bin")]
-    Simulate(Simulate),
+    /// Play an application and write a recording of it.
+    #[command(
+        after_help = "Examples:\n  pathloom-models simulate --out target/lab/social-network\n  pathloom-models simulate --topology generated --services 200 --faults gray,crash --load bursts --json\n  pathloom-models simulate --check-nezha --data ../shared/data"
+    )]
+    Simulate(simulate::Simulate),
     /// Play training or evaluation runs and say what their samples are like.
     #[command(after_help = "Example:\n  pathloom-models samples --family social-network --runs 20 --forks 4")]
     Samples(samples::Samples),
@@ -57,19 +60,6 @@ enum Command {
         after_help = "Examples:\n  pathloom-models check\n  pathloom-models check --model models/pathloom.onnx --checkpoint target/lab/best.safetensors \\\n      --onnxruntime target/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.31.1"
     )]
     Check(Check),
-}
-
-#[derive(Debug, Args)]
-struct Simulate {
-    /// How many runs, each of another mesh.
-    #[arg(long, default_value_t = 100)]
-    runs: u64,
-    /// The first run's seed.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Where to write the samples.
-    #[arg(long, default_value = "target/lab/samples.bin")]
-    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -159,11 +149,7 @@ struct Check {
 /// Whatever went wrong, in words.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Simulate(args) => {
-            let digest = data::save(&runs(args.runs, args.seed)?, &args.out)?;
-            println!("{}: sha256 {digest}", args.out.display());
-            Ok(())
-        }
+        Command::Simulate(args) => simulate::run(&args),
         Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train(&args),
         Command::Evaluate(args) => evaluate::run(&args),
@@ -201,11 +187,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 fn runs(count: u64, seed: u64) -> Result<Vec<Sample>> {
     let bar = ProgressBar::new(count);
     bar.set_message("simulating");
-    let mut samples = Vec::new();
-    for run in 0..count {
-        samples.extend(simulate(seed.wrapping_add(run))?);
-        bar.inc(1);
-    }
+    let samples = play_all(seed..seed.saturating_add(count), Scenario::training, || bar.inc(1))?;
     bar.finish_and_clear();
     Ok(samples)
 }

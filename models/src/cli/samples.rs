@@ -139,7 +139,7 @@ pub fn summary(samples: &[Sample], runs: u64, seconds: f64) -> Summary {
         for c in &sample.candidates {
             answers.push(c.answers);
             intrinsic.extend(Some(c.intrinsic_s * 1e3).filter(|v| v.is_finite()));
-            trouble += usize::from(c.trouble != crate::sim::truth::Trouble::None);
+            trouble += usize::from(c.trouble != crate::simulator::truth::Trouble::None);
             labelled += usize::from(c.mean_s.is_finite());
             let relative = |guess: f32| Some(f64::from((c.mean_s - guess).abs() / c.mean_s)).filter(|v| v.is_finite());
             floor.extend(relative(c.expected_mean_s));

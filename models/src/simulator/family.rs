@@ -13,7 +13,7 @@ use super::telemetry::View;
 use super::topology::deploy::{Plan, deploy};
 use super::topology::{Topology, generate};
 use crate::Result;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// Kinds of faults that no training run has.
 pub const HELD_BACK: [FaultKind; 2] = [FaultKind::Pauses, FaultKind::LinkLoss];

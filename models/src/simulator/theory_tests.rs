@@ -7,7 +7,7 @@ use super::load::Load;
 use super::mesh::{Call, Entry, Handler, Host, Instance, Mesh, Network, Pair, Route, Service, Shape, Work};
 use super::simple::{Policy, everywhere};
 use super::truth;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::links::{NodeKey, Outcome, Time};
 
 /// A network that takes no time.

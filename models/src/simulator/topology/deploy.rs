@@ -9,7 +9,7 @@
 //! between regions (Frankfurt to London 13, Dallas to Toronto 34, Madrid to London 27).
 
 use super::{Kind, Node, Topology};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::mesh::{
     Call, Entry, Handler, Host, Instance, Mesh, Network, Pair, Route, Service, Shape, Work, WorkPart,
 };
