@@ -5,7 +5,7 @@ use super::engine::{PICKS_KEEP, SECOND};
 use super::faults::{Active, Extra, Fault, Kind, Pause, Span};
 use super::mesh::Work;
 use super::truth::{Truth, intrinsic};
-use crate::sim::truth::Trouble;
+use crate::simulator::truth::Trouble;
 use pathloom::links::Time;
 
 #[test]
