@@ -2,6 +2,7 @@
 
 pub mod evaluate;
 pub mod replay;
+mod samples;
 
 use crate::check::{self, TOLERANCE};
 use crate::data::{self, Sample};
@@ -32,6 +33,9 @@ enum Command {
     /// Play simulated runs and write their samples to a file.
     #[command(after_help = "Example:\n  pathloom-models simulate --runs 200 --seed 1 --out target/lab/samples.bin")]
     Simulate(Simulate),
+    /// Play training or evaluation runs and say what their samples are like.
+    #[command(after_help = "Example:\n  pathloom-models samples --family social-network --runs 20 --forks 4")]
+    Samples(samples::Samples),
     /// Simulate, train, and write the model and its checkpoint.
     #[command(
         after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --runs 50 --steps 200 --out target/lab/try.onnx"
@@ -160,6 +164,7 @@ pub fn run(cli: Cli) -> Result<()> {
             println!("{}: sha256 {digest}", args.out.display());
             Ok(())
         }
+        Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
