@@ -205,7 +205,7 @@ fn text(found: &Replay, seed: u64) {
     println!();
 }
 
-fn print_json(value: &Value) -> Result<()> {
+pub(super) fn print_json(value: &Value) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::Format(e.to_string()))?);
     Ok(())
 }
