@@ -11,7 +11,6 @@ use crate::recording::replay::{Plan, replay};
 use crate::recording::{Options, Recording, Stream};
 use crate::rivals::ByMean;
 use crate::train::{self, FineTune};
-use crate::weights::Weights;
 use crate::{Error, Result, check, onnx};
 use clap::Args;
 use serde_json::{Value, json};
@@ -65,7 +64,11 @@ fn share(text: &str) -> std::result::Result<f64, String> {
         Some(percent) => number(percent)? / 100.0,
         None => number(text)?,
     };
-    if share > 0.0 && share < 1.0 { Ok(share) } else { Err("write a share such as `30%`, above 0% and below 100%".into()) }
+    if share > 0.0 && share < 1.0 {
+        Ok(share)
+    } else {
+        Err("write a share such as `30%`, above 0% and below 100%".into())
+    }
 }
 
 /// Runs the command.
@@ -79,7 +82,7 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
     let recording = read_aloud(&args.recording)?;
     let parts = Parts::of(recording.windows.len(), args.holdback)?;
     let samples = samples(&recording, parts.trained.clone(), args.min_calls)?;
-    let validation = samples_of(&recording, parts.stopped_by.clone(), args.min_calls)?;
+    let validation = samples(&recording, parts.stopped_by.clone(), args.min_calls)?;
     let labels = labelled(&samples, args.min_calls);
     if labels < LEAST_LABELS || labelled(&validation, args.min_calls) == 0 {
         return Err(Error::Format(format!(
@@ -94,7 +97,8 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
     let (tuned, looks) = train::fine_tune(&weights, &samples, &validation, &plan)?;
     let parent: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     let version = format!("tuned on {}", recording.name);
-    let about = super::about(&version, &format!("recording sha256 {}, from the model sha256 {parent}", recording.digest));
+    let about =
+        super::about(&version, &format!("recording sha256 {}, from the model sha256 {parent}", recording.digest));
     super::write(&args.out, &onnx::bytes(&tuned, &about)?)?;
 
     let before: Box<dyn Predictor + '_> = Box::new(Named("before", ByMean(Network { weights: &weights })));
@@ -111,7 +115,10 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
             let before = all.get_mut("rivals").and_then(|r| r.as_object_mut()).and_then(|r| r.remove("before"));
             all.insert("before".into(), before.unwrap_or_default());
             all.insert("after".into(), all.get("model").cloned().unwrap_or_default());
-            all.insert("windows".into(), json!({"trained": windows.0, "stopped_by": windows.1, "held_back": windows.2}));
+            all.insert(
+                "windows".into(),
+                json!({"trained": windows.0, "stopped_by": windows.1, "held_back": windows.2}),
+            );
             all.insert("steps".into(), json!(steps));
             all.insert("out".into(), json!(args.out));
         }
@@ -160,28 +167,18 @@ impl Parts {
     }
 }
 
-fn samples_of(recording: &Recording, windows: Range<usize>, min_calls: u32) -> Result<Vec<Sample>> {
+/// The samples of a part, thinned out evenly where they would not fit into memory.
+fn samples(recording: &Recording, windows: Range<usize>, min_calls: u32) -> Result<Vec<Sample>> {
+    let links = windows.clone().filter_map(|w| recording.windows.get(w)).map(|w| w.links.len()).sum::<usize>();
+    let every = links.div_ceil(MOST_EDGES).max(1);
     let options = Options { run: 0, least_calls_now: 0.0, scored: None };
-    let mut samples = Stream::new(recording, windows, options).collect::<Result<Vec<Sample>>>()?;
+    let mut samples = Stream::new(recording, windows, options).step_by(every).collect::<Result<Vec<Sample>>>()?;
     for sample in &mut samples {
         // What stands on few answers is mostly chance: nothing is learned of it.
         for candidate in sample.candidates.iter_mut().filter(|c| c.answers < min_calls) {
             (candidate.mean_s, candidate.p99_s, candidate.jitter_s) = (f32::NAN, f32::NAN, f32::NAN);
         }
     }
-    Ok(samples)
-}
-
-/// The samples to train on, thinned out evenly where they would not fit into memory.
-fn samples(recording: &Recording, windows: Range<usize>, min_calls: u32) -> Result<Vec<Sample>> {
-    let links = windows.clone().filter_map(|w| recording.windows.get(w)).map(|w| w.links.len()).sum::<usize>();
-    let every = links.div_ceil(MOST_EDGES).max(1);
-    let mut samples = samples_of(recording, windows, min_calls)?;
-    let mut at = 0;
-    samples.retain(|_| {
-        at += 1;
-        (at - 1) % every == 0
-    });
     Ok(samples)
 }
 

@@ -110,7 +110,8 @@ fn what_is_odd_and_can_be_read_is_a_warning() {
 #[test]
 fn many_mistakes_are_told_together_and_bounded() {
     let rows: String = (0..50).map(|i| format!("{i}0,a,b,x,0,1,1,1,1,1\n")).collect();
-    let told = errors(META, &NODES.replacen("0.25,", "25,", 1), &(LINKS.lines().next().unwrap().to_owned() + "\n" + &rows));
+    let told =
+        errors(META, &NODES.replacen("0.25,", "25,", 1), &(LINKS.lines().next().unwrap().to_owned() + "\n" + &rows));
     assert_eq!(told.lines().count(), 21, "{told}");
     assert!(told.contains("nodes.csv:3") && told.ends_with("and 31 more errors"), "{told}");
 }
