@@ -81,9 +81,9 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
     let weights = onnx::weights(&bytes)?;
     let recording = read_aloud(&args.recording)?;
     let parts = Parts::of(recording.windows.len(), args.holdback)?;
-    let samples = samples(&recording, parts.trained.clone(), args.min_calls)?;
+    let training = samples(&recording, parts.trained.clone(), args.min_calls)?;
     let validation = samples(&recording, parts.stopped_by.clone(), args.min_calls)?;
-    let labels = labelled(&samples, args.min_calls);
+    let labels = labelled(&training, args.min_calls);
     if labels < LEAST_LABELS || labelled(&validation, args.min_calls) == 0 {
         return Err(Error::Format(format!(
             "{}: only {labels} of the windows to train on have {} answers in a following window, and {LEAST_LABELS} are \
@@ -94,7 +94,7 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
     }
     let mut plan = FineTune { seed: args.seed, ..FineTune::default() };
     plan.steps = args.steps.unwrap_or(plan.steps);
-    let (tuned, looks) = train::fine_tune(&weights, &samples, &validation, &plan)?;
+    let (tuned, looks) = train::fine_tune(&weights, &training, &validation, &plan)?;
     let parent: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     let version = format!("tuned on {}", recording.name);
     let about =
