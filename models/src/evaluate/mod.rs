@@ -11,10 +11,12 @@
 //! ```
 
 pub mod figures;
+pub mod play;
 pub mod slices;
 pub mod stats;
 pub mod summary;
 pub mod tally;
+pub mod targets;
 mod text;
 
 #[cfg(test)]
