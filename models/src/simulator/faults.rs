@@ -417,8 +417,8 @@ fn one(mesh: &Mesh, kind: FaultKind, called: &[(usize, usize)], draw: &mut Draw)
             Kind::Pauses { instance, pause: Pause { period_s: length_s * draw.log_uniform(3.0, 30.0), length_s } }
         }
         FaultKind::CpuContention => {
-            let length_s = 0.1 * draw.uniform(0.5, 3.0);
-            Kind::Contention { instance, pause: Pause { period_s: length_s * draw.uniform(1.5, 8.0), length_s } }
+            let length_s = 0.1 * draw.uniform(1.0, 4.0);
+            Kind::Contention { instance, pause: Pause { period_s: length_s * draw.uniform(2.5, 10.0), length_s } }
         }
         FaultKind::ColdStart => Kind::ColdStart { instance, factor: draw.log_uniform(2.0, 10.0) },
         FaultKind::SlowDependency => {
@@ -439,4 +439,18 @@ fn span(mesh: &Mesh, instance: usize, draw: &mut Draw) -> Option<Span> {
         2 | 3 => Span::Host(mesh.instances[instance].host),
         _ => Span::Zones { from: zone(mesh.pairs[pair].source), to: zone(instance) },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<&str> = FaultKind::ALL.iter().map(|k| k.name()).collect();
+        assert_eq!(names.len(), FaultKind::ALL.len());
+        for kind in FaultKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name(), "reports and splits say the same");
+        }
+    }
 }
