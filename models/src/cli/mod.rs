@@ -4,6 +4,7 @@ mod check;
 mod closed_loop;
 pub mod evaluate;
 mod export;
+mod fine_tune;
 pub mod replay;
 mod samples;
 mod simulate;
@@ -47,6 +48,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
     Replay(replay::ReplayArgs),
+    /// Adapt a model to a recorded mesh, and measure it before and after on windows that were held back.
+    FineTune(fine_tune::FineTuneArgs),
     /// Turn Nezha's windows into recordings.
     ImportNezha(replay::ImportNezha),
     /// Write an ONNX file from a checkpoint, or from random weights.
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::FineTune(args) => fine_tune::run(&args),
         Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),
