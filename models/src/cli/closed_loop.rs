@@ -55,6 +55,9 @@ pub struct ClosedLoop {
     /// Write the JSON to this file too.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Where to draw plots.
+    #[arg(long)]
+    plots: Option<PathBuf>,
 }
 
 /// What a run of the command found.
@@ -139,6 +142,9 @@ pub fn run(args: &ClosedLoop) -> Result<()> {
     if let Some(path) = &args.out {
         super::write(path, (text + "\n").as_bytes())?;
     }
+    if let Some(folder) = &args.plots {
+        crate::closed_loop::plots::draw(&report.scenarios, folder)?;
+    }
     Ok(())
 }
 
@@ -185,7 +191,9 @@ fn machine() -> String {
 }
 
 fn percent(interval: Option<&Interval>) -> String {
-    interval.map_or(String::new(), |i| format!("{:+6.1}% ({:+.1} to {:+.1})", i.mean * 100.0, i.low * 100.0, i.high * 100.0))
+    interval.map_or(String::new(), |i| {
+        format!("{:+6.1}% ({:+.1} to {:+.1})", i.mean * 100.0, i.low * 100.0, i.high * 100.0)
+    })
 }
 
 fn print(name: &str, compared: &Compared, arms: &[Arm], events: u64, took_s: f64) {

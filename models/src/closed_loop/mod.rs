@@ -10,6 +10,7 @@ pub mod blueprint;
 pub mod compare;
 pub mod ejection;
 pub mod eye;
+pub mod plots;
 pub mod policies;
 pub mod run;
 pub mod scenarios;

@@ -6,6 +6,7 @@
 //! scenarios, and `sample` plays them into samples.
 
 pub mod balancer;
+pub mod draw;
 pub mod engine;
 pub mod family;
 pub mod faults;
@@ -13,6 +14,8 @@ pub mod host;
 pub mod load;
 pub mod mesh;
 pub mod network;
+pub mod nezha;
+pub mod recorder;
 pub mod sample;
 pub mod simple;
 pub mod telemetry;
@@ -22,6 +25,12 @@ pub mod windows;
 pub mod work;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod sample_tests;
 #[cfg(test)]
 mod theory_tests;
+#[cfg(test)]
+mod truth_tests;

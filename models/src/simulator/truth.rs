@@ -23,7 +23,6 @@ use super::engine::PICKS_KEEP;
 use super::faults::{Active, Pause};
 use super::mesh::Mesh;
 use super::network;
-use crate::sim::truth::Trouble;
 
 /// One pick of each replica in use beyond those seen, so that what is idle has a share too.
 const UNSEEN: f64 = 0.1;
@@ -31,6 +30,24 @@ const UNSEEN: f64 = 0.1;
 const FULLEST: f64 = 0.9;
 /// A path is in trouble when faults make it take more than this many times as long.
 const NOTABLE: f64 = 1.2;
+
+/// What makes a path slower than it was, if anything does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub enum Trouble {
+    /// Nothing.
+    None,
+    /// The link itself.
+    Link,
+    /// The called instance.
+    Gray,
+    /// Something that the called instance depends on.
+    Downstream,
+}
+
+impl Trouble {
+    /// All kinds, by their number.
+    pub const ALL: [Trouble; 4] = [Trouble::None, Trouble::Link, Trouble::Gray, Trouble::Downstream];
+}
 
 /// A mean and a variance.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -263,11 +280,10 @@ impl<'m> Truth<'m> {
     #[must_use]
     pub fn trouble(&self, active: &Active, picks: &[f32]) -> Vec<Trouble> {
         let sound = Active { alive: active.alive.clone(), ..Active::at(self.mesh, &[], 0.0) };
-        let sound = Active { slow: self.mesh.instances.iter().map(|i| i.slowness).collect(), ..sound };
         let (before, now) = (self.parts(&sound, picks), self.parts(active, picks));
         let of = |(before, now): (&Parts, &Parts)| {
             let more = now.total_s - before.total_s;
-            if !(now.total_s > NOTABLE * before.total_s) {
+            if more.is_nan() || more <= (NOTABLE - 1.0) * before.total_s {
                 return Trouble::None;
             }
             let (link, own) = (now.link_s - before.link_s, now.own_s - before.own_s);
