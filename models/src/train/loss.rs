@@ -31,7 +31,7 @@ const SHARP: f64 = 0.1;
 /// A regret beyond this share of the best counts no more: one hopeless group should not rule a batch.
 const LARGEST_REGRET: f32 = 3.0;
 /// The relative error pulls no more beyond this logarithm: there Huber does.
-const LARGEST_LOG: f64 = 1.0;
+const LARGEST_LOG: f64 = 2.5;
 
 /// How much each part counts.
 const INTRINSIC: f64 = 0.6;

@@ -1,11 +1,16 @@
 //! Training goes on where it stopped, says what is wrong with a checkpoint, and makes every kind of model.
 
 use super::*;
-use crate::sim::simulate;
+use crate::simulator::sample::{Scenario, play};
 use std::path::Path;
 
 fn plan(steps: usize) -> Plan {
     Plan { steps, edges: 200, rate: 1e-3, every: 2, patience: 9, seed: 1, data: "few".into(), threads: 1 }
+}
+
+/// A short training run.
+fn simulate(seed: u64) -> Result<Vec<Sample>> {
+    play(&Scenario { duration_s: 50, ..Scenario::training(seed)? })
 }
 
 fn kind(name: &str) -> Kind {
