@@ -3,7 +3,8 @@
 use crate::data::Sample;
 use crate::evaluate::{Network, Options, Report, Summary, Truth, measure};
 use crate::predict::Predictor;
-use crate::sim::simulate;
+use crate::simulator::family::{Family, trained_faults};
+use crate::simulator::sample::{Scenario, play};
 use crate::{Error, Result, check, onnx};
 use clap::Args;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ pub fn run(args: &Evaluate) -> Result<()> {
         let first = args.seed + seed * BETWEEN_SEEDS;
         let mut report = Report::default();
         for run in 0..args.runs {
-            let samples: Vec<Sample> = simulate(first + run)?;
+            let samples: Vec<Sample> = play(&Scenario::random(first + run, Family::SocialNetwork, &trained_faults())?)?;
             let mut predictors: Vec<Box<dyn Predictor + '_>> = vec![Box::new(Network { weights: &weights })];
             report.merge(measure(&mut predictors, &samples, &options)?);
         }

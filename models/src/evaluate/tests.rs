@@ -3,7 +3,7 @@ use super::stats::paired;
 use super::*;
 use crate::data::Candidate;
 use crate::predict::Prediction;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::graph::Features;
 use std::collections::BTreeMap;
 

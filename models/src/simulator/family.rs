@@ -13,7 +13,7 @@ use super::telemetry::View;
 use super::topology::deploy::{Plan, deploy};
 use super::topology::{Topology, generate};
 use crate::Result;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// Kinds of faults that no training run has.
 pub const HELD_BACK: [FaultKind; 2] = [FaultKind::Pauses, FaultKind::LinkLoss];
@@ -114,7 +114,7 @@ impl Scenario {
     pub fn random(seed: u64, family: Family, kinds: &[FaultKind]) -> Result<Self> {
         let mut draw = Draw::new(seed);
         let mut mesh = family.mesh(&mut draw)?;
-        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { 90 };
+        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { 75 };
         churn(&mut mesh, duration_s as f64, &mut draw);
         let faults = faults::random(&mesh, duration_s as f64, kinds, &mut draw);
         let view = View::random(&mesh, MOST_LINKS, &mut draw);
