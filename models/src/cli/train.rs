@@ -1,15 +1,13 @@
 //! `train`: simulates, fits the weights of the network, an ablation or a rival, and writes what it became.
 
-use super::{VALIDATION_SEED, about};
+use super::{VALIDATION_SEED, about, runs};
 use crate::data::{self, Sample};
 use crate::plot::{Axis, Series, lines};
-use crate::simulator::sample::{Scenario, play_all};
 use crate::train::{Figures, Keep, Look, Plan, figures, train};
 use crate::variant::Kind;
 use crate::weights::write_whole;
 use crate::{Error, Result, onnx};
 use clap::Args;
-use indicatif::ProgressBar;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -192,15 +190,6 @@ pub fn run(args: &Train) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The samples of many training runs.
-fn runs(count: u64, seed: u64) -> Result<Vec<Sample>> {
-    let bar = ProgressBar::new(count);
-    bar.set_message("simulating");
-    let samples = play_all(seed..seed + count, Scenario::training, || bar.inc(1))?;
-    bar.finish_and_clear();
-    Ok(samples)
 }
 
 /// Writes the learning curves.
