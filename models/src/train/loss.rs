@@ -25,19 +25,19 @@ const TROUBLE_WEIGHT: f32 = 2.0;
 const LEAST_ANSWERS: u32 = 20;
 const UNSURE_WEIGHT: f32 = 0.3;
 /// The temperature of the shares in the loss.
-const TEMPERATURE: f64 = 0.5;
+const TEMPERATURE: f64 = 0.25;
 /// The temperature of the shares by which regret is expected: near to taking the best.
 const SHARP: f64 = 0.1;
 /// A regret beyond this share of the best counts no more: one hopeless group should not rule a batch.
 const LARGEST_REGRET: f32 = 3.0;
 /// The relative error pulls no more beyond this logarithm: there Huber does.
-const LARGEST_LOG: f64 = 2.5;
+const LARGEST_LOG: f64 = 4.0;
 
 /// How much each part counts.
 const INTRINSIC: f64 = 0.6;
 const INTRINSIC_RELATIVE: f64 = 0.4;
 const MEAN: f64 = 0.25;
-const MEAN_RELATIVE: f64 = 0.4;
+const MEAN_RELATIVE: f64 = 0.6;
 const P99: f64 = 0.15;
 const JITTER: f64 = 0.2;
 const JITTER_ABSOLUTE: f64 = 0.1;
