@@ -172,8 +172,18 @@ pub(crate) fn specs(variant: Variant) -> Vec<Spec> {
     add("prior", (1, 1), Start::Constant(-3.9), true);
     add("node.in.w", (2 * FN, HIDDEN), Start::Random(1.0), true);
     add("node.in.b", (1, HIDDEN), Start::Constant(0.0), true);
-    add("pick.edges", (FE, ANCHORS), Start::Values(picks(|f| if let From::Edge(c) = f { Some(c) } else { None }, FE)), false);
-    add("pick.called", (FN, ANCHORS), Start::Values(picks(|f| if let From::Called(c) = f { Some(c) } else { None }, FN)), false);
+    add(
+        "pick.edges",
+        (FE, ANCHORS),
+        Start::Values(picks(|f| if let From::Edge(c) = f { Some(c) } else { None }, FE)),
+        false,
+    );
+    add(
+        "pick.called",
+        (FN, ANCHORS),
+        Start::Values(picks(|f| if let From::Called(c) = f { Some(c) } else { None }, FN)),
+        false,
+    );
     add("order", (1, ANCHORS), Start::Values(LIST.iter().map(|a| a.order).collect()), false);
     add("sum.anchors", (ANCHORS, 1), Start::Constant(1.0), false);
     add("sum.alike", (ALIKE, 1), Start::Constant(1.0), false);
@@ -226,9 +236,8 @@ pub(crate) fn features_specs() -> Vec<Spec> {
     widths
         .iter()
         .flat_map(|(kind, width)| {
-            [("centre", 0.0), ("scale", 1.0)].map(|(part, value)| {
-                Spec::new(&format!("{kind}.{part}"), (1, *width), Start::Constant(value), false)
-            })
+            [("centre", 0.0), ("scale", 1.0)]
+                .map(|(part, value)| Spec::new(&format!("{kind}.{part}"), (1, *width), Start::Constant(value), false))
         })
         .collect()
 }
@@ -421,12 +430,7 @@ fn others<O: Ops>(
 }
 
 /// `[L, ANSWERS]`: each answer's anchors, those that are known, by the gate's weights.
-fn mixture<O: Ops>(
-    o: &O,
-    inputs: &Inputs<O>,
-    anchors: &Anchors<O::Value>,
-    gate: &O::Value,
-) -> Result<O::Value> {
+fn mixture<O: Ops>(o: &O, inputs: &Inputs<O>, anchors: &Anchors<O::Value>, gate: &O::Value) -> Result<O::Value> {
     let of_link = o.gather(&anchors.known, &inputs.path_links)?;
     let [logs, mask] = parts(o.split(&of_link, &[ANCHORS, ANCHORS])?)?;
     let logs = o.concat(&vec![logs; ANSWERS])?;

@@ -106,7 +106,8 @@ impl Weights {
     /// When the file cannot be read, or a weight is missing or of another shape.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::at(path))?;
-        let (metadata, tensors) = read_tensors(&bytes).map_err(|e| Error::Format(format!("{}: {e}", path.display())))?;
+        let (metadata, tensors) =
+            read_tensors(&bytes).map_err(|e| Error::Format(format!("{}: {e}", path.display())))?;
         let kind = metadata
             .get(KIND)
             .ok_or_else(|| Error::Format(format!("{}: no word of {KIND}: not of this version", path.display())))?
@@ -202,10 +203,7 @@ pub(crate) fn read_tensors(bytes: &[u8]) -> Result<(HashMap<String, String>, BTr
 }
 
 /// A safetensors file of rows of f32.
-pub(crate) fn tensor_bytes(
-    tensors: &BTreeMap<String, Vec<f32>>,
-    metadata: HashMap<String, String>,
-) -> Result<Vec<u8>> {
+pub(crate) fn tensor_bytes(tensors: &BTreeMap<String, Vec<f32>>, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let refused = |e: safetensors::SafeTensorError| Error::Format(format!("no safetensors file: {e}"));
     let bytes: Vec<(&String, usize, Vec<u8>)> =
         tensors.iter().map(|(n, v)| (n, v.len(), v.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();

@@ -1,6 +1,7 @@
 //! The commands: what they read, what they write, what they print.
 
 mod check;
+mod closed_loop;
 pub mod evaluate;
 mod export;
 mod fine_tune;
@@ -58,6 +59,11 @@ enum Command {
         after_help = "Examples:\n  pathloom-models check\n  pathloom-models check --model models/pathloom.onnx --checkpoint target/lab/best.safetensors \\\n      --onnxruntime target/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.31.1"
     )]
     Check(check::Check),
+    /// Play policies against each other in the simulator.
+    #[command(
+        after_help = "Examples:\n  pathloom-models closed-loop --list\n  pathloom-models closed-loop --scenario rare-gray two-hops --policy peak-ewma pathloom --seeds 3\n  pathloom-models closed-loop --json --out models/results/closed-loop.json --plots target/lab/plots"
+    )]
+    ClosedLoop(closed_loop::ClosedLoop),
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +98,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::ClosedLoop(args) => closed_loop::run(&args),
     }
 }
 

@@ -133,8 +133,7 @@ pub fn run(args: &Train) -> Result<()> {
         data: digest.clone(),
         threads: args.threads,
     };
-    let keep =
-        Keep { checkpoint: Some(args.checkpoint.clone()), resume: args.resume, pause_at: args.pause_at };
+    let keep = Keep { checkpoint: Some(args.checkpoint.clone()), resume: args.resume, pause_at: args.pause_at };
     let fitting = Instant::now();
     let trained = train(&samples, &validation, kind, &plan, &keep)?;
     let seconds_fitting = fitting.elapsed().as_secs_f64();
@@ -169,7 +168,8 @@ pub fn run(args: &Train) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
     } else {
-        let best = report.best.as_ref().map_or_else(String::new, |b| format!("step {}: {}", b.step, b.validation.line()));
+        let best =
+            report.best.as_ref().map_or_else(String::new, |b| format!("step {}: {}", b.step, b.validation.line()));
         println!("{} ({} numbers), best at {best}", report.kind, report.numbers);
         println!(
             "{}: {bytes} bytes, after {seconds_simulating:.0} s of simulation and {seconds_fitting:.0} s of fitting",

@@ -13,9 +13,7 @@ pub mod network;
 pub use network::{Network, predict};
 
 use crate::Result;
-use crate::net::{
-    ANSWERS, EDGE_EPS, FE, FN, LN_LATENCY, NODE_EPS, Outputs, answers, bounded, features_specs, known,
-};
+use crate::net::{ANSWERS, EDGE_EPS, FE, FN, LN_LATENCY, NODE_EPS, Outputs, answers, bounded, features_specs, known};
 use crate::ops::{Inputs, Ops};
 use crate::weights::{Spec, Start};
 

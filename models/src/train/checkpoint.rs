@@ -92,7 +92,8 @@ impl Checkpoint {
     /// When something is missing or of another shape.
     pub fn restore(&self, path: &Path, weights: &Weights) -> Result<(Weights, AdamW, Option<Weights>)> {
         let at = |e: Error| Error::Format(format!("{}: {e}; train without --resume", path.display()));
-        let part = |prefix: &str| Weights::from_rows(weights.kind(), |n| self.rows.get(&format!("{prefix}{n}")).cloned());
+        let part =
+            |prefix: &str| Weights::from_rows(weights.kind(), |n| self.rows.get(&format!("{prefix}{n}")).cloned());
         let weights = part("w/").map_err(at)?;
         let mut optimiser = AdamW::new(&weights, super::DECAY)?;
         optimiser.restore(&self.rows, self.state.step as u32).map_err(at)?;

@@ -110,8 +110,7 @@ impl Fit<'_> {
         let said = format!("{} {said}", weights.kind());
         let mut optimiser = AdamW::new(&weights, DECAY)?;
         let mut best: Option<Weights> = None;
-        let mut state =
-            State { plan: said, step: 0, pass: 0, used: 0, loss: f64::NAN, worse: 0, history: Vec::new() };
+        let mut state = State { plan: said, step: 0, pass: 0, used: 0, loss: f64::NAN, worse: 0, history: Vec::new() };
         if let Some(path) = keep.checkpoint.as_deref().filter(|p| keep.resume && p.exists()) {
             let found = Checkpoint::read(path, &state.plan)?;
             (weights, optimiser, best) = found.restore(path, &weights)?;
