@@ -43,15 +43,19 @@ pub fn arms() -> Vec<Arm> {
     vec![
         classical("round-robin", "in turn", Policy::RoundRobin),
         classical("random", "anywhere", Policy::Random),
-        classical("least-request", "the fewest in flight of two drawn (Envoy)", Policy::LeastRequest(2)),
+        classical("least-request", "the fewest in flight of five drawn (Envoy's with two, tuned)", Policy::LeastRequest(5)),
         classical("least-request-all", "the fewest in flight of all", Policy::LeastRequest(ALL)),
-        classical("peak-ewma", "Linkerd's, of two drawn", Policy::PeakEwma { choices: 2, decay_s: 10.0 }),
-        classical("peak-ewma-all", "Linkerd's, of all", Policy::PeakEwma { choices: ALL, decay_s: 10.0 }),
-        classical("prequal", "probes, hot and cold (Google)", Policy::Prequal(PrequalRules::default())),
+        classical("peak-ewma", "Linkerd's, of two drawn, decay 30 s (tuned)", Policy::PeakEwma { choices: 2, decay_s: 30.0 }),
+        classical("peak-ewma-all", "Linkerd's, of all, decay 30 s (tuned)", Policy::PeakEwma { choices: ALL, decay_s: 30.0 }),
+        classical(
+            "prequal",
+            "probes, hot and cold (Google), answers kept for 5 s (tuned)",
+            Policy::Prequal(PrequalRules { oldest_s: 5.0, ..PrequalRules::default() }),
+        ),
         classical(
             "weighted-round-robin",
-            "gRPC's, by reported utilisation",
-            Policy::WeightedRoundRobin(WeightedRoundRobinRules::default()),
+            "gRPC's, by reported utilisation, penalty 3 (tuned)",
+            Policy::WeightedRoundRobin(WeightedRoundRobinRules { penalty: 3.0, ..WeightedRoundRobinRules::default() }),
         ),
         classical("shortest-path", "the least communication cost (OSPF)", Policy::ShortestPath),
         ours(
@@ -76,14 +80,14 @@ pub fn tuned() -> Vec<Arm> {
         all.push(Arm { name: format!("{name} {value}"), about: "", policy, source: None, classical: true });
     };
     for (name, choices) in [("peak-ewma", 2), ("peak-ewma-all", ALL)] {
-        for decay_s in [1.0, 3.0, 10.0, 30.0] {
+        for decay_s in [3.0, 10.0, 30.0, 100.0] {
             add(name, format!("decay={decay_s}"), Policy::PeakEwma { choices, decay_s });
         }
     }
     for choices in [2, 3, 5] {
         add("least-request", format!("choices={choices}"), Policy::LeastRequest(choices));
     }
-    for hot in [0.5, 0.84, 0.95] {
+    for hot in [0.0, 0.5, 0.84] {
         for oldest_s in [1.0, 5.0] {
             let rules = PrequalRules { hot, oldest_s, ..PrequalRules::default() };
             add("prequal", format!("hot={hot} oldest={oldest_s}"), Policy::Prequal(rules));
