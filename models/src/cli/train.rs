@@ -28,16 +28,16 @@ pub struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many steps.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 30_000)]
     steps: usize,
     /// How many edges a step sees, about.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 1_000)]
     edges: usize,
     /// The largest learning rate.
     #[arg(long, default_value_t = 3e-3)]
     rate: f64,
     /// How many steps between two looks at the validation figures.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1_000)]
     every: usize,
     /// Stop after this many looks without a better one.
     #[arg(long, default_value_t = 12)]
