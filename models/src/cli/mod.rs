@@ -2,6 +2,8 @@
 
 pub mod evaluate;
 pub mod replay;
+pub mod results;
+mod samples;
 
 use crate::check::{self, TOLERANCE};
 use crate::data::{self, Sample};
@@ -32,13 +34,18 @@ enum Command {
     /// Play simulated runs and write their samples to a file.
     #[command(after_help = "Example:\n  pathloom-models simulate --runs 200 --seed 1 --out target/lab/samples.bin")]
     Simulate(Simulate),
+    /// Play training or evaluation runs and say what their samples are like.
+    #[command(after_help = "Example:\n  pathloom-models samples --family social-network --runs 20 --forks 4")]
+    Samples(samples::Samples),
     /// Simulate, train, and write the model and its checkpoint.
     #[command(
         after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --runs 50 --steps 200 --out target/lab/try.onnx"
     )]
     Train(Train),
-    /// Measure a model on runs that training never saw, beside persistence.
+    /// Measure a model on runs that training never saw, beside its rivals and the noise.
     Evaluate(evaluate::Evaluate),
+    /// Write `models/RESULTS.md` from the files that the other commands left.
+    Results(results::Results),
     /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
     Replay(replay::ReplayArgs),
     /// Turn Nezha's windows into recordings.
@@ -160,8 +167,10 @@ pub fn run(cli: Cli) -> Result<()> {
             println!("{}: sha256 {digest}", args.out.display());
             Ok(())
         }
+        Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train(&args),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::Results(args) => results::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export(&args),

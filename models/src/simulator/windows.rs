@@ -7,7 +7,6 @@ use super::network;
 use crate::WINDOW_S;
 use crate::data::{PAST_WINDOWS, Past};
 use pathloom::links::{Outcome, Time};
-use std::collections::BTreeMap;
 
 /// Fewer answers give no mean.
 pub const LEAST_FOR_MEAN: usize = 3;
@@ -46,11 +45,12 @@ impl Answers {
     /// For each of these pairs, the latencies from one second until before another.
     #[must_use]
     pub fn of(&self, pairs: &[usize], from: u64, until: u64) -> Vec<Vec<f32>> {
-        let place: BTreeMap<u32, usize> = pairs.iter().enumerate().map(|(i, p)| (*p as u32, i)).collect();
+        let mut place = vec![usize::MAX; pairs.iter().max().map_or(0, |p| p + 1)];
+        pairs.iter().enumerate().for_each(|(i, p)| place[*p] = i);
         let mut latencies = vec![Vec::new(); pairs.len()];
         for (pair, latency_s) in self.between(from, until) {
-            if let Some(at) = place.get(&pair) {
-                latencies[*at].push(latency_s);
+            if let Some(latencies) = place.get(pair as usize).and_then(|at| latencies.get_mut(*at)) {
+                latencies.push(latency_s);
             }
         }
         latencies
