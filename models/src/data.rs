@@ -253,6 +253,12 @@ pub fn load(path: &Path) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
+/// The SHA-256 of these bytes, in hexadecimal.
+#[must_use]
+pub fn hexadecimal_digest(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,7 +1,7 @@
 //! `pathloom run`: from a configuration to a serving process, and to its end.
 //!
 //! Everything that can fail at start is tried before anything serves: the configuration, the addresses, the access
-//! log. The model is not among it: a sidecar without a model serves all the same, by the ladder.
+//! log, the recording. The model is not among it: a sidecar without a model serves all the same, by the ladder.
 
 use super::reload::Reloads;
 use super::{EXIT_CONFIG, EXIT_START};
@@ -13,6 +13,7 @@ use crate::links::{Links, NodeCell};
 use crate::observe::log::{self, LogControl};
 use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
 use crate::observe::{Reason, Reporting, TrafficRegistry};
+use crate::record::{self, Described, Recorder};
 use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::scorer::{Options, Scorer};
 use arc_swap::ArcSwap;
@@ -86,6 +87,16 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let status = Arc::new(Status::default());
     let reporting = Arc::new(Reporting::start(&config.telemetry, &config.node.name, cores)?);
 
+    let recorder = Arc::new(Recorder::start(
+        &config.telemetry.record,
+        &config.node.name,
+        record::Parts {
+            links: links.clone(),
+            clock: Box::new(move || clock.now()),
+            whereabouts: whereabouts(status.clone()),
+        },
+    )?);
+
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let admin_listener = runtime.block_on(admin::bind(config.admin.listen))?;
     let admin_address = admin_listener.local_addr()?;
@@ -135,10 +146,11 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         not_ready: not_ready(accepting, drain.clone()),
         scorer: scorer_view(scorer.clone()),
         gauges: {
-            let reporting = reporting.clone();
+            let (reporting, recorder) = (reporting.clone(), recorder.clone());
             Box::new(move || {
                 let mut families = proxy_families(&gauges.snapshot());
                 families.extend(reporting.families());
+                families.extend(recording_families(&recorder));
                 families
             })
         },
@@ -173,6 +185,9 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     if !reporting.close(LAST_WORDS) {
         tracing::warn!("some access log lines or spans were not written in time");
     }
+    if !recorder.close(LAST_WORDS) {
+        tracing::warn!("the recording was not ended in time");
+    }
     tracing::info!("done");
     Ok(())
 }
@@ -198,6 +213,27 @@ impl Alarm for RingsBell {
     fn endpoint_failed(&self, _node: &Arc<NodeCell>, _failures: u32, _reason: Reason) {
         self.0.ring();
     }
+}
+
+/// The services and zones of the nodes in the last graph.
+fn whereabouts(status: Arc<Status>) -> record::Whereabouts {
+    Box::new(move || {
+        let view = status.view();
+        let nodes = view.iter().flat_map(|v| &v.graph.nodes);
+        nodes.map(|n| (n.key.clone(), Described { service: n.service.clone(), zone: n.zone.clone() })).collect()
+    })
+}
+
+fn recording_families(recorder: &Recorder) -> Vec<Family> {
+    let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
+    vec![
+        counter("recording_windows_written", "Windows of the links that were recorded.", recorder.written()),
+        counter(
+            "recording_windows_lost",
+            "Windows of the links that were not recorded: the disk took nothing, or the clock jumped.",
+            recorder.lost(),
+        ),
+    ]
 }
 
 fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {

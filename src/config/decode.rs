@@ -9,6 +9,7 @@
 use super::diagnostic::{Collector, Place, Severity};
 use super::suggest::nearest;
 use super::tree::{Entry, Kind, Node, Scalar, Value};
+use super::words::SECTION_OR_TEXT;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
@@ -376,11 +377,14 @@ impl<'a> de::Deserializer<'a> for Reading<'a> {
 
     fn deserialize_struct<V: Visitor<'a>>(
         self,
-        _: &'static str,
+        name: &'static str,
         known: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failure> {
-        self.visit_entries(Some(known), visitor)
+        match &self.node.value {
+            Value::Scalar(scalar) if name == SECTION_OR_TEXT => visitor.visit_str(&scalar.text),
+            _ => self.visit_entries(Some(known), visitor),
+        }
     }
 
     fn deserialize_enum<V: Visitor<'a>>(

@@ -47,6 +47,7 @@ read_at_start! {
     "listeners.max_headers" => listeners.max_headers;
     "listeners.max_connections" => listeners.max_connections;
     "listeners.max_streams" => listeners.max_streams;
+    "telemetry.record" => telemetry.record;
     "telemetry.traces.sample" => telemetry.traces.sample;
 }
 
@@ -91,13 +92,13 @@ mod tests {
         let mut all =
             config("node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1 }\nprocess: { threads: 3, drain: 1s }");
         all.model = config("model: { engine: embedded, device: cpu, onnxruntime: x }").model;
-        all.telemetry = config("telemetry: { traces: { sample: 2% } }").telemetry;
+        all.telemetry = config("telemetry: { record: /r, traces: { sample: 2% } }").telemetry;
         all.listeners = config(
             "listeners: { idle: 1s, request_headers: 1s, max_header_bytes: 16KiB, max_headers: 7, max_connections: 7, max_streams: 7 }",
         )
         .listeners;
         let named = restart_needed(&Config::default(), &all);
-        assert_eq!(named.len(), 15);
+        assert_eq!(named.len(), 16);
         for path in named {
             assert!(keys().iter().any(|key| key.path == path), "{path}");
         }

@@ -33,6 +33,7 @@ pub use diff::{keep_started, restart_needed};
 pub use load::{Loaded, MAX_BYTES, digest, load_bytes, load_file, load_str, load_with};
 pub use reference::{json_schema, key_table_markdown, reference_yaml};
 pub use schema::*;
+pub use suggest::nearest;
 pub use units::{ByteSize, Share, SourceNet, Timespan};
 pub use validate::{Finding, validate};
 pub use watch::{Reload, Watcher};

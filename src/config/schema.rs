@@ -357,6 +357,8 @@ pub struct Telemetry {
     pub log: String,
     /// A link that nobody used for this long is forgotten.
     pub idle_links: Timespan,
+    /// What the links saw, window by window, as files that a model can be measured on and adapted to; a folder, or a section.
+    pub record: Record,
     /// Traces.
     pub traces: Traces,
 }
@@ -369,6 +371,21 @@ pub struct AccessLog {
     pub format: LogFormat,
     /// Where to: `stdout`, `stderr`, `off`, or a file's path.
     pub to: String,
+}
+
+/// A recording of what the links saw. A folder alone (`record: DIR`) means `to`. Read once, at start: a reload that changes it says so.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(transform = super::words::or_text)]
+pub struct Record {
+    /// The folder to write to, which is made where it is missing; `off` records nothing.
+    pub to: String,
+    /// How long a window is.
+    pub window: Timespan,
+    /// A file that is as large as this is followed by another.
+    pub rotate: ByteSize,
+    /// The oldest files are deleted when all together are larger than this.
+    pub keep: ByteSize,
 }
 
 /// How an access log line is written.
@@ -483,7 +500,19 @@ impl Default for Triggers {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { access_log: AccessLog::default(), log: "info".into(), idle_links: secs(600), traces: Traces::default() }
+        Self {
+            access_log: AccessLog::default(),
+            log: "info".into(),
+            idle_links: secs(600),
+            record: Record::default(),
+            traces: Traces::default(),
+        }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { to: "off".into(), window: secs(10), rotate: ByteSize(64 << 20), keep: ByteSize(1 << 30) }
     }
 }
 

@@ -1,8 +1,10 @@
-//! Values that are a word or a number: `auto` or `4`, `all` or `3`.
+//! Values with two forms: a word or a number (`auto` or `4`, `all` or `3`), a section or its most important key alone.
 
-use super::schema::{Auto, Compare};
+use super::schema::{Auto, Compare, Record};
+use super::units::{ByteSize, Timespan};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
@@ -77,6 +79,53 @@ impl JsonSchema for Compare {
             { "type": "string", "pattern": r"^(auto|all)$|\$\{" },
             { "type": "integer", "minimum": 1, "maximum": 65535 },
         ] })
+    }
+}
+
+/// The name under which a section is asked for that may be written as text alone.
+pub const SECTION_OR_TEXT: &str = "a section, or text alone";
+
+/// Lets a section's schema be text, too.
+pub fn or_text(schema: &mut Schema) {
+    schema.insert("type".to_owned(), serde_json::json!(["object", "string"]));
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_struct(SECTION_OR_TEXT, &["to", "window", "rotate", "keep"], RecordVisitor)
+    }
+}
+
+struct RecordVisitor;
+
+impl<'de> Visitor<'de> for RecordVisitor {
+    type Value = Record;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a folder, or a section with `to`")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Record, E> {
+        Ok(Record { to: text.to_owned(), ..Record::default() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Record, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Section {
+            to: String,
+            window: Timespan,
+            rotate: ByteSize,
+            keep: ByteSize,
+        }
+        impl Default for Section {
+            fn default() -> Self {
+                let Record { to, window, rotate, keep } = Record::default();
+                Self { to, window, rotate, keep }
+            }
+        }
+        let Section { to, window, rotate, keep } = Section::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Record { to, window, rotate, keep })
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Shard {
     pub ended: AtomicU64,
     pub samples: AtomicU64,
     pub latency_sum_ns: AtomicU64,
+    /// The differences of successive latencies, all together.
+    pub step_sum_ns: AtomicU64,
     pub last_used: AtomicU64,
     /// RFC 3550's J in seconds, as bits.
     pub jitter_s: AtomicU32,
@@ -72,6 +74,7 @@ impl Default for Shard {
             ended: AtomicU64::new(0),
             samples: AtomicU64::new(0),
             latency_sum_ns: AtomicU64::new(0),
+            step_sum_ns: AtomicU64::new(0),
             last_used: AtomicU64::new(0),
             jitter_s: AtomicU32::new(0),
             last_latency_s: AtomicU32::new(f32::NAN.to_bits()),
@@ -194,8 +197,10 @@ impl Shard {
         let last = f32::from_bits(self.last_latency_s.load(Relaxed));
         self.last_latency_s.store(latency_s.to_bits(), Relaxed);
         if !last.is_nan() {
+            let step = (latency_s - last).abs();
+            bump(&self.step_sum_ns, (f64::from(step) * 1e9) as u64);
             let jitter = f32::from_bits(self.jitter_s.load(Relaxed));
-            self.jitter_s.store((jitter + ((latency_s - last).abs() - jitter) / 16.0).to_bits(), Relaxed);
+            self.jitter_s.store((jitter + (step - jitter) / 16.0).to_bits(), Relaxed);
         }
     }
 }

@@ -17,41 +17,50 @@ const EWMA_S: f32 = 3.0;
 
 /// What was drained of one shard so far.
 #[derive(Debug, Default)]
-struct Cursor {
+pub(super) struct Cursor {
     started: u64,
     errors: u64,
     ended: u64,
     samples: u64,
     latency_sum_ns: u64,
+    step_sum_ns: u64,
     /// Made with the first latency.
     buckets: Option<Box<[u32; BUCKETS]>>,
 }
 
 /// What one shard saw since the last tick.
 #[derive(Debug, Default, Clone, Copy)]
-struct Drained {
+pub(super) struct Drained {
     calls: u64,
-    errors: u64,
-    ended: u64,
-    samples: u64,
-    latency_s: f64,
+    pub errors: u64,
+    pub ended: u64,
+    pub samples: u64,
+    pub latency_s: f64,
+    /// The differences of successive latencies.
+    pub steps_s: f64,
+    /// How many of them: the first latency ever has none.
+    pub steps: u64,
 }
 
 impl Cursor {
     /// Takes what is new in a shard, latencies into `sketch`.
-    fn drain(&mut self, shard: &Shard, sketch: &mut Sketch) -> Drained {
+    pub fn drain(&mut self, shard: &Shard, sketch: &mut Sketch) -> Drained {
+        let first = self.samples == 0;
         let take = |seen: &mut u64, counter: u64| {
             let new = counter.wrapping_sub(*seen);
             *seen = counter;
             new
         };
-        let drained = Drained {
+        let mut drained = Drained {
             calls: take(&mut self.started, shard.started.load(Relaxed)),
             errors: take(&mut self.errors, shard.errors.load(Relaxed)),
             ended: take(&mut self.ended, shard.ended.load(Relaxed)),
             samples: take(&mut self.samples, shard.samples.load(Relaxed)),
             latency_s: take(&mut self.latency_sum_ns, shard.latency_sum_ns.load(Relaxed)) as f64 * 1e-9,
+            steps_s: take(&mut self.step_sum_ns, shard.step_sum_ns.load(Relaxed)) as f64 * 1e-9,
+            steps: 0,
         };
+        drained.steps = drained.samples.saturating_sub(u64::from(first));
         if drained.samples > 0
             && let Some(buckets) = shard.buckets.get()
         {

@@ -17,6 +17,7 @@ mod history;
 pub mod orca;
 mod sketch;
 mod store;
+mod windows;
 
 pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
@@ -24,6 +25,7 @@ pub use estimate::{Estimate, LocalEstimate};
 pub use history::{BASELINE_S, MEMORY_S};
 pub use sketch::Sketch;
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
+pub use windows::{WindowLink, Windows};
 
 use std::fmt;
 use std::sync::Arc;

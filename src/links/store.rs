@@ -151,6 +151,21 @@ impl Links {
         (self.links.len(), self.nodes.len())
     }
 
+    /// The cells of all links, by key.
+    pub(super) fn link_cells(&self) -> Vec<Arc<LinkCell>> {
+        let mut cells: Vec<Arc<LinkCell>> = self.links.iter().map(|entry| entry.cell.clone()).collect();
+        cells.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        cells
+    }
+
+    /// The cells of all nodes, by key.
+    #[must_use]
+    pub fn node_cells(&self) -> Vec<Arc<NodeCell>> {
+        let mut cells: Vec<Arc<NodeCell>> = self.nodes.iter().map(|entry| entry.cell.clone()).collect();
+        cells.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        cells
+    }
+
     /// Whether nothing is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@ pub mod evaluate;
 pub mod replay;
 pub mod results;
 mod samples;
+mod closed_loop;
 
 use crate::check::{self, TOLERANCE};
 use crate::data::{self, Sample};
@@ -60,6 +61,11 @@ enum Command {
         after_help = "Examples:\n  pathloom-models check\n  pathloom-models check --model models/pathloom.onnx --checkpoint target/lab/best.safetensors \\\n      --onnxruntime target/onnxruntime/onnxruntime/capi/libonnxruntime.so.1.31.1"
     )]
     Check(Check),
+    /// Play policies against each other in the simulator.
+    #[command(
+        after_help = "Examples:\n  pathloom-models closed-loop --list\n  pathloom-models closed-loop --scenario rare-gray two-hops --policy peak-ewma pathloom --seeds 3\n  pathloom-models closed-loop --json --out models/results/closed-loop.json --plots target/lab/plots"
+    )]
+    ClosedLoop(closed_loop::ClosedLoop),
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +181,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export(&args),
         Command::Check(args) => check(&args),
+        Command::ClosedLoop(args) => closed_loop::run(&args),
     }
 }
 

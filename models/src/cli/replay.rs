@@ -203,6 +203,6 @@ fn text(found: &Replay, seed: u64) {
 }
 
 fn print_json(value: &Value) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::Format(e.to_string()))?);
+    println!("{}", serde_json::to_string_pretty(&crate::results::stamped(value.clone())).map_err(|e| Error::Format(e.to_string()))?);
     Ok(())
 }

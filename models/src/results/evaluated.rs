@@ -230,12 +230,14 @@ pub(super) fn differences(value: &Value, others: &[String]) -> Table {
 fn slices(value: &Value, figure: Figure) -> Table {
     let all = entries(value, "slices");
     let names = names(value);
-    let mut table = Table::of(["slice".to_string(), "how many".to_string()].into_iter().chain(names.iter().cloned()));
+    let head = ["slice", "how many", "noise floor"].map(String::from);
+    let mut table = Table::of(head.into_iter().chain(names.iter().cloned()));
     for (slice, of) in all {
         let count = number(of, &[if figure == Figure::DecisionAccuracy { "decisions" } else { "candidates" }]);
+        let floor = figure.text(number(of, &["noise_floor", figure.key()]));
         let cells: Vec<String> = names.iter().map(|n| figure.text(number(of, &["figures", n, figure.key()]))).collect();
         if cells.iter().any(|c| c != "-") {
-            table.row([slice.to_string(), count.to_string()].into_iter().chain(cells));
+            table.row([slice.to_string(), count.to_string(), floor].into_iter().chain(cells));
         }
     }
     table

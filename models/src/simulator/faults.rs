@@ -440,3 +440,17 @@ fn span(mesh: &Mesh, instance: usize, draw: &mut Draw) -> Option<Span> {
         _ => Span::Zones { from: zone(mesh.pairs[pair].source), to: zone(instance) },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kinds_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<&str> = FaultKind::ALL.iter().map(|k| k.name()).collect();
+        assert_eq!(names.len(), FaultKind::ALL.len());
+        for kind in FaultKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name(), "reports and splits say the same");
+        }
+    }
+}

@@ -141,3 +141,70 @@ impl Processors {
         self.planned = NEVER;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Plays to the end: what is done, and when in milliseconds.
+    fn ends(host: &mut Processors, planned: Option<u64>) -> Vec<(u32, u64)> {
+        let mut ends = Vec::new();
+        let mut next = planned.or_else(|| host.plan());
+        while let Some(at) = next {
+            assert!(host.begins(at));
+            while let Some(job) = host.done() {
+                ends.push((job, at / 1_000_000));
+            }
+            host.ends();
+            next = host.plan();
+        }
+        ends
+    }
+
+    #[test]
+    fn two_jobs_on_one_core_share_it_equally() {
+        let mut host = Processors::new(1.0);
+        host.add(0, 1, 1.0);
+        host.add(0, 2, 2.0);
+        assert_eq!(ends(&mut host, None), [(1, 2_000), (2, 3_000)]);
+    }
+
+    #[test]
+    fn as_many_jobs_as_cores_run_at_full_speed() {
+        let mut host = Processors::new(2.0);
+        host.add(0, 1, 1.0);
+        host.add(0, 2, 2.0);
+        assert_eq!(ends(&mut host, None), [(1, 1_000), (2, 2_000)]);
+    }
+
+    #[test]
+    fn who_comes_later_slows_who_is_there() {
+        let mut host = Processors::new(1.0);
+        host.add(0, 1, 1.0);
+        let planned = host.plan();
+        host.add(SECOND / 2, 2, 0.25);
+        assert_eq!((planned, host.plan()), (Some(SECOND), None), "nothing earlier than what is planned");
+        // Half a second of the first is left: both share until the second has its quarter, at 1.0 s; then a quarter is left.
+        assert_eq!(ends(&mut host, planned), [(2, 1_000), (1, 1_250)]);
+    }
+
+    #[test]
+    fn what_is_taken_away_keeps_what_is_left_of_it() {
+        let mut host = Processors::new(1.0);
+        host.add(0, 1, 1.0);
+        host.add(0, 2, 2.0);
+        let left = host.remove(SECOND, |visit| visit == 2);
+        assert!(left.len() == 1 && (left[0].1 - 1.5).abs() < 1e-9, "{left:?}");
+        assert_eq!((host.running(), ends(&mut host, None)), (1, vec![(1, 1_500)]));
+    }
+
+    #[test]
+    fn fewer_cores_stretch_what_is_left() {
+        let mut host = Processors::new(1.0);
+        host.add(0, 1, 1.0);
+        host.set_cores(SECOND / 2, 0.1);
+        assert_eq!(ends(&mut host, None), [(1, 5_500)]);
+    }
+}

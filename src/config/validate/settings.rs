@@ -2,7 +2,7 @@
 
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path};
-use crate::config::schema::{Auto, Compare, Config, Guards, Model, Telemetry, Triggers};
+use crate::config::schema::{Auto, Compare, Config, Guards, Model, Record, Telemetry, Triggers};
 use crate::config::units::{ByteSize, Timespan};
 use std::time::Duration;
 
@@ -20,6 +20,15 @@ pub const MAX_STREAMS: u32 = u32::MAX >> 1;
 pub const MIN_TICK: Timespan = Timespan(Duration::from_millis(10));
 /// Above it the softmax is flat, to any difference that latencies have.
 pub const MAX_TEMPERATURE: f64 = 100.0;
+
+/// A recording's windows are whole seconds and hold a few calls each.
+pub const MIN_WINDOW: Timespan = Timespan(Duration::from_secs(1));
+/// A longer window says nothing of a mesh that changes.
+pub const MAX_WINDOW: Timespan = Timespan(Duration::from_secs(3_600));
+/// A smaller file would be a new one for each window.
+pub const MIN_ROTATE: ByteSize = ByteSize(1024);
+/// How many files of full size must have room: one for nodes and one for links that are written, and as many before.
+const PARTS_KEPT: u64 = 4;
 
 const ZERO: Timespan = Timespan(Duration::ZERO);
 
@@ -184,6 +193,7 @@ fn telemetry(telemetry: &Telemetry, findings: &mut Findings) {
     }
     findings.check(path.key("log"), syntax::log_filter(&telemetry.log));
     above_zero(&path, &[("idle_links", telemetry.idle_links)], findings);
+    record(&telemetry.record, &path.key("record"), findings);
     let traces = path.key("traces");
     if !telemetry.traces.otlp.is_empty() {
         match syntax::otlp(&telemetry.traces.otlp) {
@@ -198,6 +208,29 @@ fn telemetry(telemetry: &Telemetry, findings: &mut Findings) {
             format!("{} is not a share", telemetry.traces.sample),
             "write `0%` to `100%`",
         );
+    }
+}
+
+fn record(record: &Record, path: &Path, findings: &mut Findings) {
+    if record.to.trim().is_empty() {
+        findings.error(path.key("to"), "the recording goes nowhere", "write a folder's path, or `off`");
+    } else {
+        findings.check(path.key("to"), syntax::text(&record.to, 4_096));
+    }
+    if !(MIN_WINDOW..=MAX_WINDOW).contains(&record.window) {
+        let message = format!("a window of {} is out of range", record.window);
+        findings.error(path.key("window"), message, format!("write `{MIN_WINDOW}` to `{MAX_WINDOW}`"));
+    }
+    if record.rotate < MIN_ROTATE {
+        let message = format!("files of {} hold next to nothing", record.rotate);
+        findings.error(path.key("rotate"), message, format!("write `{MIN_ROTATE}` or more"));
+    }
+    let least = ByteSize(record.rotate.0.saturating_mul(PARTS_KEPT));
+    if record.keep < least {
+        let message =
+            format!("{} cannot be kept in files of {}: two are always being written", record.keep, record.rotate);
+        findings.error(path.key("keep"), message, format!("write `{least}` or more"));
+        findings.resting_on(path.key("rotate"));
     }
 }
 

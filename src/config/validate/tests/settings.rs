@@ -125,6 +125,22 @@ fn guards_and_triggers() {
 }
 
 #[test]
+fn record() {
+    error("telemetry.record.to: ", |c| c.telemetry.record.to.clear());
+    fine(|c| c.telemetry.record.to = "/var/lib/pathloom/recording".into());
+    for window in [1_000, 3_600_000] {
+        fine(|c| c.telemetry.record.window = ms(window));
+    }
+    for window in [0, 999, 3_600_001] {
+        error("telemetry.record.window: ", |c| c.telemetry.record.window = ms(window));
+    }
+    fine(|c| c.telemetry.record.rotate = ByteSize(1_024));
+    error("telemetry.record.rotate: ", |c| c.telemetry.record.rotate = ByteSize(1_023));
+    fine(|c| c.telemetry.record.keep = ByteSize(256 << 20));
+    error("telemetry.record.keep: ", |c| c.telemetry.record.keep = ByteSize((256 << 20) - 1));
+}
+
+#[test]
 fn telemetry() {
     error("telemetry.access_log.to: ", |c| c.telemetry.access_log.to.clear());
     error("telemetry.idle_links: ", |c| c.telemetry.idle_links = ms(0));
