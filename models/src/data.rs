@@ -3,6 +3,7 @@
 use crate::ops::Inputs;
 use crate::sim::truth::Trouble;
 use crate::tensors::{Candle, inputs};
+use crate::variant::Kind;
 use crate::{Error, Result};
 use pathloom::graph::Features;
 use sha2::{Digest, Sha256};
@@ -276,20 +277,23 @@ pub struct Batch<'a> {
     pub group_count: usize,
     /// For each node.
     pub node_load: Vec<f32>,
+    /// Whether the nodes are those of the samples.
+    pub own_nodes: bool,
 }
 
 impl<'a> Batch<'a> {
-    /// Merges samples.
+    /// Merges samples, as a model of this kind may see them.
     ///
     /// # Errors
     /// When a tensor cannot be made.
-    pub fn new<'s>(samples: impl IntoIterator<Item = &'s Sample>) -> Result<Batch<'a>> {
+    pub fn new<'s>(samples: impl IntoIterator<Item = &'s Sample>, kind: Kind) -> Result<Batch<'a>> {
+        let mut own_nodes = true;
         let mut all = Features { path_offsets: vec![0], ..Features::default() };
         let (mut called, mut caller) = (Vec::new(), Vec::new());
         let (mut candidates, mut groups, mut node_load) = (Vec::new(), Vec::new(), Vec::new());
         let mut group_count = 0u32;
         for sample in samples {
-            let f = &sample.features;
+            let f = &*kind.hide(&sample.features);
             let (nodes, edges) = (all.node_count() as i64, caller.len() as i64);
             let (from, to) = f.edges.split_at(f.edge_count());
             called.extend(from.iter().map(|i| i + nodes));
@@ -308,10 +312,15 @@ impl<'a> Batch<'a> {
                 groups.push(group_count - 1);
             }
             candidates.extend_from_slice(&sample.candidates);
-            node_load.extend_from_slice(&sample.node_load);
+            if f.node_count() == sample.node_load.len() {
+                node_load.extend_from_slice(&sample.node_load);
+            } else {
+                own_nodes = false;
+                node_load.extend(std::iter::repeat_n(f32::NAN, f.node_count()));
+            }
         }
         called.extend_from_slice(&caller);
         all.edges = called;
-        Ok(Batch { inputs: inputs(&all)?, candidates, groups, group_count: group_count as usize, node_load })
+        Ok(Batch { inputs: inputs(&all)?, candidates, groups, group_count: group_count as usize, node_load, own_nodes })
     }
 }

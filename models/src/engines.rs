@@ -2,7 +2,7 @@
 //!
 //! These runners exist to compare and to time; the sidecar's own are in `pathloom::scorer`.
 
-use crate::net::{FE, FN, forward};
+use crate::net::{FE, FN};
 use crate::onnx::OUTPUTS;
 use crate::tensors::{Candle, inputs};
 use crate::weights::Weights;
@@ -23,7 +23,7 @@ pub type Answers = [Vec<f32>; OUTPUTS.len()];
 /// # Errors
 /// When the features do not fit the network.
 pub fn candle(weights: &Weights, features: &Features) -> Result<Answers> {
-    let out = forward(&Candle { weights }, &inputs(features)?)?;
+    let out = weights.kind().forward(&Candle::new(weights), &inputs(features)?)?;
     let values = [out.score, out.latency_mean_s, out.latency_p99_s, out.jitter_s, out.node_load, out.attention];
     let mut answers = Answers::default();
     for (answer, value) in answers.iter_mut().zip(values) {

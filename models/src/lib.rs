@@ -5,6 +5,7 @@
 //! - `data`: samples, their file, batches of several graphs.
 //! - `net`: the network, written once over a handful of operations (`ops`). `tensors` runs them with candle, to train;
 //!   `onnx` writes them down as an ONNX file, to serve.
+//! - `variant`: the network with parts left out, and the learned rivals (`learned`), all trained by the same code.
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
 //! - `recording`: recordings of real meshes and of the simulator's, read and replayed.
 //! - `closed_loop`: policies against each other in the simulator, the sidecar's own pick among them.
@@ -21,6 +22,7 @@ pub mod data;
 pub mod engines;
 pub mod error;
 pub mod evaluate;
+pub mod learned;
 pub mod net;
 pub mod onnx;
 pub mod ops;
@@ -36,6 +38,7 @@ pub mod sim;
 pub mod simulator;
 pub mod tensors;
 pub mod train;
+pub mod variant;
 pub mod weights;
 
 /// The length of the window that a model predicts, in seconds.

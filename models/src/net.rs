@@ -1,21 +1,27 @@
-//! The network of contract 1: edge-aware attention over the mesh, and answers as corrections of what was seen.
+//! The network of contract 2: edge-aware attention over the mesh, and answers as mixtures of what was seen.
 //!
-//! **Anchor and correction.** Nothing is predicted from nothing. Each link has an anchor, the logarithm of the latency
-//! that is known of it: its own, else that of the called node over all its callers, else that of the caller's other
-//! links, those to alike nodes foremost, else a learned constant. The network only adds a bounded correction, so weights that
+//! **Anchors, gate and correction.** Nothing is predicted from nothing. For each link there are `ANCHORS` estimates,
+//! logarithms of seconds: the link's own (p10, median, mean, p99, EWMA, baseline, jitter), those of the called node over
+//! all its callers (mean, p99, baseline), what the caller's links to alike nodes say, and a learned constant. Each of
+//! the four answers (intrinsic, mean, p99, jitter) is a mixture of those that are known,
+//! ```text
+//! answer = sum_k w_k (anchor_k + shift_k) + correction,   w = softmax over known k of a learned gate
+//! ```
+//! so the network chooses how far to trust a link's own few samples and how far those of its neighbours, which is what
+//! shrinkage does, and says 'this is queueing' by leaning on the tenth percentile. The correction is bounded: weights that
 //! learned nothing still predict what was observed, and a strange input can be wrong by a bounded factor at most.
 //!
-//! **Layers.** h is `[N, HIDDEN]`, e is `[E, EDGE]` (made once from an edge's features and both its ends). For the edge
-//! from caller i to called node j, in each of `LAYERS` layers:
+//! **Layers.** h is `[N, HIDDEN]`, e is `[E, EDGE]` (made once from an edge's features, its anchors and both its ends).
+//! For the edge from caller i to called node j, in each layer:
 //! ```text
 //! w_ij  = exp(clip(leaky_relu(q_i + k_j + a . e_ij), -CLAMP, CLAMP))         q, k, a: learned; one number each
 //! agg_i = sum_j w_ij (W2 h_j | e_ij) / sum_j w_ij                            zero for a node that calls nobody
-//! h_i'  = h_i + relu(W1 h_i + b + agg_i[..HIDDEN] + U agg_i[HIDDEN..])
+//! h_i'  = h_i + relu(W1 h_i + b + U agg_i)
 //! ```
-//! This is attention with `a` split over the concatenation, so that `[W1 | W2 | 1 | k | q]` is one matrix product per
-//! layer and the softmax's denominator is one more column of the same sum. The logits are clamped instead of having
-//! their maximum subtracted: exp(CLAMP) is far from overflow, and one pass over the edges is saved.
-//! U acts on the sum because it is linear: that moves a product from E rows to N rows.
+//! This is attention with `a` split over the concatenation, so that `[W1 | W2 | k | q]` is one matrix product per layer;
+//! the softmax's denominator is one more column of the same sum. The logits are clamped instead of having their maximum
+//! subtracted: exp(CLAMP) is far from overflow, and one pass over the edges is saved. Messages are `MESSAGE` wide and U
+//! acts on the sum because it is linear: that moves a product from E rows to N rows.
 //!
 //! **Alike.** A link that nobody knows is most like the caller's links to other replicas of the same service, and the
 //! inputs do not name services. So each called node has `ALIKE` positive numbers phi, learned from its features (how
@@ -31,12 +37,16 @@
 
 use crate::Result;
 use crate::ops::{Inputs, Ops};
+use crate::variant::Variant;
+use crate::weights::{Spec, Start};
 use pathloom::graph::features::{EDGE_FEATURES, NODE_FEATURES};
 
 /// The width of a node's state.
 pub const HIDDEN: usize = 64;
+/// The width of a message.
+pub const MESSAGE: usize = 32;
 /// The width of an edge's embedding.
-pub const EDGE: usize = 24;
+pub const EDGE: usize = 32;
 /// How many layers: a node hears of trouble that many calls downstream.
 pub const LAYERS: usize = 4;
 /// How many numbers say which nodes are alike.
@@ -47,30 +57,32 @@ pub const READ: usize = 64;
 pub const READ2: usize = 32;
 /// The hidden width of the load's answer.
 pub const LOAD: usize = 16;
-/// Columns that an edge has beyond its features and their being known.
-pub const EDGE_EXTRA: usize = 3;
-/// The corrections: intrinsic, mean, p99, jitter.
+/// The answers: intrinsic, mean, p99, jitter.
 pub const ANSWERS: usize = 4;
+/// The estimates that an answer is mixed of.
+pub const ANCHORS: usize = 12;
+/// Columns that an edge has beyond its features and their being known: its anchors, and whether anything is known.
+const EXTRA: usize = ANCHORS + 1;
 
 /// How many features a node has.
 pub const FN: usize = NODE_FEATURES.len();
 /// How many features an edge has.
 pub const FE: usize = EDGE_FEATURES.len();
 
-/// Attention logits lie within this.
+/// Attention and gate logits lie within this.
 const CLAMP: f32 = 10.0;
 /// The logarithms of the numbers that say which nodes are alike lie within this.
 const ALIKE_CLAMP: f32 = 4.0;
 /// The slope of the leaky relu in attention logits, as in the graph attention paper (Velickovic et al., 2018).
 const SLOPE: f32 = 0.2;
-/// The farthest that a correction goes: e^4, a factor of 55.
-const REACH: f32 = 4.0;
+/// The farthest that a correction goes: e^3, a factor of 20.
+const REACH: f32 = 3.0;
 /// The farthest that the load's correction goes.
 const LOAD_REACH: f32 = 8.0;
 /// No input counts beyond this.
 const LARGEST: f32 = 1e9;
 /// Latencies in seconds stay within these, as logarithms: about 1 us and 1,100 s.
-const LN_LATENCY: (f32, f32) = (-14.0, 7.0);
+pub(crate) const LN_LATENCY: (f32, f32) = (-14.0, 7.0);
 
 /// Added to each node column before its logarithm: about the smallest difference that matters.
 pub(crate) const NODE_EPS: [f32; FN] =
@@ -78,16 +90,61 @@ pub(crate) const NODE_EPS: [f32; FN] =
 /// The same for edges.
 pub(crate) const EDGE_EPS: [f32; FE] = [1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-6, 0.1, 0.01, 0.5, 0.5, 0.1, 1.0, 1e-5, 1e-5];
 
-/// Columns by their place in the contract.
+/// Where an anchor comes from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum From {
+    /// A column of the edge.
+    Edge(usize),
+    /// A column of the called node.
+    Called(usize),
+    /// The caller's links to alike nodes.
+    Others,
+    /// Nowhere: the learned constant.
+    Prior,
+}
+
+/// An estimate that answers are mixed of.
+struct Anchor {
+    from: From,
+    /// How much it counts as 'the latency of this link', on which the fixed order of trust rests. Each is a hundred
+    /// times the next, so in effect the first that is known rules.
+    order: f32,
+    /// Where the gates' biases start, for each answer: how far it is trusted before anything was learned.
+    trust: [f32; ANSWERS],
+    /// Which kind of number it is, so that shifts between kinds start about right: 0 a typical latency, 1 a 99th
+    /// percentile, 2 a jitter.
+    kind: usize,
+}
+
+/// About how far kinds of numbers are apart, as logarithms: p99 three times, jitter half of a typical latency.
+const KIND: [f32; 3] = [0.0, 1.1, -0.7];
+/// The kind of each answer.
+const ANSWER_KIND: [usize; ANSWERS] = [0, 0, 1, 2];
+
+const fn anchor(from: From, order: f32, trust: [f32; ANSWERS], kind: usize) -> Anchor {
+    Anchor { from, order, trust, kind }
+}
+
+/// The anchors, in the order of the gates' columns.
+const LIST: [Anchor; ANCHORS] = [
+    anchor(From::Edge(12), 0.0, [2.0, -2.0, -4.0, -4.0], 0),
+    anchor(From::Edge(1), 1e9, [6.0, 3.0, 0.0, -1.0], 0),
+    anchor(From::Edge(0), 1e7, [4.0, 5.0, 0.0, -1.0], 0),
+    anchor(From::Edge(3), 0.0, [-4.0, -3.0, 6.0, -1.0], 1),
+    anchor(From::Edge(4), 1e5, [4.0, 6.0, 0.0, -1.0], 0),
+    anchor(From::Edge(13), 1e1, [3.0, 3.0, -1.0, -2.0], 0),
+    anchor(From::Edge(5), 0.0, [-4.0, -4.0, -1.0, 6.0], 2),
+    anchor(From::Called(8), 1e3, [2.0, 2.0, 0.0, -1.0], 0),
+    anchor(From::Called(9), 0.0, [-4.0, -4.0, 2.0, -1.0], 1),
+    anchor(From::Called(12), 1e-1, [1.0, 1.0, -2.0, -2.0], 0),
+    anchor(From::Others, 0.0, [-1.0, -1.0, -1.0, -2.0], 0),
+    anchor(From::Prior, 0.0, [-7.0, -7.0, -7.0, -7.0], 0),
+];
+
+/// Columns of nodes by their place in the contract, for the load.
 mod column {
     pub const NODE_REPORTED_RPS: usize = 3;
     pub const NODE_CALLS: usize = 7;
-    pub const NODE_MEAN: usize = 8;
-    pub const MEAN: usize = 0;
-    pub const P50: usize = 1;
-    pub const P99: usize = 3;
-    pub const EWMA: usize = 4;
-    pub const JITTER: usize = 5;
 }
 
 /// What the network says; the names are the contract's.
@@ -103,80 +160,189 @@ pub struct Outputs<V> {
     pub jitter_s: V,
     /// `[N, 1]`, requests a second.
     pub node_load: V,
-    /// `[E, 1]`, of the last layer.
+    /// `[E, 1]`, of the last layer; uniform numbers without layers.
     pub attention: V,
 }
 
+/// The weights.
+pub(crate) fn specs(variant: Variant) -> Vec<Spec> {
+    let mut specs = features_specs();
+    let mut add = |name: &str, shape, start, trained| specs.push(Spec::new(name, shape, start, trained));
+    // ln(20 ms): the prior where nothing at all is known.
+    add("prior", (1, 1), Start::Constant(-3.9), true);
+    add("node.in.w", (2 * FN, HIDDEN), Start::Random(1.0), true);
+    add("node.in.b", (1, HIDDEN), Start::Constant(0.0), true);
+    add(
+        "pick.edges",
+        (FE, ANCHORS),
+        Start::Values(picks(|f| if let From::Edge(c) = f { Some(c) } else { None }, FE)),
+        false,
+    );
+    add(
+        "pick.called",
+        (FN, ANCHORS),
+        Start::Values(picks(|f| if let From::Called(c) = f { Some(c) } else { None }, FN)),
+        false,
+    );
+    add("order", (1, ANCHORS), Start::Values(LIST.iter().map(|a| a.order).collect()), false);
+    add("sum.anchors", (ANCHORS, 1), Start::Constant(1.0), false);
+    add("sum.alike", (ALIKE, 1), Start::Constant(1.0), false);
+    add("sum.answers", (ANSWERS * ANCHORS, ANSWERS), Start::Values(blocks()), false);
+    add("ends", (HIDDEN, 2 * EDGE + ALIKE), Start::Random(0.5), true);
+    add("edge.in.w", (2 * FE + EXTRA, EDGE), Start::Random(1.0), true);
+    add("edge.in.b", (1, EDGE), Start::Constant(0.0), true);
+    add("edge.ones.w", (FE, 1), Start::Constant(0.0), false);
+    add("edge.ones.b", (1, 1), Start::Constant(1.0), false);
+    let sent = MESSAGE + 1 + if variant.edges { EDGE } else { 0 };
+    if variant.edges && variant.layers > 0 {
+        add("edge.attention", (EDGE, variant.layers), Start::Random(0.3), true);
+    }
+    for layer in 0..variant.layers {
+        add(&format!("layer{layer}.nodes.w"), (HIDDEN, HIDDEN + MESSAGE + 2), Start::Random(0.3), true);
+        add(&format!("layer{layer}.nodes.b"), (1, HIDDEN + MESSAGE + 2), Start::Constant(0.0), true);
+        add(&format!("layer{layer}.heard"), (sent, HIDDEN), Start::Random(0.3), true);
+    }
+    add("read.nodes.w", (HIDDEN, 2 * READ + LOAD), Start::Random(0.7), true);
+    add("read.nodes.b", (1, 2 * READ + LOAD), Start::Constant(0.0), true);
+    if variant.edges {
+        add("read.edges", (EDGE, READ), Start::Random(0.7), true);
+    }
+    add("read.hidden.w", (READ, READ2), Start::Random(1.0), true);
+    add("read.hidden.b", (1, READ2), Start::Constant(0.0), true);
+    // Gates and corrections start near zero: an untrained network predicts what was observed.
+    add("read.out.w", (READ2, ANSWERS), Start::Random(0.02), true);
+    add("read.out.b", (1, ANSWERS), Start::Constant(0.0), true);
+    if variant.gate {
+        add("gate.w", (READ2, ANSWERS * ANCHORS), Start::Random(0.02), true);
+    }
+    let per_answer = |value: fn(&Anchor, usize) -> f32| {
+        (0..ANSWERS).flat_map(|answer| LIST.iter().map(move |a| value(a, answer))).collect::<Vec<f32>>()
+    };
+    let trust = per_answer(|a, answer| a.trust.get(answer).copied().unwrap_or_default());
+    let shift = per_answer(|a, answer| {
+        let of = |kind: Option<&usize>| kind.and_then(|k| KIND.get(*k)).copied().unwrap_or_default();
+        of(ANSWER_KIND.get(answer)) - of(Some(&a.kind))
+    });
+    add("gate.b", (1, ANSWERS * ANCHORS), Start::Values(trust), variant.gate);
+    add("shift", (1, ANSWERS * ANCHORS), Start::Values(shift), true);
+    add("load.out.w", (LOAD, 1), Start::Random(0.02), true);
+    add("load.out.b", (1, 1), Start::Constant(0.0), true);
+    specs
+}
+
+/// The weights that normalise features: the same for all models.
+pub(crate) fn features_specs() -> Vec<Spec> {
+    let widths = [("node", FN), ("edge", FE)];
+    widths
+        .iter()
+        .flat_map(|(kind, width)| {
+            [("centre", 0.0), ("scale", 1.0)]
+                .map(|(part, value)| Spec::new(&format!("{kind}.{part}"), (1, *width), Start::Constant(value), false))
+        })
+        .collect()
+}
+
+/// `[width, ANCHORS]`: a one where an anchor is a column.
+fn picks(column: fn(From) -> Option<usize>, width: usize) -> Vec<f32> {
+    (0..width).flat_map(|row| LIST.iter().map(move |a| f32::from(u8::from(column(a.from) == Some(row))))).collect()
+}
+
+/// `[ANSWERS * ANCHORS, ANSWERS]`: sums each answer's anchors.
+fn blocks() -> Vec<f32> {
+    (0..ANSWERS * ANCHORS)
+        .flat_map(|row| (0..ANSWERS).map(move |column| f32::from(u8::from(row / ANCHORS == column))))
+        .collect()
+}
+
 /// What is known of a matrix of features.
-struct Known<V> {
+pub(crate) struct Known<V> {
     /// 1 or 0.
-    mask: V,
+    pub mask: V,
     /// Logarithms, 0 where unknown.
-    logs: V,
+    pub logs: V,
     /// Normalised logarithms, 0 where unknown.
-    normal: V,
+    pub normal: V,
     /// The values, 0 where unknown.
-    raw: V,
+    pub raw: V,
 }
 
 /// Runs the network.
 ///
 /// # Errors
 /// When an operation fails, such as a weight that is missing or of the wrong shape.
-pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
+pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Outputs<O::Value>> {
     let nodes = known(o, &inputs.nodes, &NODE_EPS, "node")?;
     let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
     let start = o.relu(&o.linear(&o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?, "node.in")?)?;
-    let ends = o.split(&o.matmul(&start, "edge.ends")?, &[EDGE, EDGE, ALIKE])?;
-    let [of_called, of_caller, alike] = triple(ends)?;
-    let alike = o.exp(&o.clip(&alike, -ALIKE_CLAMP, ALIKE_CLAMP)?)?;
-    let anchors = anchors(o, inputs, &nodes, &edges, &alike)?;
+    let [of_called, of_caller, alike] = parts(o.split(&o.matmul(&start, "ends")?, &[EDGE, EDGE, ALIKE])?)?;
+    let anchors = anchors(o, inputs, &nodes, &edges, variant.alike.then_some(&alike))?;
     let own = o.linear(&o.concat(&[edges.normal.clone(), edges.mask.clone(), anchors.extra.clone()])?, "edge.in")?;
     let own = o.add(&own, &o.gather(&of_called, &inputs.called)?)?;
     let e = o.relu(&o.add(&own, &o.gather(&of_caller, &inputs.caller)?)?)?;
-    let edge_logits = o.split(&o.matmul(&e, "edge.attention")?, &[1; LAYERS])?;
+    let ones = o.linear(&edges.mask, "edge.ones")?;
 
-    let mut h = start;
-    let mut attention = None;
-    for (layer, edge_logit) in edge_logits.iter().enumerate() {
-        let parts = o.split(&o.linear(&h, &format!("layer{layer}.nodes"))?, &[HIDDEN, HIDDEN + 1, 1, 1])?;
-        let [own, message, key, query] = quad(parts)?;
-        let ends = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
-        let logit = o.leaky_relu(&o.add(&ends, edge_logit)?, SLOPE)?;
-        let weight = o.exp(&o.clip(&logit, -CLAMP, CLAMP)?)?;
-        let sent = o.concat(&[o.gather(&message, &inputs.called)?, e.clone()])?;
-        let sum = o.scatter_sum(&o.mul(&sent, &weight)?, HIDDEN + 1 + EDGE, &inputs.caller)?;
-        let [from_nodes, total, from_edges] = triple(o.split(&sum, &[HIDDEN, 1, EDGE])?)?;
+    let (mut h, mut attention) = (start, ones.clone());
+    let logits = if variant.edges && variant.layers > 0 {
+        o.split(&o.matmul(&e, "edge.attention")?, &vec![1; variant.layers])?
+    } else {
+        Vec::new()
+    };
+    let beside = if variant.edges { o.concat(&[ones, e.clone()])? } else { ones };
+    for layer in 0..variant.layers {
+        let product = o.linear(&h, &format!("layer{layer}.nodes"))?;
+        let [own, message, key, query] = parts(o.split(&product, &[HIDDEN, MESSAGE, 1, 1])?)?;
+        let mut logit = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
+        if let Some(of_edge) = logits.get(layer) {
+            logit = o.add(&logit, of_edge)?;
+        }
+        let weight = o.exp(&o.clip(&o.leaky_relu(&logit, SLOPE)?, -CLAMP, CLAMP)?)?;
+        let sent = o.concat(&[o.gather(&message, &inputs.called)?, beside.clone()])?;
+        let width = MESSAGE + 1 + if variant.edges { EDGE } else { 0 };
+        let sum = o.scatter_sum(&o.mul(&sent, &weight)?, width, &inputs.caller)?;
         // Any real total is at least exp(-CLAMP) = 4.5e-5, so this only keeps nodes without calls from dividing by 0.
-        let total = o.clip(&total, 1e-6, f32::MAX)?;
-        let from_edges = o.matmul(&o.div(&from_edges, &total)?, &format!("layer{layer}.edges"))?;
-        let heard = o.add(&o.div(&from_nodes, &total)?, &from_edges)?;
+        let total = o.clip(&o.columns(&sum, MESSAGE, 1)?, 1e-6, f32::MAX)?;
+        let heard = o.div(&o.matmul(&sum, &format!("layer{layer}.heard"))?, &total)?;
         h = o.add(&h, &o.relu(&o.add(&own, &heard)?)?)?;
-        if layer + 1 == LAYERS {
-            attention = Some(o.div(&weight, &o.gather(&total, &inputs.caller)?)?);
+        if layer + 1 == variant.layers {
+            attention = o.div(&weight, &o.gather(&total, &inputs.caller)?)?;
         }
     }
-    let attention = attention.ok_or_else(|| crate::Error::Format("a network without layers".into()))?;
 
-    let parts = o.split(&o.linear(&h, "read.nodes")?, &[READ, READ, LOAD])?;
-    let [read_called, read_caller, read_load] = triple(parts)?;
-    let node_load = load(o, &nodes, &read_load)?;
+    let [of_called, of_caller, of_load] = parts(o.split(&o.linear(&h, "read.nodes")?, &[READ, READ, LOAD])?)?;
+    let node_load = load(o, &nodes, &of_load)?;
 
     let called = o.gather_index(&inputs.called, &inputs.path_links)?;
     let caller = o.gather_index(&inputs.caller, &inputs.path_links)?;
-    let of_edge = o.matmul(&o.gather(&e, &inputs.path_links)?, "read.edges")?;
-    let of_ends = o.add(&o.gather(&read_called, &called)?, &o.gather(&read_caller, &caller)?)?;
-    let read = o.relu(&o.linear(&o.relu(&o.add(&of_edge, &of_ends)?)?, "read.hidden")?)?;
+    let mut read = o.add(&o.gather(&of_called, &called)?, &o.gather(&of_caller, &caller)?)?;
+    if variant.edges {
+        read = o.add(&read, &o.matmul(&o.gather(&e, &inputs.path_links)?, "read.edges")?)?;
+    }
+    let read = o.relu(&o.linear(&o.relu(&read)?, "read.hidden")?)?;
     let correction = bounded(o, &o.linear(&read, "read.out")?, REACH)?;
-    let logs = o.add(&o.gather(&anchors.answers, &inputs.path_links)?, &correction)?;
+    let mut gate = o.weight("gate.b")?;
+    if variant.gate {
+        gate = o.linear(&read, "gate")?;
+    }
+    let logs = o.add(&mixture(o, inputs, &anchors, &gate)?, &correction)?;
     let seconds = o.exp(&o.clip(&logs, LN_LATENCY.0, LN_LATENCY.1)?)?;
-    let [intrinsic, mean, p99, jitter] = quad(o.split(&seconds, &[1; ANSWERS])?)?;
+    answers(o, inputs, &seconds, node_load, attention)
+}
+
+/// From each link's four latencies in seconds to the candidates' answers.
+pub(crate) fn answers<O: Ops>(
+    o: &O,
+    inputs: &Inputs<O>,
+    seconds: &O::Value,
+    node_load: O::Value,
+    attention: O::Value,
+) -> Result<Outputs<O::Value>> {
+    let [intrinsic, mean, p99, jitter] = parts(o.split(seconds, &[1; ANSWERS])?)?;
     let beyond = o.relu(&o.sub(&p99, &mean)?)?;
     let terms = o.concat(&[intrinsic, mean, o.mul(&beyond, &beyond)?, o.mul(&jitter, &jitter)?])?;
     let sums = o.scatter_sum(&terms, ANSWERS, &inputs.path_of_link)?;
     // A tenth of a microsecond, squared: keeps the root's slope finite where a spread is zero.
     let sums = o.clip(&sums, 1e-14, f32::MAX)?;
-    let [intrinsic, mean, beyond, jitter] = quad(o.split(&sums, &[1; ANSWERS])?)?;
+    let [intrinsic, mean, beyond, jitter] = parts(o.split(&sums, &[1; ANSWERS])?)?;
     Ok(Outputs {
         score: o.mul(&o.ln(&intrinsic)?, &o.constant(&[-1.0])?)?,
         latency_p99_s: o.add(&mean, &o.sqrt(&beyond)?)?,
@@ -188,7 +354,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
 }
 
 /// Normalises features: `(ln(x + eps) - mean) / deviation` where known, 0 where not.
-fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32], name: &str) -> Result<Known<O::Value>> {
+pub(crate) fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32], name: &str) -> Result<Known<O::Value>> {
     let mask = o.known(x)?;
     let raw = o.clip(&o.or_zero(x)?, 0.0, LARGEST)?;
     let logs = o.mul(&o.ln(&o.add(&raw, &o.constant(eps)?)?)?, &mask)?;
@@ -197,11 +363,12 @@ fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32], name: &str) -> Result<Known<O
     Ok(Known { mask, logs, normal, raw })
 }
 
-/// What the corrections are added to.
+/// What the answers are mixed of.
 struct Anchors<V> {
-    /// `[E, ANSWERS]`, logarithms of seconds.
-    answers: V,
-    /// `[E, EDGE_EXTRA]`, for the network to see: the anchor, what the caller's other links say, and whose it is.
+    /// `[E, ANCHORS | ANCHORS]`: logarithms of seconds, 0 where unknown, and whether they are known.
+    known: V,
+    /// `[E, EXTRA]`, for the network to see: how far each is from the first in the fixed order, and whether anything is
+    /// known of this link.
     extra: V,
 }
 
@@ -210,48 +377,76 @@ fn anchors<O: Ops>(
     inputs: &Inputs<O>,
     nodes: &Known<O::Value>,
     edges: &Known<O::Value>,
-    alike: &O::Value,
+    alike: Option<&O::Value>,
 ) -> Result<Anchors<O::Value>> {
-    let (log, has) = (o.split(&edges.logs, &[1; FE])?, o.split(&edges.mask, &[1; FE])?);
-    let (node_log, node_has) = (o.split(&nodes.logs, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
-    // `first or else second`, for logarithms that are 0 where unknown.
-    let or_else = |first: &O::Value, has: &O::Value, second: &O::Value| o.add(first, &missing(o, has, second)?);
+    let called = o.concat(&[o.matmul(&nodes.logs, "pick.called")?, o.matmul(&nodes.mask, "pick.called")?])?;
+    let own = o.concat(&[o.matmul(&edges.logs, "pick.edges")?, o.matmul(&edges.mask, "pick.edges")?])?;
+    let direct = o.add(&own, &o.gather(&called, &inputs.called)?)?;
+    let [logs, mask] = parts(o.split(&direct, &[ANCHORS, ANCHORS])?)?;
 
-    let (own_has, own) = (
-        or_else(at(&has, column::P50)?, at(&has, column::P50)?, at(&has, column::MEAN)?)?,
-        or_else(at(&log, column::P50)?, at(&has, column::P50)?, at(&log, column::MEAN)?)?,
-    );
-    let of_node = o.concat(&[at(&node_log, column::NODE_MEAN)?.clone(), at(&node_has, column::NODE_MEAN)?.clone()])?;
-    let [node, node_has] = pair(o.split(&o.gather(&of_node, &inputs.called)?, &[1, 1])?)?;
-    let (direct_has, direct) = (or_else(&own_has, &own_has, &node_has)?, or_else(&own, &own_has, &node)?);
+    // The first known in the fixed order: 0 and not known where nothing is.
+    let trust = o.mul(&mask, &o.weight("order")?)?;
+    let total = o.matmul(&trust, "sum.anchors")?;
+    let first = o.div(&o.matmul(&o.mul(&trust, &logs)?, "sum.anchors")?, &o.clip(&total, 1e-3, f32::MAX)?)?;
+    let has = o.clip(&o.mul(&total, &o.constant(&[10.0])?)?, 0.0, 1.0)?;
 
-    // direct is 0 where it is unknown, so those links add to neither sum.
-    let alike = o.gather(alike, &inputs.called)?;
-    let sums = o.concat(&[o.mul(&alike, &direct)?, o.mul(&alike, &direct_has)?])?;
-    let sums = o.scatter_sum(&sums, 2 * ALIKE, &inputs.caller)?;
-    let [sum, count] = pair(o.split(&o.gather(&sums, &inputs.caller)?, &[ALIKE, ALIKE])?)?;
-    let sum = o.matmul(&o.mul(&alike, &sum)?, "alike.sum")?;
-    let count = o.matmul(&o.mul(&alike, &count)?, "alike.sum")?;
+    let prior = o.weight("prior")?;
+    let one = o.constant(&[1.0])?;
+    let (others, others_has) = match alike {
+        Some(alike) => others(o, inputs, alike, &first, &has)?,
+        None => (o.mul(&has, &o.constant(&[0.0])?)?, o.mul(&has, &o.constant(&[0.0])?)?),
+    };
+    let second = o.add(&others, &missing(o, &others_has, &prior)?)?;
+    let anchor = o.add(&first, &missing(o, &has, &second)?)?;
+
+    // The last two columns of `logs` and `mask` are 0 so far: those of `Others` and `Prior`.
+    let ones = o.add(&o.mul(&has, &o.constant(&[0.0])?)?, &one)?;
+    let kept = [o.columns(&logs, 0, ANCHORS - 2)?, others, o.mul(&ones, &prior)?];
+    let logs = o.concat(&kept)?;
+    let mask = o.concat(&[o.columns(&mask, 0, ANCHORS - 2)?, others_has, ones])?;
+    let away = o.mul(&o.sub(&logs, &anchor)?, &mask)?;
+    Ok(Anchors { known: o.concat(&[logs, mask])?, extra: o.concat(&[away, has])? })
+}
+
+/// What the caller's links to alike nodes say, and whether they say anything.
+fn others<O: Ops>(
+    o: &O,
+    inputs: &Inputs<O>,
+    alike: &O::Value,
+    first: &O::Value,
+    has: &O::Value,
+) -> Result<(O::Value, O::Value)> {
+    let alike = o.exp(&o.clip(alike, -ALIKE_CLAMP, ALIKE_CLAMP)?)?;
+    // `first` is 0 where it is unknown, so those links add to neither sum.
+    let alike = o.gather(&alike, &inputs.called)?;
+    let sums = o.concat(&[o.mul(&alike, first)?, o.mul(&alike, has)?])?;
+    let sums = o.gather(&o.scatter_sum(&sums, 2 * ALIKE, &inputs.caller)?, &inputs.caller)?;
+    let [sum, count] = parts(o.split(&sums, &[ALIKE, ALIKE])?)?;
+    let sum = o.matmul(&o.mul(&alike, &sum)?, "sum.alike")?;
+    let count = o.matmul(&o.mul(&alike, &count)?, "sum.alike")?;
     // One known link counts at least ALIKE x exp(-2 ALIKE_CLAMP) = 0.0027.
     let others = o.div(&sum, &o.clip(&count, 1e-6, f32::MAX)?)?;
-    let others_has = o.clip(&o.mul(&count, &o.constant(&[1e6])?)?, 0.0, 1.0)?;
-    let prior = o.weight("prior")?;
-    let others = or_else(&others, &others_has, &prior)?;
-    let anchor = or_else(&direct, &direct_has, &others)?;
+    Ok((others, o.clip(&o.mul(&count, &o.constant(&[1e6])?)?, 0.0, 1.0)?))
+}
 
-    let beyond = |shift: &str| -> Result<O::Value> { o.add(&anchor, &o.weight(shift)?) };
-    let mean = or_else(at(&log, column::EWMA)?, at(&has, column::EWMA)?, &anchor)?;
-    let p99 = or_else(at(&log, column::P99)?, at(&has, column::P99)?, &beyond("p99.shift")?)?;
-    let jitter = or_else(at(&log, column::JITTER)?, at(&has, column::JITTER)?, &beyond("jitter.shift")?)?;
-    let extra = o.concat(&[o.sub(&anchor, &prior)?, o.sub(&others, &anchor)?, direct_has])?;
-    Ok(Anchors { answers: o.concat(&[anchor, mean, p99, jitter])?, extra })
+/// `[L, ANSWERS]`: each answer's anchors, those that are known, by the gate's weights.
+fn mixture<O: Ops>(o: &O, inputs: &Inputs<O>, anchors: &Anchors<O::Value>, gate: &O::Value) -> Result<O::Value> {
+    let of_link = o.gather(&anchors.known, &inputs.path_links)?;
+    let [logs, mask] = parts(o.split(&of_link, &[ANCHORS, ANCHORS])?)?;
+    let logs = o.concat(&vec![logs; ANSWERS])?;
+    let mask = o.concat(&vec![mask; ANSWERS])?;
+    let weight = o.mul(&o.exp(&o.clip(gate, -CLAMP, CLAMP)?)?, &mask)?;
+    let shifted = o.add(&logs, &o.weight("shift")?)?;
+    // The prior is always known, so the total is at least exp(-CLAMP).
+    o.div(&o.matmul(&o.mul(&weight, &shifted)?, "sum.answers")?, &o.matmul(&weight, "sum.answers")?)
 }
 
 /// The load in the next window: what the node reports, else what was seen, times a correction.
 fn load<O: Ops>(o: &O, nodes: &Known<O::Value>, read: &O::Value) -> Result<O::Value> {
-    let (raw, has) = (o.split(&nodes.raw, &[1; FN])?, o.split(&nodes.mask, &[1; FN])?);
-    let seen = missing(o, at(&has, column::NODE_REPORTED_RPS)?, at(&raw, column::NODE_CALLS)?)?;
-    let base = o.add(at(&raw, column::NODE_REPORTED_RPS)?, &seen)?;
+    let of = |x: &O::Value, column: usize| o.columns(x, column, 1);
+    let reported_has = of(&nodes.mask, column::NODE_REPORTED_RPS)?;
+    let seen = missing(o, &reported_has, &of(&nodes.raw, column::NODE_CALLS)?)?;
+    let base = o.add(&of(&nodes.raw, column::NODE_REPORTED_RPS)?, &seen)?;
     let one = o.constant(&[1.0])?;
     let factor = o.exp(&bounded(o, &o.linear(&o.relu(read)?, "load.out")?, LOAD_REACH)?)?;
     o.relu(&o.sub(&o.mul(&o.add(&base, &one)?, &factor)?, &one)?)
@@ -263,26 +458,10 @@ fn missing<O: Ops>(o: &O, has: &O::Value, second: &O::Value) -> Result<O::Value>
 }
 
 /// Smoothly within `-reach..reach`, and the identity for small values.
-fn bounded<O: Ops>(o: &O, x: &O::Value, reach: f32) -> Result<O::Value> {
+pub(crate) fn bounded<O: Ops>(o: &O, x: &O::Value, reach: f32) -> Result<O::Value> {
     o.mul(&o.tanh(&o.mul(x, &o.constant(&[1.0 / reach])?)?)?, &o.constant(&[reach])?)
 }
 
-fn at<V>(columns: &[V], i: usize) -> Result<&V> {
-    columns.get(i).ok_or_else(|| crate::Error::Format(format!("no column {i}")))
-}
-
-fn parts<V, const K: usize>(values: Vec<V>) -> Result<[V; K]> {
+pub(crate) fn parts<V, const K: usize>(values: Vec<V>) -> Result<[V; K]> {
     values.try_into().map_err(|v: Vec<V>| crate::Error::Format(format!("{} parts instead of {K}", v.len())))
-}
-
-fn pair<V>(values: Vec<V>) -> Result<[V; 2]> {
-    parts(values)
-}
-
-fn triple<V>(values: Vec<V>) -> Result<[V; 3]> {
-    parts(values)
-}
-
-fn quad<V>(values: Vec<V>) -> Result<[V; 4]> {
-    parts(values)
 }

@@ -56,6 +56,10 @@ pub trait Ops {
     fn concat(&self, parts: &[Self::Value]) -> Result<Self::Value>;
     /// Cuts columns into parts of these widths.
     fn split(&self, x: &Self::Value, widths: &[usize]) -> Result<Vec<Self::Value>>;
+    /// `width` columns from column `from` on.
+    fn columns(&self, x: &Self::Value, from: usize, width: usize) -> Result<Self::Value>;
+    /// In training, zeroes a share of the values and scales up the others; otherwise the values.
+    fn dropout(&self, x: &Self::Value, share: f32) -> Result<Self::Value>;
 
     /// The rows that an index names: `out[i] = x[index[i]]`.
     fn gather(&self, x: &Self::Value, index: &Self::Index) -> Result<Self::Value>;
@@ -68,9 +72,9 @@ pub trait Ops {
 /// What the network reads.
 #[derive(Debug, Clone)]
 pub struct Inputs<O: Ops + ?Sized> {
-    /// `[N, 12]`
+    /// `[N, 16]`
     pub nodes: O::Value,
-    /// `[E, 12]`
+    /// `[E, 14]`
     pub edges: O::Value,
     /// `[E]`, the called node of each edge: where messages come from.
     pub called: O::Index,

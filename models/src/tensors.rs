@@ -2,16 +2,33 @@
 
 use crate::Result;
 use crate::ops::{Inputs, Ops};
+use crate::sim::draw::Draw;
 use crate::weights::Weights;
 use candle_core::{D, Device, Tensor};
 use pathloom::graph::Features;
 use pathloom::graph::features::{EDGE_FEATURES, NODE_FEATURES};
+use std::cell::RefCell;
 
 /// Runs the network's operations with these weights.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Candle<'a> {
-    /// The weights.
-    pub weights: &'a Weights,
+    weights: &'a Weights,
+    /// Where dropout's draws come from, in training.
+    draw: Option<RefCell<Draw>>,
+}
+
+impl<'a> Candle<'a> {
+    /// With weights as they are served: no dropout.
+    #[must_use]
+    pub fn new(weights: &'a Weights) -> Self {
+        Self { weights, draw: None }
+    }
+
+    /// In training, with dropout drawn from here.
+    #[must_use]
+    pub fn training(weights: &'a Weights, draw: Draw) -> Self {
+        Self { weights, draw: Some(RefCell::new(draw)) }
+    }
 }
 
 /// Row numbers and how many rows there are.
@@ -140,6 +157,16 @@ impl Ops for Candle<'_> {
             start += width;
         }
         Ok(parts)
+    }
+    fn columns(&self, x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
+        Ok(x.narrow(1, from, width)?.contiguous()?)
+    }
+    fn dropout(&self, x: &Tensor, share: f32) -> Result<Tensor> {
+        let Some(draw) = &self.draw else { return Ok(x.clone()) };
+        let mut draw = draw.borrow_mut();
+        let kept = 1.0 / (1.0 - share);
+        let mask = (0..x.elem_count()).map(|_| if draw.chance(f64::from(share)) { 0.0 } else { kept });
+        Ok((x * Tensor::from_vec(mask.collect::<Vec<f32>>(), x.dims(), x.device())?)?)
     }
     fn gather(&self, x: &Tensor, index: &Rows) -> Result<Tensor> {
         index.gather(x)

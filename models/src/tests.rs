@@ -3,16 +3,18 @@
 use crate::check::{self, TOLERANCE, random_features};
 use crate::data::{self, Batch, Sample};
 use crate::engines::{OnnxRuntime, Rten, candle};
-use crate::net::{FE, FN, forward};
+use crate::net::{FE, FN};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, About, INPUTS, MAX_BYTES, OUTPUTS};
 use crate::sim::simulate;
 use crate::tensors::Candle;
-use crate::train::{Plan, train};
+use crate::variant::{Kind, Variant};
 use crate::weights::Weights;
 use pathloom::graph::Features;
 use pathloom::graph::features::{CONTRACT_VERSION, EDGE_FEATURES, NODE_FEATURES};
 use prost::Message;
+
+const FULL: Kind = Kind::Network(Variant::FULL);
 
 fn committed() -> Vec<u8> {
     std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/pathloom.onnx")).unwrap()
@@ -59,7 +61,7 @@ fn another_contract_is_refused_with_a_reason() {
 
 #[test]
 fn a_file_holds_the_weights_that_it_was_made_of() {
-    let weights = Weights::random(5).unwrap();
+    let weights = Weights::random(FULL, 5).unwrap();
     let read = onnx::weights(&onnx::bytes(&weights, &About::default()).unwrap()).unwrap();
     for name in ["prior", "layer3.nodes.w", "read.out.w"] {
         let values = |w: &Weights| w.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -114,7 +116,7 @@ fn absurd_values_give_finite_answers() {
 #[test]
 fn attention_sums_to_one_over_each_callers_links() {
     let features = random_features(3, 30, 90);
-    let weights = Weights::random(1).unwrap();
+    let weights = Weights::random(FULL, 1).unwrap();
     let answers = candle(&weights, &features).unwrap();
     let callers = &features.edges[features.edge_count()..];
     let mut sums = vec![0.0f32; features.node_count()];
@@ -128,7 +130,7 @@ fn attention_sums_to_one_over_each_callers_links() {
 fn an_untrained_network_predicts_what_was_observed() {
     let mut features = unknown();
     features.edge_features[1] = 0.080; // the first link's median
-    let answers = candle(&Weights::random(1).unwrap(), &features).unwrap();
+    let answers = candle(&Weights::random(FULL, 1).unwrap(), &features).unwrap();
     let predicted_s: Vec<f32> = answers[0].iter().map(|s| (-s).exp()).collect();
     assert!((predicted_s[0] / 0.080 - 1.0).abs() < 0.15, "{predicted_s:?}");
     assert!(
@@ -159,28 +161,14 @@ fn samples_survive_their_file() {
 
 #[test]
 fn a_batch_says_what_its_graphs_say_one_by_one() {
-    let weights = Weights::random(2).unwrap();
+    let weights = Weights::random(FULL, 2).unwrap();
     let samples: Vec<Sample> = (1..4).filter_map(|seed| simulate(seed).unwrap().into_iter().next()).collect();
-    let merged = Batch::new(&samples).unwrap();
-    let out = forward(&Candle { weights: &weights }, &merged.inputs).unwrap();
+    let merged = Batch::new(&samples, FULL).unwrap();
+    let out = FULL.forward(&Candle::new(&weights), &merged.inputs).unwrap();
     let together = out.score.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let apart: Vec<f32> = samples.iter().flat_map(|s| candle(&weights, &s.features).unwrap()[0].clone()).collect();
     assert_eq!(together.len(), apart.len());
     assert!(together.iter().zip(&apart).all(|(a, b)| (a - b).abs() < 1e-4));
-}
-
-#[test]
-fn training_runs_and_leaves_a_checkpoint() {
-    let (samples, validation) = (simulate(1).unwrap(), simulate(2).unwrap());
-    let directory = tempfile::tempdir().unwrap();
-    let plan = Plan { steps: 4, edges: 200, rate: 1e-3, every: 2, patience: 3, seed: 1 };
-    let checkpoint = directory.path().join("best.safetensors");
-    let weights = train(&samples, &validation, &plan, &checkpoint).unwrap();
-    let again = train(&samples, &validation, &plan, &checkpoint).unwrap();
-    let values = |w: &Weights| w.get("read.out.w").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert_eq!(values(&weights), values(&again), "the same seed, other weights");
-    let rten = Rten::new(onnx::bytes(&weights, &About::default()).unwrap()).unwrap();
-    assert!(rten.run(&samples[0].features).is_ok());
 }
 
 /// A caller (node 0) of replicas whose links have these medians in seconds, at 20 calls a second; NaN: never used.

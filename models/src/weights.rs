@@ -1,77 +1,61 @@
-//! The network's weights by name: their shapes, their start, their checkpoint file (safetensors).
+//! A model's weights by name: their shapes, their start, their file (safetensors).
+//!
+//! The file says in its metadata which model they are of (`pathloom.kind`), so that an ablation or a rival is never
+//! taken for the network.
 
-use crate::net::{ALIKE, ANSWERS, EDGE, EDGE_EXTRA, FE, FN, HIDDEN, LAYERS, LOAD, READ, READ2};
-use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use crate::net::{FE, FN};
+use crate::variant::Kind;
+use crate::{Error, Result, learned, net};
+use candle_core::{Device, Tensor, Var};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// How a weight starts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Start {
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Start {
     /// Uniform within the bound of He et al. (2015), times a gain.
     Random(f32),
     /// One value everywhere.
     Constant(f32),
-    /// A layer's bias: zero, but for the column of ones that sums up the softmax's denominator.
-    LayerBias,
+    /// These, row by row.
+    Values(Vec<f32>),
 }
 
 /// One weight.
 #[derive(Debug, Clone, PartialEq)]
-struct Spec {
-    name: String,
-    shape: (usize, usize),
-    start: Start,
-    trained: bool,
+pub(crate) struct Spec {
+    pub name: String,
+    pub shape: (usize, usize),
+    pub start: Start,
+    pub trained: bool,
 }
 
-/// The columns of a layer's product: `[W1 | W2 | 1 | k | q]`.
-const LAYER: usize = 2 * HIDDEN + 3;
-/// The column among those that is always one.
-const ONES: usize = 2 * HIDDEN;
+impl Spec {
+    pub fn new(name: &str, shape: (usize, usize), start: Start, trained: bool) -> Self {
+        Self { name: name.into(), shape, start, trained }
+    }
+}
 
-fn specs() -> Vec<Spec> {
-    let mut specs = Vec::new();
-    let mut add = |name: &str, shape, start, trained| specs.push(Spec { name: name.into(), shape, start, trained });
-    for (kind, width) in [("node", FN), ("edge", FE)] {
-        add(&format!("{kind}.centre"), (1, width), Start::Constant(0.0), false);
-        add(&format!("{kind}.scale"), (1, width), Start::Constant(1.0), false);
+/// Where a file says which model it is of.
+const KIND: &str = "pathloom.kind";
+
+fn specs(kind: Kind) -> Vec<Spec> {
+    match kind {
+        Kind::Network(variant) => net::specs(variant),
+        Kind::Gcn => learned::gcn::specs(),
+        Kind::Gat => learned::gat::specs(),
+        Kind::Mlp => learned::mlp::specs(),
     }
-    // ln(20 ms): the prior where nothing at all is known; p99 about three times and jitter about half of that.
-    add("prior", (1, 1), Start::Constant(-3.9), true);
-    add("p99.shift", (1, 1), Start::Constant(1.1), true);
-    add("jitter.shift", (1, 1), Start::Constant(-0.7), true);
-    add("node.in.w", (2 * FN, HIDDEN), Start::Random(1.0), true);
-    add("node.in.b", (1, HIDDEN), Start::Constant(0.0), true);
-    add("edge.ends", (HIDDEN, 2 * EDGE + ALIKE), Start::Random(0.5), true);
-    add("alike.sum", (ALIKE, 1), Start::Constant(1.0), false);
-    add("edge.in.w", (2 * FE + EDGE_EXTRA, EDGE), Start::Random(1.0), true);
-    add("edge.in.b", (1, EDGE), Start::Constant(0.0), true);
-    add("edge.attention", (EDGE, LAYERS), Start::Random(0.3), true);
-    for layer in 0..LAYERS {
-        add(&format!("layer{layer}.nodes.w"), (HIDDEN, LAYER), Start::Random(0.3), true);
-        add(&format!("layer{layer}.nodes.b"), (1, LAYER), Start::LayerBias, true);
-        add(&format!("layer{layer}.edges"), (EDGE, HIDDEN), Start::Random(0.3), true);
-    }
-    add("read.nodes.w", (HIDDEN, 2 * READ + LOAD), Start::Random(0.7), true);
-    add("read.nodes.b", (1, 2 * READ + LOAD), Start::Constant(0.0), true);
-    add("read.edges", (EDGE, READ), Start::Random(0.7), true);
-    add("read.hidden.w", (READ, READ2), Start::Random(1.0), true);
-    add("read.hidden.b", (1, READ2), Start::Constant(0.0), true);
-    // Corrections start near zero: an untrained network predicts what was observed.
-    add("read.out.w", (READ2, ANSWERS), Start::Random(0.02), true);
-    add("read.out.b", (1, ANSWERS), Start::Constant(0.0), true);
-    add("load.out.w", (LOAD, 1), Start::Random(0.02), true);
-    add("load.out.b", (1, 1), Start::Constant(0.0), true);
-    specs
 }
 
 /// All weights, on the CPU.
 #[derive(Debug, Clone)]
 pub struct Weights {
+    kind: Kind,
     vars: BTreeMap<String, Var>,
 }
 
@@ -80,67 +64,72 @@ impl Weights {
     ///
     /// # Errors
     /// When a tensor cannot be made.
-    pub fn random(seed: u64) -> Result<Self> {
+    pub fn random(kind: Kind, seed: u64) -> Result<Self> {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let mut vars = BTreeMap::new();
-        for spec in specs() {
+        Self::build(kind, |spec| {
             let (rows, columns) = spec.shape;
-            let values: Vec<f32> = match spec.start {
-                Start::Constant(value) => vec![value; rows * columns],
-                Start::LayerBias => (0..columns).map(|c| f32::from(u8::from(c == ONES))).collect(),
+            Ok(match &spec.start {
+                Start::Constant(value) => vec![*value; rows * columns],
+                Start::Values(values) => values.clone(),
                 Start::Random(gain) => {
                     let bound = gain * (6.0 / rows as f32).sqrt();
                     (0..rows * columns).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
                 }
-            };
-            let tensor = Tensor::from_vec(values, spec.shape, &Device::Cpu)?;
-            vars.insert(spec.name, Var::from_tensor(&tensor)?);
-        }
-        let weights = Self { vars };
-        weights.keep_ones()?;
-        Ok(weights)
+            })
+        })
     }
 
-    /// Reads a checkpoint.
-    ///
-    /// # Errors
-    /// When the file cannot be read, or a weight is missing or of another shape.
-    pub fn load(path: &Path) -> Result<Self> {
-        let mut found: HashMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu)?;
+    fn build(kind: Kind, mut values: impl FnMut(&Spec) -> Result<Vec<f32>>) -> Result<Self> {
         let mut vars = BTreeMap::new();
-        for Spec { name, shape, .. } in specs() {
-            let tensor = found
-                .remove(&name)
-                .filter(|t| t.dims() == [shape.0, shape.1])
-                .ok_or_else(|| Error::Format(format!("{}: weight {name} {shape:?} is not there", path.display())))?;
-            vars.insert(name, Var::from_tensor(&tensor.to_dtype(DType::F32)?)?);
+        for spec in specs(kind) {
+            let tensor = Tensor::from_vec(values(&spec)?, spec.shape, &Device::Cpu)?;
+            vars.insert(spec.name, Var::from_tensor(&tensor)?);
         }
-        Ok(Self { vars })
+        Ok(Self { kind, vars })
     }
 
     /// Makes weights of what `find` knows of each by name, row by row.
     ///
     /// # Errors
     /// When a weight is missing or of another size.
-    pub fn from_rows(find: impl Fn(&str) -> Option<Vec<f32>>) -> Result<Self> {
-        let mut vars = BTreeMap::new();
-        for Spec { name, shape, .. } in specs() {
-            let values = find(&name)
-                .filter(|v| v.len() == shape.0 * shape.1)
-                .ok_or_else(|| Error::Format(format!("weight {name} {shape:?} is not there")))?;
-            vars.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?);
-        }
-        Ok(Self { vars })
+    pub fn from_rows(kind: Kind, find: impl Fn(&str) -> Option<Vec<f32>>) -> Result<Self> {
+        Self::build(kind, |spec| {
+            find(&spec.name)
+                .filter(|v| v.len() == spec.shape.0 * spec.shape.1)
+                .ok_or_else(|| Error::Format(format!("weight {} {:?} is not there", spec.name, spec.shape)))
+        })
     }
 
-    /// Writes a checkpoint.
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a weight is missing or of another shape.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::at(path))?;
+        let (metadata, tensors) =
+            read_tensors(&bytes).map_err(|e| Error::Format(format!("{}: {e}", path.display())))?;
+        let kind = metadata
+            .get(KIND)
+            .ok_or_else(|| Error::Format(format!("{}: no word of {KIND}: not of this version", path.display())))?
+            .parse()?;
+        Self::from_rows(kind, |name| tensors.get(name).cloned())
+            .map_err(|e| Error::Format(format!("{}: {e}", path.display())))
+    }
+
+    /// Writes a file, whole or not at all.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let tensors: HashMap<String, Tensor> =
-            self.vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-        Ok(candle_core::safetensors::save(&tensors, path)?)
+        let metadata = HashMap::from([(KIND.to_string(), self.kind.to_string())]);
+        let tensors = self.rows("")?;
+        write_whole(path, &tensor_bytes(&tensors, metadata)?)
+    }
+
+    /// Which model they are of.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// A weight by name.
@@ -152,7 +141,7 @@ impl Weights {
         Ok(var.as_tensor())
     }
 
-    /// Sets a weight that is not trained: the normalisation of features.
+    /// Sets a weight of one row, such as the normalisation of features.
     ///
     /// # Errors
     /// When there is none of this name, or its shape is another.
@@ -161,34 +150,74 @@ impl Weights {
         Ok(var.set(&Tensor::from_slice(row, (1, row.len()), &Device::Cpu)?)?)
     }
 
-    /// The weights that training moves.
+    /// All weights by name, each name after `prefix`, row by row.
+    pub(crate) fn rows(&self, prefix: &str) -> Result<BTreeMap<String, Vec<f32>>> {
+        let rows = |var: &Var| -> Result<Vec<f32>> { Ok(var.flatten_all()?.to_vec1::<f32>()?) };
+        self.vars.iter().map(|(name, var)| Ok((format!("{prefix}{name}"), rows(var)?))).collect()
+    }
+
+    /// The weights that training moves, in the order of their names.
     #[must_use]
-    pub fn trained(&self) -> Vec<Var> {
-        specs().iter().filter(|s| s.trained).filter_map(|s| self.vars.get(&s.name).cloned()).collect()
+    pub fn trained(&self) -> Vec<(String, Var)> {
+        let mut trained: Vec<String> = specs(self.kind).into_iter().filter(|s| s.trained).map(|s| s.name).collect();
+        trained.sort_unstable();
+        trained.into_iter().filter_map(|name| self.vars.get(&name).cloned().map(|var| (name, var))).collect()
+    }
+
+    /// Weights of their own with the same values.
+    ///
+    /// # Errors
+    /// When a tensor cannot be made.
+    pub fn copy(&self) -> Result<Self> {
+        let rows = self.rows("")?;
+        Self::from_rows(self.kind, |name| rows.get(name).cloned())
     }
 
     /// How many numbers training moves.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.trained().iter().map(|v| v.elem_count()).sum()
+        self.trained().iter().map(|(_, v)| v.elem_count()).sum()
     }
 
-    /// Makes the column of ones exact again: it counts the softmax's denominator and is no weight to be learned.
-    ///
-    /// # Errors
-    /// When a tensor cannot be made.
-    pub fn keep_ones(&self) -> Result<()> {
-        for layer in 0..LAYERS {
-            for (part, value) in [("w", 0.0f32), ("b", 1.0)] {
-                let Some(var) = self.vars.get(&format!("layer{layer}.nodes.{part}")) else {
-                    continue;
-                };
-                let (rows, columns) = var.dims2()?;
-                let mut values = var.flatten_all()?.to_vec1::<f32>()?;
-                values.iter_mut().skip(ONES).step_by(columns).for_each(|v| *v = value);
-                var.set(&Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)?;
-            }
-        }
-        Ok(())
+    /// How many features nodes and edges have: what samples must have too.
+    #[must_use]
+    pub fn widths() -> (usize, usize) {
+        (FN, FE)
     }
+}
+
+/// The metadata and the tensors of a safetensors file, all as rows of f32.
+pub(crate) fn read_tensors(bytes: &[u8]) -> Result<(HashMap<String, String>, BTreeMap<String, Vec<f32>>)> {
+    let refused = |e: safetensors::SafeTensorError| Error::Format(format!("no safetensors file: {e}"));
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(refused)?;
+    let file = SafeTensors::deserialize(bytes).map_err(refused)?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(Error::Format(format!("{name} is {:?}, not F32", view.dtype())));
+        }
+        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        tensors.insert(name, values);
+    }
+    Ok((header.metadata().clone().unwrap_or_default(), tensors))
+}
+
+/// A safetensors file of rows of f32.
+pub(crate) fn tensor_bytes(tensors: &BTreeMap<String, Vec<f32>>, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+    let refused = |e: safetensors::SafeTensorError| Error::Format(format!("no safetensors file: {e}"));
+    let bytes: Vec<(&String, usize, Vec<u8>)> =
+        tensors.iter().map(|(n, v)| (n, v.len(), v.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();
+    let mut views = Vec::with_capacity(bytes.len());
+    for (name, count, data) in &bytes {
+        views.push((name.as_str(), TensorView::new(Dtype::F32, vec![*count], data).map_err(refused)?));
+    }
+    safetensors::serialize(views, Some(metadata)).map_err(refused)
+}
+
+/// Writes a file beside its place first, so that a kill leaves the old one or the new one, never half of one.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    crate::cli::write(Path::new(&beside), bytes)?;
+    std::fs::rename(&beside, path).map_err(Error::at(path))
 }

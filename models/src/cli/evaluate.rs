@@ -12,7 +12,7 @@ use crate::simulator::faults::FaultKind;
 use crate::simulator::sample::{Scenario, play};
 use crate::simulator::topology::Topology;
 use crate::weights::Weights;
-use crate::{Error, Result, check, onnx, rivals};
+use crate::{Error, Result, check, learned, onnx, rivals};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
@@ -168,7 +168,7 @@ pub fn run(args: &Evaluate) -> Result<()> {
         None => Of::parse(&args.family, false)?,
     };
     let kinds = args.faults.kinds();
-    let (learned, absent) = learned(&args.rivals)?;
+    let (trained_rivals, absent) = trained_rivals(&args.rivals)?;
     absent.iter().for_each(|name| eprintln!("not measured: {name} (no such file; `train` makes it)"));
     let ablations = match &args.ablations {
         Some(folder) => weights_in(folder)?,
@@ -177,7 +177,7 @@ pub fn run(args: &Evaluate) -> Result<()> {
     let predictors = || -> Result<Predictors<'_>> {
         let mut all: Predictors<'_> = vec![Box::new(Network { weights: &weights })];
         all.extend(rivals::all());
-        for path in learned.iter().chain(&ablations) {
+        for path in trained_rivals.iter().chain(&ablations) {
             all.push(trained(path)?);
         }
         Ok(all)
@@ -219,7 +219,7 @@ fn pretty(value: &Value) -> Result<String> {
 }
 
 /// The learned rivals' files, and what is not there.
-fn learned(given: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<String>)> {
+fn trained_rivals(given: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<String>)> {
     if !given.is_empty() {
         return Ok((given.to_vec(), Vec::new()));
     }
@@ -244,21 +244,7 @@ fn weights_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Trained weights as a predictor, named after their file.
 fn trained(path: &Path) -> Result<Box<dyn Predictor>> {
     let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Box::new(Trained { name, weights: Weights::load(path)? }))
-}
-
-struct Trained {
-    name: String,
-    weights: Weights,
-}
-
-impl Predictor for Trained {
-    fn name(&self) -> &str {
-        &self.name
-    }
-    fn predict(&mut self, samples: &[crate::data::Sample]) -> Result<Vec<crate::predict::Predictions>> {
-        Network { weights: &self.weights }.predict(samples)
-    }
+    Ok(Box::new(learned::Network::new(&name, Weights::load(path)?)))
 }
 
 /// The summary's JSON with what was evaluated; variants apart from rivals.

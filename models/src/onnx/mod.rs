@@ -8,7 +8,8 @@
 pub mod proto;
 mod writer;
 
-use crate::net::{FE, FN, forward};
+use crate::net::{FE, FN};
+use crate::variant::{Kind, Variant};
 use crate::weights::Weights;
 use crate::{Error, Result};
 use pathloom::graph::features::{CONTRACT_VERSION, EDGE_FEATURES, NODE_FEATURES};
@@ -94,8 +95,13 @@ pub fn bytes(weights: &Weights, about: &About) -> Result<Vec<u8>> {
 /// When the bytes are not an ONNX file, or hold other weights.
 pub fn weights(bytes: &[u8]) -> Result<Weights> {
     let model = ModelProto::decode(bytes).map_err(|e| Error::Format(format!("not an ONNX file: {e}")))?;
+    let named = model.metadata_props.iter().find(|p| p.key.as_deref() == Some("pathloom.kind"));
+    let kind = match named.and_then(|p| p.value.as_deref()) {
+        Some(name) => name.parse()?,
+        None => Kind::Network(Variant::FULL),
+    };
     let initializers = model.graph.unwrap_or_default().initializer;
-    Weights::from_rows(|name| {
+    Weights::from_rows(kind, |name| {
         let tensor = initializers.iter().find(|t| t.name.as_deref() == Some(name))?;
         let raw = tensor.raw_data.as_deref()?;
         Some(raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
@@ -109,7 +115,11 @@ pub fn weights(bytes: &[u8]) -> Result<Weights> {
 pub fn model(weights: &Weights, about: &About) -> Result<ModelProto> {
     let writer = Writer::new(weights);
     let inputs = writer.inputs();
-    let out = forward(&writer, &inputs)?;
+    let kind = weights.kind();
+    if let Kind::Network(Variant { memory: false, .. } | Variant { sharing: false, .. }) = kind {
+        return Err(Error::Format(format!("{kind} leaves out features, which a file cannot do")));
+    }
+    let out = kind.forward(&writer, &inputs)?;
     for (port, value) in OUTPUTS.iter().zip([
         &out.score,
         &out.latency_mean_s,
@@ -132,13 +142,13 @@ pub fn model(weights: &Weights, about: &About) -> Result<ModelProto> {
         ir_version: Some(IR),
         producer_name: Some("pathloom-models".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        metadata_props: metadata(about, &graph),
+        metadata_props: metadata(about, kind, &graph),
         graph: Some(graph),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
     })
 }
 
-fn metadata(about: &About, graph: &GraphProto) -> Vec<StringStringEntryProto> {
+fn metadata(about: &About, kind: Kind, graph: &GraphProto) -> Vec<StringStringEntryProto> {
     let ports = |ports: &[Port]| {
         let lines = ports.iter().map(|(name, _, shape, unit)| format!("{name} {} {unit}", shape_text(shape)));
         lines.collect::<Vec<_>>().join("; ")
@@ -151,6 +161,7 @@ fn metadata(about: &About, graph: &GraphProto) -> Vec<StringStringEntryProto> {
         ("outputs", ports(&OUTPUTS)),
         ("window_s", about.window_s.to_string()),
         ("intra_threads", "1".into()),
+        ("kind", kind.to_string()),
         ("name", about.name.clone()),
         ("version", about.version.clone()),
         ("trained_on", about.trained_on.clone()),

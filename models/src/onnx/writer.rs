@@ -259,6 +259,14 @@ impl Ops for Writer<'_> {
         let sizes = self.integers(&sizes, &[count]);
         Ok(self.node("Split", &[x, &sizes], vec![integer("axis", 1)], widths.len()))
     }
+    fn columns(&self, x: &String, from: usize, width: usize) -> Result<String> {
+        let number = |n: usize| i64::try_from(n).map_err(|e| Error::Format(e.to_string()));
+        let place = |n: i64| self.integers(&[n], &[1]);
+        Ok(self.one("Slice", &[x, &place(number(from)?), &place(number(from + width)?), &place(1)], vec![]))
+    }
+    fn dropout(&self, x: &String, _share: f32) -> Result<String> {
+        Ok(x.clone())
+    }
     fn gather(&self, x: &String, index: &Index) -> Result<String> {
         Ok(self.one("Gather", &[x, &index.numbers], vec![]))
     }

@@ -417,8 +417,8 @@ fn one(mesh: &Mesh, kind: FaultKind, called: &[(usize, usize)], draw: &mut Draw)
             Kind::Pauses { instance, pause: Pause { period_s: length_s * draw.log_uniform(3.0, 30.0), length_s } }
         }
         FaultKind::CpuContention => {
-            let length_s = 0.1 * draw.uniform(0.5, 3.0);
-            Kind::Contention { instance, pause: Pause { period_s: length_s * draw.uniform(1.5, 8.0), length_s } }
+            let length_s = 0.1 * draw.uniform(1.0, 4.0);
+            Kind::Contention { instance, pause: Pause { period_s: length_s * draw.uniform(2.5, 10.0), length_s } }
         }
         FaultKind::ColdStart => Kind::ColdStart { instance, factor: draw.log_uniform(2.0, 10.0) },
         FaultKind::SlowDependency => {

@@ -22,6 +22,12 @@ pub mod windows;
 pub mod work;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod sample_tests;
 #[cfg(test)]
 mod theory_tests;
+#[cfg(test)]
+mod truth_tests;

@@ -263,11 +263,10 @@ impl<'m> Truth<'m> {
     #[must_use]
     pub fn trouble(&self, active: &Active, picks: &[f32]) -> Vec<Trouble> {
         let sound = Active { alive: active.alive.clone(), ..Active::at(self.mesh, &[], 0.0) };
-        let sound = Active { slow: self.mesh.instances.iter().map(|i| i.slowness).collect(), ..sound };
         let (before, now) = (self.parts(&sound, picks), self.parts(active, picks));
         let of = |(before, now): (&Parts, &Parts)| {
             let more = now.total_s - before.total_s;
-            if !(now.total_s > NOTABLE * before.total_s) {
+            if more.is_nan() || more <= (NOTABLE - 1.0) * before.total_s {
                 return Trouble::None;
             }
             let (link, own) = (now.link_s - before.link_s, now.own_s - before.own_s);

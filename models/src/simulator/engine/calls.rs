@@ -99,7 +99,8 @@ impl Engine<'_> {
         let source = self.mesh.pairs[pair].source;
         let (dependency, position) = (done.dependency as usize, done.position as usize);
         let destination = done.instance as usize;
-        self.pools[pair].give_back(self.now, done.end == End::Refused);
+        let gone = self.active.crashed[destination] || !self.active.alive[destination];
+        self.pools[pair].give_back(self.now, gone);
         let parent = &self.visits[done.parent as usize];
         let awaited = parent.generation == done.parent_generation && parent.phase == Phase::Calling;
         let outcome = if awaited { done.end.outcome() } else { Outcome::Cancelled };

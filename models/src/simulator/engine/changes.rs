@@ -54,11 +54,8 @@ impl Engine<'_> {
 
     /// Faults begin or end, instances join or leave.
     pub(super) fn change(&mut self, observer: &mut impl Observer) {
-        let before = std::mem::replace(
-            &mut self.active,
-            // A nanosecond later, so that what begins now holds whatever rounding did.
-            Active::at(self.mesh, &self.plan.faults, (self.now + 1) as f64 * 1e-9),
-        );
+        let now = self.active_now();
+        let before = std::mem::replace(&mut self.active, now);
         for host in 0..self.mesh.hosts.len() {
             if before.cores[host] != self.active.cores[host] {
                 self.hosts[host].set_cores(self.now, self.mesh.hosts[host].cores * self.active.cores[host]);
@@ -71,6 +68,11 @@ impl Engine<'_> {
             }
             self.plan_pause(instance);
         }
+    }
+
+    /// What holds now; a nanosecond later, so that what begins now holds whatever rounding did.
+    fn active_now(&self) -> Active {
+        Active::at(self.mesh, &self.plan.faults, (self.now + 1) as f64 * 1e-9)
     }
 
     /// An instance is gone, with all that was in it.
@@ -147,7 +149,9 @@ impl Engine<'_> {
         self.queue.plan(self.now + BEAT, Event::Beat);
         self.beats += 1;
         if self.active.cold {
-            self.active = Active::at(self.mesh, &self.plan.faults, (self.now + 1) as f64 * 1e-9);
+            // Only how warm they are: what begins and ends has its own event.
+            let Active { slow, fault_slow, cold, .. } = self.active_now();
+            (self.active.slow, self.active.fault_slow, self.active.cold) = (slow, fault_slow, cold);
         }
         if self.beats.is_multiple_of(SECOND / BEAT) {
             self.picks.iter_mut().for_each(|p| *p *= PICKS_KEEP);

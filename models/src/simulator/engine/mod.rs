@@ -139,7 +139,8 @@ impl<'m> Engine<'m> {
             all: (0..most).collect(),
         };
         let active = Active::at(mesh, faults, 0.0);
-        let server = |draw: &mut Draw| Server { memory: draw.uniform(0.2, 0.6), ..Server::default() };
+        let server =
+            |draw: &mut Draw| Server { memory: draw.uniform(0.2, 0.6), burns: draw.chance(0.5), ..Server::default() };
         let route = || RouteState { tokens: calls::FIRST_TOKENS, usable: None };
         let mut engine = Self {
             mesh,

@@ -16,19 +16,27 @@ impl Engine<'_> {
     pub(super) fn enter(&mut self, source: u32, observer: &mut impl Observer) {
         self.next_entry(source);
         let of = self.plan.sources[source as usize];
-        if !self.active.alive[of.instance] {
-            // Whoever sends from outside knows who is there.
-            return;
-        }
+        let Some(instance) = self.entrance(of.entry, of.instance) else { return };
         self.totals.entered += 1;
         observer.entered(of.entry, self.time());
         let visit = self.slot(Visit {
             pair_or_entry: of.entry as u32,
-            instance: of.instance as u32,
+            instance: instance as u32,
             handler: self.mesh.entries[of.entry].handler as u32,
             ..self.blank()
         });
         self.arrive(visit, observer);
+    }
+
+    /// Where a request for this replica enters: whoever sends from outside knows who has joined and left, and sends what
+    /// was for others to one that is there.
+    fn entrance(&mut self, entry: usize, instance: usize) -> Option<usize> {
+        if self.active.alive[instance] {
+            return Some(instance);
+        }
+        let replicas = self.mesh.services[self.mesh.entries[entry].service].replicas.iter();
+        let alive: Vec<usize> = replicas.filter(|i| self.active.alive[**i]).copied().collect();
+        self.draw.one(&alive)
     }
 
     /// A visit that begins now and is nobody's call.
@@ -52,7 +60,7 @@ impl Engine<'_> {
             stage: 0,
             open: 0,
             met: 0,
-            work_s: 0.0,
+            busy_s: 0.0,
             began: self.now,
             arrived: self.now,
         }
@@ -97,8 +105,9 @@ impl Engine<'_> {
         let work_s = handler.work.draw(&mut self.draw) * self.active.slow[instance];
         at.phase = Phase::Working;
         at.has_worker = true;
-        at.work_s = work_s as f32;
         let server = &mut self.servers[instance];
+        let hidden = if server.burns { 1.0 } else { self.active.fault_slow[instance] };
+        at.busy_s = (work_s / hidden) as f32;
         server.occupy(self.now);
         server.busy += 1;
         if server.paused {
@@ -135,7 +144,7 @@ impl Engine<'_> {
     fn worked(&mut self, visit: u32, observer: &mut impl Observer) {
         let at = self.visits[visit as usize];
         let instance = at.instance as usize;
-        self.servers[instance].sums.busy_s += f64::from(at.work_s);
+        self.servers[instance].sums.busy_s += f64::from(at.busy_s);
         if !self.mesh.services[self.mesh.instances[instance].service].holds_worker {
             self.release(visit, observer);
         }

@@ -74,7 +74,8 @@ pub struct Visit {
     pub open: u32,
     /// Requests at the instance when it came.
     pub met: u32,
-    pub work_s: f32,
+    /// Processor time of its work, as the instance counts it.
+    pub busy_s: f32,
     pub began: u64,
     pub arrived: u64,
 }
@@ -128,6 +129,9 @@ pub struct Server {
     /// Work that a pause holds up: visit and seconds.
     pub held: Vec<(u32, f64)>,
     pub memory: f64,
+    /// Whether what a fault makes longer is processor time, as with a slower clock; else it is time that no processor
+    /// counts, as with a slow disk. So nobody learns to find gray instances by their processors alone.
+    pub burns: bool,
     pub report: Option<Report>,
     pub latencies: Option<Box<[f32; GROUPS]>>,
 }

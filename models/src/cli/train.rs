@@ -1,0 +1,190 @@
+//! `train`: simulates, fits the weights of the network, an ablation or a rival, and writes what it became.
+
+use super::{VALIDATION_SEED, about, runs};
+use crate::data::{self, Sample};
+use crate::train::{Keep, Look, Plan, train};
+use crate::variant::Kind;
+use crate::weights::write_whole;
+use crate::{Error, Result, onnx};
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(Debug, Args)]
+/// Arguments.
+pub struct Train {
+    /// How many simulated runs to train on.
+    #[arg(long, default_value_t = 3_000)]
+    runs: u64,
+    /// A file of samples from `simulate`, instead of simulating.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// A file of samples to validate with, of other seeds, instead of simulating.
+    #[arg(long)]
+    validation: Option<PathBuf>,
+    /// How many runs to validate with.
+    #[arg(long, default_value_t = 60)]
+    validation_runs: u64,
+    /// How many steps.
+    #[arg(long, default_value_t = 20_000)]
+    steps: usize,
+    /// How many edges a step sees, about.
+    #[arg(long, default_value_t = 2_000)]
+    edges: usize,
+    /// The largest learning rate.
+    #[arg(long, default_value_t = 2e-3)]
+    rate: f64,
+    /// How many steps between two looks at the validation figures.
+    #[arg(long, default_value_t = 500)]
+    every: usize,
+    /// Stop after this many looks without a better one.
+    #[arg(long, default_value_t = 12)]
+    patience: usize,
+    /// The seed of everything: runs, start, order, masks.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many threads, 1 or 2; the result is the same.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// The network with a part left out: full, layers-1 to layers-6, no-edges, no-graph, no-memory, no-sharing, no-alike,
+    /// no-gate, no-listwise.
+    #[arg(long, default_value = "full", conflicts_with = "rival")]
+    variant: String,
+    /// A rival in the network's place: gcn, gat or mlp.
+    #[arg(long, value_parser = ["gcn", "gat", "mlp"])]
+    rival: Option<String>,
+    /// The checkpoint, written at each look at the validation figures.
+    #[arg(long, default_value = "target/lab/training.safetensors")]
+    checkpoint: PathBuf,
+    /// Go on from the checkpoint, where there is one: the result is that of a training that was never stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Stop after this step, leaving a checkpoint.
+    #[arg(long)]
+    pause_at: Option<usize>,
+    /// Where to keep the best weights.
+    #[arg(long, default_value = "target/lab/best.safetensors")]
+    weights: PathBuf,
+    /// Where to write the learning curves: history.jsonl.
+    #[arg(long, default_value = "target/lab")]
+    curves: PathBuf,
+    /// Where to write the model: .onnx, or .safetensors for what is only to be compared.
+    #[arg(long, default_value = "models/pathloom.onnx")]
+    out: PathBuf,
+    /// The model's version.
+    #[arg(long, default_value = "0.1.0")]
+    model_version: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Report {
+    kind: String,
+    numbers: usize,
+    samples: usize,
+    edges: usize,
+    candidates: usize,
+    trained_on: String,
+    seconds_simulating: f64,
+    seconds_fitting: f64,
+    seconds_per_step: f64,
+    best: Option<Look>,
+    history: Vec<Look>,
+    out: PathBuf,
+    bytes: usize,
+}
+
+/// Trains.
+///
+/// # Errors
+/// When samples, a checkpoint or weights cannot be read or written, or a tensor operation fails.
+pub fn run(args: &Train) -> Result<()> {
+    let start = Instant::now();
+    let kind: Kind = args.rival.as_deref().unwrap_or(&args.variant).parse()?;
+    // What the file says of its making is what held when it began.
+    let mut about = about(&args.model_version, "");
+    let samples = match &args.data {
+        Some(path) => data::load(path)?,
+        None => runs(args.runs, args.seed)?,
+    };
+    let validation = match &args.validation {
+        Some(path) => data::load(path)?,
+        None => runs(args.validation_runs, VALIDATION_SEED.wrapping_add(args.seed))?,
+    };
+    let digest = data::digest(&samples)?;
+    let count = |of: fn(&Sample) -> usize| samples.iter().map(of).sum::<usize>();
+    let (edges, candidates) = (count(|s| s.features.edge_count()), count(|s| s.candidates.len()));
+    let seconds_simulating = start.elapsed().as_secs_f64();
+    eprintln!(
+        "{} samples of {edges} edges and {candidates} candidates, sha256 {digest}, after {seconds_simulating:.0} s",
+        samples.len()
+    );
+    let plan = Plan {
+        steps: args.steps,
+        edges: args.edges,
+        rate: args.rate,
+        every: args.every.max(1),
+        patience: args.patience,
+        seed: args.seed,
+        data: digest.clone(),
+        threads: args.threads,
+    };
+    let keep = Keep { checkpoint: Some(args.checkpoint.clone()), resume: args.resume, pause_at: args.pause_at };
+    let fitting = Instant::now();
+    let trained = train(&samples, &validation, kind, &plan, &keep)?;
+    let seconds_fitting = fitting.elapsed().as_secs_f64();
+    trained.weights.save(&args.weights)?;
+    curves(&trained.history, &args.curves)?;
+    about.trained_on.clone_from(&digest);
+    let bytes = if args.out.extension().is_some_and(|e| e == "safetensors") {
+        trained.weights.save(&args.out)?;
+        std::fs::metadata(&args.out).map_err(Error::at(&args.out))?.len() as usize
+    } else {
+        let bytes = onnx::bytes(&trained.weights, &about)?;
+        write_whole(&args.out, &bytes)?;
+        bytes.len()
+    };
+    let best = trained.history.iter().rev().find(|l| l.best).cloned();
+    let steps = trained.history.last().map_or(1, |l| l.step);
+    let report = Report {
+        kind: kind.to_string(),
+        numbers: trained.weights.count(),
+        samples: samples.len(),
+        edges,
+        candidates,
+        trained_on: digest,
+        seconds_simulating,
+        seconds_fitting,
+        seconds_per_step: seconds_fitting / steps.max(1) as f64,
+        best,
+        history: trained.history,
+        out: args.out.clone(),
+        bytes,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
+    } else {
+        let best =
+            report.best.as_ref().map_or_else(String::new, |b| format!("step {}: {}", b.step, b.validation.line()));
+        println!("{} ({} numbers), best at {best}", report.kind, report.numbers);
+        println!(
+            "{}: {bytes} bytes, after {seconds_simulating:.0} s of simulation and {seconds_fitting:.0} s of fitting",
+            args.out.display()
+        );
+    }
+    Ok(())
+}
+
+/// Writes the learning curves.
+fn curves(history: &[Look], folder: &Path) -> Result<()> {
+    let mut lines = String::new();
+    for look in history {
+        lines += &serde_json::to_string(look).map_err(|e| Error::Format(e.to_string()))?;
+        lines.push('\n');
+    }
+    super::write(&folder.join("history.jsonl"), lines.as_bytes())
+}
