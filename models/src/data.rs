@@ -1,7 +1,7 @@
 //! Samples: what a sidecar would see at a moment, and what it should conclude. Their file, and batches of them.
 
 use crate::ops::Inputs;
-use crate::sim::truth::Trouble;
+use crate::simulator::truth::Trouble;
 use crate::tensors::{Candle, inputs};
 use crate::variant::Kind;
 use crate::{Error, Result};

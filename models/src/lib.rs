@@ -1,7 +1,7 @@
 //! The laboratory: makes, measures and checks the models that Pathloom's sidecar runs.
 //!
-//! - `sim`: a small queueing simulation of a mesh. It writes to the sidecar's own `links` and reads the sidecar's own
-//!   `graph`, so what a model is trained on is made by the code that serves it.
+//! - `simulator`: a discrete-event simulation of a mesh, topologies, and samples of them. It writes to the sidecar's own
+//!   `links` and reads the sidecar's own `graph`, so what a model is trained on is made by the code that serves it.
 //! - `data`: samples, their file, batches of several graphs.
 //! - `net`: the network, written once over a handful of operations (`ops`). `tensors` runs them with candle, to train;
 //!   `onnx` writes them down as an ONNX file, to serve.
@@ -15,7 +15,7 @@
 
 pub mod check;
 pub mod cli;
-// Positions are the simulation's own, as in `sim`.
+// Positions are the simulation's own, as in `simulator`.
 #[allow(clippy::indexing_slicing)]
 pub mod closed_loop;
 pub mod data;
@@ -32,8 +32,6 @@ pub mod results;
 pub mod rivals;
 pub mod recording;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
-#[allow(clippy::indexing_slicing)]
-pub mod sim;
 #[allow(clippy::indexing_slicing)]
 pub mod simulator;
 pub mod tensors;

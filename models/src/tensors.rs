@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::ops::{Inputs, Ops};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::weights::Weights;
 use candle_core::{D, Device, Tensor};
 use pathloom::graph::Features;

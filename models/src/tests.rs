@@ -6,7 +6,7 @@ use crate::engines::{OnnxRuntime, Rten, candle};
 use crate::net::{FE, FN};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, About, INPUTS, MAX_BYTES, OUTPUTS};
-use crate::sim::simulate;
+use crate::simulator::sample::{Scenario, play};
 use crate::tensors::Candle;
 use crate::variant::{Kind, Variant};
 use crate::weights::Weights;
@@ -150,7 +150,7 @@ fn a_path_of_two_links_takes_as_long_as_both() {
 
 #[test]
 fn samples_survive_their_file() {
-    let samples = simulate(1).unwrap();
+    let samples = play(&Scenario::training(1).unwrap()).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     let digest = data::save(&samples, file.path()).unwrap();
     let read = data::load(file.path()).unwrap();
@@ -162,7 +162,7 @@ fn samples_survive_their_file() {
 #[test]
 fn a_batch_says_what_its_graphs_say_one_by_one() {
     let weights = Weights::random(FULL, 2).unwrap();
-    let samples: Vec<Sample> = (1..4).filter_map(|seed| simulate(seed).unwrap().into_iter().next()).collect();
+    let samples: Vec<Sample> = (1..4).filter_map(|seed| play(&Scenario::training(seed).unwrap()).unwrap().into_iter().next()).collect();
     let merged = Batch::new(&samples, FULL).unwrap();
     let out = FULL.forward(&Candle::new(&weights), &merged.inputs).unwrap();
     let together = out.score.flatten_all().unwrap().to_vec1::<f32>().unwrap();

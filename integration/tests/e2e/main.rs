@@ -25,6 +25,7 @@ mod http2;
 mod leaving;
 mod model_trouble;
 mod protocols;
+mod recording;
 mod routing_loop;
 mod shares;
 mod telemetry;

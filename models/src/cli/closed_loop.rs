@@ -185,7 +185,9 @@ fn machine() -> String {
 }
 
 fn percent(interval: Option<&Interval>) -> String {
-    interval.map_or(String::new(), |i| format!("{:+6.1}% ({:+.1} to {:+.1})", i.mean * 100.0, i.low * 100.0, i.high * 100.0))
+    interval.map_or(String::new(), |i| {
+        format!("{:+6.1}% ({:+.1} to {:+.1})", i.mean * 100.0, i.low * 100.0, i.high * 100.0)
+    })
 }
 
 fn print(name: &str, compared: &Compared, arms: &[Arm], events: u64, took_s: f64) {

@@ -4,18 +4,20 @@ mod check;
 mod closed_loop;
 pub mod evaluate;
 mod export;
+mod fine_tune;
 pub mod replay;
 pub mod results;
 mod samples;
+mod simulate;
 mod train;
 
-use crate::data::{self, Sample};
+use crate::data::Sample;
 use crate::onnx::About;
-use crate::sim::simulate;
+use crate::simulator::sample::{Scenario, play_all};
 use crate::{Error, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Seeds from here on are for validation, and from 2,000,000 on for tests: no run is in two sets.
 const VALIDATION_SEED: u64 = 1_000_000;
@@ -30,9 +32,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Play simulated runs and write their samples to a file.
-    #[command(after_help = "Example:\n  pathloom-models simulate --runs 200 --seed 1 --out target/lab/samples.bin")]
-    Simulate(Simulate),
+    /// Play an application and write a recording of it.
+    #[command(
+        after_help = "Examples:\n  pathloom-models simulate --out target/lab/social-network\n  pathloom-models simulate --topology generated --services 200 --faults gray,crash --load bursts --json\n  pathloom-models simulate --check-nezha --data ../shared/data"
+    )]
+    Simulate(simulate::Simulate),
     /// Play training or evaluation runs and say what their samples are like.
     #[command(after_help = "Example:\n  pathloom-models samples --family social-network --runs 20 --forks 4")]
     Samples(samples::Samples),
@@ -47,6 +51,8 @@ enum Command {
     Results(results::Results),
     /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
     Replay(replay::ReplayArgs),
+    /// Adapt a model to a recorded mesh, and measure it before and after on windows that were held back.
+    FineTune(fine_tune::FineTuneArgs),
     /// Turn Nezha's windows into recordings.
     ImportNezha(replay::ImportNezha),
     /// Write an ONNX file from a checkpoint, or from random weights.
@@ -66,35 +72,19 @@ enum Command {
     ClosedLoop(closed_loop::ClosedLoop),
 }
 
-#[derive(Debug, Args)]
-struct Simulate {
-    /// How many runs, each of another mesh.
-    #[arg(long, default_value_t = 100)]
-    runs: u64,
-    /// The first run's seed.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Where to write the samples.
-    #[arg(long, default_value = "target/lab/samples.bin")]
-    out: PathBuf,
-}
-
 /// Runs a command.
 ///
 /// # Errors
 /// Whatever went wrong, in words.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Simulate(args) => {
-            let digest = data::save(&runs(args.runs, args.seed)?, &args.out)?;
-            println!("{}: sha256 {digest}", args.out.display());
-            Ok(())
-        }
+        Command::Simulate(args) => simulate::run(&args),
         Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Results(args) => results::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::FineTune(args) => fine_tune::run(&args),
         Command::ImportNezha(args) => replay::import_nezha(&args),
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),
@@ -129,11 +119,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 fn runs(count: u64, seed: u64) -> Result<Vec<Sample>> {
     let bar = ProgressBar::new(count);
     bar.set_message("simulating");
-    let mut samples = Vec::new();
-    for run in 0..count {
-        samples.extend(simulate(seed.wrapping_add(run))?);
-        bar.inc(1);
-    }
+    let samples = play_all(seed..seed.saturating_add(count), Scenario::training, || bar.inc(1))?;
     bar.finish_and_clear();
     Ok(samples)
 }

@@ -4,8 +4,8 @@ use crate::evaluate::{Figure, Network};
 use crate::predict::Predictor;
 use crate::recording::nezha::{self, App};
 use crate::recording::replay::{Plan, Replay, replay};
-use crate::recording::rivals::Simple;
 use crate::recording::{Recording, read};
+use crate::rivals::{self, ByMean};
 use crate::weights::Weights;
 use crate::{Error, Result, check, onnx};
 use clap::Args;
@@ -97,9 +97,12 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     }
 }
 
-fn predictors(weights: &Weights) -> Vec<Box<dyn Predictor + '_>> {
-    let mut all: Vec<Box<dyn Predictor + '_>> = vec![Box::new(Network { weights })];
-    all.extend(Simple::ALL.map(|simple| Box::new(simple) as Box<dyn Predictor>));
+/// The model, which here decides by the mean that it expects, and the simple rivals.
+pub(super) fn predictors(weights: &Weights) -> Vec<Box<dyn Predictor + '_>> {
+    let mut all: Vec<Box<dyn Predictor + '_>> = vec![Box::new(ByMean(Network { weights }))];
+    for rival in rivals::all() {
+        all.push(rival);
+    }
     all
 }
 
@@ -202,7 +205,8 @@ fn text(found: &Replay, seed: u64) {
     println!();
 }
 
-fn print_json(value: &Value) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(&crate::results::stamped(value.clone())).map_err(|e| Error::Format(e.to_string()))?);
+pub(super) fn print_json(value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(&crate::results::stamped(value.clone()));
+    println!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
     Ok(())
 }

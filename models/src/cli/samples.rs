@@ -53,6 +53,8 @@ pub struct Summary {
     pub intrinsic_ms: [f32; 3],
     /// Mean of |seen - expected| / seen of the next window's mean: what no predictor can beat. Null without forks.
     pub noise_floor: Option<f64>,
+    /// The same of candidates with fewer than 20, 20 to 99, and 100 or more answers.
+    pub noise_floor_by_answers: [Option<f64>; 3],
     /// Mean of |seen - expected| of the jitter in milliseconds.
     pub jitter_noise_ms: Option<f64>,
     /// Mean of |seen - last window| / seen: persistence.
@@ -106,6 +108,9 @@ pub fn run(args: &Samples) -> Result<()> {
                 println!("  {name}: {value:.4} of the next window's mean");
             }
         }
+        if let [Some(few), Some(some), Some(many)] = summary.noise_floor_by_answers {
+            println!("    with fewer than 20 answers {few:.4}, to 99 {some:.4}, beyond {many:.4}");
+        }
         if let Some(value) = summary.jitter_noise_ms {
             println!("  noise floor of the jitter: {value:.2} ms");
         }
@@ -124,6 +129,7 @@ pub fn summary(samples: &[Sample], runs: u64, seconds: f64) -> Summary {
     let (mut answers, mut intrinsic, mut trouble) = (Vec::new(), Vec::new(), 0usize);
     let (mut floor, mut jitter, mut persistence) = (Vec::new(), Vec::new(), Vec::new());
     let mut labelled = 0usize;
+    let mut by_answers = [const { Vec::new() }; 3];
     for sample in samples {
         for (sum, n) in
             sums.iter_mut().zip([sample.features.node_count(), sample.features.edge_count(), sample.candidates.len()])
@@ -133,10 +139,13 @@ pub fn summary(samples: &[Sample], runs: u64, seconds: f64) -> Summary {
         for c in &sample.candidates {
             answers.push(c.answers);
             intrinsic.extend(Some(c.intrinsic_s * 1e3).filter(|v| v.is_finite()));
-            trouble += usize::from(c.trouble != crate::sim::truth::Trouble::None);
+            trouble += usize::from(c.trouble != crate::simulator::truth::Trouble::None);
             labelled += usize::from(c.mean_s.is_finite());
             let relative = |guess: f32| Some(f64::from((c.mean_s - guess).abs() / c.mean_s)).filter(|v| v.is_finite());
             floor.extend(relative(c.expected_mean_s));
+            if let Some(bin) = by_answers.get_mut(usize::from(c.answers >= 20) + usize::from(c.answers >= 100)) {
+                bin.extend(relative(c.expected_mean_s));
+            }
             persistence.extend(c.past.mean_s.first().and_then(|last| relative(*last)));
             jitter.extend(Some(f64::from((c.jitter_s - c.expected_jitter_s).abs() * 1e3)).filter(|v| v.is_finite()));
         }
@@ -155,6 +164,7 @@ pub fn summary(samples: &[Sample], runs: u64, seconds: f64) -> Summary {
         in_trouble: trouble as f64 / candidates,
         intrinsic_ms: percentiles(&intrinsic),
         noise_floor: mean(&floor),
+        noise_floor_by_answers: by_answers.map(|bin| mean(&bin)),
         jitter_noise_ms: mean(&jitter),
         persistence: mean(&persistence),
     }

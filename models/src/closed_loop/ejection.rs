@@ -4,7 +4,7 @@
 //! probation a replica gets single requests that the policy is not asked for, and where fewer than half are healthy
 //! all are shown (panic).
 
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Probe, Scored};
 use pathloom::balance::Health;
 use pathloom::config::Ejection;

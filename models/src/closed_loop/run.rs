@@ -11,7 +11,7 @@ use super::scenarios::{DURATION_S, Scenario, Shared, TROUBLE, WARM_UP_S};
 use super::scores::Scorer;
 use super::stats::quantile;
 use crate::Result;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Scored};
 use crate::simulator::engine::{Engine, SECOND};
 use crate::simulator::mesh::Mesh;

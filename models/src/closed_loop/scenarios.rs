@@ -8,7 +8,7 @@
 //! Which instance is hit depends on the seed; nothing else of a mesh does.
 
 use super::blueprint::Blueprint;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::faults::{Extra, Fault, Kind, Pause, Span};
 use crate::simulator::load::Load;
 use crate::simulator::mesh::Mesh;

@@ -3,7 +3,7 @@
 //! A run is one draw: its requests share arrivals, faults and queues, so intervals resample runs, never requests.
 //! Differences are paired: two policies under the same seed met the same arrivals and the same faults.
 
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use serde::Serialize;
 
 /// How often the bootstrap resamples.

@@ -3,7 +3,7 @@
 
 use crate::data::{Candidate, Sample};
 use crate::net::{FE, FN};
-use crate::sim::truth::Trouble;
+use crate::simulator::truth::Trouble;
 
 /// A link that fewer answers are remembered of is rarely used.
 const RARE: f32 = 5.0;

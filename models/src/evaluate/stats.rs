@@ -1,7 +1,7 @@
 //! Intervals: over seeds by Student's t, between two predictors by a paired bootstrap over runs.
 
 use super::tally::{Figure, Tally};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

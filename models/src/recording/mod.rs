@@ -2,13 +2,12 @@
 //!
 //! The format is `pathloom::record`'s. `read` takes a folder and says all that is wrong with it; `sample` makes of each
 //! window that has a following one what a sidecar would have known at its end, through the sidecar's own `graph`, and what
-//! came then; `replay` measures predictors on them, `rivals` the simple ones among them; `nezha` turns the public data set of that name into recordings.
+//! came then; `replay` measures predictors on them; `nezha` turns the public data set of that name into recordings.
 
 pub mod findings;
 pub mod nezha;
 pub mod read;
 pub mod replay;
-pub mod rivals;
 pub mod sample;
 
 mod table;

@@ -4,7 +4,8 @@
 //! other windows are missing, so nothing is joined that was apart, while a window that two files share is put together
 //! again (means and percentiles by their counts). Nodes are pods, databases are nodes of their own, `USER` is the users.
 //! Calls and latencies are those of the caller's side. The data has a 95th percentile and no 90th: that is interpolated as
-//! a log-normal's, `p50 (p95 / p50)^(1.2816 / 1.6449)`. Failed calls are unknown. Each minute's CPU, memory and workload of a
+//! a log-normal's, `p50 (p95 / p50)^(1.2816 / 1.6449)`. Failures are not in
+//! the data and are written as none. Each minute's CPU, memory and workload of a
 //! pod is known from its time stamp on.
 
 use crate::{Error, Result};

@@ -159,11 +159,20 @@ pub fn read(
             findings.warning(path, 1, format!("the column `{other}` is there twice; the first is read"));
         }
     }
-    if missing {
-        return;
-    }
     let mut record = StringRecord::new();
     let mut last_line = 1;
+    if missing {
+        // A damaged file may look so: that is the better word.
+        while zipped {
+            match csv.read_record(&mut record) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) if matches!(e.kind(), csv::ErrorKind::Io(_)) => return broken(&e, path, 1, zipped, findings),
+                Err(_) => {}
+            }
+        }
+        return;
+    }
     loop {
         match csv.read_record(&mut record) {
             Ok(false) => return,

@@ -3,7 +3,7 @@
 //! There is one balancer for each (calling instance, called service), as a sidecar has one table for each (workload,
 //! cluster). Candidates are positions in `Route::pairs`. The engine never tells a balancer what a real proxy could not know.
 
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};
 

@@ -5,7 +5,7 @@ use super::faults::{Fault, Kind};
 use super::load::Load;
 use super::mesh::{Call, Entry, Handler, Host, Instance, Mesh, Network, Pair, Route, Service, Work};
 use super::simple::{Policy, everywhere};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::links::{NodeKey, Outcome, Time};
 
 /// A network that takes no time.

@@ -7,7 +7,7 @@ use super::faults::{Fault, FaultKind, Kind, Pause};
 use super::load::Load;
 use super::mesh::{Shape, Work};
 use super::simple::{Policy, everywhere};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};
 use std::cell::RefCell;

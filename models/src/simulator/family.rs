@@ -13,7 +13,7 @@ use super::telemetry::View;
 use super::topology::deploy::{Plan, deploy};
 use super::topology::{Topology, generate};
 use crate::Result;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// Kinds of faults that no training run has.
 pub const HELD_BACK: [FaultKind; 2] = [FaultKind::Pauses, FaultKind::LinkLoss];
@@ -26,6 +26,8 @@ pub fn trained_faults() -> Vec<FaultKind> {
 
 /// One view's links are no more than this, so that a sample of a large mesh stays one sidecar's.
 const MOST_LINKS: usize = 600;
+/// How long a run is played, in seconds; one of a large mesh is shorter.
+const LENGTH_S: u64 = 75;
 /// The first sample is taken after this many seconds.
 const WARM_UP_S: u64 = 15;
 
@@ -114,7 +116,7 @@ impl Scenario {
     pub fn random(seed: u64, family: Family, kinds: &[FaultKind]) -> Result<Self> {
         let mut draw = Draw::new(seed);
         let mesh = family.mesh(&mut draw)?;
-        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { 90 };
+        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { LENGTH_S };
         Ok(Self::of(seed, mesh, duration_s, kinds, draw))
     }
 
@@ -124,7 +126,7 @@ impl Scenario {
         let mut draw = Draw::new(seed);
         let plan = Plan::random(draw.log_uniform(60.0, 500.0), &mut draw);
         let mesh = deploy(topology, &plan, &mut draw);
-        Self::of(seed, mesh, 90, kinds, draw)
+        Self::of(seed, mesh, LENGTH_S, kinds, draw)
     }
 
     fn of(seed: u64, mut mesh: Mesh, duration_s: u64, kinds: &[FaultKind], mut draw: Draw) -> Self {

@@ -7,7 +7,7 @@
 //! milliseconds, not as a factor. A gray instance is played as a factor of 2 to 20 on its work.
 
 use super::mesh::Mesh;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// How many times as long work takes just after a start, and how fast that fades, in seconds.
 pub const COLD_FACTOR: f64 = 4.0;

@@ -3,7 +3,7 @@
 //! The engine takes the factor as constant within a tenth of a second (`SLOT_S`), so any shape can be played exactly
 //! as a Poisson process whose rate changes in steps.
 
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// How long the engine takes the factor as constant, in seconds.
 pub const SLOT_S: f64 = 0.1;

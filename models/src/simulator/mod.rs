@@ -6,6 +6,7 @@
 //! scenarios, and `sample` plays them into samples.
 
 pub mod balancer;
+pub mod draw;
 pub mod engine;
 pub mod family;
 pub mod faults;
@@ -13,6 +14,8 @@ pub mod host;
 pub mod load;
 pub mod mesh;
 pub mod network;
+pub mod nezha;
+pub mod recorder;
 pub mod sample;
 pub mod simple;
 pub mod telemetry;

@@ -11,7 +11,7 @@
 
 use super::faults::Extra;
 use super::mesh::{Mesh, Network, Pair};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// So many losses in a row at most.
 const MOST_LOSSES: u32 = 6;

@@ -4,7 +4,7 @@
 
 use super::balancer::Balancer;
 use super::mesh::Mesh;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::links::orca::Report;
 use pathloom::links::{LocalEstimate, Outcome, Time};
 

@@ -12,7 +12,7 @@ use super::engine::Observer;
 use super::faults::Active;
 use super::mesh::Mesh;
 use crate::Result;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::graph::{Features, GraphBuilder, Instance};
 use pathloom::links::orca::Report;
 use pathloom::links::{LinkCell, LinkKey, Links, NodeCell, NodeKey, Observation, Outcome, Time};

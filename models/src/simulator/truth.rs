@@ -23,7 +23,6 @@ use super::engine::PICKS_KEEP;
 use super::faults::{Active, Pause};
 use super::mesh::Mesh;
 use super::network;
-use crate::sim::truth::Trouble;
 
 /// One pick of each replica in use beyond those seen, so that what is idle has a share too.
 const UNSEEN: f64 = 0.1;
@@ -31,6 +30,24 @@ const UNSEEN: f64 = 0.1;
 const FULLEST: f64 = 0.9;
 /// A path is in trouble when faults make it take more than this many times as long.
 const NOTABLE: f64 = 1.2;
+
+/// What makes a path slower than it was, if anything does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub enum Trouble {
+    /// Nothing.
+    None,
+    /// The link itself.
+    Link,
+    /// The called instance.
+    Gray,
+    /// Something that the called instance depends on.
+    Downstream,
+}
+
+impl Trouble {
+    /// All kinds, by their number.
+    pub const ALL: [Trouble; 4] = [Trouble::None, Trouble::Link, Trouble::Gray, Trouble::Downstream];
+}
 
 /// A mean and a variance.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -5,7 +5,7 @@ use super::engine::{PICKS_KEEP, SECOND};
 use super::faults::{Active, Extra, Fault, Kind, Pause, Span};
 use super::mesh::Work;
 use super::truth::{Truth, intrinsic};
-use crate::sim::truth::Trouble;
+use crate::simulator::truth::Trouble;
 use pathloom::links::Time;
 
 #[test]
@@ -20,7 +20,7 @@ fn the_intrinsic_latency_is_what_an_idle_mesh_takes() {
             span: Span::Zones { from: 0, to: 1 },
             extra: Extra { delay_s: 0.004, jitter_s: 0.004, loss: 0.01 },
         }),
-        always(Kind::Pauses { instance: 4, pause }),
+        always(Kind::Pauses { instance: 1, pause }),
     ];
     for faults in [&troubled[..0], &troubled[..]] {
         let mut seen = Seen::default();

@@ -138,7 +138,8 @@ fn p99(values: &[f32]) -> f32 {
 }
 
 /// The mean absolute difference of successive values; NaN of fewer than two.
-fn jitter(values: &[f32]) -> f32 {
+#[must_use]
+pub fn jitter(values: &[f32]) -> f32 {
     let steps: f64 = values.windows(2).map(|w| f64::from((w[1] - w[0]).abs())).sum();
     if values.len() < 2 { f32::NAN } else { (steps / (values.len() - 1) as f64) as f32 }
 }

@@ -1,7 +1,7 @@
 //! Times of work: a mixture of log-normals (or, for queueing theory, exponential and constant parts), its moments and its draws.
 
 use super::mesh::{Shape, Work, WorkPart};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 impl Shape {
     /// The second moment at mean 1.

@@ -12,7 +12,7 @@
 
 use crate::data::{Batch, Candidate};
 use crate::net::Outputs;
-use crate::sim::truth::Trouble;
+use crate::simulator::truth::Trouble;
 use crate::tensors::Rows;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};

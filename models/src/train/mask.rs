@@ -6,7 +6,7 @@
 
 use crate::data::Sample;
 use crate::net::{FE, FN};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 
 /// Columns by their place in the contract.
 mod edge {

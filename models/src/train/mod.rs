@@ -19,7 +19,7 @@ pub use fine_tune::{FineTune, fine_tune};
 
 use crate::data::{Batch, Sample};
 use crate::net::{EDGE_EPS, NODE_EPS};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::tensors::Candle;
 use crate::variant::Kind;
 use crate::weights::Weights;

@@ -1,7 +1,7 @@
 //! Training goes on where it stopped, says what is wrong with a checkpoint, and makes every kind of model.
 
 use super::*;
-use crate::sim::simulate;
+use crate::simulator::sample::{Scenario, play};
 use std::path::Path;
 
 fn plan(steps: usize) -> Plan {
@@ -18,7 +18,7 @@ fn keep(checkpoint: &Path, resume: bool, pause_at: Option<usize>) -> Keep {
 
 #[test]
 fn a_training_that_was_stopped_ends_as_one_that_was_not() {
-    let (samples, validation) = (simulate(1).unwrap(), simulate(2).unwrap());
+    let (samples, validation) = (play(&Scenario::training(1).unwrap()).unwrap(), play(&Scenario::training(2).unwrap()).unwrap());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("training.safetensors");
     // With dropout, whose draws must come out the same too.
@@ -36,7 +36,7 @@ fn a_training_that_was_stopped_ends_as_one_that_was_not() {
 
 #[test]
 fn two_threads_give_what_one_gives() {
-    let samples = simulate(1).unwrap();
+    let samples = play(&Scenario::training(1).unwrap()).unwrap();
     let go = |threads| {
         let plan = Plan { threads, ..plan(3) };
         train(&samples, &samples, kind("full"), &plan, &Keep::default()).unwrap().weights.rows("").unwrap()
@@ -46,7 +46,7 @@ fn two_threads_give_what_one_gives() {
 
 #[test]
 fn a_bad_checkpoint_is_refused_with_a_reason() {
-    let samples = simulate(1).unwrap();
+    let samples = play(&Scenario::training(1).unwrap()).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("training.safetensors");
     let resume = |steps| train(&samples, &samples, kind("full"), &plan(steps), &keep(&file, true, None));
@@ -66,7 +66,7 @@ fn a_bad_checkpoint_is_refused_with_a_reason() {
 
 #[test]
 fn every_kind_of_model_trains_and_its_file_says_which_it_is() {
-    let samples: Vec<Sample> = simulate(1).unwrap().into_iter().take(4).collect();
+    let samples: Vec<Sample> = play(&Scenario::training(1).unwrap()).unwrap().into_iter().take(4).collect();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weights.safetensors");
     for name in Kind::NAMES {
@@ -84,7 +84,7 @@ fn every_kind_of_model_trains_and_its_file_says_which_it_is() {
 
 #[test]
 fn fine_tuning_never_leaves_a_worse_model() {
-    let (samples, validation) = (simulate(3).unwrap(), simulate(4).unwrap());
+    let (samples, validation) = (play(&Scenario::training(3).unwrap()).unwrap(), play(&Scenario::training(4).unwrap()).unwrap());
     let weights = crate::weights::Weights::random(kind("full"), 1).unwrap();
     normalise(&weights, &samples).unwrap();
     let before = figures(&weights, &validation).unwrap().criterion();
@@ -97,7 +97,7 @@ fn fine_tuning_never_leaves_a_worse_model() {
 
 #[test]
 fn without_intrinsic_labels_it_learns_from_what_was_observed() {
-    let mut samples = simulate(5).unwrap();
+    let mut samples = play(&Scenario::training(5).unwrap()).unwrap();
     samples.iter_mut().flat_map(|s| &mut s.candidates).for_each(|c| c.intrinsic_s = f32::NAN);
     let trained = train(&samples, &samples, kind("full"), &plan(4), &Keep::default()).unwrap();
     let first = trained.history.first().unwrap();

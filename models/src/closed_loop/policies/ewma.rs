@@ -8,7 +8,7 @@
 
 use super::open;
 use super::simple::lowest_of_drawn;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Balancer;
 use pathloom::balance::PEAK_EWMA_DEFAULT_S;
 use pathloom::links::orca::Report;

@@ -7,7 +7,7 @@
 
 use super::Place;
 use super::ewma::restore;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Scored};
 use pathloom::balance::{Candidate, Endpoint, EndpointId, Health, Predicted, Table, TableOptions};
 use pathloom::config::{Compare, Guards, Model, Policy};

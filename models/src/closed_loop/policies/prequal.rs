@@ -16,7 +16,7 @@
 //! is asked.
 
 use super::open;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Probe};
 use pathloom::links::Time;
 use std::collections::VecDeque;

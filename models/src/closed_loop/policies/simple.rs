@@ -1,7 +1,7 @@
 //! Policies that know next to nothing: round robin, random, least request, shortest path.
 
 use super::open;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Balancer;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::closed_loop::ejection::Ejecting;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Scored;
 use ::pathloom::config::Compare;
 use ::pathloom::links::{Outcome, Time};

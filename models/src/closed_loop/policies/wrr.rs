@@ -11,7 +11,7 @@
 //! blackout 10 s, expiration 180 s, update 1 s. Weights beyond ten times the mean are cut to that.
 
 use super::open;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Balancer;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};

@@ -26,7 +26,7 @@ use super::host::Processors;
 use super::load::Load;
 use super::mesh::Mesh;
 use super::network::{self, Pool};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};
 use queue::{Event, Queue};

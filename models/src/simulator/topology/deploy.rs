@@ -9,7 +9,7 @@
 //! between regions (Frankfurt to London 13, Dallas to Toronto 34, Madrid to London 27).
 
 use super::{Kind, Node, Topology};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::simulator::mesh::{
     Call, Entry, Handler, Host, Instance, Mesh, Network, Pair, Route, Service, Shape, Work, WorkPart,
 };
@@ -117,8 +117,8 @@ impl Plan {
 
     /// A random deployment of the Social Network: enough requests that most links are used often in ten seconds.
     pub fn social_network(draw: &mut Draw) -> Self {
-        let rate = draw.log_uniform(200.0, 600.0);
-        let services = draw.one(&[(2, 3), (2, 4), (3, 4)]).unwrap_or((2, 4));
+        let rate = draw.log_uniform(500.0, 1_500.0);
+        let services = draw.one(&[(2, 3), (2, 3), (2, 4)]).unwrap_or((2, 3));
         Self { front_ends: (1, 2), services, stores: (1, 2), ..Self::random(rate, draw) }
     }
 
@@ -336,7 +336,7 @@ fn base_work(node: &Node, plan: &Plan, draw: &mut Draw) -> Work {
     if !draw.chance(plan.slow_parts) {
         return Work { parts: vec![WorkPart { share: 1.0, mean_s, shape: Shape::LogNormal(sigma) }] };
     }
-    let (rare, times) = (draw.log_uniform(0.002, 0.02), draw.uniform(6.0, 20.0));
+    let (rare, times) = (draw.log_uniform(0.002, 0.015), draw.uniform(5.0, 15.0));
     let body_s = mean_s / (1.0 - rare + rare * times);
     Work {
         parts: vec![

@@ -6,7 +6,7 @@
 //! its out-degree is, so that a request's tree stays bounded while rarely used links come by themselves.
 
 use super::{Edge, Endpoint, Kind, Node, Topology};
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

@@ -1,6 +1,6 @@
 use super::deploy::{Plan, deploy};
 use super::*;
-use crate::sim::draw::Draw;
+use crate::simulator::draw::Draw;
 use std::path::Path;
 
 /// Calls per request over all endpoints, by caller and callee.

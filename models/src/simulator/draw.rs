@@ -3,7 +3,7 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-/// The simulation's generator.
+/// The simulator's generator.
 #[derive(Debug, Clone)]
 pub struct Draw(Xoshiro256PlusPlus);
 
