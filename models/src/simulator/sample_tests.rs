@@ -141,7 +141,7 @@ fn past_windows_are_those_before_and_labels_the_one_after() {
     (scenario.warm_up_s, scenario.between_s) = (38, (1, 1));
     let samples = play(&scenario).unwrap();
     let sample = samples.iter().find(|s| s.tick == 40).unwrap();
-    let hit: Vec<_> = sample.candidates.iter().filter(|c| c.trouble == Trouble::Gray && c.answers > 50).collect();
+    let hit: Vec<_> = sample.candidates.iter().filter(|c| c.trouble == Trouble::Gray && c.answers > 20).collect();
     assert!(!hit.is_empty());
     for c in hit {
         assert!(c.mean_s > 1.7 * c.past.mean_s[0], "{} after {}", c.mean_s, c.past.mean_s[0]);
@@ -201,13 +201,18 @@ fn who_never_shares_is_unknown_and_so_is_a_silent_host() {
     // A host that is silent from the start hides its callers' links from others, not from itself.
     let host = mesh.instances[front].host;
     let silent = [Fault { kind: Kind::Silent { host }, from_s: 0.0, until_s: 99.0 }];
-    let whole = seen(&mesh, View::of(&mesh, vec![front], 0), &[], 20).features.edge_count();
     let own = seen(&mesh, View::of(&mesh, vec![front], 0), &silent, 20);
     assert!(own.features.edge_features.chunks(FE).any(|row| row[0].is_finite()));
-    let other =
-        (0..mesh.instances.len()).find(|i| mesh.instances[*i].host != host && !mesh.routes[*i].is_empty()).unwrap();
-    let seen_by_other = seen(&mesh, View::of(&mesh, vec![other], 0), &silent, 20).features.edge_count();
-    assert!(seen_by_other < whole, "{seen_by_other} of {whole}");
+    let other = (0..mesh.instances.len()).find(|i| mesh.instances[*i].host != host && !mesh.routes[*i].is_empty());
+    let others = seen(&mesh, View::of(&mesh, vec![other.unwrap()], 0), &silent, 20);
+    let age = column(&EDGE_FEATURES, "age_s");
+    let edges = others.features.edge_count();
+    for (edge, row) in others.features.edge_features.chunks(FE).enumerate() {
+        let caller = others.instances[others.features.edges[edges + edge] as usize];
+        if mesh.instances[caller].host == host {
+            assert!(row[age].is_nan() || row[age] > 15.0, "heard {} s ago", row[age]);
+        }
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl Plan {
 
     /// A random deployment of the Social Network: enough requests that most links are used often in ten seconds.
     pub fn social_network(draw: &mut Draw) -> Self {
-        let rate = draw.log_uniform(500.0, 1_500.0);
+        let rate = draw.log_uniform(700.0, 1_800.0);
         let services = draw.one(&[(2, 3), (2, 3), (2, 4)]).unwrap_or((2, 3));
         Self { front_ends: (1, 2), services, stores: (1, 2), ..Self::random(rate, draw) }
     }
@@ -436,7 +436,7 @@ fn network(plan: &Plan, draw: &mut Draw) -> Network {
         rtt_s,
         local_s: draw.uniform(20e-6, 40e-6),
         sigma: draw.uniform(0.1, 0.35),
-        tail: (draw.log_uniform(0.001, 0.01), draw.uniform(10.0, 40.0)),
+        tail: (draw.log_uniform(0.0005, 0.005), draw.uniform(5.0, 20.0)),
         loss: draw.log_uniform(1e-7, 1e-5),
         retransmit_s: 0.2,
         bandwidth: draw.one(&[125e6, 312e6, 1.25e9]).unwrap_or(125e6),
