@@ -30,6 +30,7 @@ fn table(links: &Links, endpoints: u32, policy: Policy) -> Table {
             }),
             weight: 1.0 / endpoints as f32,
             prior_s: 0.010,
+            measured_at: None,
             success: 1.0,
             bias: 1.0,
             health: Health::Healthy,

@@ -137,6 +137,7 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
         node,
         weight: [0.75, 0.25, 0.0][usize::from(i - 1)],
         prior_s: 0.010,
+        measured_at: None,
         success: 0.99,
         bias: 1.0,
         health: if i == 3 { Health::Ejected } else { Health::Healthy },

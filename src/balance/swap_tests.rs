@@ -54,6 +54,7 @@ impl Kit {
             node: self.links.node(&endpoint.key, Time(0)),
             weight: f32::from(u8::from(i == healthy)),
             prior_s: id as f32,
+            measured_at: None,
             success: 1.0,
             bias: 1.0,
             health: if i == healthy { Health::Healthy } else { Health::Ejected },

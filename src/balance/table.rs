@@ -93,6 +93,8 @@ pub struct Candidate {
     pub weight: f32,
     /// What the local estimate decays towards, in seconds.
     pub prior_s: f32,
+    /// When anybody whose telemetry is known here last measured the endpoint; none when nobody did.
+    pub measured_at: Option<Time>,
     /// The share of requests expected to succeed.
     pub success: f32,
     /// What the operator and slow start want of it beside its speed, relative to the others' mean: a cost is divided by
@@ -276,8 +278,11 @@ impl Table {
             return None;
         }
         let index = (rng.next_u32() as usize) % self.eligible;
-        let last = self.candidates.get(index)?.link.estimate.last(now);
-        last.is_none_or(|e| e.age_s > self.options.tau_s).then_some(index)
+        let candidate = self.candidates.get(index)?;
+        let old = |age_s: f32| age_s > self.options.tau_s;
+        let unknown_here = candidate.link.estimate.last(now).is_none_or(|e| old(e.age_s));
+        let unknown_there = !shared_explore() || candidate.measured_at.is_none_or(|at| old(now.seconds_since(at)));
+        (unknown_here && unknown_there).then_some(index)
     }
 
     /// The cheapest of `n` draws by weight.
@@ -363,3 +368,8 @@ fn gcd(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 #[path = "table_tests.rs"]
 mod tests;
+
+fn shared_explore() -> bool {
+    static R: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *R.get_or_init(|| std::env::var("PL_SHEX").map_or(true, |v| v != "0"))
+}

@@ -29,6 +29,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
                 }),
                 weight: *weight,
                 prior_s: 0.01 / weight,
+                measured_at: None,
                 success: 1.0,
                 bias: 1.0,
                 health: Health::Healthy,

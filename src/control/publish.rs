@@ -3,11 +3,12 @@
 use super::desired::DesiredCluster;
 use super::tick::{Remembered, State};
 use super::weights::{
-    Guard, Guarded, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, priors,
+    EXPLORED, Guard, Guarded, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, leaning,
+    priors,
 };
 use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions};
 use crate::config::{Mode, Policy};
-use crate::links::{LinkKey, Time};
+use crate::links::{LinkCell, LinkKey, Time};
 use crate::scorer::Scored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -173,19 +174,30 @@ impl State {
         let weights: Vec<f32> = guarded.iter().map(|g| g.weight).collect();
         let intrinsic: Vec<Option<f32>> = wanted.iter().map(|(_, m, _)| m.predicted.map(|p| p.intrinsic_s)).collect();
         let biases = biases(&inputs);
-        let priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
+        let mut priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
+        let links: Vec<Arc<LinkCell>> =
+            cluster.endpoints.iter().map(|e| self.parts.links.link(&LinkKey::new(&source, &e.key), now)).collect();
+        let tau_s = model.decay.0.as_secs_f32();
+        let measured = links.iter().zip(&priors).map(|(link, prior)| {
+            let mean_s = self.observed.get(&link.key)?.latency_mean_s?;
+            let fresh = link.estimate.last(now)?.age_s <= tau_s;
+            fresh.then(|| (link.estimate.at(now, *prior, tau_s), mean_s))
+        });
+        let leaning = leaning(measured);
+        priors.iter_mut().for_each(|p| *p *= leaning);
 
-        let rows = cluster.endpoints.iter().zip(&wanted).zip(guarded.iter().zip(priors).zip(biases));
+        let rows = cluster.endpoints.iter().zip(links).zip(&wanted).zip(guarded.iter().zip(priors).zip(biases));
         let candidates = rows
-            .map(|((endpoint, (_, remembered, health)), ((guarded, prior_s), bias))| {
+            .map(|(((endpoint, link), (_, remembered, health)), ((guarded, prior_s), bias))| {
                 let health = if all_zero { Health::Healthy } else { *health };
                 let key = LinkKey::new(&source, &endpoint.key);
                 Candidate {
                     endpoint: endpoint.clone(),
-                    link: self.parts.links.link(&key, now),
+                    link,
                     node: self.parts.links.node(&endpoint.key, now),
                     weight: guarded.weight,
                     prior_s,
+                    measured_at: self.measured.get(&endpoint.key).copied(),
                     success: self.observed.get(&key).map_or(1.0, expected_success),
                     bias,
                     health,
@@ -204,8 +216,7 @@ impl State {
                 self.count(guarded);
             }
         }
-        let options =
-            TableOptions { policy, compare: model.compare, tau_s: model.decay.0.as_secs_f32(), explore: limits.floor };
+        let options = TableOptions { policy, compare: model.compare, tau_s, explore: limits.floor * EXPLORED };
         let traffic = self.parts.traffic.of(&workload, &cluster.name);
         Some(Arc::new(Table::new(candidates, panic, options, traffic)))
     }

@@ -64,6 +64,8 @@ pub(super) struct State {
     pub verdicts: HashMap<NodeKey, Verdict>,
     pub memory: HashMap<CandidateKey, Remembered>,
     pub observed: HashMap<LinkKey, LinkStats>,
+    /// When each endpoint was last measured by anybody whose telemetry is known.
+    pub measured: HashMap<NodeKey, Time>,
     /// The graph under way, and which candidate each of its paths is.
     graph: Graph,
     scored_candidates: Vec<CandidateKey>,
@@ -96,6 +98,7 @@ impl State {
             verdicts: HashMap::new(),
             memory: HashMap::new(),
             observed: HashMap::new(),
+            measured: HashMap::new(),
             graph: Graph::default(),
             scored_candidates: Vec::new(),
             features: Features::default(),
@@ -174,6 +177,13 @@ impl State {
         let observation = self.parts.links.observe(now);
         self.parts.links.evict(now, self.desired.config.telemetry.idle_links.0);
         self.observed = observation.links.iter().map(|l| (l.key.clone(), l.stats)).collect();
+        self.measured.clear();
+        for link in &observation.links {
+            let Some(age_s) = link.stats.age_s.filter(|a| a.is_finite() && *a >= 0.0) else { continue };
+            let at = Time(now.0.saturating_sub((f64::from(age_s) * 1e9) as u64));
+            let last = self.measured.entry(link.key.destination.clone()).or_insert(at);
+            *last = at.max(*last);
+        }
         self.measure_error();
         match self.build_graph(&observation) {
             Ok(graph) => self.graph = graph,

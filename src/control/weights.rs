@@ -15,6 +15,9 @@ use crate::links::{LinkStats, MEMORY_S};
 pub const UNKNOWN_PRIOR_S: f32 = 0.030;
 /// The least of a new endpoint's slow start: a start from nothing would never be measured.
 pub const LEAST_GROWN: f32 = 0.05;
+/// Of the floor, so much is the share of requests that measure again what nobody measured lately: under scores that hold
+/// this is all that the slow ones get, and at low load it is all that the 99th percentile sees of them.
+pub const EXPLORED: f32 = 0.25;
 
 /// One candidate, as the guards see it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -259,6 +262,24 @@ pub fn priors(weights: &[f32], biases: &[f32], intrinsic_s: &[Option<f32>], fall
         None => fallback_s,
     };
     weights.iter().zip(biases).zip(intrinsic_s).map(prior).map(|p| p.clamp(1e-6, MAX_PRIOR_S)).collect()
+}
+
+/// Estimates are taken to lean towards peaks by no more than this factor.
+const MAX_LEANING: f32 = 4.0;
+
+/// How far the local estimates lean towards peaks at present: the median of estimate over mean of the same latencies, for
+/// those that were measured lately (`None`: not). The priors are to be multiplied by it.
+///
+/// A prior is a mean, while an estimate takes over every peak. Without this a candidate that nobody measures looks better
+/// than all that are measured, and draws requests for that alone: at low load a fleet's slow ones. Queueing is in both the
+/// estimate and the mean, so what it says of the fast ones stays: they are avoided as far as they are busy.
+#[must_use]
+pub fn leaning(measured: impl Iterator<Item = Option<(f32, f32)>>) -> f32 {
+    let mut ratios: Vec<f32> =
+        measured.flatten().map(|(estimate, mean)| estimate / mean).filter(|r| r.is_finite() && *r > 0.0).collect();
+    ratios.sort_unstable_by(f32::total_cmp);
+    let most = std::env::var("PL_CAL").ok().and_then(|v| v.parse().ok()).unwrap_or(MAX_LEANING);
+    ratios.get(ratios.len() / 2).map_or(1.0, |r| r.clamp(1.0, most))
 }
 
 #[cfg(test)]

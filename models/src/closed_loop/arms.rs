@@ -25,13 +25,7 @@ const ALL: usize = usize::MAX;
 /// All arms, with the parameters that won on the tuning seeds (`tuned`).
 #[must_use]
 pub fn arms() -> Vec<Arm> {
-    let classical = |name: &str, about, policy| Arm {
-        name: name.into(),
-        about,
-        policy,
-        source: None,
-        classical: true,
-    };
+    let classical = |name: &str, about, policy| Arm { name: name.into(), about, policy, source: None, classical: true };
     let ours = |name: &str, about, rules, source| Arm {
         name: name.into(),
         about,
@@ -43,10 +37,22 @@ pub fn arms() -> Vec<Arm> {
     vec![
         classical("round-robin", "in turn", Policy::RoundRobin),
         classical("random", "anywhere", Policy::Random),
-        classical("least-request", "the fewest in flight of five drawn (Envoy's with two, tuned)", Policy::LeastRequest(5)),
+        classical(
+            "least-request",
+            "the fewest in flight of five drawn (Envoy's with two, tuned)",
+            Policy::LeastRequest(5),
+        ),
         classical("least-request-all", "the fewest in flight of all", Policy::LeastRequest(ALL)),
-        classical("peak-ewma", "Linkerd's, of two drawn, decay 30 s (tuned)", Policy::PeakEwma { choices: 2, decay_s: 30.0 }),
-        classical("peak-ewma-all", "Linkerd's, of all, decay 30 s (tuned)", Policy::PeakEwma { choices: ALL, decay_s: 30.0 }),
+        classical(
+            "peak-ewma",
+            "Linkerd's, of two drawn, decay 30 s (tuned)",
+            Policy::PeakEwma { choices: 2, decay_s: 30.0 },
+        ),
+        classical(
+            "peak-ewma-all",
+            "Linkerd's, of all, decay 30 s (tuned)",
+            Policy::PeakEwma { choices: ALL, decay_s: 30.0 },
+        ),
         classical(
             "prequal",
             "probes, hot and cold (Google), answers kept for 5 s (tuned)",

@@ -13,8 +13,8 @@ use crate::simulator::engine::Observer;
 use crate::simulator::mesh::Mesh;
 use pathloom::graph::{Features, Graph, GraphBuilder, GraphError, Instance};
 use pathloom::links::orca::Report;
-use pathloom::links::{LinkCell, LinkKey, LinkStats, Links, NodeCell, Observation, Outcome, Time};
-use std::collections::VecDeque;
+use pathloom::links::{LinkCell, LinkKey, LinkStats, Links, NodeCell, NodeKey, Observation, Outcome, Time};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A quarter of the callers is poisoned.
@@ -31,6 +31,8 @@ pub struct Eye {
     pub picks: Vec<Vec<u32>>,
     /// Entries by number and moment, as long as a test wants them.
     pub entered: Vec<(usize, Time)>,
+    /// For each instance, when anybody that is heard last measured it, as of the look that is shown.
+    pub measured: Vec<Option<Time>>,
     deadline_s: f32,
     store: Option<Store>,
 }
@@ -50,7 +52,7 @@ pub struct Counted {
 struct Store {
     links: Links,
     pairs: Vec<(Arc<LinkCell>, Arc<NodeCell>)>,
-    looks: VecDeque<Observation>,
+    looks: VecDeque<(Observation, Vec<Option<Time>>)>,
 }
 
 impl Eye {
@@ -72,6 +74,7 @@ impl Eye {
             counted: Counted::default(),
             picks: vec![vec![0; mesh.pairs.len()]; DURATION_S as usize + 1],
             entered: Vec::new(),
+            measured: vec![None; mesh.instances.len()],
             deadline_s: scenario.deadline_s as f32,
             store,
         }
@@ -82,7 +85,8 @@ impl Eye {
         let store = self.store.as_mut()?;
         let mut observation = store.links.observe(now);
         let mesh = &scenario.mesh;
-        let source = |key: &LinkKey| mesh.instances.iter().position(|i| i.key == key.source);
+        let by_key: BTreeMap<&NodeKey, usize> = mesh.instances.iter().enumerate().map(|(i, of)| (&of.key, i)).collect();
+        let source = |key: &LinkKey| by_key.get(&key.source).copied();
         if silent.iter().any(|s| *s) {
             observation.links.retain(|l| source(&l.key).is_none_or(|i| !silent[mesh.instances[i].host]));
         }
@@ -95,12 +99,31 @@ impl Eye {
                 }
             }
         }
-        store.looks.push_back(observation);
+        let last = measured(mesh, &observation, now);
+        store.looks.push_back((observation, last));
         while store.looks.len() > scenario.stale_s + 1 {
             store.looks.pop_front();
         }
-        store.looks.front().filter(|_| store.looks.len() > scenario.stale_s)
+        if store.looks.len() <= scenario.stale_s {
+            return None;
+        }
+        let (seen, last) = store.looks.front()?;
+        self.measured.clone_from(last);
+        Some(seen)
     }
+}
+
+/// When each instance was last measured by anybody in an observation.
+fn measured(mesh: &Mesh, observation: &Observation, now: Time) -> Vec<Option<Time>> {
+    let by_key: BTreeMap<&NodeKey, usize> = mesh.instances.iter().enumerate().map(|(i, of)| (&of.key, i)).collect();
+    let mut last = vec![None; mesh.instances.len()];
+    for link in &observation.links {
+        if let (Some(instance), Some(age_s)) = (by_key.get(&link.key.destination), link.stats.age_s) {
+            let at = Time(now.0.saturating_sub((f64::from(age_s) * 1e9) as u64));
+            last[*instance] = last[*instance].max(Some(at));
+        }
+    }
+    last
 }
 
 /// What somebody who lies, or whose clock is broken, would share.

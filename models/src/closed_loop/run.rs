@@ -85,8 +85,7 @@ fn watch(scenario: &Scenario, policy: &Policy, scorer: Option<&Scorer>, seed: u6
     let mut phases = Draw::new(seed ^ 0x9e37_79b9_7f4a_7c15);
     let phase: Vec<usize> = mesh.instances.iter().map(|_| phases.whole(0, PHASES - 1)).collect();
     let mut eye = Eye::new(scenario, scorer.is_some_and(Scorer::reads));
-    let mut engine =
-        Engine::new(mesh, &scenario.faults, &scenario.load, balancers(mesh, policy), Draw::new(seed));
+    let mut engine = Engine::new(mesh, &scenario.faults, &scenario.load, balancers(mesh, policy), Draw::new(seed));
     let mut churn = Churn::default();
     for second in 0..DURATION_S as u64 {
         discover(&mut engine);
@@ -105,7 +104,7 @@ fn watch(scenario: &Scenario, policy: &Policy, scorer: Option<&Scorer>, seed: u6
             let at = Time(second * SECOND + part as u64 * SECOND / PHASES as u64);
             engine.run(at, &mut eye);
             if scorer.is_some() {
-                tick(&mut engine, at, &phase, part, scores.as_deref());
+                tick(&mut engine, at, &phase, part, scores.as_deref(), &eye.measured);
             }
         }
         if second as f64 >= WARM_UP_S {
@@ -123,7 +122,14 @@ fn discover(engine: &mut Engine<'_>) {
 }
 
 /// Those whose time has come get their scores.
-fn tick(engine: &mut Engine<'_>, now: Time, phase: &[usize], part: usize, scores: Option<&[Option<f32>]>) {
+fn tick(
+    engine: &mut Engine<'_>,
+    now: Time,
+    phase: &[usize],
+    part: usize,
+    scores: Option<&[Option<f32>]>,
+    measured: &[Option<Time>],
+) {
     let mesh = engine.mesh();
     let mut scored = Vec::new();
     for (instance, balancers) in engine.balancers_mut().iter_mut().enumerate() {
@@ -133,7 +139,11 @@ fn tick(engine: &mut Engine<'_>, now: Time, phase: &[usize], part: usize, scores
         for (route, balancer) in mesh.routes[instance].iter().zip(balancers) {
             scored.clear();
             if let Some(scores) = scores {
-                scored.extend(route.pairs.iter().map(|p| scores[*p].map(|score| Scored { score, success: 1.0 })));
+                let of = |p: &usize| {
+                    let measured_at = measured[mesh.pairs[*p].destination];
+                    scores[*p].map(|score| Scored { score, success: 1.0, measured_at })
+                };
+                scored.extend(route.pairs.iter().map(of));
             }
             balancer.tick(now, scores.map(|_| scored.as_slice()));
         }

@@ -121,17 +121,26 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
     }),
     ("mixed", Asks::InSight, "16x8, speeds of 1 to 1/4, load 0.7", |_| fleet(16, 8, MIXED, 0.7)),
     ("mixed-64x50", Asks::InSight, "64x50, speeds of 1 to 1/4, load 0.7: herding", |_| fleet(64, 50, MIXED, 0.7)),
-    ("rare-gray", Asks::OutOfSight, "64x16, load 0.05, one replica 8 times slower: each link is used once in 13 s", |d| {
-        hit(fleet(64, 16, &[1.0], 0.05), d)
-    }),
+    (
+        "rare-gray",
+        Asks::OutOfSight,
+        "64x16, load 0.05, one replica 8 times slower: each link is used once in 13 s",
+        |d| hit(fleet(64, 16, &[1.0], 0.05), d),
+    ),
     ("rare-mixed", Asks::OutOfSight, "64x16, load 0.05, speeds of 1 to 1/4", |_| fleet(64, 16, MIXED, 0.05)),
     ("rare-mixed-64x50", Asks::OutOfSight, "64x50, load 0.05, speeds of 1 to 1/4", |_| fleet(64, 50, MIXED, 0.05)),
-    ("two-hops", Asks::OutOfSight, "32x9 replicas whose store in one zone is 8 times slower, called by 1 of 4 requests", |d| {
-        two_hops(d)
-    }),
-    ("shared-nodes", Asks::OutOfSight, "32 proxies, 3 services on 6 hosts, one of which loses 95% of its processors", |d| {
-        shared_nodes(d)
-    }),
+    (
+        "two-hops",
+        Asks::OutOfSight,
+        "32x9 replicas whose store in one zone is 8 times slower, called by 1 of 4 requests",
+        |d| two_hops(d),
+    ),
+    (
+        "shared-nodes",
+        Asks::OutOfSight,
+        "32 proxies, 3 services on 6 hosts, one of which loses 95% of its processors",
+        |d| shared_nodes(d),
+    ),
     ("link-latency", Asks::InSight, "18x9 in 3 zones, 60 ms more from one zone to another", |_| {
         zone_link(Extra { delay_s: 0.06, ..Extra::default() })
     }),
@@ -161,8 +170,9 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
     ("load-0.9", Asks::InSight, "16x8 of mixed speeds, load 0.9", |_| fleet(16, 8, MIXED, 0.9)),
     ("load-1.3", Asks::InSight, "16x8 of mixed speeds, load 1.3 for 30 s, 0.5 else", |_| overload(1.3)),
     ("load-1.9", Asks::InSight, "16x8 of mixed speeds, load 1.9 for 30 s, 0.5 else", |_| overload(1.9)),
-    ("stale-3s", Asks::InSight, "as gray, with shared statistics 3 s old", |d| {
-        Parts { stale_s: 3, ..hit(fleet(16, 8, &[1.0], 0.7), d) }
+    ("stale-3s", Asks::InSight, "as gray, with shared statistics 3 s old", |d| Parts {
+        stale_s: 3,
+        ..hit(fleet(16, 8, &[1.0], 0.7), d)
     }),
     ("partition", Asks::InSight, "as gray, half of the callers' statistics are not heard", |d| {
         let mut parts = hit(fleet(16, 8, &[1.0], 0.7), d);
@@ -171,11 +181,13 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
         }
         parts
     }),
-    ("poisoned", Asks::InSight, "as gray, a quarter of the callers share absurd statistics", |d| {
-        Parts { shared: Shared::Poisoned(TROUBLE.0), ..hit(fleet(16, 8, &[1.0], 0.7), d) }
+    ("poisoned", Asks::InSight, "as gray, a quarter of the callers share absurd statistics", |d| Parts {
+        shared: Shared::Poisoned(TROUBLE.0),
+        ..hit(fleet(16, 8, &[1.0], 0.7), d)
     }),
-    ("model-gone", Asks::InSight, "as gray, no scores any more from the same second on", |d| {
-        Parts { shared: Shared::ModelGone(TROUBLE.0), ..hit(fleet(16, 8, &[1.0], 0.7), d) }
+    ("model-gone", Asks::InSight, "as gray, no scores any more from the same second on", |d| Parts {
+        shared: Shared::ModelGone(TROUBLE.0),
+        ..hit(fleet(16, 8, &[1.0], 0.7), d)
     }),
 ];
 
@@ -208,7 +220,13 @@ pub fn scenario(name: &str, seed: u64) -> Result<Scenario> {
 /// Gateways before one service.
 fn fleet(proxies: usize, replicas: usize, slowness: &[f64], load: f64) -> Parts {
     // Longer work where there are more replicas, so that a run costs about the same.
-    let work_s = if replicas > 16 { 0.08 } else if replicas > 8 { 0.04 } else { 0.02 };
+    let work_s = if replicas > 16 {
+        0.08
+    } else if replicas > 8 {
+        0.04
+    } else {
+        0.02
+    };
     let mut plan = Blueprint::new();
     let gateway = plan.gateway(proxies);
     let backend = plan.service("backend", work_s);

@@ -13,8 +13,8 @@ use super::eye;
 use crate::Result;
 use crate::engines::Rten;
 use crate::simulator::engine::Engine;
-use crate::simulator::truth;
 use crate::simulator::mesh::Mesh;
+use crate::simulator::truth;
 use pathloom::graph::{Graph, Link};
 use pathloom::links::Observation;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ impl Scorer {
     /// Whether it reads telemetry.
     #[must_use]
     pub fn reads(&self) -> bool {
-        matches!(self.source, Source::Model | Source::Averages | Source::Shrunk)
+        self.source != Source::Nothing
     }
 
     /// A score for each pair of the mesh: minus the logarithm of its intrinsic latency in seconds. None for all when

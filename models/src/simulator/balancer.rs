@@ -23,6 +23,8 @@ pub struct Scored {
     pub score: f32,
     /// The share of requests expected to succeed.
     pub success: f32,
+    /// When anybody whose telemetry is shared last measured the candidate; none when nobody did.
+    pub measured_at: Option<Time>,
 }
 
 /// A policy at one (calling instance, called service).

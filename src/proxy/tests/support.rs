@@ -93,6 +93,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                     }),
                     weight: share,
                     prior_s: 0.01,
+                    measured_at: None,
                     success: 1.0,
                     bias: 1.0,
                     health: Health::Healthy,

@@ -12,7 +12,7 @@ use crate::simulator::balancer::{Balancer, Scored};
 use pathloom::balance::{Candidate, Endpoint, EndpointId, Health, Predicted, Table, TableOptions};
 use pathloom::config::{Compare, Guards, Model, Policy};
 use pathloom::control::weights::{
-    LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, priors,
+    EXPLORED, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, leaning, priors,
 };
 use pathloom::links::orca::Report;
 use pathloom::links::{LinkCell, LinkKey, LinkStats, Links, MEMORY_S, NodeCell, Outcome, Time};
@@ -61,12 +61,16 @@ impl Default for Rules {
 #[derive(Debug, Clone, Copy, Default)]
 struct Remembered {
     score: Option<f32>,
+    measured_at: Option<Time>,
     weight: Option<f32>,
     /// Since when it grows; none for those that were there from the start.
     growing_since: Option<Time>,
     /// Calls and errors of this proxy, fading with the memory of the links.
     calls: f32,
     errors: f32,
+    /// Latencies, their sum in seconds, fading likewise.
+    samples: f32,
+    latency_s: f32,
 }
 
 /// The pick.
@@ -146,13 +150,21 @@ impl Pathloom {
         let weights: Vec<f32> = guarded.iter().map(|g| g.weight).collect();
         let intrinsic: Vec<Option<f32>> = self.remembered.iter().map(|m| m.score.map(|s| (-s).exp())).collect();
         let biases = biases(&inputs);
-        let priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
+        let mut priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
+        let measured = self.cells.iter().zip(&priors).zip(&self.remembered).map(|((cells, prior), memory)| {
+            let estimate = &cells.0.estimate;
+            let fresh = estimate.last(now)?.age_s <= tau_s && memory.samples > 0.0;
+            fresh.then(|| (estimate.at(now, *prior, tau_s), memory.latency_s / memory.samples))
+        });
+        let leaning = leaning(measured);
+        priors.iter_mut().for_each(|p| *p *= leaning);
         let candidates = (0..self.endpoints.len()).map(|i| Candidate {
             endpoint: self.endpoints[i].clone(),
             link: self.cells[i].0.clone(),
             node: self.cells[i].1.clone(),
             weight: weights[i],
             prior_s: priors[i],
+            measured_at: self.remembered[i].measured_at,
             success: success(&self.remembered[i]),
             bias: biases[i],
             health: if inputs[i].takes_requests { Health::Healthy } else { Health::Ejected },
@@ -165,7 +177,7 @@ impl Pathloom {
             }),
             reason: String::new(),
         });
-        let options = TableOptions { policy: self.policy, compare, tau_s, explore: floor };
+        let options = TableOptions { policy: self.policy, compare, tau_s, explore: floor * EXPLORED };
         self.table = Some(Table::new(candidates.collect(), false, options, self.traffic.clone()));
         for (memory, weight) in self.remembered.iter_mut().zip(weights) {
             memory.weight = (steered && weight > 0.0).then_some(weight);
@@ -242,6 +254,10 @@ impl Balancer for Pathloom {
         link.end(0, now);
         node.end();
         let memory = &mut self.remembered[position];
+        if outcome == Outcome::Success {
+            memory.samples += 1.0;
+            memory.latency_s += latency_s;
+        }
         if outcome != Outcome::Cancelled {
             memory.calls += 1.0;
             memory.errors += f32::from(u8::from(outcome == Outcome::Failure));
@@ -254,11 +270,14 @@ impl Balancer for Pathloom {
         for memory in &mut self.remembered {
             memory.calls *= keep;
             memory.errors *= keep;
+            memory.samples *= keep;
+            memory.latency_s *= keep;
         }
         match scored {
             Some(scores) => {
                 for (memory, scored) in self.remembered.iter_mut().zip(scores) {
                     memory.score = scored.map(|s| s.score);
+                    memory.measured_at = scored.and_then(|s| s.measured_at);
                 }
                 self.policy = Policy::Model;
                 self.good_until = Some(now + std::time::Duration::from_secs_f32(self.rules.expire_after_s));

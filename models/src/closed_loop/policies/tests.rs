@@ -77,7 +77,7 @@ fn a_fork_chooses_as_the_original_would_have() {
                 balancer.ended(position, now, 0.01 + position as f32 * 0.01, Outcome::Success, None);
             }
             if i % 100 == 50 {
-                let score = |p: usize| Some(Scored { score: p as f32, success: 1.0 });
+                let score = |p: usize| Some(Scored { score: p as f32, success: 1.0, measured_at: None });
                 balancer.tick(now, Some(&ALL.map(score)));
             }
         }
@@ -165,7 +165,7 @@ fn where_most_are_ejected_all_are_used() {
 }
 
 fn scored(latencies_s: [f32; 4]) -> [Option<Scored>; 4] {
-    latencies_s.map(|l| Some(Scored { score: -l.ln(), success: 1.0 }))
+    latencies_s.map(|l| Some(Scored { score: -l.ln(), success: 1.0, measured_at: None }))
 }
 
 #[test]
