@@ -68,6 +68,32 @@ model: setup ## Trains the built-in model from nothing and checks it on three en
 	cargo run --release --package pathloom-models -- train --out models/pathloom.onnx
 	cargo run --release --package pathloom-models -- check --model models/pathloom.onnx
 
+# What `make results` measures with. ABLATIONS holds the trained variants of the network; without it they are not measured.
+LAB       := RAYON_NUM_THREADS=1 $(TARGET)/release/pathloom-models
+RESULTS   := models/results
+DATA      ?= ../shared/data
+ABLATIONS ?= $(TARGET)/lab/ablations
+SEEDS     ?= 5
+
+.PHONY: results
+results: setup ## Measures everything anew (an hour or two) and writes models/RESULTS.md; DATA=folder of the public data.
+	cargo build --release --package pathloom-models
+	@mkdir -p $(RESULTS)
+	$(LAB) evaluate --seeds $(SEEDS) $(if $(wildcard $(ABLATIONS)/*.safetensors),--ablations $(ABLATIONS)) --out $(RESULTS)/evaluate-social-network.json
+	$(LAB) evaluate --seeds $(SEEDS) --faults held-back --out $(RESULTS)/evaluate-social-network-held-back.json
+	for family in e-commerce random hotel; do \
+		$(LAB) evaluate --seeds $(SEEDS) --family $$family --out $(RESULTS)/evaluate-$$family.json; done
+	$(LAB) evaluate --seeds $(SEEDS) --family hotel --faults held-back --out $(RESULTS)/evaluate-hotel-held-back.json
+	$(LAB) evaluate --seeds $(SEEDS) --runs 6 --family large-100 --out $(RESULTS)/evaluate-large-100.json
+	$(LAB) evaluate --seeds $(SEEDS) --runs 3 --forks 0 --family large-1000 --out $(RESULTS)/evaluate-large-1000.json
+	$(LAB) evaluate --seeds $(SEEDS) --runs 1 --forks 0 --family large-10000 --out $(RESULTS)/evaluate-large-10000.json
+	if [ -d $(DATA)/nezha ]; then for window in 10 60; do \
+		$(LAB) replay --data $(DATA) --window $$window --json > $(RESULTS)/replay-nezha-$${window}s.json; done; \
+	else echo "make: $(DATA)/nezha is not there, so no recorded telemetry is measured (DATA=folder)" >&2; fi
+	$(LAB) closed-loop --out $(RESULTS)/closed-loop.json
+	$(LAB) check --json > $(RESULTS)/check.json
+	$(LAB) results --from $(RESULTS) --out models/RESULTS.md
+
 .PHONY: bench
 bench: setup ## Runs the microbenchmarks.
 	cargo bench --package pathloom-benches

@@ -186,7 +186,9 @@ pub(crate) fn specs(variant: Variant) -> Vec<Spec> {
     );
     add("order", (1, ANCHORS), Start::Values(LIST.iter().map(|a| a.order).collect()), false);
     add("sum.anchors", (ANCHORS, 1), Start::Constant(1.0), false);
-    add("sum.alike", (ALIKE, 1), Start::Constant(1.0), false);
+    if variant.alike {
+        add("sum.alike", (ALIKE, 1), Start::Constant(1.0), false);
+    }
     add("sum.answers", (ANSWERS * ANCHORS, ANSWERS), Start::Values(blocks()), false);
     add("ends", (HIDDEN, 2 * EDGE + ALIKE), Start::Random(0.5), true);
     add("edge.in.w", (2 * FE + EXTRA, EDGE), Start::Random(1.0), true);

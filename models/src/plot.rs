@@ -286,7 +286,7 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
 fn short(value: f64) -> String {
     let text = match value.abs() {
         0.0 => "0".into(),
-        v if v >= 1e5 || v < 1e-3 => format!("{value:.0e}"),
+        v if !(1e-3..1e5).contains(&v) => format!("{value:.0e}"),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 0.1 => format!("{value:.3}"),

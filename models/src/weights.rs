@@ -14,6 +14,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+/// Tensors by name, row by row.
+pub(crate) type Rows = BTreeMap<String, Vec<f32>>;
+
 /// How a weight starts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Start {
@@ -151,7 +154,7 @@ impl Weights {
     }
 
     /// All weights by name, each name after `prefix`, row by row.
-    pub(crate) fn rows(&self, prefix: &str) -> Result<BTreeMap<String, Vec<f32>>> {
+    pub(crate) fn rows(&self, prefix: &str) -> Result<Rows> {
         let rows = |var: &Var| -> Result<Vec<f32>> { Ok(var.flatten_all()?.to_vec1::<f32>()?) };
         self.vars.iter().map(|(name, var)| Ok((format!("{prefix}{name}"), rows(var)?))).collect()
     }
@@ -187,7 +190,7 @@ impl Weights {
 }
 
 /// The metadata and the tensors of a safetensors file, all as rows of f32.
-pub(crate) fn read_tensors(bytes: &[u8]) -> Result<(HashMap<String, String>, BTreeMap<String, Vec<f32>>)> {
+pub(crate) fn read_tensors(bytes: &[u8]) -> Result<(HashMap<String, String>, Rows)> {
     let refused = |e: safetensors::SafeTensorError| Error::Format(format!("no safetensors file: {e}"));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(refused)?;
     let file = SafeTensors::deserialize(bytes).map_err(refused)?;
@@ -203,7 +206,7 @@ pub(crate) fn read_tensors(bytes: &[u8]) -> Result<(HashMap<String, String>, BTr
 }
 
 /// A safetensors file of rows of f32.
-pub(crate) fn tensor_bytes(tensors: &BTreeMap<String, Vec<f32>>, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+pub(crate) fn tensor_bytes(tensors: &Rows, metadata: HashMap<String, String>) -> Result<Vec<u8>> {
     let refused = |e: safetensors::SafeTensorError| Error::Format(format!("no safetensors file: {e}"));
     let bytes: Vec<(&String, usize, Vec<u8>)> =
         tensors.iter().map(|(n, v)| (n, v.len(), v.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();

@@ -65,7 +65,9 @@ pub fn run(args: &Check) -> Result<()> {
     }
     let report = Report { model: args.model.clone(), bytes: bytes.len(), onnxruntime: library, agreements, times_ms };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
+        let value = serde_json::to_value(&report).map_err(|e| Error::Format(e.to_string()))?;
+        let text = serde_json::to_string_pretty(&crate::results::stamped(value));
+        println!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
     } else {
         print(&report);
     }

@@ -6,6 +6,7 @@ pub mod evaluate;
 mod export;
 mod fine_tune;
 pub mod replay;
+pub mod results;
 mod samples;
 mod simulate;
 mod train;
@@ -44,8 +45,10 @@ enum Command {
         after_help = "Examples (one thread leaves the other cores to others):\n  RAYON_NUM_THREADS=1 pathloom-models train --out models/pathloom.onnx\n  pathloom-models train --resume --out models/pathloom.onnx\n  pathloom-models train --variant no-graph --steps 2000 --out target/lab/no-graph.safetensors\n  pathloom-models train --rival gcn --steps 2000 --out target/lab/gcn.safetensors"
     )]
     Train(Box<train::Train>),
-    /// Measure a model on runs that training never saw, beside persistence.
+    /// Measure a model on runs that training never saw, beside its rivals and the noise.
     Evaluate(evaluate::Evaluate),
+    /// Write `models/RESULTS.md` from the files that the other commands left.
+    Results(results::Results),
     /// Measure a model on a recording of a mesh, or on public data, beside simple rivals.
     Replay(replay::ReplayArgs),
     /// Adapt a model to a recorded mesh, and measure it before and after on windows that were held back.
@@ -79,6 +82,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Samples(args) => samples::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::Results(args) => results::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::FineTune(args) => fine_tune::run(&args),
         Command::ImportNezha(args) => replay::import_nezha(&args),

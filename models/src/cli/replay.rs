@@ -206,6 +206,7 @@ fn text(found: &Replay, seed: u64) {
 }
 
 pub(super) fn print_json(value: &Value) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(|e| Error::Format(e.to_string()))?);
+    let text = serde_json::to_string_pretty(&crate::results::stamped(value.clone()));
+    println!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
     Ok(())
 }

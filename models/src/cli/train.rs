@@ -2,7 +2,8 @@
 
 use super::{VALIDATION_SEED, about, runs};
 use crate::data::{self, Sample};
-use crate::train::{Keep, Look, Plan, train};
+use crate::plot::{Axis, Series, lines};
+use crate::train::{Figures, Keep, Look, Plan, figures, train};
 use crate::variant::Kind;
 use crate::weights::write_whole;
 use crate::{Error, Result, onnx};
@@ -17,7 +18,7 @@ pub struct Train {
     /// How many simulated runs to train on.
     #[arg(long, default_value_t = 3_000)]
     runs: u64,
-    /// A file of samples from `simulate`, instead of simulating.
+    /// A file of samples from `samples`, instead of simulating.
     #[arg(long)]
     data: Option<PathBuf>,
     /// A file of samples to validate with, of other seeds, instead of simulating.
@@ -27,16 +28,16 @@ pub struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many steps.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 30_000)]
     steps: usize,
     /// How many edges a step sees, about.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 1_000)]
     edges: usize,
     /// The largest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 3e-3)]
     rate: f64,
     /// How many steps between two looks at the validation figures.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1_000)]
     every: usize,
     /// Stop after this many looks without a better one.
     #[arg(long, default_value_t = 12)]
@@ -66,7 +67,10 @@ pub struct Train {
     /// Where to keep the best weights.
     #[arg(long, default_value = "target/lab/best.safetensors")]
     weights: PathBuf,
-    /// Where to write the learning curves: history.jsonl.
+    /// A file of samples to judge the result by, beside those of the validation.
+    #[arg(long)]
+    judge: Option<PathBuf>,
+    /// Where to write the learning curves: history.jsonl and SVG.
     #[arg(long, default_value = "target/lab")]
     curves: PathBuf,
     /// Where to write the model: .onnx, or .safetensors for what is only to be compared.
@@ -93,6 +97,7 @@ struct Report {
     seconds_fitting: f64,
     seconds_per_step: f64,
     best: Option<Look>,
+    judged: Option<Figures>,
     history: Vec<Look>,
     out: PathBuf,
     bytes: usize,
@@ -149,6 +154,10 @@ pub fn run(args: &Train) -> Result<()> {
         bytes.len()
     };
     let best = trained.history.iter().rev().find(|l| l.best).cloned();
+    let judged = match &args.judge {
+        Some(path) => Some(figures(&trained.weights, &data::load(path)?)?),
+        None => None,
+    };
     let steps = trained.history.last().map_or(1, |l| l.step);
     let report = Report {
         kind: kind.to_string(),
@@ -161,6 +170,7 @@ pub fn run(args: &Train) -> Result<()> {
         seconds_fitting,
         seconds_per_step: seconds_fitting / steps.max(1) as f64,
         best,
+        judged,
         history: trained.history,
         out: args.out.clone(),
         bytes,
@@ -171,6 +181,9 @@ pub fn run(args: &Train) -> Result<()> {
         let best =
             report.best.as_ref().map_or_else(String::new, |b| format!("step {}: {}", b.step, b.validation.line()));
         println!("{} ({} numbers), best at {best}", report.kind, report.numbers);
+        if let Some(judged) = &report.judged {
+            println!("judged: {}", judged.line());
+        }
         println!(
             "{}: {bytes} bytes, after {seconds_simulating:.0} s of simulation and {seconds_fitting:.0} s of fitting",
             args.out.display()
@@ -181,10 +194,31 @@ pub fn run(args: &Train) -> Result<()> {
 
 /// Writes the learning curves.
 fn curves(history: &[Look], folder: &Path) -> Result<()> {
-    let mut lines = String::new();
+    let mut text = String::new();
     for look in history {
-        lines += &serde_json::to_string(look).map_err(|e| Error::Format(e.to_string()))?;
-        lines.push('\n');
+        text += &serde_json::to_string(look).map_err(|e| Error::Format(e.to_string()))?;
+        text.push('\n');
     }
-    super::write(&folder.join("history.jsonl"), lines.as_bytes())
+    super::write(&folder.join("history.jsonl"), text.as_bytes())?;
+    let series =
+        |name: &str, of: fn(&Look) -> f64| Series::new(name, history.iter().map(|l| (l.step as f64, of(l))).collect());
+    let (steps, error) = (Axis::linear("step"), Axis::linear("share"));
+    let charts: [(&str, &str, Axis<'_>, Vec<Series>); 2] = [
+        ("loss.svg", "Training loss", Axis::logarithmic("loss"), vec![series("loss", |l| l.loss)]),
+        (
+            "validation.svg",
+            "Validation figures",
+            error,
+            vec![
+                series("error of the intrinsic latency", |l| l.validation.intrinsic),
+                series("error of the window's mean", |l| l.validation.mean),
+                series("wrong choices", |l| 1.0 - l.validation.accuracy),
+                series("regret", |l| l.validation.regret),
+            ],
+        ),
+    ];
+    for (file, title, y, series) in &charts {
+        lines(&folder.join(file), title, steps, *y, series)?;
+    }
+    Ok(())
 }

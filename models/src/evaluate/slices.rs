@@ -27,7 +27,12 @@ pub enum Slice {
     Trouble(Trouble),
     /// The expected figures of the next window are known, so that the noise floor is too.
     FloorKnown,
+    /// The same, and the next window's labels stand on at least so many answers: the fewer, the noisier.
+    FloorAndAnswers(u32),
 }
+
+/// From how many answers on the noise floor is told apart.
+const ANSWERS: [u32; 4] = [50, 100, 200, 500];
 
 impl Slice {
     /// Its name in tables and JSON.
@@ -41,13 +46,14 @@ impl Slice {
             Slice::Trouble(Trouble::None) => "no trouble".into(),
             Slice::Trouble(trouble) => format!("trouble: {}", words(&format!("{trouble:?}"))),
             Slice::FloorKnown => "noise floor known".into(),
+            Slice::FloorAndAnswers(least) => format!("noise floor known, {least} answers"),
         }
     }
 
     /// Whether it is one of the labels' quality, which says nothing of decisions.
     #[must_use]
     pub fn is_of_label(self) -> bool {
-        self == Slice::FloorKnown
+        matches!(self, Slice::FloorKnown | Slice::FloorAndAnswers(_))
     }
 }
 
@@ -82,6 +88,7 @@ pub(super) fn slices(sample: &Sample) -> Vec<Vec<Slice>> {
         of.push(Slice::Trouble(candidate.trouble));
         if candidate.expected_mean_s.is_finite() {
             of.push(Slice::FloorKnown);
+            of.extend(ANSWERS.into_iter().filter(|a| candidate.answers >= *a).map(Slice::FloorAndAnswers));
         }
         of
     };

@@ -123,6 +123,7 @@ impl Summary {
                 "decisions": model.count(Figure::DecisionAccuracy),
                 "figures": by_name(&of),
             });
+            let value = with(value, "noise_floor", slice.is_of_label().then(|| of(&self.floor)));
             (slice.name(), value)
         });
         json!({
@@ -153,6 +154,14 @@ impl Line {
     pub fn value(&self, figure: Figure) -> f64 {
         self.intervals.get(&figure).filter(|i| i.seeds > 1).map_or_else(|| self.pooled.value(figure), |i| i.mean)
     }
+}
+
+/// An object with one more entry, if there is one.
+fn with(mut value: Value, key: &str, more: Option<Value>) -> Value {
+    if let (Value::Object(all), Some(more)) = (&mut value, more) {
+        all.insert(key.into(), more);
+    }
+    value
 }
 
 fn keyed<'a>(values: impl Iterator<Item = (&'a str, Value)>) -> Value {

@@ -96,6 +96,12 @@ impl Figure {
         matches!(self, Figure::DecisionAccuracy | Figure::RankCorrelation)
     }
 
+    /// Whether it is an error of a prediction of the next window, so that the sampling's noise is a floor of it.
+    #[must_use]
+    pub fn is_of_labels(self) -> bool {
+        matches!(self, Figure::MeanRelativeError | Figure::JitterErrorMs | Figure::P99RelativeError)
+    }
+
     /// A value in words of a table: three digits, shares of choices in percent, a dash where there is none.
     #[must_use]
     pub fn text(self, value: f64) -> String {

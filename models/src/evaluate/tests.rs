@@ -235,3 +235,58 @@ fn json_has_the_promised_keys_and_null_for_what_is_unknown() {
     assert_eq!(found["seeds"], serde_json::json!([3, 4]));
     assert_eq!(found["differences"]["says"]["decision_accuracy"]["better"], true);
 }
+
+/// Says of each candidate the seed of its run, in seconds.
+fn by_seed(seed: u64) -> Result<Vec<Sample>> {
+    let mean = 0.001 * (seed % 1_000 + 1) as f32;
+    Ok(vec![sample(seed, &[(1, mean, mean, 0.0, 99), (1, 2.0 * mean, 2.0 * mean, 0.0, 99)])])
+}
+
+#[test]
+fn reports_are_the_same_whoever_finishes_first_and_each_seed_has_its_own_runs() {
+    let slow = |seed: u64| {
+        // Every other run takes much longer, so that threads finish in another order.
+        (0..2_000_000 * (seed % 2)).for_each(|i| assert!(std::hint::black_box(i) < u64::MAX));
+        by_seed(seed)
+    };
+    let all = |samples: &(dyn Fn(u64) -> Result<Vec<Sample>> + Sync)| {
+        let predictors =
+            || -> Result<play::Predictors<'static>> { Ok(vec![Box::new(Says(vec![(0.001, 0.001, 0.0); 2]))]) };
+        play::reports(2_000_000, 2, 4, &SIMULATED, samples, predictors, || {}).unwrap()
+    };
+    let (once, again) = (all(&slow), all(&by_seed));
+    assert_eq!(once.iter().map(|(s, _)| *s).collect::<Vec<_>>(), [2_000_000, 2_100_000]);
+    for ((_, a), (_, b)) in once.iter().zip(&again) {
+        assert_eq!(a.predictors[0].runs, b.predictors[0].runs);
+        assert_eq!(a.predictors[0].points, b.predictors[0].points);
+        assert_eq!(a.predictors[0].runs.len(), 4);
+    }
+}
+
+#[test]
+fn a_run_that_cannot_be_played_is_an_error() {
+    let broken = |seed: u64| if seed == 1 { Err(crate::Error::Check("no".into())) } else { by_seed(seed) };
+    let predictors = || -> Result<play::Predictors<'static>> { Ok(vec![Box::new(Says(vec![(1.0, 1.0, 0.0); 2]))]) };
+    assert!(play::reports(0, 1, 3, &SIMULATED, broken, predictors, || {}).is_err());
+}
+
+#[test]
+fn a_target_is_met_by_the_mean_over_seeds_and_rivals_without_the_figure_do_not_count() {
+    let samples = [
+        sample(1, &[(1, 0.1, 0.1, 0.01, 99), (1, 0.2, 0.2, 0.01, 99)]),
+        sample(2, &[(1, 0.1, 0.1, 0.01, 99), (1, 0.2, 0.2, 0.01, 99)]),
+    ];
+    let mut predictors: [Box<dyn Predictor>; 2] = [
+        Box::new(Says(vec![(0.1, 0.105, 0.011), (0.2, 0.21, 0.011)])),
+        Box::new(Says(vec![(0.2, f32::NAN, 0.05), (0.1, f32::NAN, 0.05)])),
+    ];
+    let report = measure(&mut predictors, &samples, &SIMULATED).unwrap();
+    let found = targets::targets(&Summary::of(&[(1, report)], 1).unwrap(), &[]);
+    let error = found["mean_relative_error"];
+    assert!(error.met && error.beats_every_rival && (error.value - 0.05).abs() < 1e-6, "{error:?}");
+    assert!(found["decision_accuracy"].met && found["decision_accuracy"].beats_every_rival);
+    let mut worse: [Box<dyn Predictor>; 1] = [Box::new(Says(vec![(0.2, 0.3, 0.02), (0.1, 0.3, 0.02)]))];
+    let report = measure(&mut worse, &samples, &SIMULATED).unwrap();
+    let found = targets::targets(&Summary::of(&[(1, report)], 1).unwrap(), &[]);
+    assert!(!found["mean_relative_error"].met && !found["decision_accuracy"].met);
+}

@@ -1,6 +1,5 @@
 //! A summary as text for a terminal.
 
-use super::slices::Slice;
 use super::stats::Difference;
 use super::summary::{Line, Summary};
 use super::tally::{Figure, Tally};
@@ -52,7 +51,7 @@ impl Summary {
             let (candidates, decisions) =
                 (model.count(Figure::MeanRelativeError), model.count(Figure::DecisionAccuracy));
             out += &format!("\n{}: {candidates} candidates with a next window, {decisions} decisions\n", slice.name());
-            for line in self.lines().chain((slice == Slice::FloorKnown).then_some(&self.floor)) {
+            for line in self.lines().chain(slice.is_of_label().then_some(&self.floor)) {
                 out += &plain(line, &of(line));
             }
         }

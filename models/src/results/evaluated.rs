@@ -184,7 +184,9 @@ pub(super) fn figures(value: &Value, published: bool) -> Table {
     let head = ["".to_string()].into_iter().chain(Figure::MAIN.map(|f| f.title().to_string())).chain(last);
     let mut table = Table::of(head);
     let row = |name: &str, label: &str| {
-        let cells = Figure::MAIN.map(|f| with_spread(value, name, f));
+        // An oracle's choices are right by definition: its row is about the labels' noise.
+        let none = |f: Figure| name == "noise_floor" && !f.is_of_labels();
+        let cells = Figure::MAIN.map(|f| if none(f) { "-".to_string() } else { with_spread(value, name, f) });
         let of = COUNTERPARTS.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| *theirs);
         let theirs = published.then(|| of.map_or("-".into(), said));
         [label.to_string()].into_iter().chain(cells).chain(theirs)
@@ -230,12 +232,14 @@ pub(super) fn differences(value: &Value, others: &[String]) -> Table {
 fn slices(value: &Value, figure: Figure) -> Table {
     let all = entries(value, "slices");
     let names = names(value);
-    let mut table = Table::of(["slice".to_string(), "how many".to_string()].into_iter().chain(names.iter().cloned()));
+    let head = ["slice", "how many", "noise floor"].map(String::from);
+    let mut table = Table::of(head.into_iter().chain(names.iter().cloned()));
     for (slice, of) in all {
         let count = number(of, &[if figure == Figure::DecisionAccuracy { "decisions" } else { "candidates" }]);
+        let floor = figure.text(number(of, &["noise_floor", figure.key()]));
         let cells: Vec<String> = names.iter().map(|n| figure.text(number(of, &["figures", n, figure.key()]))).collect();
         if cells.iter().any(|c| c != "-") {
-            table.row([slice.to_string(), count.to_string()].into_iter().chain(cells));
+            table.row([slice.to_string(), count.to_string(), floor].into_iter().chain(cells));
         }
     }
     table

@@ -126,7 +126,7 @@ pub fn write(folder: &Path, out: &Path) -> Result<usize> {
 /// How a page at `out` names a folder: relative to itself where it lies above it.
 fn link(folder: &Path, out: &Path) -> String {
     let beside = out.parent().map_or(folder, |home| folder.strip_prefix(home).unwrap_or(folder));
-    beside.display().to_string()
+    if beside.as_os_str().is_empty() { ".".into() } else { beside.display().to_string() }
 }
 
 fn read(folder: &Path) -> Result<Vec<Found>> {

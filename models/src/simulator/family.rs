@@ -26,6 +26,8 @@ pub fn trained_faults() -> Vec<FaultKind> {
 
 /// One view's links are no more than this, so that a sample of a large mesh stays one sidecar's.
 const MOST_LINKS: usize = 600;
+/// How long a run is played, in seconds; one of a large mesh is shorter.
+const LENGTH_S: u64 = 75;
 /// The first sample is taken after this many seconds.
 const WARM_UP_S: u64 = 15;
 
@@ -113,8 +115,21 @@ impl Scenario {
     /// As `Family::mesh`.
     pub fn random(seed: u64, family: Family, kinds: &[FaultKind]) -> Result<Self> {
         let mut draw = Draw::new(seed);
-        let mut mesh = family.mesh(&mut draw)?;
-        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { 75 };
+        let mesh = family.mesh(&mut draw)?;
+        let duration_s = if matches!(family, Family::Large(_)) { 45 } else { LENGTH_S };
+        Ok(Self::of(seed, mesh, duration_s, kinds, draw))
+    }
+
+    /// A random scenario of a random deployment of an application.
+    #[must_use]
+    pub fn of_topology(seed: u64, topology: &Topology, kinds: &[FaultKind]) -> Self {
+        let mut draw = Draw::new(seed);
+        let plan = Plan::random(draw.log_uniform(60.0, 500.0), &mut draw);
+        let mesh = deploy(topology, &plan, &mut draw);
+        Self::of(seed, mesh, LENGTH_S, kinds, draw)
+    }
+
+    fn of(seed: u64, mut mesh: Mesh, duration_s: u64, kinds: &[FaultKind], mut draw: Draw) -> Self {
         churn(&mut mesh, duration_s as f64, &mut draw);
         let faults = faults::random(&mesh, duration_s as f64, kinds, &mut draw);
         let view = View::random(&mesh, MOST_LINKS, &mut draw);
@@ -124,7 +139,7 @@ impl Scenario {
             u if u < 0.9 => Policies::Same(Policy::PeakEwma),
             _ => Policies::Same(Policy::LeastRequest),
         };
-        Ok(Self {
+        Self {
             seed,
             faults,
             load: load(duration_s as f64, &mut draw),
@@ -137,7 +152,7 @@ impl Scenario {
             forks: 0,
             fork_every: 1,
             mesh,
-        })
+        }
     }
 
     /// A training run's scenario.

@@ -5,7 +5,7 @@
 //!   are judged. Its best answer lies below the mean: an answer that is too high by a factor costs more than one that is
 //!   too low by it. For the jitter also the absolute error, by the batch's mean jitter.
 //! - **Decision.** In each group the cross-entropy between the shares that the true and the predicted latencies would
-//!   give (softmax at temperature 1/2: sharper than the pick's own 1, so that the order among near equals counts),
+//!   give (softmax at temperature 1/8: sharper than the pick's own 1, so that the order among near equals counts),
 //!   and the regret to expect of a pick by sharp predicted shares. Where no intrinsic latency is known (recordings), the
 //!   next window's mean stands in its place, in labels and predictions.
 //! - **Load.** Huber on ln(1 + requests a second).
@@ -25,22 +25,22 @@ const TROUBLE_WEIGHT: f32 = 2.0;
 const LEAST_ANSWERS: u32 = 20;
 const UNSURE_WEIGHT: f32 = 0.3;
 /// The temperature of the shares in the loss.
-const TEMPERATURE: f64 = 0.5;
+const TEMPERATURE: f64 = 0.12;
 /// The temperature of the shares by which regret is expected: near to taking the best.
 const SHARP: f64 = 0.1;
 /// A regret beyond this share of the best counts no more: one hopeless group should not rule a batch.
 const LARGEST_REGRET: f32 = 3.0;
 /// The relative error pulls no more beyond this logarithm: there Huber does.
-const LARGEST_LOG: f64 = 1.0;
+const LARGEST_LOG: f64 = 4.0;
 
 /// How much each part counts.
 const INTRINSIC: f64 = 0.6;
-const INTRINSIC_RELATIVE: f64 = 0.4;
+const INTRINSIC_RELATIVE: f64 = 0.6;
 const MEAN: f64 = 0.25;
-const MEAN_RELATIVE: f64 = 0.4;
+const MEAN_RELATIVE: f64 = 0.6;
 const P99: f64 = 0.15;
 const JITTER: f64 = 0.2;
-const JITTER_ABSOLUTE: f64 = 0.1;
+const JITTER_ABSOLUTE: f64 = 0.25;
 const LOAD: f64 = 0.1;
 const SHARES: f64 = 0.4;
 const REGRET: f64 = 0.4;

@@ -133,7 +133,7 @@ impl Fit<'_> {
             state.step += 1;
             bar.inc(1);
             bar.set_message(format!("loss {:.4}", state.loss));
-            if state.step % plan.every == 0 || state.step == plan.steps {
+            if state.step.is_multiple_of(plan.every) || state.step == plan.steps {
                 let averaged = optimiser.averaged(&weights)?;
                 let validation = figures(&averaged, self.validation)?;
                 let least = state.history.iter().map(|l| l.validation.criterion()).fold(f64::INFINITY, f64::min);

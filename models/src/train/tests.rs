@@ -8,6 +8,11 @@ fn plan(steps: usize) -> Plan {
     Plan { steps, edges: 200, rate: 1e-3, every: 2, patience: 9, seed: 1, data: "few".into(), threads: 1 }
 }
 
+/// A short training run.
+fn simulate(seed: u64) -> Result<Vec<Sample>> {
+    play(&Scenario { duration_s: 50, ..Scenario::training(seed)? })
+}
+
 fn kind(name: &str) -> Kind {
     name.parse().unwrap()
 }
@@ -18,7 +23,7 @@ fn keep(checkpoint: &Path, resume: bool, pause_at: Option<usize>) -> Keep {
 
 #[test]
 fn a_training_that_was_stopped_ends_as_one_that_was_not() {
-    let (samples, validation) = (play(&Scenario::training(1).unwrap()).unwrap(), play(&Scenario::training(2).unwrap()).unwrap());
+    let (samples, validation) = (simulate(1).unwrap(), simulate(2).unwrap());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("training.safetensors");
     // With dropout, whose draws must come out the same too.
@@ -36,7 +41,7 @@ fn a_training_that_was_stopped_ends_as_one_that_was_not() {
 
 #[test]
 fn two_threads_give_what_one_gives() {
-    let samples = play(&Scenario::training(1).unwrap()).unwrap();
+    let samples = simulate(1).unwrap();
     let go = |threads| {
         let plan = Plan { threads, ..plan(3) };
         train(&samples, &samples, kind("full"), &plan, &Keep::default()).unwrap().weights.rows("").unwrap()
@@ -46,7 +51,7 @@ fn two_threads_give_what_one_gives() {
 
 #[test]
 fn a_bad_checkpoint_is_refused_with_a_reason() {
-    let samples = play(&Scenario::training(1).unwrap()).unwrap();
+    let samples = simulate(1).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("training.safetensors");
     let resume = |steps| train(&samples, &samples, kind("full"), &plan(steps), &keep(&file, true, None));
@@ -66,7 +71,7 @@ fn a_bad_checkpoint_is_refused_with_a_reason() {
 
 #[test]
 fn every_kind_of_model_trains_and_its_file_says_which_it_is() {
-    let samples: Vec<Sample> = play(&Scenario::training(1).unwrap()).unwrap().into_iter().take(4).collect();
+    let samples: Vec<Sample> = simulate(1).unwrap().into_iter().take(4).collect();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weights.safetensors");
     for name in Kind::NAMES {
@@ -84,7 +89,7 @@ fn every_kind_of_model_trains_and_its_file_says_which_it_is() {
 
 #[test]
 fn fine_tuning_never_leaves_a_worse_model() {
-    let (samples, validation) = (play(&Scenario::training(3).unwrap()).unwrap(), play(&Scenario::training(4).unwrap()).unwrap());
+    let (samples, validation) = (simulate(3).unwrap(), simulate(4).unwrap());
     let weights = crate::weights::Weights::random(kind("full"), 1).unwrap();
     normalise(&weights, &samples).unwrap();
     let before = figures(&weights, &validation).unwrap().criterion();
@@ -97,7 +102,7 @@ fn fine_tuning_never_leaves_a_worse_model() {
 
 #[test]
 fn without_intrinsic_labels_it_learns_from_what_was_observed() {
-    let mut samples = play(&Scenario::training(5).unwrap()).unwrap();
+    let mut samples = simulate(5).unwrap();
     samples.iter_mut().flat_map(|s| &mut s.candidates).for_each(|c| c.intrinsic_s = f32::NAN);
     let trained = train(&samples, &samples, kind("full"), &plan(4), &Keep::default()).unwrap();
     let first = trained.history.first().unwrap();

@@ -88,6 +88,9 @@ pub struct Topology {
 /// A call as a handler makes it: the called node and how often a visit makes it.
 pub type Step = (usize, f64);
 
+/// A handler's calls by stage, group and, without a group, edge.
+type Ordered<'a> = BTreeMap<(u64, Option<&'a str>, usize), Vec<Step>>;
+
 /// The longest run of single calls that a repeated one is taken apart into.
 const LONGEST_RUN: usize = 16;
 
@@ -181,7 +184,7 @@ impl Topology {
     pub fn stages(&self, endpoint: usize) -> Vec<Vec<Vec<Step>>> {
         let visits = self.visits(endpoint);
         // For each node: (stage, group) and its calls, those without a group apart.
-        let mut ordered: Vec<BTreeMap<(u64, Option<&str>, usize), Vec<Step>>> = vec![BTreeMap::new(); self.nodes.len()];
+        let mut ordered: Vec<Ordered<'_>> = vec![Ordered::new(); self.nodes.len()];
         for (i, edge) in self.edges.iter().enumerate() {
             let Some(calls) = edge.calls.get(&endpoint) else { continue };
             let single = if edge.group.is_some() { 0 } else { i };
