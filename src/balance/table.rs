@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// Up to so many candidates are all compared; beyond, `DRAWN` of them (`pick.md`: a scan of 16 costs as much as three draws).
-pub const COMPARE_ALL_UP_TO: usize = 16;
+/// Up to so many candidates are all compared; beyond, `DRAWN` of them. In the laboratory (`closed-loop`, 64 proxies x 50
+/// replicas) comparing all made the 99th percentile 8 to 17% shorter than drawing three; a scan of 64 costs a microsecond.
+pub const COMPARE_ALL_UP_TO: usize = 64;
 /// How many are drawn where not all are compared.
 pub const DRAWN: u16 = 3;
 /// Peak EWMA's time constant, and its estimate for an endpoint whose first sample is under way (Linkerd's defaults).
@@ -281,7 +282,7 @@ impl Table {
         let candidate = self.candidates.get(index)?;
         let old = |age_s: f32| age_s > self.options.tau_s;
         let unknown_here = candidate.link.estimate.last(now).is_none_or(|e| old(e.age_s));
-        let unknown_there = !shared_explore() || candidate.measured_at.is_none_or(|at| old(now.seconds_since(at)));
+        let unknown_there = candidate.measured_at.is_none_or(|at| old(now.seconds_since(at)));
         (unknown_here && unknown_there).then_some(index)
     }
 
@@ -368,8 +369,3 @@ fn gcd(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 #[path = "table_tests.rs"]
 mod tests;
-
-fn shared_explore() -> bool {
-    static R: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *R.get_or_init(|| std::env::var("PL_SHEX").map_or(true, |v| v != "0"))
-}

@@ -169,6 +169,19 @@ fn a_candidate_that_was_not_measured_lately_is_measured_again() {
 }
 
 #[test]
+fn a_candidate_that_somebody_else_measured_lately_is_not_measured_for_its_own_sake() {
+    let (_links, mut made) = candidates(&[0.999, 0.001]);
+    let now = Time(0) + Duration::from_secs(100);
+    made[1].measured_at = Some(Time(0) + Duration::from_secs(98));
+    let explore = TableOptions { explore: 0.1, ..options(Policy::Model, Compare::Auto) };
+    let table = Table::new(made, false, explore, traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut slow_picks = |now| (0..1000).filter(|_| table.pick(now, false, &mut rng, &[]).unwrap().index == 1).count();
+    assert_eq!(slow_picks(now), 0);
+    assert!(slow_picks(now + Duration::from_secs(10)) > 20, "that was long ago");
+}
+
+#[test]
 fn an_endpoint_on_probation_gets_the_one_probe() {
     let (_links, mut made) = candidates(&[0.5, 0.5]);
     (made[0].health, made[0].weight) = (Health::Probation, 0.0);

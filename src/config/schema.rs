@@ -258,7 +258,7 @@ pub struct Model {
     pub deadline: Timespan,
     /// The softmax's temperature: 1 gives each candidate its fair share by speed, less concentrates on the fastest.
     pub temperature: f64,
-    /// How many candidates a request compares: `auto` (all up to 16, else 3 drawn by weight), `all`, or a number.
+    /// How many candidates a request compares: `auto` (all up to 64, else 3 drawn by weight), `all`, or a number.
     pub compare: Compare,
     /// How fast a local estimate returns to the model's prediction.
     pub decay: Timespan,
@@ -308,7 +308,7 @@ pub enum Mode {
 /// How many candidates a request compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compare {
-    /// All up to 16, else 3 drawn by weight.
+    /// All up to 64, else 3 drawn by weight.
     #[default]
     Auto,
     /// All of them.
@@ -472,7 +472,7 @@ impl Default for Model {
             deadline: millis(500),
             temperature: 1.0,
             compare: Compare::Auto,
-            decay: secs(3),
+            decay: secs(10),
             guards: Guards::default(),
             triggers: Triggers::default(),
         }

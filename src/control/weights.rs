@@ -278,8 +278,7 @@ pub fn leaning(measured: impl Iterator<Item = Option<(f32, f32)>>) -> f32 {
     let mut ratios: Vec<f32> =
         measured.flatten().map(|(estimate, mean)| estimate / mean).filter(|r| r.is_finite() && *r > 0.0).collect();
     ratios.sort_unstable_by(f32::total_cmp);
-    let most = std::env::var("PL_CAL").ok().and_then(|v| v.parse().ok()).unwrap_or(MAX_LEANING);
-    ratios.get(ratios.len() / 2).map_or(1.0, |r| r.clamp(1.0, most))
+    ratios.get(ratios.len() / 2).map_or(1.0, |r| r.clamp(1.0, MAX_LEANING))
 }
 
 #[cfg(test)]

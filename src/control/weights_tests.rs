@@ -120,6 +120,14 @@ fn priors_follow_guarded_weights() {
     assert!(close(&unknown, &[0.03, 0.03, 0.03, 0.02]), "{unknown:?}");
 }
 
+#[test]
+fn priors_lean_as_the_measured_estimates_do_and_no_further_than_the_limit() {
+    let at = |ratios: &[f32]| leaning(ratios.iter().map(|r| Some((0.02 * r, 0.02))).chain([None]));
+    assert_eq!(at(&[]), 1.0, "nothing is measured");
+    assert!((at(&[1.5, 2.0, 9.0]) - 2.0).abs() < 1e-6, "the median: one gray replica does not count");
+    assert_eq!((at(&[0.5]), at(&[100.0]), at(&[f32::NAN])), (1.0, MAX_LEANING, 1.0));
+}
+
 fn any_score() -> impl Strategy<Value = Option<f32>> {
     prop_oneof![
         Just(None),

@@ -18,6 +18,9 @@ pub struct Arm {
     pub source: Option<Source>,
     /// Whether it is what a user would pick instead: the best of these is what the product has to beat.
     pub classical: bool,
+    /// Whether replicas tell it of themselves, by probes or load reports: then what happens there is in its sight,
+    /// however seldom it calls.
+    pub told: bool,
 }
 
 const ALL: usize = usize::MAX;
@@ -25,13 +28,21 @@ const ALL: usize = usize::MAX;
 /// All arms, with the parameters that won on the tuning seeds (`tuned`).
 #[must_use]
 pub fn arms() -> Vec<Arm> {
-    let classical = |name: &str, about, policy| Arm { name: name.into(), about, policy, source: None, classical: true };
+    let classical = |name: &str, about, policy| Arm {
+        name: name.into(),
+        about,
+        policy,
+        source: None,
+        classical: true,
+        told: matches!(policy, Policy::Prequal(_) | Policy::WeightedRoundRobin(_)),
+    };
     let ours = |name: &str, about, rules, source| Arm {
         name: name.into(),
         about,
         policy: Policy::Pathloom(rules),
         source: Some(source),
         classical: false,
+        told: true,
     };
     let rules = PathloomRules::default();
     vec![
@@ -83,7 +94,14 @@ pub fn arms() -> Vec<Arm> {
 pub fn tuned() -> Vec<Arm> {
     let mut all = Vec::new();
     let mut add = |name: &str, value: String, policy| {
-        all.push(Arm { name: format!("{name} {value}"), about: "", policy, source: None, classical: true });
+        all.push(Arm {
+            name: format!("{name} {value}"),
+            about: "",
+            policy,
+            source: None,
+            classical: true,
+            told: false,
+        });
     };
     for (name, choices) in [("peak-ewma", 2), ("peak-ewma-all", ALL)] {
         for decay_s in [3.0, 10.0, 30.0, 100.0] {

@@ -42,6 +42,8 @@ pub struct Summary {
     pub intervals: BTreeMap<&'static str, Interval>,
     /// The p99 against the best classical rival's, as a share: below zero is better. None for that rival itself.
     pub p99_vs_best_classical: Option<Interval>,
+    /// The p99 against that of the best classical rival whom replicas tell nothing.
+    pub p99_vs_best_blind: Option<Interval>,
     /// The p99 against least request's.
     pub p99_vs_least_request: Option<Interval>,
     /// The mean share of calls that those in trouble got, second by second; 1 is their equal part.
@@ -59,6 +61,9 @@ pub struct Compared {
     pub deadline_s: f64,
     /// The classical rival with the least mean p99.
     pub best_classical: Option<String>,
+    /// The same among those whom replicas tell nothing of themselves: in whose sight is only what they have called. Where
+    /// the trouble is out of a single proxy's sight, it is these that it is out of the sight of.
+    pub best_blind: Option<String>,
     /// By arm.
     pub policies: BTreeMap<String, Summary>,
 }
@@ -118,8 +123,12 @@ pub fn one(scenario: &Scenario, arm: &Arm, model: Option<&Arc<Rten>>, seed: u64)
 pub fn summarise(scenario: &Scenario, arms: &[Arm], runs: &[Runs]) -> Compared {
     let p99 = |r: &Runs| r.of(|f| f.p99_ms);
     let mean = |values: &[f64]| interval(values).map_or(f64::INFINITY, |i| i.mean);
-    let rivals = arms.iter().zip(runs).filter(|(arm, _)| arm.classical);
-    let best = rivals.min_by(|a, b| mean(&p99(a.1)).total_cmp(&mean(&p99(b.1))));
+    let best_of = |counts: fn(&Arm) -> bool| {
+        let rivals = arms.iter().zip(runs).filter(|(arm, _)| counts(arm));
+        rivals.min_by(|a, b| mean(&p99(a.1)).total_cmp(&mean(&p99(b.1))))
+    };
+    let best = best_of(|arm| arm.classical);
+    let blind = best_of(|arm| arm.classical && !arm.told);
     let least = arms.iter().zip(runs).find(|(arm, _)| arm.name == "least-request");
     let policies = arms.iter().zip(runs).map(|(arm, runs)| {
         let against = |rival: Option<(&Arm, &Runs)>| {
@@ -150,6 +159,7 @@ pub fn summarise(scenario: &Scenario, arms: &[Arm], runs: &[Runs]) -> Compared {
             errors: of("errors"),
             goodput: of("goodput"),
             p99_vs_best_classical: against(best),
+            p99_vs_best_blind: against(blind),
             p99_vs_least_request: against(least),
             shares: mean_shares(runs),
             intervals,
@@ -161,6 +171,7 @@ pub fn summarise(scenario: &Scenario, arms: &[Arm], runs: &[Runs]) -> Compared {
         asks: scenario.asks,
         deadline_s: scenario.deadline_s,
         best_classical: best.map(|(arm, _)| arm.name.clone()),
+        best_blind: blind.map(|(arm, _)| arm.name.clone()),
         policies: policies.collect(),
     }
 }

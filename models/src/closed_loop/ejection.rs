@@ -4,8 +4,8 @@
 //! probation a replica gets single requests that the policy is not asked for, and where fewer than half are healthy
 //! all are shown (panic).
 
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Probe, Scored};
+use crate::simulator::draw::Draw;
 use pathloom::balance::Health;
 use pathloom::config::Ejection;
 use pathloom::health::Ejector;

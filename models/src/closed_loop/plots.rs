@@ -2,8 +2,8 @@
 
 use super::compare::Compared;
 use super::scenarios::TROUBLE;
-use crate::plot::{self, Axis, Bar, Bars, Series};
 use crate::Result;
+use crate::plot::{self, Axis, Bar, Bars, Series};
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -11,8 +11,8 @@ use super::scenarios::{DURATION_S, Scenario, Shared, TROUBLE, WARM_UP_S};
 use super::scores::Scorer;
 use super::stats::quantile;
 use crate::Result;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Scored};
+use crate::simulator::draw::Draw;
 use crate::simulator::engine::{Engine, SECOND};
 use crate::simulator::mesh::Mesh;
 use pathloom::links::Time;
@@ -76,11 +76,17 @@ fn balancers(mesh: &Mesh, policy: &Policy) -> Vec<Vec<Box<dyn Balancer>>> {
 /// # Errors
 /// When the scorer fails.
 pub fn run(scenario: &Scenario, policy: &Policy, scorer: Option<&Scorer>, seed: u64) -> Result<Figures> {
-    let eye = watch(scenario, policy, scorer, seed)?;
-    Ok(eye)
+    let (eye, churn, events) = watch(scenario, policy, scorer, seed)?;
+    Ok(figures(scenario, eye, &churn, events))
 }
 
-fn watch(scenario: &Scenario, policy: &Policy, scorer: Option<&Scorer>, seed: u64) -> Result<Figures> {
+/// Plays a scenario: what was seen, how weights moved, how many events there were.
+pub(super) fn watch(
+    scenario: &Scenario,
+    policy: &Policy,
+    scorer: Option<&Scorer>,
+    seed: u64,
+) -> Result<(Eye, Churn, u64)> {
     let mesh = &scenario.mesh;
     let mut phases = Draw::new(seed ^ 0x9e37_79b9_7f4a_7c15);
     let phase: Vec<usize> = mesh.instances.iter().map(|_| phases.whole(0, PHASES - 1)).collect();
@@ -112,7 +118,7 @@ fn watch(scenario: &Scenario, policy: &Policy, scorer: Option<&Scorer>, seed: u6
         }
     }
     engine.run(Time(DURATION_S as u64 * SECOND), &mut eye);
-    Ok(figures(scenario, eye, &churn, engine.totals().events))
+    Ok((eye, churn, engine.totals().events))
 }
 
 /// Discovery says who is there.
@@ -152,7 +158,7 @@ fn tick(
 
 /// How much weights move.
 #[derive(Debug, Default)]
-struct Churn {
+pub(super) struct Churn {
     last: Vec<Vec<f32>>,
     sum: f64,
     tables: f64,

@@ -126,79 +126,151 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
     ("healthy-1x4", Asks::Null, "1x4, homogeneous, load 0.7", Small(|_| fleet(1, 4, &[1.0], 0.7))),
     ("healthy-64x16", Asks::Null, "64x16, homogeneous, load 0.7: herding", Small(|_| fleet(64, 16, &[1.0], 0.7))),
     ("gray", Asks::InSight, "16x8, one replica 8 times slower, load 0.7", Small(|d| hit(fleet(16, 8, &[1.0], 0.7), d))),
-    ("gray-1x4", Asks::InSight, "1x4, one replica 8 times slower, load 0.6", Small(|d| hit(fleet(1, 4, &[1.0], 0.6), d))),
-    ("gray-64x16", Asks::InSight, "64x16, one replica 8 times slower, load 0.7: herding", Small(|d| {
-        hit(fleet(64, 16, &[1.0], 0.7), d)
-    })),
+    (
+        "gray-1x4",
+        Asks::InSight,
+        "1x4, one replica 8 times slower, load 0.6",
+        Small(|d| hit(fleet(1, 4, &[1.0], 0.6), d)),
+    ),
+    (
+        "gray-64x16",
+        Asks::InSight,
+        "64x16, one replica 8 times slower, load 0.7: herding",
+        Small(|d| hit(fleet(64, 16, &[1.0], 0.7), d)),
+    ),
     ("mixed", Asks::InSight, "16x8, speeds of 1 to 1/4, load 0.7", Small(|_| fleet(16, 8, MIXED, 0.7))),
-    ("mixed-64x50", Asks::InSight, "64x50, speeds of 1 to 1/4, load 0.7: herding", Small(|_| fleet(64, 50, MIXED, 0.7))),
+    (
+        "mixed-64x50",
+        Asks::InSight,
+        "64x50, speeds of 1 to 1/4, load 0.7: herding",
+        Small(|_| fleet(64, 50, MIXED, 0.7)),
+    ),
     (
         "rare-gray",
         Asks::OutOfSight,
         "64x16, load 0.05, one replica 8 times slower: each link is used once in 13 s",
-        Small(|d| hit(fleet(64, 16, &[1.0], 0.05), d))),
+        Small(|d| hit(fleet(64, 16, &[1.0], 0.05), d)),
+    ),
     ("rare-mixed", Asks::OutOfSight, "64x16, load 0.05, speeds of 1 to 1/4", Small(|_| fleet(64, 16, MIXED, 0.05))),
-    ("rare-mixed-64x50", Asks::OutOfSight, "64x50, load 0.05, speeds of 1 to 1/4", Small(|_| fleet(64, 50, MIXED, 0.05))),
+    (
+        "rare-mixed-64x50",
+        Asks::OutOfSight,
+        "64x50, load 0.05, speeds of 1 to 1/4",
+        Small(|_| fleet(64, 50, MIXED, 0.05)),
+    ),
     (
         "two-hops",
         Asks::OutOfSight,
         "32x9 replicas whose store in one zone is 8 times slower, called by 1 of 4 requests",
-        Small(|d| two_hops(d))),
+        Small(|d| two_hops(d)),
+    ),
     (
         "shared-nodes",
         Asks::OutOfSight,
         "32 proxies, 3 services on 6 hosts, one of which loses 95% of its processors",
-        Small(|d| shared_nodes(d))),
-    ("link-latency", Asks::InSight, "18x9 in 3 zones, 60 ms more from one zone to another", Small(|_| {
-        zone_link(Extra { delay_s: 0.06, ..Extra::default() })
-    })),
-    ("link-jitter", Asks::InSight, "18x9 in 3 zones, 40 ms of jitter from one zone to another", Small(|_| {
-        zone_link(Extra { jitter_s: 0.04, ..Extra::default() })
-    })),
-    ("link-loss", Asks::InSight, "18x9 in 3 zones, 5% loss from one zone to another", Small(|_| {
-        zone_link(Extra { loss: 0.05, ..Extra::default() })
-    })),
-    ("fast-failure", Asks::InSight, "16x8, one replica fails half of its requests at once, load 0.7", Small(|d| {
-        one(fleet(16, 8, &[1.0], 0.7), d, |instance| Kind::FailsFast { instance, share: 0.5 })
-    })),
-    ("crash", Asks::InSight, "16x8, one replica is gone for 30 s and returns cold, load 0.7", Small(|d| {
-        one(fleet(16, 8, &[1.0], 0.7), d, |instance| Kind::Crash { instance })
-    })),
-    ("pauses", Asks::InSight, "16x8, one replica stands still for 400 ms every 4 s, load 0.7", Small(|d| {
-        let pause = Pause { period_s: 4.0, length_s: 0.4 };
-        one(fleet(16, 8, &[1.0], 0.7), d, |instance| Kind::Pauses { instance, pause })
-    })),
-    ("rolling-restart", Asks::InSight, "16x8, each replica restarts in turn and is cold, load 0.6", Small(|_| restart())),
+        Small(|d| shared_nodes(d)),
+    ),
+    (
+        "link-latency",
+        Asks::InSight,
+        "18x9 in 3 zones, 60 ms more from one zone to another",
+        Small(|_| zone_link(Extra { delay_s: 0.06, ..Extra::default() })),
+    ),
+    (
+        "link-jitter",
+        Asks::InSight,
+        "18x9 in 3 zones, 40 ms of jitter from one zone to another",
+        Small(|_| zone_link(Extra { jitter_s: 0.04, ..Extra::default() })),
+    ),
+    (
+        "link-loss",
+        Asks::InSight,
+        "18x9 in 3 zones, 5% loss from one zone to another",
+        Small(|_| zone_link(Extra { loss: 0.05, ..Extra::default() })),
+    ),
+    (
+        "fast-failure",
+        Asks::InSight,
+        "16x8, one replica fails half of its requests at once, load 0.7",
+        Small(|d| one(fleet(16, 8, &[1.0], 0.7), d, |instance| Kind::FailsFast { instance, share: 0.5 })),
+    ),
+    (
+        "crash",
+        Asks::InSight,
+        "16x8, one replica is gone for 30 s and returns cold, load 0.7",
+        Small(|d| one(fleet(16, 8, &[1.0], 0.7), d, |instance| Kind::Crash { instance })),
+    ),
+    (
+        "pauses",
+        Asks::InSight,
+        "16x8, one replica stands still for 400 ms every 4 s, load 0.7",
+        Small(|d| {
+            let pause = Pause { period_s: 4.0, length_s: 0.4 };
+            one(fleet(16, 8, &[1.0], 0.7), d, |instance| Kind::Pauses { instance, pause })
+        }),
+    ),
+    (
+        "rolling-restart",
+        Asks::InSight,
+        "16x8, each replica restarts in turn and is cold, load 0.6",
+        Small(|_| restart()),
+    ),
     ("scale-out", Asks::InSight, "16x8, two cold replicas join, load 0.7", Small(|_| scale_out())),
-    ("burst", Asks::InSight, "16x8 of mixed speeds, bursts of 5 times the load, 0.2 to 1.0", Small(|_| {
-        let load = Load::Bursts { base: 0.2, times: 5.0, every_s: 10.0, length_s: 3.0, first_s: 17.0 };
-        Parts { load, ..fleet(16, 8, MIXED, 0.2) }
-    })),
+    (
+        "burst",
+        Asks::InSight,
+        "16x8 of mixed speeds, bursts of 5 times the load, 0.2 to 1.0",
+        Small(|_| {
+            let load = Load::Bursts { base: 0.2, times: 5.0, every_s: 10.0, length_s: 3.0, first_s: 17.0 };
+            Parts { load, ..fleet(16, 8, MIXED, 0.2) }
+        }),
+    ),
     ("load-0.3", Asks::InSight, "16x8 of mixed speeds, load 0.3", Small(|_| fleet(16, 8, MIXED, 0.3))),
     ("load-0.9", Asks::InSight, "16x8 of mixed speeds, load 0.9", Small(|_| fleet(16, 8, MIXED, 0.9))),
     ("load-1.3", Asks::InSight, "16x8 of mixed speeds, load 1.3 for 30 s, 0.5 else", Small(|_| overload(1.3))),
     ("load-1.9", Asks::InSight, "16x8 of mixed speeds, load 1.9 for 30 s, 0.5 else", Small(|_| overload(1.9))),
-    ("stale-3s", Asks::InSight, "as gray, with shared statistics 3 s old", Small(|d| Parts {
-        stale_s: 3,
-        ..hit(fleet(16, 8, &[1.0], 0.7), d)
-    })),
-    ("partition", Asks::InSight, "as gray, half of the callers' statistics are not heard", Small(|d| {
-        let mut parts = hit(fleet(16, 8, &[1.0], 0.7), d);
-        for host in 0..8 {
-            parts = parts.fault(Kind::Silent { host });
-        }
-        parts
-    })),
-    ("poisoned", Asks::InSight, "as gray, a quarter of the callers share absurd statistics", Small(|d| Parts {
-        shared: Shared::Poisoned(TROUBLE.0),
-        ..hit(fleet(16, 8, &[1.0], 0.7), d)
-    })),
-    ("model-gone", Asks::InSight, "as gray, no scores any more from the same second on", Small(|d| Parts {
-        shared: Shared::ModelGone(TROUBLE.0),
-        ..hit(fleet(16, 8, &[1.0], 0.7), d)
-    })),
-    ("social-network", Asks::InSight, "the Social Network in 3 zones, one replica 8 times slower, load 1", Whole(Topology::social_network, 400.0)),
-    ("e-commerce", Asks::InSight, "the e-commerce application in 3 zones, one replica 8 times slower, load 1", Whole(Topology::e_commerce, 400.0)),
+    (
+        "stale-3s",
+        Asks::InSight,
+        "as gray, with shared statistics 3 s old",
+        Small(|d| Parts { stale_s: 3, ..hit(fleet(16, 8, &[1.0], 0.7), d) }),
+    ),
+    (
+        "partition",
+        Asks::InSight,
+        "as gray, half of the callers' statistics are not heard",
+        Small(|d| {
+            let mut parts = hit(fleet(16, 8, &[1.0], 0.7), d);
+            for host in 0..8 {
+                parts = parts.fault(Kind::Silent { host });
+            }
+            parts
+        }),
+    ),
+    (
+        "poisoned",
+        Asks::InSight,
+        "as gray, a quarter of the callers share absurd statistics",
+        Small(|d| Parts { shared: Shared::Poisoned(TROUBLE.0), ..hit(fleet(16, 8, &[1.0], 0.7), d) }),
+    ),
+    (
+        "model-gone",
+        Asks::InSight,
+        "as gray, no scores any more from the same second on",
+        Small(|d| Parts { shared: Shared::ModelGone(TROUBLE.0), ..hit(fleet(16, 8, &[1.0], 0.7), d) }),
+    ),
+    (
+        "social-network",
+        Asks::InSight,
+        "the Social Network in 3 zones, one replica 8 times slower, load 1",
+        Whole(Topology::social_network, 400.0),
+    ),
+    (
+        "e-commerce",
+        Asks::InSight,
+        "the e-commerce application in 3 zones, one replica 8 times slower, load 1",
+        Whole(Topology::e_commerce, 400.0),
+    ),
 ];
 
 /// How many times as long the replicas of a mixed fleet take, over and over.

@@ -8,8 +8,8 @@
 
 use super::open;
 use super::simple::lowest_of_drawn;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Balancer;
+use crate::simulator::draw::Draw;
 use pathloom::balance::PEAK_EWMA_DEFAULT_S;
 use pathloom::links::orca::Report;
 use pathloom::links::{LocalEstimate, Outcome, Time};

@@ -7,8 +7,8 @@
 
 use super::Place;
 use super::ewma::restore;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Scored};
+use crate::simulator::draw::Draw;
 use pathloom::balance::{Candidate, Endpoint, EndpointId, Health, Predicted, Table, TableOptions};
 use pathloom::config::{Compare, Guards, Model, Policy};
 use pathloom::control::weights::{

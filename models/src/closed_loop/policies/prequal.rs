@@ -16,8 +16,8 @@
 //! is asked.
 
 use super::open;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::{Balancer, Probe};
+use crate::simulator::draw::Draw;
 use pathloom::links::Time;
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
 //! Policies that know next to nothing: round robin, random, least request, shortest path.
 
 use super::open;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Balancer;
+use crate::simulator::draw::Draw;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::closed_loop::ejection::Ejecting;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Scored;
+use crate::simulator::draw::Draw;
 use ::pathloom::config::Compare;
 use ::pathloom::links::{Outcome, Time};
 

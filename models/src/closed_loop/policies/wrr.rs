@@ -11,8 +11,8 @@
 //! blackout 10 s, expiration 180 s, update 1 s. Weights beyond ten times the mean are cut to that.
 
 use super::open;
-use crate::simulator::draw::Draw;
 use crate::simulator::balancer::Balancer;
+use crate::simulator::draw::Draw;
 use pathloom::links::orca::Report;
 use pathloom::links::{Outcome, Time};
 
