@@ -163,15 +163,15 @@ pub fn read(
     let mut last_line = 1;
     if missing {
         // A damaged file may look so: that is the better word.
-        while zipped {
+        loop {
             match csv.read_record(&mut record) {
-                Ok(true) => {}
-                Ok(false) => return,
+                Ok(true) if zipped => {}
+                Ok(_) => return,
                 Err(e) if matches!(e.kind(), csv::ErrorKind::Io(_)) => return broken(&e, path, 1, zipped, findings),
-                Err(_) => {}
+                Err(_) if zipped => {}
+                Err(_) => return,
             }
         }
-        return;
     }
     loop {
         match csv.read_record(&mut record) {
