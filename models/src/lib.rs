@@ -28,9 +28,9 @@ pub mod onnx;
 pub mod ops;
 pub mod plot;
 pub mod predict;
+pub mod recording;
 pub mod results;
 pub mod rivals;
-pub mod recording;
 // The simulation's indices are its own: all tables are made for one mesh and have its sizes.
 #[allow(clippy::indexing_slicing)]
 pub mod simulator;

@@ -162,7 +162,8 @@ fn samples_survive_their_file() {
 #[test]
 fn a_batch_says_what_its_graphs_say_one_by_one() {
     let weights = Weights::random(FULL, 2).unwrap();
-    let samples: Vec<Sample> = (1..4).filter_map(|seed| play(&Scenario::training(seed).unwrap()).unwrap().into_iter().next()).collect();
+    let samples: Vec<Sample> =
+        (1..4).filter_map(|seed| play(&Scenario::training(seed).unwrap()).unwrap().into_iter().next()).collect();
     let merged = Batch::new(&samples, FULL).unwrap();
     let out = FULL.forward(&Candle::new(&weights), &merged.inputs).unwrap();
     let together = out.score.flatten_all().unwrap().to_vec1::<f32>().unwrap();
