@@ -45,7 +45,7 @@ pub struct Evaluate {
     /// An application of one's own (a JSON file of the shape in the documentation), or a family's name.
     #[arg(long, conflicts_with = "family")]
     topology: Option<String>,
-    /// Which applications: social-network, hotel, e-commerce, random, tiny, large-N (N services), or training (as trained on).
+    /// Which applications: social-network, hotel, e-commerce, random, tiny, wide, large-N (N services), or training (as trained on).
     #[arg(long, default_value = "social-network")]
     family: String,
     /// Which kinds of faults.
@@ -125,13 +125,14 @@ impl Of {
             "e-commerce" => Family::ECommerce,
             "random" | "generated" => Family::Random,
             "tiny" => Family::Tiny,
+            "wide" => Family::Wide,
             "training" => return Ok(Of::Training),
             _ => match name.strip_prefix("large-").and_then(|n| n.parse().ok()) {
                 Some(services) => Family::Large(services),
                 None if or_file => return Ok(Of::Topology(Topology::load(Path::new(name))?)),
                 None => {
                     return Err(Error::Format(format!(
-                        "no family is called `{name}`: social-network, hotel, e-commerce, random, tiny, large-N, training"
+                        "no family is called `{name}`: social-network, hotel, e-commerce, random, tiny, wide, large-N, training"
                     )));
                 }
             },

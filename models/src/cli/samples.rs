@@ -74,6 +74,7 @@ pub fn run(args: &Samples) -> Result<()> {
         "social-network" => Some(Family::SocialNetwork),
         "generated" => Some(Family::Random),
         "tiny" => Some(Family::Tiny),
+        "wide" => Some(Family::Wide),
         "e-commerce" => Some(Family::ECommerce),
         "hotel-reservation" => Some(Family::Hotel),
         other => Some(Family::Large(other.parse().map_err(|_| {

@@ -3,8 +3,9 @@
 use super::{VALIDATION_SEED, about, runs};
 use crate::data::{self, Sample};
 use crate::plot::{Axis, Series, lines};
-use crate::train::{Figures, Keep, Look, Plan, figures, train};
+use crate::train::{Figures, Keep, Look, Plan, figures, go_on, train};
 use crate::variant::Kind;
+use crate::weights::Weights;
 use crate::weights::write_whole;
 use crate::{Error, Result, onnx};
 use clap::Args;
@@ -55,6 +56,9 @@ pub struct Train {
     /// A rival in the network's place: gcn, gat or mlp.
     #[arg(long, value_parser = ["gcn", "gat", "mlp"])]
     rival: Option<String>,
+    /// Begin with these weights (.safetensors) instead of random ones: such as a former training's best, on other runs.
+    #[arg(long, conflicts_with_all = ["rival", "variant"])]
+    from: Option<PathBuf>,
     /// The checkpoint, written at each look at the validation figures.
     #[arg(long, default_value = "target/lab/training.safetensors")]
     checkpoint: PathBuf,
@@ -140,7 +144,10 @@ pub fn run(args: &Train) -> Result<()> {
     };
     let keep = Keep { checkpoint: Some(args.checkpoint.clone()), resume: args.resume, pause_at: args.pause_at };
     let fitting = Instant::now();
-    let trained = train(&samples, &validation, kind, &plan, &keep)?;
+    let trained = match &args.from {
+        Some(path) => go_on(&samples, &validation, Weights::load(path)?, &plan, &keep)?,
+        None => train(&samples, &validation, kind, &plan, &keep)?,
+    };
     let seconds_fitting = fitting.elapsed().as_secs_f64();
     trained.weights.save(&args.weights)?;
     curves(&trained.history, &args.curves)?;

@@ -118,6 +118,9 @@ pub fn one(scenario: &Scenario, arm: &Arm, model: Option<&Arc<Rten>>, seed: u64)
     run(scenario, &arm.policy, scorer.as_ref(), seed)
 }
 
+/// A figure and its name.
+type Named = (&'static str, fn(&Figures) -> f64);
+
 /// Sums up a scenario's runs.
 #[must_use]
 pub fn summarise(scenario: &Scenario, arms: &[Arm], runs: &[Runs]) -> Compared {
@@ -134,7 +137,7 @@ pub fn summarise(scenario: &Scenario, arms: &[Arm], runs: &[Runs]) -> Compared {
         let against = |rival: Option<(&Arm, &Runs)>| {
             rival.filter(|(r, _)| r.name != arm.name).and_then(|(_, theirs)| difference(&p99(runs), &p99(theirs)))
         };
-        let figures: [(&'static str, fn(&Figures) -> f64); 13] = [
+        let figures: [Named; 13] = [
             ("p50_ms", |f| f.p50_ms),
             ("p99_ms", |f| f.p99_ms),
             ("p999_ms", |f| f.p999_ms),

@@ -162,13 +162,13 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
         "two-hops",
         Asks::OutOfSight,
         "32x9 replicas whose store in one zone is 8 times slower, called by 1 of 4 requests",
-        Small(|d| two_hops(d)),
+        Small(two_hops),
     ),
     (
         "shared-nodes",
         Asks::OutOfSight,
         "32 proxies, 3 services on 6 hosts, one of which loses 95% of its processors",
-        Small(|d| shared_nodes(d)),
+        Small(shared_nodes),
     ),
     (
         "link-latency",

@@ -26,6 +26,13 @@ pub fn trained_faults() -> Vec<FaultKind> {
 
 /// One view's links are no more than this, so that a sample of a large mesh stays one sidecar's.
 const MOST_LINKS: usize = 600;
+/// A fleet of two services is one sidecar's business as a whole.
+const MOST_LINKS_OF_A_FLEET: usize = 2_000;
+
+fn most_links(mesh: &Mesh) -> usize {
+    if mesh.services.len() <= 2 { MOST_LINKS_OF_A_FLEET } else { MOST_LINKS }
+}
+
 /// How long a run is played, in seconds; one of a large mesh is shorter.
 const LENGTH_S: u64 = 75;
 /// The first sample is taken after this many seconds.
@@ -40,6 +47,8 @@ pub enum Family {
     Random,
     /// Generated, of 2 to 6 services: a front end and what is behind it.
     Tiny,
+    /// Many callers of many replicas, from next to no load up: each link is seldom used, the replicas are well known.
+    Wide,
     /// The shop of four services.
     ECommerce,
     /// DeathStarBench's hotel application; never trained on.
@@ -56,6 +65,7 @@ impl Family {
             Family::SocialNetwork => "social-network".into(),
             Family::Random => "generated".into(),
             Family::Tiny => "tiny".into(),
+            Family::Wide => "wide".into(),
             Family::ECommerce => "e-commerce".into(),
             Family::Hotel => "hotel-reservation".into(),
             Family::Large(services) => format!("generated-{services}"),
@@ -68,8 +78,9 @@ impl Family {
         match Draw::new(seed ^ 0x5851_f42d_4c95_7f2d).uniform(0.0, 1.0) {
             u if u < 0.45 => Family::SocialNetwork,
             u if u < 0.60 => Family::ECommerce,
-            u if u < 0.85 => Family::Random,
-            _ => Family::Tiny,
+            u if u < 0.77 => Family::Random,
+            u if u < 0.89 => Family::Tiny,
+            _ => Family::Wide,
         }
     }
 
@@ -92,6 +103,14 @@ impl Family {
                 let mut plan = Plan::random(draw.log_uniform(8.0, 1_000.0), draw);
                 plan.front_ends = (1, draw.whole(1, 5));
                 plan.services = draw.one(&[(2, 4), (3, 8), (6, 16)]).unwrap_or((2, 4));
+                plan.stores = plan.services;
+                (topology, plan)
+            }
+            Family::Wide => {
+                let topology = generate::tiny(2, draw)?;
+                let mut plan = Plan::random(draw.log_uniform(5.0, 400.0), draw);
+                plan.front_ends = (12, 64);
+                plan.services = draw.one(&[(8, 12), (12, 24), (24, 50)]).unwrap_or((12, 24));
                 plan.stores = plan.services;
                 (topology, plan)
             }
@@ -132,7 +151,7 @@ impl Scenario {
     fn of(seed: u64, mut mesh: Mesh, duration_s: u64, kinds: &[FaultKind], mut draw: Draw) -> Self {
         churn(&mut mesh, duration_s as f64, &mut draw);
         let faults = faults::random(&mesh, duration_s as f64, kinds, &mut draw);
-        let view = View::random(&mesh, MOST_LINKS, &mut draw);
+        let view = View::random(&mesh, most_links(&mesh), &mut draw);
         let policies = match draw.uniform(0.0, 1.0) {
             u if u < 0.65 => Policies::Mixed,
             u if u < 0.8 => Policies::Same(Policy::LeastCost),

@@ -85,11 +85,19 @@ const SHARDS: usize = 2;
 /// # Errors
 /// When there are no samples, a tensor operation fails, or a checkpoint cannot be read or written.
 pub fn train(samples: &[Sample], validation: &[Sample], kind: Kind, plan: &Plan, keep: &Keep) -> Result<Trained> {
+    let weights = Weights::random(kind, plan.seed)?;
+    normalise(&weights, samples)?;
+    go_on(samples, validation, weights, plan, keep)
+}
+
+/// Trains a model further from these weights.
+///
+/// # Errors
+/// As `train`.
+pub fn go_on(samples: &[Sample], validation: &[Sample], weights: Weights, plan: &Plan, keep: &Keep) -> Result<Trained> {
     if samples.is_empty() || validation.is_empty() {
         return Err(Error::Format("no samples to train with".into()));
     }
-    let weights = Weights::random(kind, plan.seed)?;
-    normalise(&weights, samples)?;
     Fit { samples, validation, plan, masks: true }.run(weights, keep)
 }
 

@@ -37,7 +37,7 @@ fn at(seconds: f64) -> Time {
 
 fn shares(balancer: &mut dyn Balancer, now: Time, usable: &[usize], picks: usize) -> Vec<f64> {
     let mut draw = Draw::new(7);
-    let mut counts = vec![0usize; 4];
+    let mut counts = [0usize; 4];
     for _ in 0..picks {
         counts[balancer.pick(now, &mut draw, usable, &[])] += 1;
     }
