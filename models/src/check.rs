@@ -18,7 +18,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// Engines may differ by this much, relative to values above 1.
-pub const TOLERANCE: f32 = 1e-4;
+/// Graphs out of every range are among those compared: there the p99 of long paths adds squares of large numbers.
+pub const TOLERANCE: f32 = 2e-4;
 
 /// Reads a file's metadata.
 ///
