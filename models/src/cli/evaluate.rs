@@ -37,6 +37,7 @@ const DISTRIBUTIONS: [&str; 5] = ["persistence", "ewma", "shrunk averages", "mlp
   pathloom-models evaluate
   pathloom-models evaluate --family hotel --out models/results/evaluate-hotel.json
   pathloom-models evaluate --faults held-back --runs 8 --json
+  pathloom-models evaluate --faults calm
   pathloom-models evaluate --topology my-application.json --ablations target/lab/ablations")]
 pub struct Evaluate {
     /// The model.
@@ -89,6 +90,8 @@ enum Faults {
     HeldBack,
     /// All.
     All,
+    /// None, and constant load: nothing changes that nobody could foresee.
+    Calm,
 }
 
 impl Faults {
@@ -97,6 +100,7 @@ impl Faults {
             Faults::Seen => trained_faults(),
             Faults::HeldBack => HELD_BACK.to_vec(),
             Faults::All => FaultKind::ALL.to_vec(),
+            Faults::Calm => Vec::new(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Faults {
             Faults::Seen => "seen",
             Faults::HeldBack => "held-back",
             Faults::All => "all",
+            Faults::Calm => "calm",
         }
     }
 }
@@ -187,7 +192,11 @@ pub fn run(args: &Evaluate) -> Result<()> {
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} runs, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let options = Options { truth: Truth::Intrinsic, least_answers: args.least_answers };
-    let samples = |seed| play(&of.scenario(seed, &kinds)?.with_forks(args.forks));
+    let scenario = |seed| -> Result<Scenario> {
+        let scenario = of.scenario(seed, &kinds)?;
+        Ok(if args.faults == Faults::Calm { scenario.calm() } else { scenario })
+    };
+    let samples = |seed| play(&scenario(seed)?.with_forks(args.forks));
     let reports = reports(args.seed, args.seeds, args.runs, &options, samples, predictors, || bar.inc(1))?;
     bar.finish_and_clear();
     let summary = Summary::of(&reports, args.seed).ok_or_else(|| Error::Check("nothing was evaluated".to_string()))?;

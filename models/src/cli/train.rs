@@ -17,7 +17,7 @@ use std::time::Instant;
 /// Arguments.
 pub struct Train {
     /// How many simulated runs to train on.
-    #[arg(long, default_value_t = 3_000)]
+    #[arg(long, default_value_t = 5_000)]
     runs: u64,
     /// A file of samples from `samples`, instead of simulating.
     #[arg(long)]
@@ -29,7 +29,7 @@ pub struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many steps.
-    #[arg(long, default_value_t = 30_000)]
+    #[arg(long, default_value_t = 45_000)]
     steps: usize,
     /// How many edges a step sees, about.
     #[arg(long, default_value_t = 1_000)]
@@ -47,7 +47,7 @@ pub struct Train {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How many threads, 1 or 2; the result is the same.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 2)]
     threads: usize,
     /// The network with a part left out: full, layers-1 to layers-6, no-edges, no-graph, no-memory, no-sharing, no-alike,
     /// no-gate, no-listwise.

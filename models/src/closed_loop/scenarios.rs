@@ -162,7 +162,13 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
         "two-hops",
         Asks::OutOfSight,
         "32x9 replicas whose store in one zone is 8 times slower, called by 1 of 4 requests",
-        Small(two_hops),
+        Small(|d| two_hops(32, 0.12, d)),
+    ),
+    (
+        "two-hops-rare",
+        Asks::OutOfSight,
+        "64x9 replicas, the same at load 0.02: each link is used once in 8 s",
+        Small(|d| two_hops(64, 0.02, d)),
     ),
     (
         "shared-nodes",
@@ -341,9 +347,9 @@ fn hit(parts: Parts, draw: &mut Draw) -> Parts {
 }
 
 /// Gateways, an api in three zones, and a store in each zone that only the api's replicas there call.
-fn two_hops(draw: &mut Draw) -> Parts {
+fn two_hops(proxies: usize, load: f64, draw: &mut Draw) -> Parts {
     let mut plan = Blueprint::new();
-    let gateway = plan.gateway(32);
+    let gateway = plan.gateway(proxies);
     let (api, store) = (plan.service("api", 0.010), plan.service("store", 0.020));
     for zone in 0..3 {
         for _ in 0..3 {
@@ -357,7 +363,7 @@ fn two_hops(draw: &mut Draw) -> Parts {
     plan.calls(api, store, 0.25);
     plan.pin_to_zone(api, store);
     let rate = plan.capacity(api);
-    let parts = Parts::new(plan.mesh(rate), 0.12);
+    let parts = Parts::new(plan.mesh(rate), load);
     let slow = draw.one(&parts.mesh.services[store].replicas).unwrap_or_default();
     let zone = |i: usize| parts.mesh.hosts[parts.mesh.instances[i].host].zone;
     let behind: Vec<usize> =

@@ -10,13 +10,16 @@ use serde_json::Value;
 
 /// The family and the faults that the targets are about.
 const YARDSTICK: (&str, &str) = ("social-network", "seen");
+/// The same where nothing changes.
+const CALM: (&str, &str) = ("social-network", "calm");
 /// How much accuracy may be lost where the model was never trained.
 const MOST_LOST: f64 = 0.05;
 /// In the published column: whose figures stand beside which predictor.
 const COUNTERPARTS: [(&str, &str); 2] = [("model", "the routing paper"), ("ospf", "OSPF")];
 
 pub(super) fn sections(page: &mut Page<'_>, found: &[&Found]) -> Result<()> {
-    let yardstick = found.iter().copied().find(|f| (f.text("family"), f.text("faults")) == YARDSTICK);
+    let of = |what| found.iter().copied().find(|f| (f.text("family"), f.text("faults")) == what);
+    let (yardstick, calm) = (of(YARDSTICK), of(CALM));
     page.say("## Social Network: unseen seeds and loads");
     match yardstick {
         Some(found) => {
@@ -25,13 +28,25 @@ pub(super) fn sections(page: &mut Page<'_>, found: &[&Found]) -> Result<()> {
         }
         None => page.say("Not measured: `pathloom-models evaluate --out models/results/evaluate-social-network.json`."),
     }
+    if let Some(found) = calm {
+        page.say("## Social Network where nothing changes");
+        page.made_by(found);
+        page.say(
+            "Without faults and at a constant load: what is left of the error cannot be blamed on a window in which something \
+             begins or ends that nobody could foresee.",
+        );
+        page.say(&sizes(found));
+        page.say(&judged(&found.value));
+        page.table(&figures(&found.value, true));
+    }
     page.say("## Ablations");
     match yardstick.filter(|f| !entries(&f.value, "ablations").is_empty()) {
         Some(found) => ablations(page, found)?,
         None => page.say("Not measured: `evaluate --ablations DIR` with the folder of the trained variants."),
     }
     page.say("## Topologies and faults that training never saw");
-    carried(page, found, yardstick)
+    let never: Vec<&Found> = found.iter().copied().filter(|f| f.text("faults") != CALM.1).collect();
+    carried(page, &never, yardstick)
 }
 
 fn social_network(page: &mut Page<'_>, found: &Found) -> Result<()> {

@@ -96,7 +96,8 @@ impl Family {
             Family::Random => {
                 let (services, degree) = (draw.log_uniform(10.0, 40.0) as usize, draw.uniform(1.5, 4.5));
                 let topology = generate::generate(services.max(10), degree, draw)?;
-                (topology, Plan::random(draw.log_uniform(60.0, 300.0), draw))
+                // Down to links that are used a few times a minute, as most of a large mesh's are.
+                (topology, Plan::random(draw.log_uniform(6.0, 300.0), draw))
             }
             Family::Tiny => {
                 let topology = generate::tiny(draw.one(&[2, 2, 2, 3, 4, 6]).unwrap_or(2), draw)?;
@@ -180,6 +181,15 @@ impl Scenario {
     /// Never: all its applications can be made.
     pub fn training(seed: u64) -> Result<Self> {
         Self::random(seed, Family::training(seed), &trained_faults())
+    }
+
+    /// The same where nothing changes: no faults, no replica that comes or goes, and the load that it had at half time.
+    #[must_use]
+    pub fn calm(mut self) -> Self {
+        self.faults.clear();
+        self.mesh.instances.iter_mut().for_each(|i| i.alive_s = None);
+        self.load = Load::Constant(self.load.factor(0.5 * self.duration_s as f64));
+        self
     }
 
     /// The same, with the next window of each third sample played this many more times.

@@ -36,11 +36,11 @@ const LARGEST_LOG: f64 = 4.0;
 /// How much each part counts.
 const INTRINSIC: f64 = 0.6;
 const INTRINSIC_RELATIVE: f64 = 0.6;
-const MEAN: f64 = 0.25;
-const MEAN_RELATIVE: f64 = 0.6;
+const MEAN: f64 = 0.1;
+const MEAN_RELATIVE: f64 = 0.9;
 const P99: f64 = 0.15;
 const JITTER: f64 = 0.2;
-const JITTER_ABSOLUTE: f64 = 0.25;
+const JITTER_ABSOLUTE: f64 = 0.5;
 const LOAD: f64 = 0.1;
 const SHARES: f64 = 0.4;
 const REGRET: f64 = 0.4;
