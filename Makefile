@@ -64,7 +64,7 @@ test: setup ## Passes every test, and the lints.
 	cargo test --quiet
 
 .PHONY: model
-model: setup ## Trains the built-in model from nothing and checks it on three engines (about 15 minutes).
+model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
 	cargo run --release --package pathloom-models -- train --out models/pathloom.onnx
 	cargo run --release --package pathloom-models -- check --model models/pathloom.onnx
 
@@ -80,6 +80,7 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 	cargo build --release --package pathloom-models
 	@mkdir -p $(RESULTS)
 	$(LAB) evaluate --seeds $(SEEDS) $(if $(wildcard $(ABLATIONS)/*.safetensors),--ablations $(ABLATIONS)) --out $(RESULTS)/evaluate-social-network.json
+	$(LAB) evaluate --seeds $(SEEDS) --faults calm --out $(RESULTS)/evaluate-social-network-calm.json
 	$(LAB) evaluate --seeds $(SEEDS) --faults held-back --out $(RESULTS)/evaluate-social-network-held-back.json
 	for family in e-commerce random hotel; do \
 		$(LAB) evaluate --seeds $(SEEDS) --family $$family --out $(RESULTS)/evaluate-$$family.json; done
@@ -89,6 +90,9 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 	$(LAB) evaluate --seeds $(SEEDS) --runs 1 --forks 0 --family large-10000 --out $(RESULTS)/evaluate-large-10000.json
 	if [ -d $(DATA)/nezha ]; then for window in 10 60; do \
 		$(LAB) replay --data $(DATA) --window $$window --json > $(RESULTS)/replay-nezha-$${window}s.json; done; \
+		$(LAB) import-nezha --data $(DATA) --app OB --window 10 --out $(TARGET)/lab/nezha; \
+		$(LAB) fine-tune --recording $(TARGET)/lab/nezha/nezha-ob-2022-08-22-10s --min-calls 10 --out $(TARGET)/lab/tuned.onnx --json \
+			> $(RESULTS)/fine-tune-nezha-10s.json; \
 	else echo "make: $(DATA)/nezha is not there, so no recorded telemetry is measured (DATA=folder)" >&2; fi
 	$(LAB) closed-loop --out $(RESULTS)/closed-loop.json
 	$(LAB) check --json > $(RESULTS)/check.json

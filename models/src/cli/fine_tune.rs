@@ -120,6 +120,8 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
                 json!({"trained": windows.0, "stopped_by": windows.1, "held_back": windows.2}),
             );
             all.insert("steps".into(), json!(steps));
+            let about = json!({ "name": recording.name, "window_seconds": recording.window_s, "digest": recording.digest });
+            all.insert("recording".into(), about);
             all.insert("out".into(), json!(args.out));
         }
         return print_json(&value);

@@ -20,19 +20,37 @@ pub(super) fn sections(page: &mut Page<'_>, found: &[&Found]) -> Result<()> {
         let of = f.value.get("recording").and_then(|r| r.get("name")).and_then(Value::as_str);
         page.say(&format!("### {}", of.unwrap_or("Nezha's windows")));
         page.made_by(f);
+        if let Some(before) = f.value.get("before") {
+            adapted(page, &f.value, before);
+        }
         page.say(
             "No window that is scored was trained on. Decisions are judged by what the next window showed, so they hold the \
              sampling's noise.",
         );
         let apps = entries(&f.value, "apps");
         if apps.is_empty() {
-            one(page, f.text("name"), &f.value);
+            one(page, of.unwrap_or("all"), &f.value);
         }
         for (name, value) in apps {
             one(page, name, value);
         }
     }
     Ok(())
+}
+
+/// What `fine-tune` changed.
+fn adapted(page: &mut Page<'_>, value: &Value, before: &Value) {
+    let windows = |part: &str| number(value, &["windows", part]);
+    let error = |of: &Value| number(of, &[Figure::MeanRelativeError.key()]);
+    page.say(&format!(
+        "Adapted by `fine-tune` on the first {} windows, stopped by the next {}, measured on the last {}: relative error {:.3} before, \
+         {:.3} after.",
+        windows("trained"),
+        windows("stopped_by"),
+        windows("held_back"),
+        error(before),
+        value.get("model").map_or(f64::NAN, error)
+    ));
 }
 
 fn one(page: &mut Page<'_>, name: &str, value: &Value) {

@@ -132,6 +132,10 @@ pub fn play(scenario: &Scenario) -> Result<Vec<Sample>> {
             continue;
         }
         let seen = watch.telemetry.features(&observation, engine.active())?;
+        if seen.pairs.is_empty() {
+            // Nothing to choose yet: so where hardly anything is called.
+            continue;
+        }
         let intrinsic = truth.intrinsic(engine.active(), engine.picks());
         let trouble = truth.trouble(engine.active(), engine.picks());
         let again = scenario.forks > 0 && pending.len().is_multiple_of(scenario.fork_every.max(1));
