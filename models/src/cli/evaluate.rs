@@ -206,16 +206,11 @@ pub fn run(args: &Evaluate) -> Result<()> {
     let targets = if yardstick { targets(&summary, &apart) } else { BTreeMap::new() };
     let value = value(args, &of, &summary, &apart, &targets, absent, &bytes);
     if args.json {
-        println!("{}", pretty(&value)?);
+        say!("{}", pretty(&value)?);
     } else {
-        println!(
-            "{}, faults {}: labels stand on at least {} answers",
-            of.name(),
-            args.faults.name(),
-            args.least_answers
-        );
-        print!("{}", summary.text());
-        print!("{}", met(&targets));
+        say!("{}, faults {}: labels stand on at least {} answers", of.name(), args.faults.name(), args.least_answers);
+        say!(raw "{}", summary.text());
+        say!(raw "{}", met(&targets));
     }
     if let Some(path) = &args.out {
         crate::cli::write(path, (pretty(&value)? + "\n").as_bytes())?;
