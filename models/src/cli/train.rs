@@ -29,10 +29,10 @@ pub struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many steps.
-    #[arg(long, default_value_t = 45_000)]
+    #[arg(long, default_value_t = 24_000)]
     steps: usize,
     /// How many edges a step sees, about.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 2_000)]
     edges: usize,
     /// The largest learning rate.
     #[arg(long, default_value_t = 3e-3)]
