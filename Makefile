@@ -65,7 +65,7 @@ test: setup ## Passes every test, and the lints.
 
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
-	cargo run --release --package pathloom-models -- train --out models/pathloom.onnx
+	cargo run --release --package pathloom-models -- train --model-version 0.3.0 --curves models/results --out models/pathloom.onnx
 	cargo run --release --package pathloom-models -- check --model models/pathloom.onnx
 
 # What `make results` measures with. ABLATIONS holds the trained variants of the network; without it they are not measured.

@@ -118,7 +118,7 @@ pub fn run(args: &Samples) -> Result<()> {
     }
     if let Some(out) = &args.out {
         let digest = data::save(&samples, out)?;
-        say!("{}: sha256 {digest}", out.display());
+        eprintln!("{}: sha256 {digest}", out.display());
     }
     Ok(())
 }
