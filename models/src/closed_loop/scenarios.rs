@@ -350,6 +350,7 @@ fn hit(parts: Parts, draw: &mut Draw) -> Parts {
 fn two_hops(proxies: usize, load: f64, draw: &mut Draw) -> Parts {
     let mut plan = Blueprint::new();
     let gateway = plan.gateway(proxies);
+    plan.spread_over_zones(gateway, 3);
     let (api, store) = (plan.service("api", 0.010), plan.service("store", 0.020));
     for zone in 0..3 {
         for _ in 0..3 {
