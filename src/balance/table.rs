@@ -2,7 +2,7 @@
 
 use super::Alias;
 use crate::config::{Compare, Policy};
-use crate::links::{LinkCell, NodeCell, NodeKey, Time};
+use crate::links::{Fading, LinkCell, NodeCell, NodeKey, Time};
 use crate::observe::Traffic;
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -130,6 +130,8 @@ pub struct Table {
     /// Those that may get requests first, then the others (kept to be shown).
     candidates: Box<[Candidate]>,
     eligible: usize,
+    /// What a request compares of each that is eligible.
+    rows: Box<[Row]>,
     /// The candidates on probation: one request at a time may go to each.
     probation: Box<[u32]>,
     /// Fewer than the panic threshold were healthy, so all get requests.
@@ -143,6 +145,30 @@ pub struct Table {
     configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
+}
+
+/// What a pick reads of a candidate, side by side with the others': a candidate itself fills several cache lines.
+#[derive(Debug)]
+struct Row {
+    link: Arc<LinkCell>,
+    node: Arc<NodeCell>,
+    prior_s: f32,
+    /// What a cost is multiplied by: one over expected success times bias.
+    factor: f32,
+}
+
+impl Row {
+    fn new(c: &Candidate) -> Self {
+        let (link, node) = (c.link.clone(), c.node.clone());
+        Self { link, node, prior_s: c.prior_s, factor: 1.0 / (c.success.max(MIN_SUCCESS) * c.bias) }
+    }
+
+    /// Its cost and its estimate.
+    #[inline]
+    fn cost(&self, fading: &Fading) -> (f32, f32) {
+        let estimate_s = self.link.estimate.faded(fading, self.prior_s);
+        (estimate_s * (self.node.in_flight() + 1) as f32 * self.factor, estimate_s)
+    }
 }
 
 /// What a pick chose, and by which estimate.
@@ -168,9 +194,11 @@ impl Table {
         let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
         let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
         let start = if configured.is_empty() { 0 } else { rand::random::<u32>() };
+        let rows = candidates.iter().take(eligible).map(Row::new).collect();
         Self {
             candidates: candidates.into(),
             eligible,
+            rows,
             probation,
             panic,
             options,
@@ -238,17 +266,15 @@ impl Table {
     }
 
     fn pick_by_model(&self, now: Time, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
-        let cost = |c: &Candidate| {
-            let estimate_s = c.link.estimate.at(now, c.prior_s, self.options.tau_s);
-            (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
-        };
+        let random = rng.next_u64();
         // Sampling by weight alone explores by itself, and its shares are promised to be the weights.
         if self.options.compare != Compare::Draw(1)
-            && let Some(index) = self.stale(now, rng)
+            && let Some(index) = self.stale(now, random as u32, rng)
             && !tried.contains(&index)
         {
             return Some(Choice { index, estimate_s: f32::NAN });
         }
+        let fading = Fading::new(now, self.options.tau_s);
         let drawn = match self.options.compare {
             Compare::All => None,
             Compare::Auto if self.eligible <= COMPARE_ALL_UP_TO => None,
@@ -257,28 +283,39 @@ impl Table {
         };
         match drawn {
             // The draw by weight holds the bias already.
-            Some(n) => self.pick_of_drawn(&self.alias, n, rng, tried, cost),
-            None => {
-                // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
-                let start = (rng.next_u32() as usize) % self.eligible;
-                lowest((start..self.eligible).chain(0..start).filter(|i| !tried.contains(i)), |i| {
-                    let candidate = self.candidates.get(i)?;
-                    let (cost, estimate_s) = cost(candidate);
-                    Some((cost / candidate.bias, estimate_s))
-                })
+            Some(n) => self.pick_of_drawn(&self.alias, n, rng, tried, |c| {
+                let estimate_s = c.link.estimate.faded(&fading, c.prior_s);
+                (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
+            }),
+            // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
+            None => self.cheapest_from(below((random >> 32) as u32, self.eligible), &fading, tried),
+        }
+    }
+
+    /// The cheapest of all that are eligible; of equals the first from `start` on, round the end.
+    fn cheapest_from(&self, start: usize, fading: &Fading, tried: &[usize]) -> Option<Choice> {
+        let (before, after) = self.rows.split_at_checked(start)?;
+        let (mut least, mut best) = (f32::INFINITY, Choice { index: usize::MAX, estimate_s: f32::NAN });
+        for (first, rows) in [(start, after), (0, before)] {
+            for (offset, row) in rows.iter().enumerate() {
+                let (cost, estimate_s) = row.cost(fading);
+                if cost < least && !tried.contains(&(first + offset)) {
+                    (least, best) = (cost, Choice { index: first + offset, estimate_s });
+                }
             }
         }
+        (best.index != usize::MAX).then_some(best)
     }
 
     /// Now and then, a candidate that was not measured lately. The lowest cost alone would never choose one whose
     /// prior is high, and so never learn that it has healed. One that has a fresh sample is left out, so a slow
     /// endpoint costs at most about one request in `tau_s`.
-    fn stale(&self, now: Time, rng: &mut impl Rng) -> Option<usize> {
-        let coin = (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+    fn stale(&self, now: Time, random: u32, rng: &mut impl Rng) -> Option<usize> {
+        let coin = (random >> 8) as f32 / (1u32 << 24) as f32;
         if coin >= self.options.explore {
             return None;
         }
-        let index = (rng.next_u32() as usize) % self.eligible;
+        let index = below(rng.next_u32(), self.eligible);
         let candidate = self.candidates.get(index)?;
         let old = |age_s: f32| age_s > self.options.tau_s;
         let unknown_here = candidate.link.estimate.last(now).is_none_or(|e| old(e.age_s));
@@ -329,6 +366,11 @@ impl Table {
             _ => (0.0, PEAK_EWMA_DECAY_S),
         }
     }
+}
+
+/// A number below `count` from 32 random bits, without a division.
+fn below(random: u32, count: usize) -> usize {
+    ((u64::from(random) * count as u64) >> 32) as usize
 }
 
 fn lowest(indices: impl Iterator<Item = usize>, cost: impl Fn(usize) -> Option<(f32, f32)>) -> Option<Choice> {
