@@ -84,6 +84,8 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 	$(LAB) evaluate --seeds $(SEEDS) --faults held-back --out $(RESULTS)/evaluate-social-network-held-back.json
 	for family in e-commerce random hotel; do \
 		$(LAB) evaluate --seeds $(SEEDS) --family $$family --out $(RESULTS)/evaluate-$$family.json; done
+	for degree in 1.5 2.5 3.5 4.5; do \
+		$(LAB) evaluate --seeds $(SEEDS) --runs 8 --forks 0 --family degree-$$degree --out $(RESULTS)/evaluate-degree-$$degree.json; done
 	$(LAB) evaluate --seeds $(SEEDS) --family hotel --faults held-back --out $(RESULTS)/evaluate-hotel-held-back.json
 	$(LAB) evaluate --seeds $(SEEDS) --runs 6 --family large-100 --out $(RESULTS)/evaluate-large-100.json
 	$(LAB) evaluate --seeds $(SEEDS) --runs 3 --forks 0 --family large-1000 --out $(RESULTS)/evaluate-large-1000.json

@@ -67,7 +67,7 @@ pub fn run(args: &Check) -> Result<()> {
     if args.json {
         let value = serde_json::to_value(&report).map_err(|e| Error::Format(e.to_string()))?;
         let text = serde_json::to_string_pretty(&crate::results::stamped(value));
-        println!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
+        say!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
     } else {
         print(&report);
     }
@@ -78,18 +78,18 @@ pub fn run(args: &Check) -> Result<()> {
 }
 
 fn print(report: &Report) {
-    println!("{}: {} bytes, keeps the contract", report.model.display(), report.bytes);
+    say!("{}: {} bytes, keeps the contract", report.model.display(), report.bytes);
     match &report.onnxruntime {
-        Some(path) => println!("ONNX Runtime: {}", path.display()),
-        None => println!("ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"),
+        Some(path) => say!("ONNX Runtime: {}", path.display()),
+        None => say!("ONNX Runtime: NOT FOUND, so not compared (give --onnxruntime or ORT_DYLIB_PATH)"),
     }
     for agreement in &report.agreements {
-        println!("largest difference of {} (relative above 1):", agreement.engines);
+        say!("largest difference of {} (relative above 1):", agreement.engines);
         for ((name, ..), off) in OUTPUTS.iter().zip(agreement.largest) {
-            println!("  {name:15} {off:.1e}");
+            say!("  {name:15} {off:.1e}");
         }
     }
     for (engine, n, e, ms) in &report.times_ms {
-        println!("{engine}, one thread, {n} nodes and about {e} edges: {ms:.3} ms (median)");
+        say!("{engine}, one thread, {n} nodes and about {e} edges: {ms:.3} ms (median)");
     }
 }

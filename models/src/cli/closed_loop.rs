@@ -137,7 +137,7 @@ pub fn run(args: &ClosedLoop) -> Result<()> {
     }
     let text = serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?;
     if args.json {
-        println!("{text}");
+        say!("{text}");
     }
     if let Some(path) = &args.out {
         super::write(path, (text + "\n").as_bytes())?;
@@ -149,13 +149,13 @@ pub fn run(args: &ClosedLoop) -> Result<()> {
 }
 
 fn list() {
-    println!("scenarios:");
+    say!("scenarios:");
     for name in names() {
-        println!("  {name:20} {}", about(name).map_or("", |(about, _)| about));
+        say!("  {name:20} {}", about(name).map_or("", |(about, _)| about));
     }
-    println!("policies:");
+    say!("policies:");
     for arm in arms() {
-        println!("  {:20} {}", arm.name, arm.about);
+        say!("  {:20} {}", arm.name, arm.about);
     }
 }
 
@@ -197,8 +197,8 @@ fn percent(interval: Option<&Interval>) -> String {
 }
 
 fn print(name: &str, compared: &Compared, arms: &[Arm], events: u64, took_s: f64) {
-    println!("\n{name}: {} ({events} events in {took_s:.1} s)", compared.about);
-    println!(
+    say!("\n{name}: {} ({events} events in {took_s:.1} s)", compared.about);
+    say!(
         "  {:34} {:>8} {:>8} {:>8} {:>7} {:>8} {:>6} {:>7} {:>7} {:>6} {:>6}  p99 against {}",
         "policy",
         "p50 ms",
@@ -216,7 +216,7 @@ fn print(name: &str, compared: &Compared, arms: &[Arm], events: u64, took_s: f64
     for arm in arms {
         let Some(s) = compared.policies.get(&arm.name) else { continue };
         let of = |s: &Summary, name: &str| s.intervals.get(name).map_or(f64::NAN, |i| i.mean);
-        println!(
+        say!(
             "  {:34} {:8.2} {:8.1} {:8.1} {:6.2}% {:8.1} {:6.2} {:7.1} {:7.1} {:6.3} {:6.3}  {}",
             arm.name,
             of(s, "p50_ms"),
@@ -236,7 +236,7 @@ fn print(name: &str, compared: &Compared, arms: &[Arm], events: u64, took_s: f64
 
 /// For each arm the geometric mean of its p99 over all scenarios: what tuning goes by.
 fn overall(report: &Report, arms: &[Arm]) {
-    println!("\ngeometric mean of p99 over {} scenarios, in ms:", report.scenarios.len());
+    say!("\ngeometric mean of p99 over {} scenarios, in ms:", report.scenarios.len());
     for arm in arms {
         let logs: Vec<f64> = report
             .scenarios
@@ -245,6 +245,6 @@ fn overall(report: &Report, arms: &[Arm]) {
             .map(f64::ln)
             .filter(|l| l.is_finite())
             .collect();
-        println!("  {:34} {:8.2}", arm.name, (logs.iter().sum::<f64>() / logs.len().max(1) as f64).exp());
+        say!("  {:34} {:8.2}", arm.name, (logs.iter().sum::<f64>() / logs.len().max(1) as f64).exp());
     }
 }

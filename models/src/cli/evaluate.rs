@@ -46,7 +46,8 @@ pub struct Evaluate {
     /// An application of one's own (a JSON file of the shape in the documentation), or a family's name.
     #[arg(long, conflicts_with = "family")]
     topology: Option<String>,
-    /// Which applications: social-network, hotel, e-commerce, random, tiny, wide, large-N (N services), or training (as trained on).
+    /// Which applications: social-network, hotel, e-commerce, random, tiny, wide, large-N (N services), degree-1.5 to degree-4.5
+    /// (random with this out-degree), or training (as trained on).
     #[arg(long, default_value = "social-network")]
     family: String,
     /// Which kinds of faults.
@@ -124,6 +125,7 @@ enum Of {
 impl Of {
     /// By a family's name, or else by a file.
     fn parse(name: &str, or_file: bool) -> Result<Self> {
+        let of = |name: &str, prefix: &str| name.strip_prefix(prefix)?.parse::<f64>().ok();
         Ok(Of::Family(match name {
             "social-network" => Family::SocialNetwork,
             "hotel" | "hotel-reservation" => Family::Hotel,
@@ -132,12 +134,14 @@ impl Of {
             "tiny" => Family::Tiny,
             "wide" => Family::Wide,
             "training" => return Ok(Of::Training),
-            _ => match name.strip_prefix("large-").and_then(|n| n.parse().ok()) {
-                Some(services) => Family::Large(services),
-                None if or_file => return Ok(Of::Topology(Topology::load(Path::new(name))?)),
-                None => {
+            _ => match (of(name, "large-"), of(name, "degree-").filter(|d| (1.5..=4.5).contains(d))) {
+                (Some(services), _) => Family::Large(services as usize),
+                (_, Some(degree)) => Family::Degree((degree * 10.0).round() as u32),
+                _ if or_file => return Ok(Of::Topology(Topology::load(Path::new(name))?)),
+                _ => {
                     return Err(Error::Format(format!(
-                        "no family is called `{name}`: social-network, hotel, e-commerce, random, tiny, wide, large-N, training"
+                        "no family is called `{name}`: social-network, hotel, e-commerce, random, tiny, wide, large-N, \
+                         degree-1.5 to degree-4.5, training"
                     )));
                 }
             },
@@ -206,16 +210,11 @@ pub fn run(args: &Evaluate) -> Result<()> {
     let targets = if yardstick { targets(&summary, &apart) } else { BTreeMap::new() };
     let value = value(args, &of, &summary, &apart, &targets, absent, &bytes);
     if args.json {
-        println!("{}", pretty(&value)?);
+        say!("{}", pretty(&value)?);
     } else {
-        println!(
-            "{}, faults {}: labels stand on at least {} answers",
-            of.name(),
-            args.faults.name(),
-            args.least_answers
-        );
-        print!("{}", summary.text());
-        print!("{}", met(&targets));
+        say!("{}, faults {}: labels stand on at least {} answers", of.name(), args.faults.name(), args.least_answers);
+        say!(raw "{}", summary.text());
+        say!(raw "{}", met(&targets));
     }
     if let Some(path) = &args.out {
         crate::cli::write(path, (pretty(&value)? + "\n").as_bytes())?;

@@ -38,6 +38,6 @@ pub fn run(args: &Export) -> Result<()> {
     };
     let bytes = onnx::bytes(&weights, &about(&args.model_version, &args.trained_on))?;
     write(&args.out, &bytes)?;
-    println!("{}: {} bytes, {} trained numbers", args.out.display(), bytes.len(), weights.count());
+    say!("{}: {} bytes, {} trained numbers", args.out.display(), bytes.len(), weights.count());
     Ok(())
 }

@@ -120,29 +120,33 @@ pub fn run(args: &FineTuneArgs) -> Result<()> {
                 json!({"trained": windows.0, "stopped_by": windows.1, "held_back": windows.2}),
             );
             all.insert("steps".into(), json!(steps));
-            let about = json!({ "name": recording.name, "window_seconds": recording.window_s, "digest": recording.digest });
+            let about =
+                json!({ "name": recording.name, "window_seconds": recording.window_s, "digest": recording.digest });
             all.insert("recording".into(), about);
             all.insert("out".into(), json!(args.out));
         }
         return print_json(&value);
     }
-    println!(
+    say!(
         "{}: trained on {} windows, stopped by {} after {steps} steps, measured on the last {}; `model` is the adapted one",
-        recording.name, windows.0, windows.1, windows.2
+        recording.name,
+        windows.0,
+        windows.1,
+        windows.2
     );
     if let Some(summary) = found.summary(args.seed) {
-        print!("{}", summary.text());
+        say!(raw "{}", summary.text());
         let error = |name: &str| {
             let line = summary.lines().find(|l| l.name == name);
             line.map_or(f64::NAN, |l| l.value(Figure::MeanRelativeError))
         };
         let (was, is) = (error("before"), error("model"));
-        println!("relative error of the next window: {was:.3} before, {is:.3} after");
+        say!("relative error of the next window: {was:.3} before, {is:.3} after");
         if is > was {
-            println!("the adapted model is worse on the held-back windows: keep the one that you have");
+            say!("the adapted model is worse on the held-back windows: keep the one that you have");
         }
     }
-    println!("{} was written", args.out.display());
+    say!("{} was written", args.out.display());
     Ok(())
 }
 

@@ -1,5 +1,12 @@
 //! The commands: what they read, what they write, what they print.
 
+/// Prints a line to standard output, or with `raw` just the text. Whoever reads may close the pipe (`| head`): then the
+/// command ends, and that is no failure.
+macro_rules! say {
+    (raw $($text:tt)*) => { $crate::cli::to_stdout(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::cli::to_stdout(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 mod check;
 mod closed_loop;
 pub mod evaluate;
@@ -105,6 +112,18 @@ pub(crate) fn about(version: &str, trained_on: &str) -> About {
         created_by: command,
         commit: commit.unwrap_or_else(|| "unknown".into()),
         window_s: crate::WINDOW_S,
+    }
+}
+
+/// What `say!` does.
+fn to_stdout(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    if let Err(error) = std::io::stdout().write_fmt(text) {
+        let closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+        if !closed {
+            eprintln!("error: standard output: {error}");
+        }
+        std::process::exit(i32::from(!closed));
     }
 }
 

@@ -75,9 +75,9 @@ pub struct ImportNezha {
 pub fn import_nezha(args: &ImportNezha) -> Result<()> {
     let imported = nezha::import(&args.data, args.app, args.window, &args.out)?;
     if args.json {
-        println!("{}", json!({ "recordings": imported.iter().map(|i| &i.folder).collect::<Vec<_>>() }));
+        say!("{}", json!({ "recordings": imported.iter().map(|i| &i.folder).collect::<Vec<_>>() }));
     } else {
-        imported.iter().for_each(|i| println!("{}", i.folder.display()));
+        imported.iter().for_each(|i| say!("{}", i.folder.display()));
     }
     Ok(())
 }
@@ -134,7 +134,7 @@ fn of_recording(args: &ReplayArgs, weights: &Weights, folder: &Path) -> Result<(
         return print_json(&value);
     }
     let (name, length) = (&recording.name, recording.window_s);
-    println!("{name}: {} windows of {length} s, each predicted from those before it", recording.windows.len());
+    say!("{name}: {} windows of {length} s, each predicted from those before it", recording.windows.len());
     text(&found, args.seed);
     Ok(())
 }
@@ -162,7 +162,7 @@ fn of_nezha(args: &ReplayArgs, weights: &Weights, data: &Path) -> Result<()> {
         if args.json {
             by_app.insert(app.name().into(), of_app.json(args.seed));
         } else {
-            println!(
+            say!(
                 "{}: windows of {} s, calls from service to service, at least {} in a window and in the one before",
                 app.name(),
                 args.window,
@@ -197,16 +197,16 @@ fn scored(found: &Replay, min_calls: u32) -> Result<()> {
 
 fn text(found: &Replay, seed: u64) {
     let Some(summary) = found.summary(seed) else { return };
-    print!("{}", summary.text());
-    println!("noise floor of the relative error, estimated: {:.3}", found.floor());
+    say!(raw "{}", summary.text());
+    say!("noise floor of the relative error, estimated: {:.3}", found.floor());
     if summary.decisions() == 0 {
-        println!("no service had two nodes to choose from, so nothing is said of decisions");
+        say!("no service had two nodes to choose from, so nothing is said of decisions");
     }
-    println!();
+    say!("");
 }
 
 pub(super) fn print_json(value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(&crate::results::stamped(value.clone()));
-    println!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
+    say!("{}", text.map_err(|e| Error::Format(e.to_string()))?);
     Ok(())
 }

@@ -29,9 +29,9 @@ pub struct Results {
 pub fn run(args: &Results) -> Result<()> {
     let count = results::write(&args.from, &args.out)?;
     if args.json {
-        println!("{}", json!({ "out": args.out, "files": count }));
+        say!("{}", json!({ "out": args.out, "files": count }));
     } else {
-        println!("{}: from {count} files of {}", args.out.display(), args.from.display());
+        say!("{}: from {count} files of {}", args.out.display(), args.from.display());
     }
     Ok(())
 }

@@ -89,36 +89,36 @@ pub fn run(args: &Samples) -> Result<()> {
     bar.finish_and_clear();
     let summary = summary(&samples, args.runs, start.elapsed().as_secs_f64());
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&summary).map_err(|e| Error::Format(e.to_string()))?);
+        say!("{}", serde_json::to_string_pretty(&summary).map_err(|e| Error::Format(e.to_string()))?);
     } else {
         let [nodes, edges, candidates] = summary.nodes_edges_candidates;
-        println!("{} samples of {} runs, {:.2} s a run", summary.samples, summary.runs, summary.seconds_a_run);
-        println!("  nodes {nodes:.0}, edges {edges:.0}, candidates {candidates:.0} a sample");
+        say!("{} samples of {} runs, {:.2} s a run", summary.samples, summary.runs, summary.seconds_a_run);
+        say!("  nodes {nodes:.0}, edges {edges:.0}, candidates {candidates:.0} a sample");
         let [low, middle, high] = summary.answers;
-        println!(
+        say!(
             "  answers in the next window: p10 {low}, p50 {middle}, p90 {high}; {:.0}% with a mean",
             summary.labelled * 100.0
         );
         let [low, middle, high] = summary.intrinsic_ms;
-        println!(
+        say!(
             "  intrinsic latency: p10 {low:.2}, p50 {middle:.2}, p90 {high:.2} ms; {:.1}% in trouble",
             summary.in_trouble * 100.0
         );
         for (name, value) in [("noise floor", summary.noise_floor), ("persistence", summary.persistence)] {
             if let Some(value) = value {
-                println!("  {name}: {value:.4} of the next window's mean");
+                say!("  {name}: {value:.4} of the next window's mean");
             }
         }
         if let [Some(few), Some(some), Some(many)] = summary.noise_floor_by_answers {
-            println!("    with fewer than 20 answers {few:.4}, to 99 {some:.4}, beyond {many:.4}");
+            say!("    with fewer than 20 answers {few:.4}, to 99 {some:.4}, beyond {many:.4}");
         }
         if let Some(value) = summary.jitter_noise_ms {
-            println!("  noise floor of the jitter: {value:.2} ms");
+            say!("  noise floor of the jitter: {value:.2} ms");
         }
     }
     if let Some(out) = &args.out {
         let digest = data::save(&samples, out)?;
-        println!("{}: sha256 {digest}", out.display());
+        say!("{}: sha256 {digest}", out.display());
     }
     Ok(())
 }

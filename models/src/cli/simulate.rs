@@ -143,14 +143,14 @@ pub fn run(args: &Simulate) -> Result<()> {
 
 fn show(f: &Figures, json: bool) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(f).map_err(|e| Error::Format(e.to_string()))?);
+        say!("{}", serde_json::to_string_pretty(f).map_err(|e| Error::Format(e.to_string()))?);
         return Ok(());
     }
-    println!("{}: {} nodes, {} links, {} windows in {:.2} s", f.topology, f.nodes, f.links, f.windows, f.wall_s);
-    println!("  {} events, {:.2} million a second", f.events, f.events_per_second / 1e6);
-    println!("  {} requests, {} of them failed; {} calls, {} second tries", f.requests, f.errors, f.calls, f.retries);
+    say!("{}: {} nodes, {} links, {} windows in {:.2} s", f.topology, f.nodes, f.links, f.windows, f.wall_s);
+    say!("  {} events, {:.2} million a second", f.events, f.events_per_second / 1e6);
+    say!("  {} requests, {} of them failed; {} calls, {} second tries", f.requests, f.errors, f.calls, f.retries);
     if let Some(out) = &f.out {
-        println!("  {}", out.display());
+        say!("  {}", out.display());
     }
     Ok(())
 }
@@ -210,12 +210,17 @@ fn check_nezha(args: &Simulate) -> Result<()> {
     let mut draw = Draw::new(args.seed);
     let compared: Vec<nezha::Comparison> = operations.iter().map(|o| nezha::compare(o, &mut draw)).collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&compared).map_err(|e| Error::Format(e.to_string()))?);
+        say!("{}", serde_json::to_string_pretty(&compared).map_err(|e| Error::Format(e.to_string()))?);
         return Ok(());
     }
-    println!(
+    say!(
         "{:64} {:>9} {:>20} {:>20} {:>22} {:>7}",
-        "operation", "requests", "p50 ms (drawn)", "p90 ms (drawn)", "p99 ms (drawn)", "off"
+        "operation",
+        "requests",
+        "p50 ms (drawn)",
+        "p90 ms (drawn)",
+        "p99 ms (drawn)",
+        "off"
     );
     let mut errors = Vec::new();
     for found in &compared {
@@ -223,7 +228,7 @@ fn check_nezha(args: &Simulate) -> Result<()> {
         let [_, d50, d90, _, d99, _] = found.drawn_ms;
         let name: String = found.operation.name.chars().take(64).collect();
         errors.push(found.largest_error());
-        println!(
+        say!(
             "{name:64} {:>9} {:>20} {:>20} {:>22} {:>6.1}%",
             found.operation.requests,
             format!("{p50:.2} ({d50:.2})"),
@@ -234,7 +239,7 @@ fn check_nezha(args: &Simulate) -> Result<()> {
     }
     errors.sort_by(f64::total_cmp);
     let at = |q: f64| errors.get((q * errors.len().saturating_sub(1) as f64) as usize).copied().unwrap_or(f64::NAN);
-    println!(
+    say!(
         "largest error of an operation's p50, p90 and p99: median {:.1}%, worst {:.1}%",
         at(0.5) * 100.0,
         at(1.0) * 100.0

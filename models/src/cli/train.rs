@@ -29,10 +29,10 @@ pub struct Train {
     #[arg(long, default_value_t = 60)]
     validation_runs: u64,
     /// How many steps.
-    #[arg(long, default_value_t = 45_000)]
+    #[arg(long, default_value_t = 24_000)]
     steps: usize,
     /// How many edges a step sees, about.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 2_000)]
     edges: usize,
     /// The largest learning rate.
     #[arg(long, default_value_t = 3e-3)]
@@ -183,15 +183,15 @@ pub fn run(args: &Train) -> Result<()> {
         bytes,
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
+        say!("{}", serde_json::to_string_pretty(&report).map_err(|e| Error::Format(e.to_string()))?);
     } else {
         let best =
             report.best.as_ref().map_or_else(String::new, |b| format!("step {}: {}", b.step, b.validation.line()));
-        println!("{} ({} numbers), best at {best}", report.kind, report.numbers);
+        say!("{} ({} numbers), best at {best}", report.kind, report.numbers);
         if let Some(judged) = &report.judged {
-            println!("judged: {}", judged.line());
+            say!("judged: {}", judged.line());
         }
-        println!(
+        say!(
             "{}: {bytes} bytes, after {seconds_simulating:.0} s of simulation and {seconds_fitting:.0} s of fitting",
             args.out.display()
         );

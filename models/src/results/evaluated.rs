@@ -12,6 +12,8 @@ use serde_json::Value;
 const YARDSTICK: (&str, &str) = ("social-network", "seen");
 /// The same where nothing changes.
 const CALM: (&str, &str) = ("social-network", "calm");
+/// How the families are called that differ by out-degree alone.
+const DEGREE: &str = "degree-";
 /// How much accuracy may be lost where the model was never trained.
 const MOST_LOST: f64 = 0.05;
 /// In the published column: whose figures stand beside which predictor.
@@ -44,9 +46,23 @@ pub(super) fn sections(page: &mut Page<'_>, found: &[&Found]) -> Result<()> {
         Some(found) => ablations(page, found)?,
         None => page.say("Not measured: `evaluate --ablations DIR` with the folder of the trained variants."),
     }
+    let (by_degree, rest): (Vec<&Found>, Vec<&Found>) = found
+        .iter()
+        .copied()
+        .filter(|f| f.text("faults") != CALM.1)
+        .partition(|f| f.text("family").starts_with(DEGREE));
+    if !by_degree.is_empty() {
+        page.say("Generated meshes of 10 to 40 services by their average out-degree:");
+        let titles = Figure::MAIN.map(|f| f.title().to_string());
+        let mut table = Table::of(["out-degree", "decisions"].map(String::from).into_iter().chain(titles));
+        for f in by_degree {
+            let first = [f.text("family").replace(DEGREE, ""), number(&f.value, &["decisions"]).to_string()];
+            table.row(first.into_iter().chain(Figure::MAIN.map(|figure| with_spread(&f.value, "model", figure))));
+        }
+        page.table(&table);
+    }
     page.say("## Topologies and faults that training never saw");
-    let never: Vec<&Found> = found.iter().copied().filter(|f| f.text("faults") != CALM.1).collect();
-    carried(page, &never, yardstick)
+    carried(page, &rest, yardstick)
 }
 
 fn social_network(page: &mut Page<'_>, found: &Found) -> Result<()> {

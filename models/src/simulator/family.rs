@@ -45,6 +45,8 @@ pub enum Family {
     SocialNetwork,
     /// Generated, of 10 to 40 services.
     Random,
+    /// The same with this average out-degree, in tenths.
+    Degree(u32),
     /// Generated, of 2 to 6 services: a front end and what is behind it.
     Tiny,
     /// Many callers of many replicas, from next to no load up: each link is seldom used, the replicas are well known.
@@ -64,6 +66,7 @@ impl Family {
         match self {
             Family::SocialNetwork => "social-network".into(),
             Family::Random => "generated".into(),
+            Family::Degree(tenths) => format!("degree-{:.1}", f64::from(tenths) / 10.0),
             Family::Tiny => "tiny".into(),
             Family::Wide => "wide".into(),
             Family::ECommerce => "e-commerce".into(),
@@ -93,8 +96,9 @@ impl Family {
             Family::SocialNetwork => (Topology::social_network()?, Plan::social_network(draw)),
             Family::ECommerce => (Topology::e_commerce()?, Plan::random(draw.log_uniform(60.0, 500.0), draw)),
             Family::Hotel => (Topology::hotel_reservation()?, Plan::random(draw.log_uniform(100.0, 500.0), draw)),
-            Family::Random => {
-                let (services, degree) = (draw.log_uniform(10.0, 40.0) as usize, draw.uniform(1.5, 4.5));
+            Family::Random | Family::Degree(_) => {
+                let (services, drawn) = (draw.log_uniform(10.0, 40.0) as usize, draw.uniform(1.5, 4.5));
+                let degree = if let Family::Degree(tenths) = self { f64::from(tenths) / 10.0 } else { drawn };
                 let topology = generate::generate(services.max(10), degree, draw)?;
                 // Down to links that are used a few times a minute, as most of a large mesh's are.
                 (topology, Plan::random(draw.log_uniform(6.0, 300.0), draw))

@@ -93,9 +93,9 @@ impl Plan {
         let zones = draw.one(&[1, 2, 2, 3, 3]).unwrap_or(1);
         let far_s = if zones > 1 && draw.chance(0.1) { draw.one(&RTT_REGIONS_S) } else { None };
         let machines = match draw.uniform(0.0, 1.0) {
-            u if u < 0.55 => Machines::Equal,
-            u if u < 0.8 => Machines::Generations(draw.uniform(1.3, 2.0)),
-            _ => Machines::Spread(draw.uniform(0.05, 0.45)),
+            u if u < 0.4 => Machines::Equal,
+            u if u < 0.65 => Machines::Generations(draw.log_uniform(1.3, 4.0)),
+            _ => Machines::Spread(draw.uniform(0.05, 0.8)),
         };
         let services = draw.one(&[(1, 3), (2, 4), (2, 6), (2, 8)]).unwrap_or((2, 4));
         Self {
