@@ -6,7 +6,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use pathloom::balance::Generation;
 use pathloom::control::weights::{self, Limits, Wanted};
 use pathloom::graph::{Features, Graph, GraphBuilder, Instance};
-use pathloom::links::{Links, Observation, Time};
+use pathloom::links::{Observation, Time};
 use pathloom_benches::mesh::{Mesh, no_model};
 use std::hint::black_box;
 
@@ -30,15 +30,15 @@ fn features(c: &mut Criterion) {
     group.sample_size(10);
     for nodes in NODES {
         let mut mesh = Mesh::new(nodes, no_model());
-        let (mut now, generation) = (2_000_000_000, mesh.published.load());
-        let mut observe = |links: &Links| {
+        let (links, generation, mut now) = (mesh.links.clone(), mesh.published.load(), 2_000_000_000);
+        let mut observe = || {
             now += 1_000_000_000;
             links.observe(Time(now))
         };
         group.bench_function(BenchmarkId::new("observe", nodes), |b| {
-            b.iter_batched(|| mesh.second(), |()| observe(&mesh.links), BatchSize::PerIteration);
+            b.iter_batched(|| mesh.second(), |()| observe(), BatchSize::PerIteration);
         });
-        let observation = observe(&mesh.links);
+        let observation = observe();
         group.bench_function(BenchmarkId::new("graph", nodes), |b| b.iter(|| build(&generation, &observation)));
         let (graph, mut features) = (build(&generation, &observation).unwrap_or_default(), Features::default());
         group.bench_function(BenchmarkId::new("fill", nodes), |b| b.iter(|| features.fill(black_box(&graph))));

@@ -17,7 +17,7 @@ const READERS: u64 = 16;
 const ENDPOINTS: usize = 1_000;
 
 /// A request's view of the table: the current generation, then a pick.
-fn reader(published: &Published, seed: u64) -> impl FnMut() -> Option<usize> {
+fn reader(published: &Published, seed: u64) -> impl FnMut() -> Option<usize> + use<> {
     let (mut cached, mut rng) = (published.reader(), SmallRng::seed_from_u64(seed));
     move || {
         let table = cached.load().table(ClusterId(0), WorkloadId(0))?;

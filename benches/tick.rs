@@ -5,7 +5,6 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pathloom::config::Engine;
-use pathloom::scorer::Scorer;
 use pathloom_benches::mesh::{Mesh, no_model, runtime, scorer};
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,9 @@ fn tick(c: &mut Criterion) {
     let Ok(runtime) = runtime() else { return eprintln!("tick: skipped: the system refuses a runtime") };
     let mut group = c.benchmark_group("tick");
     group.sample_size(10);
-    let models: [(&str, fn() -> Scorer); 2] =
-        [("without a model", no_model), ("embedded engine", || scorer(Engine::Embedded))];
-    for (name, scorer) in models {
+    for (name, engine) in [("without a model", None), ("embedded engine", Some(Engine::Embedded))] {
         for nodes in [100, 1_000] {
-            let scorer = scorer();
+            let scorer = engine.map_or_else(no_model, scorer);
             if let Err(error) = runtime.block_on(scorer.ready()) {
                 eprintln!("tick, {name}: skipped: {error}");
                 continue;

@@ -17,7 +17,7 @@ const TIMES: u32 = 10_000;
 /// How many endpoints the tick's mesh has: 5,000 links.
 const ENDPOINTS: usize = 1_000;
 /// How many ticks are counted together.
-const TICKS: u32 = 3;
+const TICKS: usize = 3;
 
 /// Counts it all: names and instructions of one turn each.
 pub fn count(only: &str) -> Result<Vec<(String, u64)>, Error> {
@@ -32,15 +32,20 @@ pub fn count(only: &str) -> Result<Vec<(String, u64)>, Error> {
         return Err(format!("the program under valgrind failed: {}", output.status).into());
     }
     let counts = between_marks(folder.path())?;
-    let mut all = Vec::new();
+    let mut all: Vec<(String, u64, u64)> = Vec::new();
     // Each name stands for two marks: what is before the first is set-up.
     for (line, pair) in String::from_utf8(output.stdout)?.lines().zip(counts.chunks(2)) {
         let (Some((times, name)), [_, count]) = (line.split_once(' '), pair) else {
             return Err(format!("the marks do not fit the names at `{line}`").into());
         };
-        all.push((name.to_owned(), count / times.parse::<u64>()?));
+        let times: u64 = times.parse()?;
+        // A name that comes again adds to what was counted under it.
+        match all.iter_mut().find(|(known, ..)| known == name) {
+            Some((_, sum, turns)) => (*sum, *turns) = (*sum + count, *turns + times),
+            None => all.push((name.to_owned(), *count, times)),
+        }
     }
-    Ok(all)
+    Ok(all.into_iter().map(|(name, count, times)| (name, count / times.max(1))).collect())
 }
 
 struct Counting<'a> {
@@ -111,7 +116,7 @@ fn slow_loop(counting: &Counting<'_>) -> Result<(), Error> {
             guard_mark();
             runtime.block_on(mesh.tick());
             guard_mark();
-            println!("{TICKS} {tick}");
+            println!("1 {tick}");
         }
     }
     if counting.wants(inference) {
