@@ -45,7 +45,7 @@ pub fn table(links: &Links, endpoints: u32, policy: Policy) -> Table {
             health: Health::Healthy,
             score: None,
             predicted: None,
-            reason: String::new(),
+            reason: Default::default(),
         }
     });
     let options = TableOptions { policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.005 };

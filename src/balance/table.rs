@@ -1,12 +1,10 @@
 //! One (workload, cluster): its candidates, and the pick among them.
 
-use super::Alias;
+use super::{Alias, Candidate, Health};
 use crate::config::{Compare, Policy};
-use crate::links::{Fading, LinkCell, NodeCell, NodeKey, Time};
+use crate::links::{Fading, LinkCell, NodeCell, Time};
 use crate::observe::Traffic;
 use rand::Rng;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -22,94 +20,6 @@ pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
 /// The least expected success that a cost is divided by: a candidate that always fails costs 500 times its
 /// latency, and is chosen only where the others have hundreds of requests in flight each.
 const MIN_SUCCESS: f32 = 0.002;
-
-/// An endpoint's identity for the life of the process: connection pools are kept by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointId(pub u64);
-
-/// An endpoint of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its identity: a new one whenever address or protocol change.
-    pub id: EndpointId,
-    /// Its name in the graph.
-    pub key: NodeKey,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its zone; empty when unknown.
-    pub zone: Arc<str>,
-    /// The machine that it runs on; empty when unknown.
-    pub host: Arc<str>,
-    /// Its configured weight.
-    pub weight: u32,
-    /// Free-form facts.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// Whether an endpoint may get requests, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// It may.
-    Healthy,
-    /// It failed too often and is left alone.
-    Ejected,
-    /// Its ejection is over: one request at a time, until one succeeds.
-    Probation,
-    /// Its configured weight is zero.
-    Drained,
-}
-
-impl Health {
-    /// Whether an endpoint in this state gets a share of the requests. On probation it gets single probes instead.
-    #[must_use]
-    pub fn takes_requests(self) -> bool {
-        matches!(self, Self::Healthy)
-    }
-}
-
-/// What the model predicts for a path, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Predicted {
-    /// What it takes at its fair share of load.
-    pub intrinsic_s: f32,
-    /// The next window's mean, as it will be seen.
-    pub mean_s: f32,
-    /// The next window's 99th percentile, as it will be seen.
-    pub p99_s: f32,
-    /// The next window's jitter.
-    pub jitter_s: f32,
-}
-
-/// One path that a request may take.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// Where it leads.
-    pub endpoint: Arc<Endpoint>,
-    /// What was seen on its first link: requests write to it.
-    pub link: Arc<LinkCell>,
-    /// What is known of the endpoint: requests write to it.
-    pub node: Arc<NodeCell>,
-    /// Its guarded weight: its share of the requests were nothing known since the tick. All weights of a table sum to 1.
-    pub weight: f32,
-    /// What the local estimate decays towards, in seconds.
-    pub prior_s: f32,
-    /// When anybody whose telemetry is known here last measured the endpoint; none when nobody did.
-    pub measured_at: Option<Time>,
-    /// The share of requests expected to succeed.
-    pub success: f32,
-    /// What the operator and slow start want of it beside its speed, relative to the others' mean: a cost is divided by
-    /// it, so that a configured weight holds whatever is measured.
-    pub bias: f32,
-    /// Whether it may get requests.
-    pub health: Health,
-    /// The model's score: minus the logarithm of the intrinsic latency in seconds.
-    pub score: Option<f32>,
-    /// What the model predicts.
-    pub predicted: Option<Predicted>,
-    /// Why its weight is what it is, in words that a person can read.
-    pub reason: String,
-}
 
 /// How a table chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]

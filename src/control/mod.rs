@@ -16,6 +16,7 @@
 
 mod desired;
 mod publish;
+mod roster;
 mod status;
 mod tick;
 mod triggers;
