@@ -115,7 +115,7 @@ impl Table {
             traffic,
             alias: Alias::new(&weights),
             configured: Alias::new(&configured.iter().map(|w| *w as f32).collect::<Vec<_>>()),
-            turns: turns(&configured),
+            turns: if options.policy == Policy::RoundRobin { turns(&configured) } else { Box::default() },
             // Proxies that start together must not all begin with the same endpoint.
             turn: AtomicU32::new(start),
         }

@@ -167,7 +167,8 @@ impl State {
             };
             Some(Looked { wanted, remembered: *remembered, health, known: known? })
         };
-        let looked: Vec<Looked<'_>> = slots.iter_mut().zip(&cluster.endpoints).filter_map(look).collect();
+        let mut looked: Vec<Looked<'_>> = Vec::with_capacity(slots.len());
+        looked.extend(slots.iter_mut().zip(&cluster.endpoints).filter_map(look));
 
         let usable = looked.iter().filter(|l| l.health != Health::Drained).count();
         let healthy = looked.iter().filter(|l| l.health.takes_requests()).count();
