@@ -58,10 +58,11 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 	$(TARGET)/release/pathloom demo $(ARGS)
 
 .PHONY: test
-test: setup ## Passes every test, and the lints.
+test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --all-targets --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo test --quiet
+	$(MAKE) --no-print-directory guard
 
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
@@ -101,8 +102,22 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 	$(LAB) results --from $(RESULTS) --out models/RESULTS.md
 
 .PHONY: bench
-bench: setup ## Runs the microbenchmarks.
-	cargo bench --package pathloom-benches
+bench: setup ## Runs the microbenchmarks; ARGS='--bench pick' some of them.
+	cargo bench --package pathloom-benches --benches $(ARGS)
+
+# The tests' own dependencies, and Pathloom's code at opt-level 3 in one unit each, so that counts repeat. `--workspace` gives
+# the dependencies the features that the tests built them with, or half of them would be compiled once more.
+GUARDED     := pathloom pathloom-benches
+GUARD_BUILD := $(foreach package,$(GUARDED),$(foreach setting,opt-level=3 codegen-units=1 debug-assertions=false \
+	overflow-checks=false,--config profile.dev.package.$(package).$(setting)))
+
+.PHONY: guard
+guard: setup ## Counts the instructions of a pick, a tick, a request; fails where they grew. ARGS=--bless writes benches/guard.json.
+	@command -v valgrind >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind; } \
+		|| { echo "make: valgrind is missing: sudo apt-get install valgrind" >&2; exit 1; }
+	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --bin guard $(GUARD_BUILD)
+	$(TARGET)/debug/guard $(ARGS)
 
 .PHONY: bless
 bless: ## Writes anew what is generated from the code: reference.yaml, the JSON schema, golden files.

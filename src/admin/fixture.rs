@@ -3,7 +3,7 @@
 use super::state::{AdminState, ConfigState, ScorerStatus};
 use crate::balance::{
     Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published, Rung,
-    Table, TableOptions,
+    Table, TableOptions, Why,
 };
 use crate::config::{AccessLog, Compare, Config, Policy, Protocol, Telemetry};
 use crate::control::{GraphView, Status};
@@ -143,7 +143,7 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
         health: if i == 3 { Health::Ejected } else { Health::Healthy },
         score: (i < 3).then_some(4.5),
         predicted: (i < 3).then_some(Predicted { intrinsic_s: 0.011, mean_s: 0.013, p99_s: 0.040, jitter_s: 0.002 }),
-        reason: if i == 3 { "ejected: 3 failures in a row".into() } else { "softmax of the score".into() },
+        reason: Why::Said(if i == 3 { "ejected: 3 failures in a row" } else { "softmax of the score" }),
     }
 }
 

@@ -186,7 +186,7 @@ fn candidate(
         "health": c.health,
         "expected_success": share(c.success),
         "last_sample_age_s": number(age_s),
-        "reason": c.reason,
+        "reason": c.reason.to_string(),
     })
 }
 

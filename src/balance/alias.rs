@@ -12,12 +12,17 @@ impl Alias {
     /// is left, all are equal.
     #[must_use]
     pub fn new(weights: &[f32]) -> Self {
+        let stay = |i| (1.0, i);
+        // Configured weights mostly are all alike.
+        if weights.first().is_some_and(|first| weights.iter().all(|w| w == first)) {
+            return Self { slots: (0..weights.len() as u32).map(stay).collect() };
+        }
         let clean: Vec<f64> =
             weights.iter().map(|w| if w.is_finite() && *w > 0.0 { f64::from(*w) } else { 0.0 }).collect();
         let sum: f64 = clean.iter().sum();
         let count = clean.len() as f64;
         let mut scaled: Vec<f64> = clean.iter().map(|w| if sum > 0.0 { w / sum * count } else { 1.0 }).collect();
-        let mut slots: Vec<(f32, u32)> = (0..clean.len() as u32).map(|i| (1.0, i)).collect();
+        let mut slots: Vec<(f32, u32)> = (0..clean.len() as u32).map(stay).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
             (0..scaled.len()).partition(|i| scaled.get(*i).is_some_and(|s| *s < 1.0));
         while let (Some(less), Some(more)) = (small.pop(), large.last().copied()) {

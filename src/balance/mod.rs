@@ -13,15 +13,14 @@
 //! swapped by the same pointer.
 
 mod alias;
+mod candidate;
 mod generation;
 mod table;
 
 pub use alias::Alias;
+pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
 pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
-pub use table::{
-    COMPARE_ALL_UP_TO, Candidate, Choice, DRAWN, Endpoint, EndpointId, Health, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S,
-    Predicted, Table, TableOptions,
-};
+pub use table::{COMPARE_ALL_UP_TO, Choice, DRAWN, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 
 #[cfg(test)]
 mod swap_tests;

@@ -60,7 +60,7 @@ impl Kit {
             health: if i == healthy { Health::Healthy } else { Health::Ejected },
             score: None,
             predicted: None,
-            reason: String::new(),
+            reason: Default::default(),
         });
         let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
         let table = Arc::new(Table::new(candidates.collect(), false, options, self.traffic.clone()));

@@ -1,12 +1,10 @@
 //! One (workload, cluster): its candidates, and the pick among them.
 
-use super::Alias;
+use super::{Alias, Candidate, Health};
 use crate::config::{Compare, Policy};
-use crate::links::{LinkCell, NodeCell, NodeKey, Time};
+use crate::links::{Fading, LinkCell, NodeCell, Time};
 use crate::observe::Traffic;
 use rand::Rng;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -22,94 +20,6 @@ pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
 /// The least expected success that a cost is divided by: a candidate that always fails costs 500 times its
 /// latency, and is chosen only where the others have hundreds of requests in flight each.
 const MIN_SUCCESS: f32 = 0.002;
-
-/// An endpoint's identity for the life of the process: connection pools are kept by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointId(pub u64);
-
-/// An endpoint of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its identity: a new one whenever address or protocol change.
-    pub id: EndpointId,
-    /// Its name in the graph.
-    pub key: NodeKey,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its zone; empty when unknown.
-    pub zone: Arc<str>,
-    /// The machine that it runs on; empty when unknown.
-    pub host: Arc<str>,
-    /// Its configured weight.
-    pub weight: u32,
-    /// Free-form facts.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// Whether an endpoint may get requests, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// It may.
-    Healthy,
-    /// It failed too often and is left alone.
-    Ejected,
-    /// Its ejection is over: one request at a time, until one succeeds.
-    Probation,
-    /// Its configured weight is zero.
-    Drained,
-}
-
-impl Health {
-    /// Whether an endpoint in this state gets a share of the requests. On probation it gets single probes instead.
-    #[must_use]
-    pub fn takes_requests(self) -> bool {
-        matches!(self, Self::Healthy)
-    }
-}
-
-/// What the model predicts for a path, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Predicted {
-    /// What it takes at its fair share of load.
-    pub intrinsic_s: f32,
-    /// The next window's mean, as it will be seen.
-    pub mean_s: f32,
-    /// The next window's 99th percentile, as it will be seen.
-    pub p99_s: f32,
-    /// The next window's jitter.
-    pub jitter_s: f32,
-}
-
-/// One path that a request may take.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    /// Where it leads.
-    pub endpoint: Arc<Endpoint>,
-    /// What was seen on its first link: requests write to it.
-    pub link: Arc<LinkCell>,
-    /// What is known of the endpoint: requests write to it.
-    pub node: Arc<NodeCell>,
-    /// Its guarded weight: its share of the requests were nothing known since the tick. All weights of a table sum to 1.
-    pub weight: f32,
-    /// What the local estimate decays towards, in seconds.
-    pub prior_s: f32,
-    /// When anybody whose telemetry is known here last measured the endpoint; none when nobody did.
-    pub measured_at: Option<Time>,
-    /// The share of requests expected to succeed.
-    pub success: f32,
-    /// What the operator and slow start want of it beside its speed, relative to the others' mean: a cost is divided by
-    /// it, so that a configured weight holds whatever is measured.
-    pub bias: f32,
-    /// Whether it may get requests.
-    pub health: Health,
-    /// The model's score: minus the logarithm of the intrinsic latency in seconds.
-    pub score: Option<f32>,
-    /// What the model predicts.
-    pub predicted: Option<Predicted>,
-    /// Why its weight is what it is, in words that a person can read.
-    pub reason: String,
-}
 
 /// How a table chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -130,6 +40,8 @@ pub struct Table {
     /// Those that may get requests first, then the others (kept to be shown).
     candidates: Box<[Candidate]>,
     eligible: usize,
+    /// What a request compares of each that is eligible.
+    rows: Box<[Row]>,
     /// The candidates on probation: one request at a time may go to each.
     probation: Box<[u32]>,
     /// Fewer than the panic threshold were healthy, so all get requests.
@@ -143,6 +55,30 @@ pub struct Table {
     configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
+}
+
+/// What a pick reads of a candidate, side by side with the others': a candidate itself fills several cache lines.
+#[derive(Debug)]
+struct Row {
+    link: Arc<LinkCell>,
+    node: Arc<NodeCell>,
+    prior_s: f32,
+    /// What a cost is multiplied by: one over expected success times bias.
+    factor: f32,
+}
+
+impl Row {
+    fn new(c: &Candidate) -> Self {
+        let (link, node) = (c.link.clone(), c.node.clone());
+        Self { link, node, prior_s: c.prior_s, factor: 1.0 / (c.success.max(MIN_SUCCESS) * c.bias) }
+    }
+
+    /// Its cost and its estimate.
+    #[inline]
+    fn cost(&self, fading: &Fading) -> (f32, f32) {
+        let estimate_s = self.link.estimate.faded(fading, self.prior_s);
+        (estimate_s * (self.node.in_flight() + 1) as f32 * self.factor, estimate_s)
+    }
 }
 
 /// What a pick chose, and by which estimate.
@@ -168,16 +104,18 @@ impl Table {
         let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
         let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
         let start = if configured.is_empty() { 0 } else { rand::random::<u32>() };
+        let rows = candidates.iter().take(eligible).map(Row::new).collect();
         Self {
             candidates: candidates.into(),
             eligible,
+            rows,
             probation,
             panic,
             options,
             traffic,
             alias: Alias::new(&weights),
             configured: Alias::new(&configured.iter().map(|w| *w as f32).collect::<Vec<_>>()),
-            turns: turns(&configured),
+            turns: if options.policy == Policy::RoundRobin { turns(&configured) } else { Box::default() },
             // Proxies that start together must not all begin with the same endpoint.
             turn: AtomicU32::new(start),
         }
@@ -238,17 +176,15 @@ impl Table {
     }
 
     fn pick_by_model(&self, now: Time, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
-        let cost = |c: &Candidate| {
-            let estimate_s = c.link.estimate.at(now, c.prior_s, self.options.tau_s);
-            (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
-        };
+        let random = rng.next_u64();
         // Sampling by weight alone explores by itself, and its shares are promised to be the weights.
         if self.options.compare != Compare::Draw(1)
-            && let Some(index) = self.stale(now, rng)
+            && let Some(index) = self.stale(now, random as u32, rng)
             && !tried.contains(&index)
         {
             return Some(Choice { index, estimate_s: f32::NAN });
         }
+        let fading = Fading::new(now, self.options.tau_s);
         let drawn = match self.options.compare {
             Compare::All => None,
             Compare::Auto if self.eligible <= COMPARE_ALL_UP_TO => None,
@@ -257,28 +193,39 @@ impl Table {
         };
         match drawn {
             // The draw by weight holds the bias already.
-            Some(n) => self.pick_of_drawn(&self.alias, n, rng, tried, cost),
-            None => {
-                // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
-                let start = (rng.next_u32() as usize) % self.eligible;
-                lowest((start..self.eligible).chain(0..start).filter(|i| !tried.contains(i)), |i| {
-                    let candidate = self.candidates.get(i)?;
-                    let (cost, estimate_s) = cost(candidate);
-                    Some((cost / candidate.bias, estimate_s))
-                })
+            Some(n) => self.pick_of_drawn(&self.alias, n, rng, tried, |c| {
+                let estimate_s = c.link.estimate.faded(&fading, c.prior_s);
+                (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
+            }),
+            // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
+            None => self.cheapest_from(below((random >> 32) as u32, self.eligible), &fading, tried),
+        }
+    }
+
+    /// The cheapest of all that are eligible; of equals the first from `start` on, round the end.
+    fn cheapest_from(&self, start: usize, fading: &Fading, tried: &[usize]) -> Option<Choice> {
+        let (before, after) = self.rows.split_at_checked(start)?;
+        let (mut least, mut best) = (f32::INFINITY, Choice { index: usize::MAX, estimate_s: f32::NAN });
+        for (first, rows) in [(start, after), (0, before)] {
+            for (offset, row) in rows.iter().enumerate() {
+                let (cost, estimate_s) = row.cost(fading);
+                if cost < least && !tried.contains(&(first + offset)) {
+                    (least, best) = (cost, Choice { index: first + offset, estimate_s });
+                }
             }
         }
+        (best.index != usize::MAX).then_some(best)
     }
 
     /// Now and then, a candidate that was not measured lately. The lowest cost alone would never choose one whose
     /// prior is high, and so never learn that it has healed. One that has a fresh sample is left out, so a slow
     /// endpoint costs at most about one request in `tau_s`.
-    fn stale(&self, now: Time, rng: &mut impl Rng) -> Option<usize> {
-        let coin = (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+    fn stale(&self, now: Time, random: u32, rng: &mut impl Rng) -> Option<usize> {
+        let coin = (random >> 8) as f32 / (1u32 << 24) as f32;
         if coin >= self.options.explore {
             return None;
         }
-        let index = (rng.next_u32() as usize) % self.eligible;
+        let index = below(rng.next_u32(), self.eligible);
         let candidate = self.candidates.get(index)?;
         let old = |age_s: f32| age_s > self.options.tau_s;
         let unknown_here = candidate.link.estimate.last(now).is_none_or(|e| old(e.age_s));
@@ -329,6 +276,11 @@ impl Table {
             _ => (0.0, PEAK_EWMA_DECAY_S),
         }
     }
+}
+
+/// A number below `count` from 32 random bits, without a division.
+fn below(random: u32, count: usize) -> usize {
+    ((u64::from(random) * count as u64) >> 32) as usize
 }
 
 fn lowest(indices: impl Iterator<Item = usize>, cost: impl Fn(usize) -> Option<(f32, f32)>) -> Option<Choice> {

@@ -1,8 +1,11 @@
 //! Tests of the pick.
 
 use super::*;
-use crate::links::{LinkKey, Links, Outcome};
+use crate::balance::{Endpoint, EndpointId};
+use crate::links::{LinkKey, Links, NodeKey, Outcome};
 use rand::{SeedableRng, rngs::SmallRng};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const TAU_S: f32 = 3.0;
@@ -35,7 +38,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
                 health: Health::Healthy,
                 score: None,
                 predicted: None,
-                reason: String::new(),
+                reason: Default::default(),
             }
         })
         .collect();

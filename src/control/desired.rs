@@ -98,11 +98,6 @@ impl Desired {
         Self { config, routes, clusters, sources }
     }
 
-    /// The workloads' places in the graph, by name.
-    pub fn sources_by_workload(&self) -> HashMap<&str, &NodeKey> {
-        self.routes.workloads().iter().map(|w| &*w.name).zip(&self.sources).collect()
-    }
-
     /// Every instance that the configuration names. An endpoint's own words come before a workload's.
     pub fn instances(&self) -> impl Iterator<Item = Instance> + '_ {
         let zone: Arc<str> = self.config.node.zone.as_str().into();

@@ -16,6 +16,7 @@
 
 mod desired;
 mod publish;
+mod roster;
 mod status;
 mod tick;
 mod triggers;
@@ -137,7 +138,10 @@ impl Control {
 
     /// One tick. While the model thinks, endpoints that fail and configurations that change are published at once;
     /// a changed configuration makes the scores under way worthless, so the tick starts over.
-    async fn tick(&mut self, mut cause: Cause) {
+    ///
+    /// Public for `benches/` alone, which measure one tick and not the waiting between ticks.
+    #[doc(hidden)]
+    pub async fn tick(&mut self, mut cause: Cause) {
         'again: loop {
             let started = Instant::now();
             if matches!(cause, Cause::Start | Cause::Reload | Cause::Endpoints | Cause::Health) {

@@ -1,21 +1,20 @@
 //! The second half of a tick: from what is known of each candidate to a published generation.
 
 use super::desired::DesiredCluster;
-use super::tick::{Remembered, State};
+use super::roster::{Known, Remembered, Slot};
+use super::tick::State;
 use super::weights::{
     EXPLORED, Guard, Guarded, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, leaning,
     priors,
 };
-use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions};
+use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions, Why};
 use crate::config::{Mode, Policy};
-use crate::links::{LinkCell, LinkKey, Time};
+use crate::health::Verdict;
+use crate::links::Time;
 use crate::scorer::Scored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
-
-/// Candidates that no tick knew of for this long are forgotten.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// How much of a turn stands behind a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +25,14 @@ enum Turn {
     Whole,
 }
 
+/// A candidate as a table's making found it.
+struct Looked<'r> {
+    wanted: Wanted,
+    remembered: Remembered,
+    health: Health,
+    known: &'r Known,
+}
+
 /// A turn that a trigger asked for moves weights by at least this part of a whole step: it was asked for a reason.
 const MIN_STEP_PART: f32 = 0.25;
 
@@ -33,7 +40,7 @@ impl State {
     /// Publishes with the scores of the last tick: who may get requests has changed, nothing else.
     pub fn publish_at_once(&mut self, cause: Cause) {
         let started = std::time::Instant::now();
-        if self.verdicts.is_empty() || cause != Cause::Health {
+        if cause != Cause::Health || self.roster.endpoints.iter().any(|known| known.verdict.is_none()) {
             self.health_changed();
         }
         self.publish(cause, Turn::Early, started.elapsed());
@@ -70,8 +77,10 @@ impl State {
         };
         let routes = self.desired.routes.clone();
         let mut clusters = Vec::with_capacity(self.desired.clusters.len());
+        self.roster.renew(&self.parts.links, now);
+        let workloads = routes.workloads().len();
         for index in 0..self.desired.clusters.len() {
-            let tables = (0..routes.workloads().len()).filter_map(|w| self.table(index, w, &limits, now)).collect();
+            let tables = (0..workloads).filter_map(|w| self.table(index * workloads + w, &limits, now)).collect();
             let Some(cluster) = self.desired.clusters.get(index) else { continue };
             clusters.push(Arc::new(Cluster {
                 name: cluster.name.clone(),
@@ -82,7 +91,7 @@ impl State {
                 tables,
             }));
         }
-        self.memory.retain(|_, m| now.since(m.seen) < REMEMBERED_FOR);
+        self.roster.forget(now);
         let configured = &self.desired.config;
         self.parts.traffic.retain(|w, c| configured.workloads.contains_key(w) && configured.clusters.contains_key(c));
         self.first = false;
@@ -117,51 +126,55 @@ impl State {
         model.guards.max_step.0 as f32 * part
     }
 
-    fn table(&mut self, cluster: usize, workload: usize, limits: &Limits, now: Time) -> Option<Arc<Table>> {
-        let source = self.desired.sources.get(workload)?.clone();
-        let workload = self.desired.routes.workloads().get(workload)?.name.clone();
-        let cluster = self.desired.clusters.get(cluster)?;
+    fn table(&mut self, group: usize, limits: &Limits, now: Time) -> Option<Arc<Table>> {
+        // Taken out and put back, so that all the rest can be looked at while what is remembered changes.
+        let mut taken = std::mem::take(&mut self.roster.groups.get_mut(group)?.slots);
+        let table = self.table_of(group, &mut taken, limits, now);
+        self.roster.groups.get_mut(group)?.slots = taken;
+        table
+    }
+
+    fn table_of(&self, group: usize, slots: &mut [Slot], limits: &Limits, now: Time) -> Option<Arc<Table>> {
+        let group = self.roster.groups.get(group)?;
+        let cluster = self.desired.clusters.get(group.cluster)?;
+        let workload = self.desired.routes.workloads().get(group.workload)?;
         let policy = self.policy_in_force(cluster);
         let model = &self.desired.config.model;
         let steered = policy == Policy::Model;
         let slow_start = model.guards.slow_start.0;
 
-        let wanted: Vec<(Wanted, Remembered, Health)> = cluster
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                let key = (workload.clone(), cluster.name.clone(), endpoint.key.clone());
-                let remembered = self.memory.entry(key).or_insert(Remembered::fresh(self.first, now));
-                remembered.seen = now;
-                let health = match self.verdicts.get(&endpoint.key) {
-                    _ if endpoint.weight == 0 => Health::Drained,
-                    Some(verdict) => verdict.health,
-                    None => Health::Healthy,
-                };
-                match health {
-                    Health::Ejected | Health::Probation => remembered.was_out = true,
-                    Health::Healthy if std::mem::take(&mut remembered.was_out) => remembered.first_seen = now,
-                    Health::Healthy | Health::Drained => {}
-                }
-                let age = now.since(remembered.first_seen);
-                let new = remembered.first_seen != Time(0) && age < slow_start;
-                let grown = if new { (age.as_secs_f32() / slow_start.as_secs_f32()).max(LEAST_GROWN) } else { 1.0 };
-                let wanted = Wanted {
-                    score: remembered.score.filter(|_| steered),
-                    takes_requests: health.takes_requests(),
-                    configured: endpoint.weight,
-                    grown,
-                    last: remembered.weight.filter(|_| steered),
-                };
-                (wanted, *remembered, health)
-            })
-            .collect();
+        let look = |(slot, endpoint): (&mut Slot, &Arc<Endpoint>)| {
+            let known = self.roster.known(slot);
+            let remembered = slot.remembered.get_or_insert(Remembered::fresh(self.first, now));
+            remembered.seen = now;
+            let verdict = known.and_then(|k| k.verdict);
+            let health =
+                if endpoint.weight == 0 { Health::Drained } else { verdict.map_or(Health::Healthy, |v| v.health) };
+            match health {
+                Health::Ejected | Health::Probation => remembered.was_out = true,
+                Health::Healthy if std::mem::take(&mut remembered.was_out) => remembered.first_seen = now,
+                Health::Healthy | Health::Drained => {}
+            }
+            let age = now.since(remembered.first_seen);
+            let new = remembered.first_seen != Time(0) && age < slow_start;
+            let grown = if new { (age.as_secs_f32() / slow_start.as_secs_f32()).max(LEAST_GROWN) } else { 1.0 };
+            let wanted = Wanted {
+                score: remembered.score.filter(|_| steered),
+                takes_requests: health.takes_requests(),
+                configured: endpoint.weight,
+                grown,
+                last: remembered.weight.filter(|_| steered),
+            };
+            Some(Looked { wanted, remembered: *remembered, health, known: known? })
+        };
+        let mut looked: Vec<Looked<'_>> = Vec::with_capacity(slots.len());
+        looked.extend(slots.iter_mut().zip(&cluster.endpoints).filter_map(look));
 
-        let usable = wanted.iter().filter(|(_, _, h)| *h != Health::Drained).count();
-        let healthy = wanted.iter().filter(|(_, _, h)| h.takes_requests()).count();
+        let usable = looked.iter().filter(|l| l.health != Health::Drained).count();
+        let healthy = looked.iter().filter(|l| l.health.takes_requests()).count();
         let least = cluster.config.ejection.panic_below.0 * usable as f64;
         let panic = usable > 0 && (healthy == 0 || (healthy as f64) < least);
-        let mut inputs: Vec<Wanted> = wanted.iter().map(|(w, _, _)| *w).collect();
+        let mut inputs: Vec<Wanted> = looked.iter().map(|l| l.wanted).collect();
         if panic {
             inputs.iter_mut().for_each(|w| w.takes_requests = w.configured > 0);
         }
@@ -172,52 +185,50 @@ impl State {
         }
         let guarded = guarded(&inputs, limits);
         let weights: Vec<f32> = guarded.iter().map(|g| g.weight).collect();
-        let intrinsic: Vec<Option<f32>> = wanted.iter().map(|(_, m, _)| m.predicted.map(|p| p.intrinsic_s)).collect();
+        let intrinsic: Vec<Option<f32>> =
+            looked.iter().map(|l| l.remembered.predicted.map(|p| p.intrinsic_s)).collect();
         let biases = biases(&inputs);
         let mut priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
-        let links: Vec<Arc<LinkCell>> =
-            cluster.endpoints.iter().map(|e| self.parts.links.link(&LinkKey::new(&source, &e.key), now)).collect();
         let tau_s = model.decay.0.as_secs_f32();
-        let measured = links.iter().zip(&priors).map(|(link, prior)| {
-            let mean_s = self.observed.get(&link.key)?.latency_mean_s?;
-            let fresh = link.estimate.last(now)?.age_s <= tau_s;
-            fresh.then(|| (link.estimate.at(now, *prior, tau_s), mean_s))
+        let measured = slots.iter().zip(&priors).map(|(slot, prior)| {
+            let mean_s = slot.stats(&self.observation)?.latency_mean_s?;
+            let estimate = &slot.link.estimate;
+            let fresh = estimate.last(now)?.age_s <= tau_s;
+            fresh.then(|| (estimate.at(now, *prior, tau_s), mean_s))
         });
         let leaning = leaning(measured);
         priors.iter_mut().for_each(|p| *p *= leaning);
 
-        let rows = cluster.endpoints.iter().zip(links).zip(&wanted).zip(guarded.iter().zip(priors).zip(biases));
+        let rows = slots.iter().zip(&looked).zip(&cluster.endpoints).zip(guarded.iter().zip(priors).zip(biases));
         let candidates = rows
-            .map(|(((endpoint, link), (_, remembered, health)), ((guarded, prior_s), bias))| {
-                let health = if all_zero { Health::Healthy } else { *health };
-                let key = LinkKey::new(&source, &endpoint.key);
+            .map(|(((slot, looked), endpoint), ((guarded, prior_s), bias))| {
+                let health = if all_zero { Health::Healthy } else { looked.health };
                 Candidate {
                     endpoint: endpoint.clone(),
-                    link,
-                    node: self.parts.links.node(&endpoint.key, now),
+                    link: slot.link.clone(),
+                    node: looked.known.node.clone(),
                     weight: guarded.weight,
                     prior_s,
-                    measured_at: self.measured.get(&endpoint.key).copied(),
-                    success: self.observed.get(&key).map_or(1.0, expected_success),
+                    measured_at: looked.known.measured,
+                    success: slot.stats(&self.observation).map_or(1.0, expected_success),
                     bias,
                     health,
-                    score: remembered.score,
-                    predicted: remembered.predicted,
-                    reason: self.reason(endpoint, health, guarded, remembered, policy),
+                    score: looked.remembered.score,
+                    predicted: looked.remembered.predicted,
+                    reason: self.why(looked.known.verdict, health, guarded, &looked.remembered, policy),
                 }
             })
             .collect();
-        for (endpoint, guarded) in cluster.endpoints.iter().zip(&guarded) {
-            let key = (workload.clone(), cluster.name.clone(), endpoint.key.clone());
-            if let Some(remembered) = self.memory.get_mut(&key) {
+        for (slot, guarded) in slots.iter_mut().zip(&guarded) {
+            if let Some(remembered) = &mut slot.remembered {
                 remembered.weight = (steered && guarded.weight > 0.0).then_some(guarded.weight);
             }
-            if limits.max_step > 0.0 {
-                self.count(guarded);
-            }
+        }
+        if limits.max_step > 0.0 {
+            guarded.iter().for_each(|g| self.count(g));
         }
         let options = TableOptions { policy, compare: model.compare, tau_s, explore: limits.floor * EXPLORED };
-        let traffic = self.parts.traffic.of(&workload, &cluster.name);
+        let traffic = self.parts.traffic.of(&workload.name, &cluster.name);
         Some(Arc::new(Table::new(candidates, panic, options, traffic)))
     }
 
@@ -230,36 +241,32 @@ impl State {
         }
     }
 
-    fn reason(
+    fn why(
         &self,
-        endpoint: &Endpoint,
+        verdict: Option<Verdict>,
         health: Health,
         guarded: &Guarded,
         remembered: &Remembered,
         policy: Policy,
-    ) -> String {
-        let verdict = self.verdicts.get(&endpoint.key);
+    ) -> Why {
         let failures = verdict.map_or(0, |v| v.failures);
         match health {
-            Health::Drained => return "its configured weight is 0".into(),
+            Health::Drained => return Why::Said("its configured weight is 0"),
             Health::Ejected => {
-                let left = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
-                return format!("left alone for {left:.1} s after {failures} failures in a row");
+                let left_s = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
+                return Why::Ejected { left_s, failures };
             }
-            Health::Probation => {
-                return format!("on probation after {failures} failures in a row: one request at a time");
-            }
+            Health::Probation => return Why::Probation { failures },
             Health::Healthy => {}
         }
-        let predicted =
-            remembered.predicted.map(|p| format!("predicted {:.1} ms at its fair share", p.intrinsic_s * 1e3));
-        match (policy, guarded.by, predicted) {
-            (Policy::Model, None, Some(predicted)) => predicted,
-            (Policy::Model, Some(guard), Some(predicted)) => format!("{predicted}; {}", guard.in_words()),
-            (Policy::Model, Some(guard), None) => guard.in_words().into(),
-            (Policy::Model, None, None) => "not scored yet: as the others".into(),
-            (_, _, Some(predicted)) if self.desired.config.model.mode == Mode::Shadow => format!("shadow: {predicted}"),
-            _ => "by its configured weight".into(),
+        let guard = guarded.by.map(Guard::in_words);
+        let intrinsic_s = remembered.predicted.map(|p| p.intrinsic_s);
+        match (policy, intrinsic_s, guard) {
+            (Policy::Model, Some(intrinsic_s), guard) => Why::Predicted { intrinsic_s, guard },
+            (Policy::Model, None, Some(guard)) => Why::Said(guard),
+            (Policy::Model, None, None) => Why::Said("not scored yet: as the others"),
+            (_, Some(intrinsic_s), _) if self.desired.config.model.mode == Mode::Shadow => Why::Shadow { intrinsic_s },
+            _ => Why::Said("by its configured weight"),
         }
     }
 

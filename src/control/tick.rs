@@ -1,14 +1,15 @@
 //! What the slow loop remembers from tick to tick, and the first half of a tick: from observations to features.
 
 use super::desired::{Desired, EndpointIds};
+use super::roster::{Group, Remembered, Roster};
 use super::{GraphView, Parts, Status};
 use crate::balance::{Cause, ModelIdentity, Predicted, Published, Rung};
 use crate::config::Config;
-use crate::graph::{Features, Graph, GraphBuilder};
-use crate::health::{Ejector, Verdict};
-use crate::links::{LinkKey, LinkStats, NodeKey, Observation, Time};
+use crate::graph::{Features, Graph, GraphBuilder, Topology};
+use crate::health::Ejector;
+use crate::links::{LinkStats, NodeKey, Observation, Time};
 use crate::scorer::{Scored, Scorer, Scores};
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,31 +29,10 @@ const MIN_COMPARED: u32 = 5;
 /// Fewer latencies than this say nothing about a prediction.
 const MIN_SAMPLES: f32 = 5.0;
 
-/// A candidate's name for as long as it is remembered: workload, cluster, endpoint.
-pub(super) type CandidateKey = (Arc<str>, Arc<str>, NodeKey);
-
-/// What is remembered of a candidate.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Remembered {
-    pub first_seen: Time,
-    /// Whether it was ejected or on probation: then its return is a start.
-    pub was_out: bool,
-    /// Its weight in the last generation; none when it had none.
-    pub weight: Option<f32>,
-    pub score: Option<f32>,
-    pub predicted: Option<Predicted>,
-    /// Whether latencies stood behind the prediction: only then it can be held against the model.
-    pub informed: bool,
-    /// The last tick that knew of it.
-    pub seen: Time,
-}
-
-impl Remembered {
-    /// Of a candidate that was just seen. Those of the first generation are not new, the proxy is.
-    pub fn fresh(first_generation: bool, now: Time) -> Self {
-        let first_seen = if first_generation { Time(0) } else { now };
-        Self { first_seen, was_out: false, weight: None, score: None, predicted: None, informed: false, seen: now }
-    }
+/// A graph's shape, and the groups that it was made for.
+struct Shape {
+    topology: Topology,
+    groups: Vec<usize>,
 }
 
 /// The slow loop's memory.
@@ -61,14 +41,16 @@ pub(super) struct State {
     pub ids: EndpointIds,
     pub desired: Desired,
     pub ejector: Ejector,
-    pub verdicts: HashMap<NodeKey, Verdict>,
-    pub memory: HashMap<CandidateKey, Remembered>,
-    pub observed: HashMap<LinkKey, LinkStats>,
-    /// When each endpoint was last measured by anybody whose telemetry is known.
-    pub measured: HashMap<NodeKey, Time>,
-    /// The graph under way, and which candidate each of its paths is.
+    /// What is at hand of each endpoint and candidate of `desired`.
+    pub roster: Roster,
+    /// What the last tick saw on the links, and when.
+    pub observation: Observation,
+    observed_at: Time,
+    /// The shape of the graph, while the mesh stays the same.
+    shape: Option<Shape>,
+    /// The graph under way, and the groups whose candidates its paths are, one after another.
     graph: Graph,
-    scored_candidates: Vec<CandidateKey>,
+    scored: Vec<usize>,
     features: Features,
     pub generation: u64,
     /// Until when the last good scores may steer.
@@ -90,17 +72,18 @@ impl State {
     pub fn new(parts: Parts, config: Arc<Config>) -> Self {
         let mut ids = EndpointIds::default();
         let desired = Desired::of(config, &mut ids);
+        let now = (parts.clock)();
         Self {
+            roster: Roster::new(&desired, Roster::default(), None, &parts.links, now),
             parts,
             ids,
             desired,
             ejector: Ejector::default(),
-            verdicts: HashMap::new(),
-            memory: HashMap::new(),
-            observed: HashMap::new(),
-            measured: HashMap::new(),
+            observation: Observation::default(),
+            observed_at: now,
+            shape: None,
             graph: Graph::default(),
-            scored_candidates: Vec::new(),
+            scored: Vec::new(),
             features: Features::default(),
             generation: 0,
             good_until: None,
@@ -136,32 +119,35 @@ impl State {
         let endpoints = |d: &Desired| -> Vec<_> {
             d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.address))).collect()
         };
-        let before = endpoints(&self.desired);
-        self.desired = Desired::of(config, &mut self.ids);
-        if endpoints(&self.desired) == before { Cause::Reload } else { Cause::Endpoints }
+        let next = Desired::of(config, &mut self.ids);
+        let same = endpoints(&self.desired) == endpoints(&next);
+        let (last, now) = (std::mem::take(&mut self.roster), self.now());
+        self.roster = Roster::new(&next, last, Some(&self.desired), &self.parts.links, now);
+        self.desired = next;
+        self.roster.place(&self.observation);
+        self.roster.measure(&self.observation, self.observed_at);
+        let keys: HashSet<&NodeKey> = self.roster.endpoints.iter().map(|known| &known.node.key).collect();
+        self.ejector.retain(|key| keys.contains(key));
+        // What is being scored was asked of the configuration before.
+        (self.shape, self.scored) = (None, Vec::new());
+        if same { Cause::Reload } else { Cause::Endpoints }
     }
 
     /// Moves the endpoints' health on; whether any of them may now get requests that could not, or the reverse.
     pub fn health_changed(&mut self) -> bool {
         let now = self.now();
+        self.roster.renew(&self.parts.links, now);
         let mut changed = false;
-        self.verdicts.clear();
-        for cluster in &self.desired.clusters {
-            for endpoint in &cluster.endpoints {
-                if self.verdicts.contains_key(&endpoint.key) {
-                    continue;
-                }
-                let node = self.parts.links.node(&endpoint.key, now);
-                let verdict = self.ejector.check(&node, &cluster.config.ejection, now);
-                if verdict.changed {
-                    changed = true;
-                    tracing::info!(endpoint = %endpoint.key, health = ?verdict.health, failures = verdict.failures, "health changed");
-                }
-                self.verdicts.insert(endpoint.key.clone(), verdict);
+        for known in &mut self.roster.endpoints {
+            known.node.want(now);
+            let Some(cluster) = self.desired.clusters.get(known.cluster) else { continue };
+            let verdict = self.ejector.check(&known.node, &cluster.config.ejection, now);
+            if verdict.changed {
+                changed = true;
+                tracing::info!(endpoint = %known.node.key, health = ?verdict.health, failures = verdict.failures, "health changed");
             }
+            known.verdict = Some(verdict);
         }
-        let verdicts = &self.verdicts;
-        self.ejector.retain(|key| verdicts.contains_key(key));
         changed
     }
 
@@ -176,23 +162,18 @@ impl State {
         self.health_changed();
         let observation = self.parts.links.observe(now);
         self.parts.links.evict(now, self.desired.config.telemetry.idle_links.0);
-        self.observed = observation.links.iter().map(|l| (l.key.clone(), l.stats)).collect();
-        self.measured.clear();
-        for link in &observation.links {
-            let Some(age_s) = link.stats.age_s.filter(|a| a.is_finite() && *a >= 0.0) else { continue };
-            let at = Time(now.0.saturating_sub((f64::from(age_s) * 1e9) as u64));
-            let last = self.measured.entry(link.key.destination.clone()).or_insert(at);
-            *last = at.max(*last);
+        let fits = self.shape.as_ref().is_some_and(|s| s.topology.fits(&observation));
+        (self.observation, self.observed_at) = (observation, now);
+        if !fits {
+            self.roster.place(&self.observation);
         }
+        self.roster.measure(&self.observation, now);
         self.measure_error();
-        match self.build_graph(&observation) {
-            Ok(graph) => self.graph = graph,
-            Err(error) => {
-                self.status().too_large.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                tracing::error!(%error, "the mesh cannot be scored");
-                self.graph = Graph::default();
-            }
+        self.scored = self.to_score();
+        if !fits || self.shape.as_ref().is_none_or(|s| s.groups != self.scored) {
+            self.shape = self.shaped();
         }
+        self.graph = self.shape.as_ref().map(|s| s.topology.graph(&self.observation)).unwrap_or_default();
         if self.graph.candidates() == 0 {
             return None;
         }
@@ -201,37 +182,42 @@ impl State {
         Some((features, self.desired.config.model.deadline.0))
     }
 
-    fn build_graph(&mut self, observation: &Observation) -> Result<Graph, crate::graph::GraphError> {
+    /// The groups whose candidates are scored, by workload, then by cluster.
+    fn to_score(&self) -> Vec<usize> {
+        let (clusters, workloads) = (self.desired.clusters.len(), self.desired.sources.len());
+        let busy = |s: &LinkStats| s.samples > 0.0 || s.in_flight > 0.0;
+        let used = |group: &Group| group.slots.iter().any(|s| s.stats(&self.observation).is_some_and(busy));
+        let candidates: usize = self.roster.groups.iter().map(|g| g.slots.len()).sum();
+        (0..workloads)
+            .flat_map(|workload| (0..clusters).map(move |cluster| cluster * workloads + workload))
+            .filter(|g| candidates <= SCORE_ALL_UP_TO || self.roster.groups.get(*g).is_some_and(used))
+            .collect()
+    }
+
+    /// The shape of the graph that is to be scored; none when it is too large.
+    fn shaped(&self) -> Option<Shape> {
         let mut builder = GraphBuilder::default();
         self.desired.instances().for_each(|i| builder.instance(i));
-        let endpoints: usize = self.desired.clusters.iter().map(|c| c.endpoints.len()).sum();
-        let score_all = endpoints * self.desired.sources.len() <= SCORE_ALL_UP_TO;
-        self.scored_candidates.clear();
-        for (workload, source) in self.desired.routes.workloads().iter().zip(&self.desired.sources) {
-            for cluster in &self.desired.clusters {
-                let link = |e: &NodeKey| LinkKey::new(source, e);
-                let busy = |s: &LinkStats| s.samples > 0.0 || s.in_flight > 0.0;
-                let used = || cluster.endpoints.iter().any(|e| self.observed.get(&link(&e.key)).is_some_and(busy));
-                if !score_all && !used() {
-                    continue;
-                }
-                for endpoint in &cluster.endpoints {
-                    builder.candidate(vec![link(&endpoint.key)]);
-                    self.scored_candidates.push((workload.name.clone(), cluster.name.clone(), endpoint.key.clone()));
-                }
+        let slots = self.scored.iter().filter_map(|g| self.roster.groups.get(*g)).flat_map(|g| &g.slots);
+        slots.for_each(|slot| {
+            builder.candidate(vec![slot.link.key.clone()]);
+        });
+        match builder.topology(&self.observation) {
+            Ok(topology) => Some(Shape { topology, groups: self.scored.clone() }),
+            Err(error) => {
+                self.status().too_large.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tracing::error!(%error, "the mesh cannot be scored");
+                None
             }
         }
-        builder.build(observation)
     }
 
     /// Compares what the last scores predicted with what was seen since: the geometric mean of the factors by which
     /// they differ, less 1.
     fn measure_error(&mut self) {
         let (mut sum, mut count) = (0.0, 0u32);
-        let sources = self.desired.sources_by_workload();
-        for ((workload, _, endpoint), remembered) in &self.memory {
-            let Some(source) = sources.get(&**workload) else { continue };
-            let Some(stats) = self.observed.get(&LinkKey::new(source, endpoint)) else { continue };
+        for slot in self.roster.groups.iter().flat_map(|g| &g.slots) {
+            let (Some(remembered), Some(stats)) = (slot.remembered, slot.stats(&self.observation)) else { continue };
             let recent = remembered.informed && stats.age_s == Some(0.0);
             if let (true, Some(predicted), Some(seen)) = (recent, remembered.predicted, stats.latency_ewma_s) {
                 // By factors, so that a thousandth is as wrong as a thousandfold.
@@ -312,7 +298,7 @@ impl State {
         match self.good_until {
             Some(until) if now <= until && !self.refused => self.step_to(Rung::LastGood, reason),
             _ => {
-                self.memory.values_mut().for_each(|m| (m.score, m.predicted) = (None, None));
+                self.roster.remembered_mut().for_each(|m| (m.score, m.predicted) = (None, None));
                 self.good_until = None;
                 self.step_to(self.without_scores(), reason);
             }
@@ -320,7 +306,7 @@ impl State {
     }
 
     fn without_scores(&self) -> Rung {
-        let fresh = self.observed.values().any(|s| s.latency_ewma_s.is_some());
+        let fresh = self.observation.links.iter().any(|l| l.stats.latency_ewma_s.is_some());
         if fresh { Rung::PeakEwma } else { Rung::LeastRequest }
     }
 
@@ -337,19 +323,19 @@ impl State {
 
     fn remember(&mut self, scores: &Scores, now: Time) {
         let rows = scores.score.iter().zip(&scores.latency_mean_s).zip(&scores.latency_p99_s).zip(&scores.jitter_s);
-        let sources = self.desired.sources_by_workload();
-        let samples_of = |(workload, _, endpoint): &CandidateKey| {
-            let link = sources.get(&**workload).map(|source| LinkKey::new(source, endpoint));
-            link.and_then(|l| self.observed.get(&l)).map_or(0.0, |s| s.samples)
-        };
-        for (key, (((score, mean_s), p99_s), jitter_s)) in self.scored_candidates.iter().zip(rows) {
-            let predicted =
-                Predicted { intrinsic_s: (-score).exp(), mean_s: *mean_s, p99_s: *p99_s, jitter_s: *jitter_s };
-            let finite = [predicted.intrinsic_s, *mean_s, *p99_s, *jitter_s].iter().all(|v| v.is_finite());
-            let remembered = self.memory.entry(key.clone()).or_insert(Remembered::fresh(self.first, now));
-            remembered.score = Some(*score);
-            remembered.predicted = finite.then_some(predicted);
-            remembered.informed = samples_of(key) >= MIN_SAMPLES;
+        let mut rows = rows.into_iter();
+        for group in &self.scored {
+            let Some(group) = self.roster.groups.get_mut(*group) else { continue };
+            for (slot, (((score, mean_s), p99_s), jitter_s)) in group.slots.iter_mut().zip(&mut rows) {
+                let predicted =
+                    Predicted { intrinsic_s: (-score).exp(), mean_s: *mean_s, p99_s: *p99_s, jitter_s: *jitter_s };
+                let finite = [predicted.intrinsic_s, *mean_s, *p99_s, *jitter_s].iter().all(|v| v.is_finite());
+                let samples = slot.stats(&self.observation).map_or(0.0, |s| s.samples);
+                let remembered = slot.remembered.get_or_insert(Remembered::fresh(self.first, now));
+                remembered.score = Some(*score);
+                remembered.predicted = finite.then_some(predicted);
+                remembered.informed = samples >= MIN_SAMPLES;
+            }
         }
     }
 }

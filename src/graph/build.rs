@@ -1,8 +1,8 @@
 //! From observations and known instances to a graph.
 
 use super::{Graph, Link, Neighbours, Node};
-use crate::links::{LinkKey, NodeKey, NodeStats, Observation};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::links::{LinkKey, LinkStats, NodeKey, NodeStats, Observation};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The most nodes a graph may have: beyond it a tick could not keep its time.
@@ -60,57 +60,159 @@ impl GraphBuilder {
     /// # Errors
     /// When it would be larger than can be scored.
     pub fn build(self, observation: &Observation) -> Result<Graph, GraphError> {
-        let observed: HashMap<&LinkKey, _> = observation.links.iter().map(|l| (&l.key, l.stats)).collect();
-        let keys: BTreeSet<&LinkKey> = observed.keys().copied().chain(self.paths.iter().flatten()).collect();
-        let node_stats: HashMap<&NodeKey, NodeStats> = observation.nodes.iter().map(|n| (&n.key, n.stats)).collect();
-        let node_keys: BTreeSet<&NodeKey> =
-            self.instances.keys().chain(keys.iter().flat_map(|k| [&k.source, &k.destination])).collect();
+        Ok(self.topology(observation)?.graph(observation))
+    }
+
+    /// The graph's shape, for as long as the instances, the candidates and the keys of what is observed stay the same.
+    ///
+    /// # Errors
+    /// When it would be larger than can be scored.
+    pub fn topology(self, observation: &Observation) -> Result<Topology, GraphError> {
+        let mut keys: Vec<&LinkKey> =
+            observation.links.iter().map(|l| &l.key).chain(self.paths.iter().flatten()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let ends = keys.iter().flat_map(|k| [&k.source, &k.destination]);
+        let mut node_keys: Vec<&NodeKey> = self.instances.keys().chain(ends).collect();
+        node_keys.sort_unstable();
+        node_keys.dedup();
         if node_keys.len() > MAX_NODES || keys.len() > MAX_LINKS {
             return Err(GraphError::TooLarge { nodes: node_keys.len(), links: keys.len() });
         }
 
         let empty: Arc<str> = "".into();
-        let mut nodes: Vec<Node> = node_keys
-            .iter()
-            .map(|key| {
-                let known = self.instances.get(*key);
-                Node {
-                    key: (*key).clone(),
-                    service: known.map_or_else(|| empty.clone(), |i| i.service.clone()),
-                    zone: known.map_or_else(|| empty.clone(), |i| i.zone.clone()),
-                    stats: node_stats.get(*key).copied().unwrap_or_default(),
-                    replicas: 1,
-                    neighbours: Neighbours::default(),
-                }
-            })
-            .collect();
+        let (mut hosts, mut places) = (HashMap::<&str, u32>::new(), Vec::with_capacity(node_keys.len()));
         let mut replicas: HashMap<Arc<str>, u32> = HashMap::new();
-        nodes.iter().for_each(|n| *replicas.entry(n.service.clone()).or_default() += 1);
-        for node in nodes.iter_mut().filter(|n| !n.service.is_empty()) {
+        for key in &node_keys {
+            let known = self.instances.get(*key);
+            let service = known.map_or(&empty, |i| &i.service);
+            if !service.is_empty() {
+                *replicas.entry(service.clone()).or_default() += 1;
+            }
+            let host = known.map(|i| &*i.host).filter(|h| !h.is_empty()).map(|host| {
+                let next = hosts.len() as u32;
+                *hosts.entry(host).or_insert(next)
+            });
+            let node = Node {
+                key: (*key).clone(),
+                service: service.clone(),
+                zone: known.map_or_else(|| empty.clone(), |i| i.zone.clone()),
+                stats: NodeStats::default(),
+                replicas: 1,
+                neighbours: Neighbours::default(),
+            };
+            places.push(Place { node, host });
+        }
+        for node in places.iter_mut().map(|p| &mut p.node) {
             node.replicas = replicas.get(&node.service).copied().unwrap_or(1);
         }
-
-        neighbours(&mut nodes, &self.instances);
 
         let node_index: HashMap<&NodeKey, u32> = node_keys.iter().zip(0u32..).map(|(k, i)| (*k, i)).collect();
         let index_of = |key: &NodeKey| node_index.get(key).copied().unwrap_or_default();
         // Sorted keys give links sorted by source, then destination, as the contract wants its edges.
-        let links = keys
-            .iter()
-            .map(|key| Link {
-                source: index_of(&key.source),
-                destination: index_of(&key.destination),
-                stats: observed.get(*key).copied().unwrap_or_default(),
-            })
-            .collect();
+        let links = keys.iter().map(|key| (index_of(&key.source), index_of(&key.destination))).collect();
         let link_index: HashMap<&LinkKey, u32> = keys.iter().zip(0u32..).map(|(k, i)| (*k, i)).collect();
-        let mut path_offsets = vec![0u32];
-        let mut path_links = Vec::new();
+        let (mut path_offsets, mut path_links) = (vec![0u32], Vec::new());
         for path in &self.paths {
             path_links.extend(path.iter().filter_map(|key| link_index.get(key).copied()));
             path_offsets.push(path_links.len() as u32);
         }
-        Ok(Graph { nodes, links, path_offsets, path_links })
+        let seen_link = |key: &LinkKey| (key.clone(), link_index.get(key).copied().unwrap_or_default());
+        let seen_node = |key: &NodeKey| (key.clone(), node_index.get(key).copied());
+        Ok(Topology {
+            seen_links: observation.links.iter().map(|l| seen_link(&l.key)).collect(),
+            seen_nodes: observation.nodes.iter().map(|n| seen_node(&n.key)).collect(),
+            hosts: hosts.len(),
+            places,
+            links,
+            path_offsets,
+            path_links,
+        })
+    }
+}
+
+/// Everything in a graph but what was observed. Sorting names and finding links by them costs more than all the rest
+/// of a graph, and changes only with the mesh.
+#[derive(Debug)]
+pub struct Topology {
+    places: Vec<Place>,
+    hosts: usize,
+    /// Source and destination of each link.
+    links: Vec<(u32, u32)>,
+    path_offsets: Vec<u32>,
+    path_links: Vec<u32>,
+    /// The links of the observation that it was made for, and which of the graph's links each is.
+    seen_links: Vec<(LinkKey, u32)>,
+    /// Likewise the nodes; one that nothing leads to or from is none of the graph's.
+    seen_nodes: Vec<(NodeKey, Option<u32>)>,
+}
+
+/// A node that nothing was seen of yet, and which of the hosts it is on; none when unknown.
+#[derive(Debug)]
+struct Place {
+    node: Node,
+    host: Option<u32>,
+}
+
+impl Topology {
+    /// Whether an observation is of the same links and nodes as the one that this was made for.
+    #[must_use]
+    pub fn fits(&self, observation: &Observation) -> bool {
+        self.seen_links.iter().map(|(key, _)| key).eq(observation.links.iter().map(|l| &l.key))
+            && self.seen_nodes.iter().map(|(key, _)| key).eq(observation.nodes.iter().map(|n| &n.key))
+    }
+
+    /// The graph of an observation that this fits.
+    #[must_use]
+    pub fn graph(&self, observation: &Observation) -> Graph {
+        let mut nodes: Vec<Node> = self.places.iter().map(|p| p.node.clone()).collect();
+        for (seen, (_, index)) in observation.nodes.iter().zip(&self.seen_nodes) {
+            if let Some(node) = index.and_then(|i| nodes.get_mut(i as usize)) {
+                node.stats = seen.stats;
+            }
+        }
+        self.neighbours(&mut nodes);
+        let unseen = |(source, destination): &(u32, u32)| Link {
+            source: *source,
+            destination: *destination,
+            stats: LinkStats::default(),
+        };
+        let mut links: Vec<Link> = self.links.iter().map(unseen).collect();
+        for (seen, (_, index)) in observation.links.iter().zip(&self.seen_links) {
+            if let Some(link) = links.get_mut(*index as usize) {
+                link.stats = seen.stats;
+            }
+        }
+        Graph { nodes, links, path_offsets: self.path_offsets.clone(), path_links: self.path_links.clone() }
+    }
+
+    /// Fills in what is known of each node's neighbours: its host's sums less its own part.
+    fn neighbours(&self, nodes: &mut [Node]) {
+        let ln_slowdown = |s: &NodeStats| {
+            let (mean, baseline) = (s.response_mean_s?, s.response_baseline_s?);
+            (mean > 0.0 && baseline > 0.0).then(|| (mean / baseline).ln())
+        };
+        let mut hosts = vec![Host::default(); self.hosts];
+        let slowdowns: Vec<Option<f32>> = nodes.iter().map(|n| ln_slowdown(&n.stats)).collect();
+        for ((node, place), slowdown) in nodes.iter().zip(&self.places).zip(&slowdowns) {
+            let Some(host) = place.host.and_then(|h| hosts.get_mut(h as usize)) else { continue };
+            host.count += 1;
+            for (sum, value) in [(&mut host.cpu, node.stats.cpu_utilization), (&mut host.ln_slowdown, *slowdown)] {
+                *sum = value.map_or(*sum, |v| (sum.0 + v, sum.1 + 1));
+            }
+        }
+        for ((node, place), slowdown) in nodes.iter_mut().zip(&self.places).zip(slowdowns) {
+            let Some(host) = place.host.and_then(|h| hosts.get(h as usize)) else { continue };
+            let others = |sum: (f32, u32), own: Option<f32>| {
+                let (sum, count) = own.map_or(sum, |v| (sum.0 - v, sum.1 - 1));
+                (count > 0).then(|| sum / count as f32)
+            };
+            node.neighbours = Neighbours {
+                count: Some(host.count - 1),
+                cpu_utilization: others(host.cpu, node.stats.cpu_utilization).map(|v| v.max(0.0)),
+                slowdown: others(host.ln_slowdown, slowdown).map(f32::exp),
+            };
+        }
     }
 }
 
@@ -122,44 +224,12 @@ struct Host {
     ln_slowdown: (f32, u32),
 }
 
-/// Fills in what is known of each node's neighbours: its host's sums less its own part.
-fn neighbours(nodes: &mut [Node], instances: &BTreeMap<NodeKey, Instance>) {
-    let host_of = |node: &Node| instances.get(&node.key).map(|i| i.host.clone()).filter(|h| !h.is_empty());
-    let ln_slowdown = |s: &NodeStats| {
-        let (mean, baseline) = (s.response_mean_s?, s.response_baseline_s?);
-        (mean > 0.0 && baseline > 0.0).then(|| (mean / baseline).ln())
-    };
-    let mut hosts: HashMap<Arc<str>, Host> = HashMap::new();
-    for node in nodes.iter() {
-        let Some(host) = host_of(node) else { continue };
-        let host = hosts.entry(host).or_default();
-        host.count += 1;
-        for (sum, value) in
-            [(&mut host.cpu, node.stats.cpu_utilization), (&mut host.ln_slowdown, ln_slowdown(&node.stats))]
-        {
-            *sum = value.map_or(*sum, |v| (sum.0 + v, sum.1 + 1));
-        }
-    }
-    for node in nodes {
-        let Some(host) = host_of(node).and_then(|h| hosts.get(&h)) else { continue };
-        let others = |sum: (f32, u32), own: Option<f32>| {
-            let (sum, count) = own.map_or(sum, |v| (sum.0 - v, sum.1 - 1));
-            (count > 0).then(|| sum / count as f32)
-        };
-        node.neighbours = Neighbours {
-            count: Some(host.count - 1),
-            cpu_utilization: others(host.cpu, node.stats.cpu_utilization).map(|v| v.max(0.0)),
-            slowdown: others(host.ln_slowdown, ln_slowdown(&node.stats)).map(f32::exp),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Features;
     use super::super::features::{EDGE_FEATURES, NODE_FEATURES};
     use super::*;
-    use crate::links::{LinkObservation, LinkStats, NodeObservation};
+    use crate::links::{LinkObservation, NodeObservation};
 
     fn key(source: &str, destination: &str) -> LinkKey {
         LinkKey::new(&NodeKey::new(source), &NodeKey::new(destination))

@@ -4,7 +4,7 @@
 //! counter is a relaxed load and store, not a locked instruction. Counters only ever rise; the tick takes differences.
 
 use super::orca::Report;
-use super::sketch::{BUCKETS, bucket_of};
+use super::sketch::{BUCKETS, Span, bucket_of};
 use super::{LinkKey, LocalEstimate, NodeKey, Time};
 use std::fmt;
 use std::sync::OnceLock;
@@ -61,6 +61,8 @@ pub(super) struct Shard {
     pub jitter_s: AtomicU32,
     /// The last latency in seconds, as bits; NaN before the first.
     last_latency_s: AtomicU32,
+    /// The span of the buckets that ever counted, packed.
+    pub span: AtomicU32,
     /// Made with the first latency: a link that nobody uses costs next to nothing.
     pub buckets: OnceLock<Box<[AtomicU32; BUCKETS]>>,
 }
@@ -78,6 +80,7 @@ impl Default for Shard {
             last_used: AtomicU64::new(0),
             jitter_s: AtomicU32::new(0),
             last_latency_s: AtomicU32::new(f32::NAN.to_bits()),
+            span: AtomicU32::new(Span::EMPTY.packed()),
             buckets: OnceLock::new(),
         }
     }
@@ -190,7 +193,12 @@ impl Shard {
         bump(&self.samples, 1);
         bump(&self.latency_sum_ns, (f64::from(latency_s) * 1e9) as u64);
         let buckets = self.buckets.get_or_init(|| Box::new([const { AtomicU32::new(0) }; BUCKETS]));
-        if let Some(bucket) = buckets.get(bucket_of(f64::from(latency_s))) {
+        let index = bucket_of(f64::from(latency_s));
+        let span = Span::unpacked(self.span.load(Relaxed));
+        if !span.holds(index) {
+            self.span.store(span.with(index).packed(), Relaxed);
+        }
+        if let Some(bucket) = buckets.get(index) {
             bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
         }
         // RFC 3550, section 6.4.1: J += (|D| - J) / 16, where D is the difference of successive transit times.
@@ -212,6 +220,8 @@ pub struct NodeCell {
     pub key: NodeKey,
     in_flight: AtomicU32,
     failures_in_a_row: AtomicU32,
+    /// When it was last asked for, in `Time`.
+    last_wanted: AtomicU64,
     /// Whether a request may be sent although the node is on probation.
     probe: AtomicBool,
     report: ReportCell,
@@ -230,9 +240,19 @@ impl NodeCell {
             key,
             in_flight: AtomicU32::new(0),
             failures_in_a_row: AtomicU32::new(0),
+            last_wanted: AtomicU64::new(0),
             probe: AtomicBool::new(false),
             report: ReportCell { values: [const { AtomicU64::new(0) }; Report::FIELDS], at: AtomicU64::new(0) },
         }
+    }
+
+    /// Somebody still has a use for it: until nobody has for long, it is not evicted.
+    pub fn want(&self, now: Time) {
+        self.last_wanted.store(now.0, Relaxed);
+    }
+
+    pub(super) fn last_wanted(&self) -> Time {
+        Time(self.last_wanted.load(Relaxed))
     }
 
     /// A request to this instance starts.

@@ -4,7 +4,7 @@
 //! time constant `MEMORY`: the statistics speak of about the last ten seconds, without windows whose edges would show.
 
 use super::cell::{LinkCell, Shard};
-use super::sketch::{BUCKETS, Sketch};
+use super::sketch::{BUCKETS, Sketch, Span};
 use super::{LinkStats, Time};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 pub const MEMORY_S: f32 = 10.0;
 /// The time constant with which what is usual fades, in seconds.
 pub const BASELINE_S: f32 = 100.0;
+/// From this age on, in seconds, what a link's memory lacks to its full length is less than a float tells apart.
+const GROWN_UP_S: f32 = 20.0 * MEMORY_S;
 /// The time constant of the latency EWMA, in seconds.
 const EWMA_S: f32 = 3.0;
 
@@ -65,7 +67,10 @@ impl Cursor {
             && let Some(buckets) = shard.buckets.get()
         {
             let seen = self.buckets.get_or_insert_with(|| Box::new([0; BUCKETS]));
-            for (index, (counter, seen)) in buckets.iter().zip(seen.iter_mut()).enumerate() {
+            let range = Span::unpacked(shard.span.load(Relaxed)).range();
+            let counters = buckets.get(range.clone()).unwrap_or_default();
+            let seen = seen.get_mut(range.clone()).unwrap_or_default();
+            for (index, (counter, seen)) in range.zip(counters.iter().zip(seen)) {
                 let count = counter.load(Relaxed);
                 let new = count.wrapping_sub(*seen);
                 if new > 0 {
@@ -114,6 +119,31 @@ impl Baseline {
     }
 }
 
+/// How far all fades in a time: alike for all links that were last looked at at one moment, so it is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fades {
+    elapsed_s: f32,
+    memory: f32,
+    baseline: f32,
+    ewma: f32,
+}
+
+impl Default for Fades {
+    fn default() -> Self {
+        Self { elapsed_s: 0.0, memory: 1.0, baseline: 1.0, ewma: 1.0 }
+    }
+}
+
+impl Fades {
+    fn after(&mut self, elapsed_s: f32) -> Self {
+        if elapsed_s != self.elapsed_s {
+            let keep = |time_constant_s: f32| (-elapsed_s / time_constant_s).exp();
+            *self = Self { elapsed_s, memory: keep(MEMORY_S), baseline: keep(BASELINE_S), ewma: keep(EWMA_S) };
+        }
+        *self
+    }
+}
+
 /// One link's aggregates.
 #[derive(Debug)]
 pub struct History {
@@ -148,12 +178,12 @@ impl History {
     }
 
     /// Drains the cell and says what is now known of the link.
-    pub fn tick(&mut self, cell: &LinkCell, now: Time) -> LinkStats {
-        let elapsed = now.seconds_since(self.last_tick);
+    pub(super) fn tick(&mut self, cell: &LinkCell, now: Time, fades: &mut Fades) -> LinkStats {
+        let fades = fades.after(now.seconds_since(self.last_tick));
         self.last_tick = self.last_tick.max(now);
-        let keep = (-elapsed / MEMORY_S).exp();
+        let keep = fades.memory;
         self.sketch.scale(keep);
-        self.baseline.fade((-elapsed / BASELINE_S).exp());
+        self.baseline.fade(fades.baseline);
         self.calls *= keep;
         self.errors *= keep;
         self.ended *= keep;
@@ -183,7 +213,7 @@ impl History {
             let mean = (all.latency_s / all.samples as f64) as f32;
             // By the time since the last sample, not since the last tick: a link that is seldom used forgets as fast.
             let gap = self.last_sample.map_or(0.0, |at| now.seconds_since(at));
-            let keep = (-gap / EWMA_S).exp();
+            let keep = if gap == fades.elapsed_s { fades.ewma } else { (-gap / EWMA_S).exp() };
             self.ewma_s = Some(self.ewma_s.map_or(mean, |last| mean + (last - mean) * keep));
             self.last_sample = Some(now);
         } else if self.sketch.count() == 0.0 {
@@ -197,7 +227,8 @@ impl History {
         let quantiles = self.sketch.quantiles([0.1, 0.5, 0.9, 0.99]);
         let quantile = |i: usize| quantiles.and_then(|q| q.get(i).map(|v| *v as f32));
         // The length of the faded memory so far, so that a young link's rate is not underestimated.
-        let memory_s = MEMORY_S * (1.0 - (-now.seconds_since(self.born) / MEMORY_S).exp());
+        let age_s = now.seconds_since(self.born);
+        let memory_s = if age_s < GROWN_UP_S { MEMORY_S * (1.0 - (-age_s / MEMORY_S).exp()) } else { MEMORY_S };
         LinkStats {
             latency_mean_s: self.sketch.mean().map(|m| m as f32),
             latency_p10_s: quantile(0),

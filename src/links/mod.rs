@@ -21,7 +21,7 @@ mod windows;
 
 pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
-pub use estimate::{Estimate, LocalEstimate};
+pub use estimate::{Estimate, Fading, LocalEstimate};
 pub use history::{BASELINE_S, MEMORY_S};
 pub use sketch::Sketch;
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};

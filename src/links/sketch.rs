@@ -4,6 +4,11 @@
 //! sketches merge by adding buckets, which keeps the percentiles true. The range is fixed (1 us to about 1,000 s) and
 //! so is the size; what lies outside counts in the first or last bucket. Counts are floats, so that a sketch can be
 //! faded with age (`scale`).
+//!
+//! A link's latencies lie within a few dozen of the buckets, so a sketch knows its `Span` and never looks beyond it: a
+//! tick goes over every link's sketch four times.
+
+use std::sync::LazyLock;
 
 /// How many buckets a sketch has.
 pub const BUCKETS: usize = 346;
@@ -27,20 +32,73 @@ pub fn bucket_of(seconds: f64) -> usize {
 /// The latency in seconds that stands for a bucket: the point of least relative error.
 #[must_use]
 pub fn value_of(bucket: usize) -> f64 {
-    LEAST_S * 2.0 * GAMMA.powi(bucket as i32) / (1.0 + GAMMA)
+    static VALUES: LazyLock<[f64; BUCKETS]> =
+        LazyLock::new(|| std::array::from_fn(|i| LEAST_S * 2.0 * GAMMA.powi(i as i32) / (1.0 + GAMMA)));
+    VALUES.get(bucket).copied().unwrap_or(f64::NAN)
 }
+
+/// The buckets that may hold something: those from `low` to before `high`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    low: u16,
+    high: u16,
+}
+
+impl Span {
+    /// Of no bucket.
+    pub const EMPTY: Self = Self { low: BUCKETS as u16, high: 0 };
+
+    /// Whether a bucket is in it.
+    #[must_use]
+    pub fn holds(self, bucket: usize) -> bool {
+        usize::from(self.low) <= bucket && bucket < usize::from(self.high)
+    }
+
+    /// The least span that holds this one and a bucket.
+    #[must_use]
+    pub fn with(self, bucket: usize) -> Self {
+        let bucket = bucket.min(BUCKETS - 1) as u16;
+        Self { low: self.low.min(bucket), high: self.high.max(bucket + 1) }
+    }
+
+    fn union(self, other: Self) -> Self {
+        Self { low: self.low.min(other.low), high: self.high.max(other.high) }
+    }
+
+    /// As indices.
+    #[must_use]
+    pub fn range(self) -> std::ops::Range<usize> {
+        usize::from(self.low.min(self.high))..usize::from(self.high)
+    }
+
+    /// As one number, for an atomic.
+    #[must_use]
+    pub fn packed(self) -> u32 {
+        u32::from(self.low) << 16 | u32::from(self.high)
+    }
+
+    /// Of what `packed` gave.
+    #[must_use]
+    pub fn unpacked(packed: u32) -> Self {
+        Self { low: (packed >> 16) as u16, high: (packed as u16).min(BUCKETS as u16) }
+    }
+}
+
+/// Less of a sample than this is none. Without it counts would fade into denormal numbers, which processors are slow at.
+const LEAST_COUNT: f32 = 1e-6;
 
 /// A distribution of latencies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sketch {
     counts: Box<[f32; BUCKETS]>,
+    span: Span,
     total: f64,
     sum_s: f64,
 }
 
 impl Default for Sketch {
     fn default() -> Self {
-        Self { counts: Box::new([0.0; BUCKETS]), total: 0.0, sum_s: 0.0 }
+        Self { counts: Box::new([0.0; BUCKETS]), span: Span::EMPTY, total: 0.0, sum_s: 0.0 }
     }
 }
 
@@ -56,8 +114,24 @@ impl Sketch {
     pub(crate) fn add(&mut self, bucket: usize, count: f32) {
         if let Some(slot) = self.counts.get_mut(bucket) {
             *slot += count;
+            self.span = self.span.with(bucket);
             self.total += f64::from(count);
         }
+    }
+
+    /// The counts within the span.
+    fn spanned(&self) -> &[f32] {
+        self.counts.get(self.span.range()).unwrap_or_default()
+    }
+
+    fn spanned_mut(&mut self) -> &mut [f32] {
+        self.counts.get_mut(self.span.range()).unwrap_or_default()
+    }
+
+    /// Forgets all, and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.spanned_mut().fill(0.0);
+        (self.span, self.total, self.sum_s) = (Span::EMPTY, 0.0, 0.0);
     }
 
     /// Adds to the sum of all latencies, in seconds.
@@ -67,9 +141,10 @@ impl Sketch {
 
     /// Adds another sketch's counts to this one's.
     pub fn merge(&mut self, other: &Sketch) {
-        for (mine, theirs) in self.counts.iter_mut().zip(other.counts.iter()) {
-            *mine += theirs;
+        if let Some(mine) = self.counts.get_mut(other.span.range()) {
+            mine.iter_mut().zip(other.spanned()).for_each(|(mine, theirs)| *mine += theirs);
         }
+        self.span = self.span.union(other.span);
         self.total += other.total;
         self.sum_s += other.sum_s;
     }
@@ -80,11 +155,14 @@ impl Sketch {
             return;
         }
         let factor = factor.clamp(0.0, 1.0);
-        self.counts.iter_mut().for_each(|c| *c *= factor);
+        for count in self.spanned_mut() {
+            let faded = *count * factor;
+            *count = if faded < LEAST_COUNT { 0.0 } else { faded };
+        }
         self.total *= f64::from(factor);
         self.sum_s *= f64::from(factor);
         if self.total < 1e-3 {
-            *self = Sketch::default();
+            self.clear();
         }
     }
 
@@ -115,7 +193,7 @@ impl Sketch {
         let mut values = [0.0; N];
         let mut wanted = qs.iter().zip(values.iter_mut()).peekable();
         let (mut seen, mut last) = (0.0, 0);
-        for (bucket, count) in self.counts.iter().enumerate().filter(|(_, c)| **c > 0.0) {
+        for (bucket, count) in self.span.range().zip(self.spanned()).filter(|(_, c)| **c > 0.0) {
             seen += f64::from(*count);
             last = bucket;
             while let Some((_, value)) = wanted.next_if(|(q, _)| seen >= q.clamp(0.0, 1.0) * self.total) {
@@ -155,6 +233,26 @@ mod tests {
         }
         assert_eq!(sketch.count(), 4.0);
         assert!(sketch.mean().is_some_and(|m| m <= 1_000.0));
+    }
+
+    #[test]
+    fn a_count_that_fades_never_becomes_denormal() {
+        let mut sketch = Sketch::default();
+        sketch.record(0.1);
+        for _ in 0..2_000 {
+            sketch.record(0.001);
+            sketch.scale(0.9);
+        }
+        assert!(sketch.counts.iter().all(|c| *c == 0.0 || *c > LEAST_COUNT / 2.0));
+        assert!(sketch.quantile(1.0).is_some_and(|q| q < 0.002), "the first is forgotten");
+    }
+
+    #[test]
+    fn a_span_survives_its_packing() {
+        assert_eq!(Span::unpacked(Span::EMPTY.packed()), Span::EMPTY);
+        let span = Span::EMPTY.with(7).with(345).with(3);
+        assert_eq!((Span::unpacked(span.packed()), span.range()), (span, 3..346));
+        assert!(span.holds(3) && span.holds(345) && !span.holds(2) && !Span::EMPTY.holds(0));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! All links and nodes that this proxy knows, by key: found when a generation is built, never by a request.
+//!
+//! A tick goes over all of them in the order of their keys. That order is kept from tick to tick (`Order`) and made anew
+//! only when a link or a node came or went, which `changes` counts; whoever keeps cells at hand asks it, too.
 
-use super::history::{Baseline, History, MEMORY_S};
+use super::history::{Baseline, Fades, History, MEMORY_S};
 use super::{LinkCell, LinkKey, NodeCell, NodeKey, Sketch, Time, orca::Report};
 use dashmap::DashMap;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -100,25 +104,71 @@ struct LinkEntry {
     history: Mutex<History>,
 }
 
-#[derive(Debug)]
-struct NodeEntry {
-    cell: Arc<NodeCell>,
-    last_wanted: Mutex<Time>,
-}
-
 /// All links and nodes.
 #[derive(Debug)]
 pub struct Links {
-    links: DashMap<LinkKey, LinkEntry>,
-    nodes: DashMap<NodeKey, NodeEntry>,
+    links: DashMap<LinkKey, Arc<LinkEntry>>,
+    nodes: DashMap<NodeKey, Arc<NodeCell>>,
+    /// Rises whenever a link or a node has come or gone.
+    changes: AtomicU64,
+    order: Mutex<Order>,
     cores: usize,
+}
+
+/// Everything sorted by key, as of some number of changes.
+#[derive(Debug, Default)]
+struct Order {
+    changes: Option<u64>,
+    /// Each link with the place of its destination among the nodes, when it is one.
+    links: Vec<(Arc<LinkEntry>, Option<usize>)>,
+    nodes: Vec<Arc<NodeCell>>,
+    /// What came in at each node, by its place; kept for its memory.
+    incoming: Vec<Incoming>,
+    fades: Fades,
+}
+
+impl Order {
+    /// Sorts anew what has changed.
+    fn renew(&mut self, links: &Links) {
+        // Read before the maps are: what comes meanwhile makes the next look sort again.
+        let changes = links.changes.load(Ordering::Acquire);
+        if self.changes == Some(changes) {
+            return;
+        }
+        self.nodes = links.node_cells();
+        let places: HashMap<&NodeKey, usize> = self.nodes.iter().enumerate().map(|(i, cell)| (&cell.key, i)).collect();
+        let place = |entry: Arc<LinkEntry>| {
+            let place = places.get(&entry.cell.key.destination).copied();
+            (entry, place)
+        };
+        self.links = links.links.iter().map(|entry| place(entry.value().clone())).collect();
+        self.links.sort_unstable_by(|(a, _), (b, _)| a.cell.key.cmp(&b.cell.key));
+        self.incoming.resize_with(self.nodes.len(), Incoming::default);
+        self.changes = Some(changes);
+    }
 }
 
 impl Links {
     /// An empty store for a proxy with `cores` serving threads.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self { links: DashMap::new(), nodes: DashMap::new(), cores: cores.max(1) }
+        Self {
+            links: DashMap::new(),
+            nodes: DashMap::new(),
+            changes: AtomicU64::new(0),
+            order: Mutex::default(),
+            cores: cores.max(1),
+        }
+    }
+
+    /// How often links or nodes came or went so far. While it stays the same, so do the cells of all keys.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The cell of a link, made when it is new.
@@ -127,22 +177,29 @@ impl Links {
         if let Some(entry) = self.links.get(key) {
             return entry.cell.clone();
         }
-        let entry = self.links.entry(key.clone()).or_insert_with(|| LinkEntry {
-            cell: Arc::new(LinkCell::new(key.clone(), self.cores, now)),
-            history: Mutex::new(History::new(self.cores, now)),
-        });
-        entry.cell.clone()
+        let made = || {
+            Arc::new(LinkEntry {
+                cell: Arc::new(LinkCell::new(key.clone(), self.cores, now)),
+                history: Mutex::new(History::new(self.cores, now)),
+            })
+        };
+        let cell = self.links.entry(key.clone()).or_insert_with(made).cell.clone();
+        self.changed();
+        cell
     }
 
     /// The cell of a node, made when it is new.
     #[must_use]
     pub fn node(&self, key: &NodeKey, now: Time) -> Arc<NodeCell> {
-        let entry = self
-            .nodes
-            .entry(key.clone())
-            .or_insert_with(|| NodeEntry { cell: Arc::new(NodeCell::new(key.clone())), last_wanted: Mutex::new(now) });
-        *entry.last_wanted.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        entry.cell.clone()
+        let known = self.nodes.get(key).map(|cell| cell.value().clone());
+        let cell = known.unwrap_or_else(|| {
+            let made = || Arc::new(NodeCell::new(key.clone()));
+            let cell = self.nodes.entry(key.clone()).or_insert_with(made).clone();
+            self.changed();
+            cell
+        });
+        cell.want(now);
+        cell
     }
 
     /// How many links and nodes are kept.
@@ -161,7 +218,7 @@ impl Links {
     /// The cells of all nodes, by key.
     #[must_use]
     pub fn node_cells(&self) -> Vec<Arc<NodeCell>> {
-        let mut cells: Vec<Arc<NodeCell>> = self.nodes.iter().map(|entry| entry.cell.clone()).collect();
+        let mut cells: Vec<Arc<NodeCell>> = self.nodes.iter().map(|cell| cell.value().clone()).collect();
         cells.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         cells
     }
@@ -175,45 +232,43 @@ impl Links {
     /// Forgets links and nodes that no request touched, and no generation asked for, in `idle`. A link with a request
     /// in flight stays, however long that takes.
     pub fn evict(&self, now: Time, idle: Duration) {
-        self.links.retain(|_, e| e.cell.in_flight() > 0 || now.since(e.cell.last_used()) < idle);
-        self.nodes.retain(|_, e| {
-            let wanted = *e.last_wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            e.cell.in_flight() > 0 || now.since(wanted) < idle
-        });
+        let before = self.len();
+        self.links.retain(|_, e| now.since(e.cell.last_used()) < idle || e.cell.in_flight() > 0);
+        self.nodes.retain(|_, cell| now.since(cell.last_wanted()) < idle || cell.in_flight() > 0);
+        if self.len() != before {
+            self.changed();
+        }
     }
 
     /// Drains all cells and says what is now known. One caller at a time: the tick.
     #[must_use]
     pub fn observe(&self, now: Time) -> Observation {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.renew(self);
+        let Order { links, nodes, incoming, fades, .. } = &mut *order;
+        incoming.iter_mut().for_each(Incoming::clear);
         // In the order of their keys, so that sums of floats come out the same whatever the map's order is.
-        let mut keys: Vec<LinkKey> = self.links.iter().map(|entry| entry.key().clone()).collect();
-        keys.sort_unstable();
-        let mut incoming: BTreeMap<NodeKey, Incoming> = BTreeMap::new();
-        let mut links: Vec<LinkObservation> = Vec::with_capacity(keys.len());
-        for key in keys {
-            let Some(entry) = self.links.get(&key) else { continue };
+        let observe = |(entry, place): &(Arc<LinkEntry>, Option<usize>)| {
             let mut history = entry.history.lock().unwrap_or_else(PoisonError::into_inner);
-            let stats = history.tick(&entry.cell, now);
-            incoming.entry(key.destination.clone()).or_default().add(&stats, &history);
-            drop(history);
-            links.push(LinkObservation { key, stats });
-        }
-        let mut nodes: Vec<NodeObservation> = self
-            .nodes
-            .iter()
-            .map(|entry| {
-                let incoming = incoming.get(entry.key());
-                NodeObservation { key: entry.key().clone(), stats: node_stats(&entry.cell, incoming, now) }
-            })
-            .collect();
-        nodes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Observation { links, nodes }
+            let stats = history.tick(&entry.cell, now, fades);
+            if let Some(incoming) = place.and_then(|p| incoming.get_mut(p)) {
+                incoming.add(&stats, &history);
+            }
+            LinkObservation { key: entry.cell.key.clone(), stats }
+        };
+        let links = links.iter().map(observe).collect();
+        let observe = |(cell, incoming): (&Arc<NodeCell>, &Incoming)| NodeObservation {
+            key: cell.key.clone(),
+            stats: node_stats(cell, Some(incoming).filter(|i| i.links > 0), now),
+        };
+        Observation { links, nodes: nodes.iter().zip(incoming.iter()).map(observe).collect() }
     }
 }
 
 /// The links into one node, together.
 #[derive(Debug, Default)]
 struct Incoming {
+    links: u32,
     sketch: Sketch,
     baseline: Baseline,
     calls_per_second: Option<f32>,
@@ -221,7 +276,14 @@ struct Incoming {
 }
 
 impl Incoming {
+    fn clear(&mut self) {
+        let Self { links, sketch, baseline, calls_per_second, errors_per_second } = self;
+        sketch.clear();
+        (*links, *baseline, *calls_per_second, *errors_per_second) = (0, Baseline::default(), None, 0.0);
+    }
+
     fn add(&mut self, stats: &LinkStats, history: &History) {
+        self.links += 1;
         self.sketch.merge(&history.sketch);
         self.baseline.merge(history.baseline);
         if let Some(calls) = stats.calls_per_second {

@@ -99,7 +99,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                     health: Health::Healthy,
                     score: None,
                     predicted: None,
-                    reason: String::new(),
+                    reason: Default::default(),
                 }
             });
             let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };

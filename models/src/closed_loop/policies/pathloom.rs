@@ -175,7 +175,7 @@ impl Pathloom {
                 p99_s: intrinsic_s,
                 jitter_s: 0.0,
             }),
-            reason: String::new(),
+            reason: Default::default(),
         });
         let options = TableOptions { policy: self.policy, compare, tau_s, explore: floor * EXPLORED };
         self.table = Some(Table::new(candidates.collect(), false, options, self.traffic.clone()));
