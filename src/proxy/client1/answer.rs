@@ -157,3 +157,7 @@ impl Building {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

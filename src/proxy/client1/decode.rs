@@ -256,3 +256,7 @@ impl Chunked {
         Ok(Piece::Trailers(trailers))
     }
 }
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

@@ -84,11 +84,15 @@ pub(in crate::proxy) struct Sending {
 impl Sending {
     /// Encodes the head.
     pub(in crate::proxy) fn new(outgoing: &Outgoing, scratch: &Scratch) -> Self {
+        Self::with_body(&outgoing.parts, !matches!(outgoing.body, RequestBody::Empty), scratch)
+    }
+
+    fn with_body(parts: &Parts, body: bool, scratch: &Scratch) -> Self {
         let mut out = scratch.write.take();
         out.clear();
-        head(&outgoing.parts, &mut out);
-        let headers = &outgoing.parts.headers;
-        let rest = if matches!(outgoing.body, RequestBody::Empty) {
+        head(parts, &mut out);
+        let headers = &parts.headers;
+        let rest = if !body {
             Rest::Nothing
         } else if headers.contains_key(TRANSFER_ENCODING) {
             Rest::Chunked(announced(headers))
@@ -116,11 +120,11 @@ impl Sending {
     }
 
     /// Writes as much as there is. Ready when all of the request was written.
-    pub(super) fn poll<W: AsyncWrite + Unpin>(
+    pub(super) fn poll<W: AsyncWrite + Unpin, B: Body<Data = Bytes> + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
-        body: &mut RequestBody,
+        body: &mut B,
         scratch: &Scratch,
     ) -> Poll<Result<(), Unwritten>> {
         loop {
@@ -142,7 +146,11 @@ impl Sending {
 
     /// Asks for the next frame of the body once the one before is written; for the first one at once, so that it goes
     /// with the head.
-    fn poll_pull(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), Unwritten>> {
+    fn poll_pull<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut B,
+    ) -> Poll<Result<(), Unwritten>> {
         if matches!(self.rest, Rest::Nothing) || (self.pulled && !self.flushed()) {
             return Poll::Ready(Ok(()));
         }
@@ -276,3 +284,7 @@ fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
     let names = headers.get_all(TRAILER).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
     names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
 }
+
+#[cfg(test)]
+#[path = "send_tests.rs"]
+mod tests;
