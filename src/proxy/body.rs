@@ -3,10 +3,12 @@
 //! A body is polled only when the other side has room, so back-pressure reaches from socket to socket, and what is
 //! held in between is bounded by hyper's buffers and windows.
 
+use super::client1::Incomplete;
 use super::clock::Clock;
 use super::expect::Gate;
 use super::flight::Flight;
 use super::headers::clean_trailers;
+use super::upstream::Lease;
 use super::watch::Watch;
 use crate::links::Time;
 use crate::observe::Reason;
@@ -217,7 +219,51 @@ pub(super) struct ResponseBody(Kind);
 enum Kind {
     Empty,
     Full(Bytes),
-    Proxied { inner: Incoming, flight: Box<Flight>, clean: bool },
+    Proxied { inner: Inner, flight: Box<Flight> },
+}
+
+/// Where an endpoint's body comes from.
+pub(super) enum Inner {
+    /// The connection that the flight holds.
+    Http1,
+    Http2(Incoming),
+}
+
+impl Inner {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        flight: &mut Flight,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let incomplete = Reason::ResponseIncomplete;
+        match self {
+            Self::Http1 => match flight.lease.as_mut() {
+                Some(Lease::Http1(connection)) => connection
+                    .poll_frame(cx, &flight.core.scratch)
+                    .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError { reason: incomplete, source: None }))),
+                _ => Poll::Ready(None),
+            },
+            Self::Http2(body) => {
+                Pin::new(body).poll_frame(cx).map(|f| f.map(|f| f.map_err(|e| BodyError::broken(incomplete, e))))
+            }
+        }
+    }
+
+    pub(super) fn is_end_stream(&self, lease: Option<&Lease>) -> bool {
+        match (self, lease) {
+            (Self::Http1, Some(Lease::Http1(connection))) => connection.is_end_stream(),
+            (Self::Http1, _) => true,
+            (Self::Http2(body), _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self, lease: Option<&Lease>) -> SizeHint {
+        match (self, lease) {
+            (Self::Http1, Some(Lease::Http1(connection))) => connection.size_hint(),
+            (Self::Http1, _) => SizeHint::with_exact(0),
+            (Self::Http2(body), _) => body.size_hint(),
+        }
+    }
 }
 
 impl ResponseBody {
@@ -229,9 +275,9 @@ impl ResponseBody {
         Self(Kind::Full(bytes))
     }
 
-    /// An endpoint's body; the request is over when it is. `clean` says that trailers may hold anything.
-    pub(super) fn proxied(inner: Incoming, flight: Box<Flight>, clean: bool) -> Self {
-        Self(Kind::Proxied { inner, flight, clean })
+    /// An endpoint's body; the request is over when it is.
+    pub(super) fn proxied(inner: Inner, flight: Box<Flight>) -> Self {
+        Self(Kind::Proxied { inner, flight })
     }
 }
 
@@ -247,15 +293,16 @@ impl Body for ResponseBody {
                 Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
-            Kind::Proxied { inner, flight, clean } => {
-                let polled = Pin::new(&mut *inner).poll_frame(cx);
+            Kind::Proxied { inner, flight } => {
+                let polled = inner.poll_frame(cx, flight);
                 let (over, polled) = match polled {
                     Poll::Ready(Some(Ok(mut frame))) => {
-                        let mut over = inner.is_end_stream();
+                        let mut over = inner.is_end_stream(flight.lease.as_ref());
                         if let Some(data) = frame.data_ref() {
                             flight.received(data.len());
                         } else if let Some(trailers) = frame.trailers_mut() {
-                            if *clean {
+                            // HTTP/2 has checked them.
+                            if matches!(inner, Inner::Http1) {
                                 clean_trailers(trailers);
                             }
                             flight.trailers(trailers);
@@ -263,14 +310,14 @@ impl Body for ResponseBody {
                         }
                         // Where a length was announced, an HTTP/1.1 client's encoder drops the body once it has that
                         // much, though an HTTP/2 endpoint may end the stream with a frame of its own, or trailers.
-                        if over || inner.size_hint().exact() == Some(0) {
+                        if over || inner.size_hint(flight.lease.as_ref()).exact() == Some(0) {
                             flight.complete();
                         }
                         (over, Poll::Ready(Some(Ok(frame))))
                     }
-                    Poll::Ready(Some(Err(cause))) => {
-                        flight.broken(Reason::ResponseIncomplete);
-                        (true, Poll::Ready(Some(Err(BodyError::broken(Reason::ResponseIncomplete, cause)))))
+                    Poll::Ready(Some(Err(error))) => {
+                        flight.broken(error.reason);
+                        (true, Poll::Ready(Some(Err(error))))
                     }
                     Poll::Ready(None) => {
                         flight.complete();
@@ -296,7 +343,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Empty => true,
             Kind::Full(_) => false,
-            Kind::Proxied { inner, .. } => inner.is_end_stream(),
+            Kind::Proxied { inner, flight } => inner.is_end_stream(flight.lease.as_ref()),
         }
     }
 
@@ -304,7 +351,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Proxied { inner, .. } => inner.size_hint(),
+            Kind::Proxied { inner, flight } => inner.size_hint(flight.lease.as_ref()),
         }
     }
 }

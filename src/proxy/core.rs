@@ -5,12 +5,14 @@
 //! here too, listen there no more, drain. When it drains, it accepts what the kernel had already queued, closes its
 //! listeners, tells every client to leave, and ends with the last connection.
 
+use super::client1;
 use super::clock::Clock;
 use super::conn;
 use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::ids::Ids;
-use super::upstream::{ClientBuilders, LocalExecutor, Pool};
+use super::shared;
+use super::upstream::{LocalExecutor, Pool};
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
 use crate::config::ListenerDefaults;
@@ -73,7 +75,10 @@ pub(super) struct Core {
     pub ids: RefCell<Ids>,
     pub pool: Pool,
     pub deadlines: Rc<Deadlines>,
-    pub builders: ClientBuilders,
+    /// hyper's settings for HTTP/2 endpoints.
+    pub client2: shared::Builder,
+    /// What HTTP/1.1 endpoints' connections share.
+    pub scratch: client1::Scratch,
     pub servers: conn::ServerBuilders,
     pub limits: ListenerDefaults,
     /// Of 2^32 requests that bring no trace, so many are recorded.
@@ -87,7 +92,7 @@ pub(super) struct Core {
     pub freed: Notify,
     reader: RefCell<Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>>,
     held: RefCell<Rc<Held>>,
-    gauges: Arc<ProxyGauges>,
+    pub gauges: Arc<ProxyGauges>,
 }
 
 impl Core {
@@ -101,7 +106,8 @@ impl Core {
             ids: RefCell::default(),
             pool: Pool::default(),
             deadlines: Deadlines::new(options.clock),
-            builders: ClientBuilders::new(),
+            client2: shared::Builder::new(),
+            scratch: client1::Scratch::default(),
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),
             sample: (options.sample.clamp(0.0, 1.0) * 2f64.powi(32)) as u64,

@@ -8,14 +8,16 @@
 //! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::client1::Sending;
 use super::conn::Conn;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
+use super::shared::send2;
 use super::upgrade;
-use super::upstream::{Lease, Sent, poll_now, send1, send2};
+use super::upstream::{Lease, Outgoing, Reply, Sent, poll_now, send1};
 use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
@@ -40,7 +42,7 @@ const MAX_ATTEMPTS: usize = 3;
 /// A request that knows where it goes, or why it goes nowhere.
 struct Ready {
     flight: Box<Flight>,
-    request: Option<Request<RequestBody>>,
+    outgoing: Option<Outgoing>,
     refused: Option<Failure>,
     /// The client's side of an upgrade that was asked for.
     downstream: Option<OnUpgrade>,
@@ -68,11 +70,11 @@ fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> 
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
     identify(&mut flight, &mut parts, &seen);
     let empty = body.is_end_stream();
-    let mut ready = Ready { flight, request: None, refused: None, downstream: None, grpc: seen.grpc, empty };
+    let mut ready = Ready { flight, outgoing: None, refused: None, downstream: None, grpc: seen.grpc, empty };
     match route(&mut ready.flight, &mut parts, &seen, empty) {
         Ok(asks) => {
             let body = upload(&mut ready.flight, body, empty, asks);
-            ready.request = Some(Request::from_parts(parts, body));
+            ready.outgoing = Some(Outgoing { parts, body });
             ready.downstream = downstream.filter(|_| asks.upgrade);
         }
         Err(failure) => ready.refused = Some(failure),
@@ -82,14 +84,11 @@ fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> 
 
 async fn exchange(mut ready: Ready) -> Result<Response<ResponseBody>, Infallible> {
     if ready.refused.is_none() {
-        match attempts(&mut ready.flight, &mut ready.request).await {
-            Ok((response, lease, protocol)) => {
-                ready.flight.lease = Some(lease);
-                match answer(ready.flight, response, ready.downstream, protocol) {
-                    Ok(response) => return Ok(response),
-                    Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
-                }
-            }
+        match attempts(&mut ready.flight, &mut ready.outgoing).await {
+            Ok(reply) => match answer(ready.flight, *reply, ready.downstream) {
+                Ok(response) => return Ok(response),
+                Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
+            },
             Err(failure) => ready.refused = Some(failure),
         }
     }
@@ -155,21 +154,15 @@ fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Reque
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
-async fn attempts(
-    flight: &mut Flight,
-    unsent: &mut Option<Request<RequestBody>>,
-) -> Result<(Response<Incoming>, Lease, Protocol), Failure> {
+async fn attempts(flight: &mut Flight, slot: &mut Option<Outgoing>) -> Result<Box<Reply>, Failure> {
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let (Some(id), Some(workload)) = (flight.cluster, flight.workload) else { return Err(Reason::Internal.into()) };
     let cluster = held.generation.cluster(id).ok_or(Reason::Internal)?;
     let table = held.generation.table(id, workload).ok_or(Reason::Internal)?;
-    if let (Some(latch), Some(request)) = (flight.latch.clone(), unsent.as_mut()) {
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                latch.open();
-            }
-        });
-    }
+    let mut sending = match (cluster.protocol, &slot) {
+        (Protocol::Http1, Some(outgoing)) => Sending::new(outgoing, &core.scratch),
+        _ => Sending::default(),
+    };
     let mut now = flight.started;
     let mut tried = [usize::MAX; MAX_ATTEMPTS];
     let mut last = Failure::from(Reason::NoEndpoints);
@@ -187,35 +180,36 @@ async fn attempts(
         }
         flight.begin_attempt(choice, now);
         flight.await_head(now);
-        let upload = flight.upload.clone();
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Some(request) = unsent.take() else { return Err(Reason::Internal.into()) };
         let sent = match cluster.protocol {
             Protocol::Http1 => {
-                let mut sending = pin!(send1(&core, endpoint, timeouts, request, upload.as_ref(), now));
-                std::future::poll_fn(|cx| in_time(flight, sending.as_mut(), cx)).await
+                let (latch, Some(outgoing)) = (flight.latch.clone(), slot.as_mut()) else {
+                    return Err(Reason::Internal.into());
+                };
+                let sending = &mut sending;
+                let mut sent = pin!(send1(&core, endpoint, timeouts, outgoing, sending, latch.as_ref(), now));
+                std::future::poll_fn(|cx| in_time(flight, sent.as_mut(), cx)).await
             }
             Protocol::Http2 => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sending = Box::pin(send2(&core, endpoint, timeouts, request, upload.as_ref(), now));
-                std::future::poll_fn(|cx| in_time(flight, sending.as_mut(), cx)).await
+                let upload = flight.upload.clone();
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, slot, upload.as_ref(), now));
+                std::future::poll_fn(|cx| in_time(flight, sent.as_mut(), cx)).await
             }
         };
         let failure = match sent {
-            Ok(Sent::Answered(response, lease)) => return Ok((response, lease, cluster.protocol)),
-            Ok(Sent::Unsent(request, reason)) => {
+            Ok(Sent::Answered(reply)) => return Ok(reply),
+            Ok(Sent::Unsent(reason)) => {
                 now = core.clock.now();
                 flight.fail_attempt(reason, now);
-                *unsent = Some(request);
                 last = reason.into();
                 continue;
             }
-            Ok(Sent::Declined(request)) => {
+            Ok(Sent::Declined) => {
                 now = core.clock.now();
                 flight.decline_attempt(now);
                 last = Reason::UpstreamReset.into();
-                *unsent = request;
-                if unsent.is_some() {
+                if slot.is_some() {
                     continue;
                 }
                 return Err(last);
@@ -245,15 +239,13 @@ fn in_time<F: Future>(flight: &Flight, sending: Pin<&mut F>, cx: &mut Context<'_
 /// Passes an endpoint's answer on.
 fn answer(
     mut flight: Box<Flight>,
-    mut response: Response<Incoming>,
+    reply: Reply,
     downstream: Option<OnUpgrade>,
-    protocol: Protocol,
 ) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
     let now = flight.core.clock.now();
-    let upstream = response.extensions_mut().remove::<OnUpgrade>();
-    let (mut parts, body) = response.into_parts();
-    let seen = Seen::in_headers(&parts.headers);
-    let empty = body.is_end_stream();
+    let Reply { mut parts, seen, body, lease } = reply;
+    let empty = body.is_end_stream(Some(&lease));
+    flight.lease = Some(lease);
     let answered = Answered { method: &flight.method, upgrade: downstream.is_some(), empty };
     if let Err(failure) = to_downstream(&mut parts, &seen, &answered) {
         flight.fail_attempt(failure.reason, now);
@@ -267,6 +259,10 @@ fn answer(
     }
     unread(&flight, &mut parts.headers);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let upstream = match flight.lease.take() {
+            Some(Lease::Http1(mut connection)) => connection.into_raw(),
+            _ => None,
+        };
         if let (Some(downstream), Some(upstream)) = (downstream, upstream) {
             upgrade::begin(flight, downstream, upstream);
             return Ok(Response::from_parts(parts, ResponseBody::empty()));
@@ -281,7 +277,7 @@ fn answer(
         return Ok(Response::from_parts(parts, ResponseBody::empty()));
     }
     flight.watch.set(now + flight.watch.idle.get());
-    Ok(Response::from_parts(parts, ResponseBody::proxied(body, flight, protocol == Protocol::Http1)))
+    Ok(Response::from_parts(parts, ResponseBody::proxied(body, flight)))
 }
 
 /// The answer goes out although the request's body was not read: an HTTP/1.1 connection cannot be used again.

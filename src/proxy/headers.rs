@@ -70,34 +70,37 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) fn in_headers(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
-        for (name, value) in headers {
-            let name = name.as_str();
-            // By length first: a chain of string comparisons costs more than the rest of the request's routing.
-            match name.len() {
-                2 => seen.te |= name == "te",
-                3 => seen.via |= name == "via",
-                4 => seen.hosts += u32::from(name == "host"),
-                6 if name == "cookie" => seen.cookies += 1,
-                6 => seen.expect |= name == "expect",
-                7 => seen.upgrade |= name == "upgrade",
-                10 if name == "connection" => seen.connection = true,
-                10 => seen.hop |= name == "keep-alive",
-                11 if name == "traceparent" => seen.traceparent = true,
-                11 => seen.grpc_status |= name == "grpc-status",
-                12 if name == "content-type" => seen.grpc = is_grpc(value),
-                12 => seen.request_id |= name == "x-request-id",
-                14 if name == "content-length" => seen.lengths += 1,
-                14 => seen.hop |= name == "http2-settings",
-                15 => seen.forwarded_for |= name == "x-forwarded-for",
-                16 if name == "x-forwarded-host" => seen.forwarded_host = true,
-                16 => seen.hop |= name == "proxy-connection",
-                17 if name == "transfer-encoding" => seen.codings += 1,
-                17 => seen.forwarded_proto |= name == "x-forwarded-proto",
-                21 | 25 => seen.load_metrics |= name == orca::HEADER || name == orca::HEADER_BIN,
-                _ => {}
-            }
-        }
+        headers.iter().for_each(|(name, value)| seen.note(name, value));
         seen
+    }
+
+    /// Takes note of one more.
+    pub(super) fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let name = name.as_str();
+        // By length first: a chain of string comparisons costs more than the rest of the request's routing.
+        match name.len() {
+            2 => self.te |= name == "te",
+            3 => self.via |= name == "via",
+            4 => self.hosts += u32::from(name == "host"),
+            6 if name == "cookie" => self.cookies += 1,
+            6 => self.expect |= name == "expect",
+            7 => self.upgrade |= name == "upgrade",
+            10 if name == "connection" => self.connection = true,
+            10 => self.hop |= name == "keep-alive",
+            11 if name == "traceparent" => self.traceparent = true,
+            11 => self.grpc_status |= name == "grpc-status",
+            12 if name == "content-type" => self.grpc = is_grpc(value),
+            12 => self.request_id |= name == "x-request-id",
+            14 if name == "content-length" => self.lengths += 1,
+            14 => self.hop |= name == "http2-settings",
+            15 => self.forwarded_for |= name == "x-forwarded-for",
+            16 if name == "x-forwarded-host" => self.forwarded_host = true,
+            16 => self.hop |= name == "proxy-connection",
+            17 if name == "transfer-encoding" => self.codings += 1,
+            17 => self.forwarded_proto |= name == "x-forwarded-proto",
+            21 | 25 => self.load_metrics |= name == orca::HEADER || name == orca::HEADER_BIN,
+            _ => {}
+        }
     }
 }
 
@@ -170,12 +173,19 @@ pub(super) fn check_lengths(headers: &mut HeaderMap, seen: &Seen, empty: bool) -
     Ok(())
 }
 
+/// A number that is written in digits alone.
+pub(super) fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|d| *d < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
 /// The one length that all `Content-Length` headers agree on, which is then the only one in the map.
-fn one_length(headers: &mut HeaderMap, count: u32) -> Option<u64> {
-    let digits = |v: &[u8]| -> Option<u64> {
-        let text = std::str::from_utf8(v).ok()?;
-        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-    };
+pub(super) fn one_length(headers: &mut HeaderMap, count: u32) -> Option<u64> {
     let first = headers.get(CONTENT_LENGTH)?;
     if let Some(length) = digits(first.as_bytes()).filter(|_| count == 1) {
         return Some(length);

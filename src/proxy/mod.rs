@@ -1,7 +1,8 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
 //! Pingora's `Server` and `Service` are the chassis (threads' life, signals, the hand-over of sockets); hyper's
-//! low-level connections are the engine (`performance.md` says why). One thread a core, each with one current-thread
+//! low-level connections are the engine towards clients and HTTP/2 endpoints, a client of our own towards HTTP/1.1
+//! endpoints (`performance.md` says why). One thread a core, each with one current-thread
 //! runtime, its own sockets, pools, random numbers and ids. On a request's way there is no lock, no task and no
 //! channel of ours, no hashing of strings, and two readings of the clock: at its start and at its answer's head (a
 //! third at the end of a body).
@@ -15,15 +16,16 @@
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `expect`, `upgrade` | bodies, 100-continue, WebSocket |
-//! | `upstream` | connections to endpoints |
+//! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `io`, `gauges` | what it says |
 //!
-//! What it deliberately does not do: repeat a request that was written to an endpoint, collect a body, serve CONNECT,
-//! or answer from a cache.
+//! What it deliberately does not do: repeat a request that was written to an endpoint (but for the one race that
+//! `upstream` tells of), collect a body, serve CONNECT, or answer from a cache.
 
 mod body;
+mod client1;
 mod clock;
 mod conn;
 mod core;
@@ -38,6 +40,7 @@ mod ids;
 mod io;
 mod names;
 mod service;
+mod shared;
 mod sockets;
 mod upgrade;
 mod upstream;

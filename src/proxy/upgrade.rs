@@ -4,11 +4,12 @@
 //! the rest still flows. The request counts as under way until both directions are over, or nothing moved for the
 //! cluster's idle limit, or the whole-request limit passed.
 
+use super::client1::Raw;
 use super::clock::Clock;
 use super::flight::Flight;
 use crate::links::Time;
 use crate::observe::Reason;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::Cell;
 use std::io;
@@ -20,18 +21,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 /// What each direction holds at most, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// Joins both sides as soon as they have switched.
-pub(super) fn begin(mut flight: Box<Flight>, downstream: OnUpgrade, upstream: OnUpgrade) {
+/// Joins both sides as soon as the client's has switched, too.
+pub(super) fn begin(mut flight: Box<Flight>, downstream: OnUpgrade, upstream: Raw) {
     tokio::task::spawn_local(async move {
         let core = flight.core.clone();
         let _open = Open::new(&flight);
-        let Ok((client, endpoint)) = tokio::try_join!(downstream, upstream) else {
+        let Ok(client) = downstream.await else {
             flight.broken(Reason::UpgradeFailed);
             return;
         };
         let moved_at = Rc::new(Cell::new(core.clock.now()));
-        let side = |inner| Side { inner: TokioIo::new(inner), clock: core.clock, moved_at: moved_at.clone() };
-        let (mut client, mut endpoint) = (side(client), side(endpoint));
+        let mut client = Side { inner: TokioIo::new(client), clock: core.clock, moved_at: moved_at.clone() };
+        let mut endpoint = Side { inner: upstream, clock: core.clock, moved_at: moved_at.clone() };
         let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER));
         let idle = flight.watch.idle.get();
         let limit = flight.watch.limit.get();
@@ -79,13 +80,13 @@ impl Drop for Open {
 }
 
 /// One side, which notes when bytes moved.
-struct Side {
-    inner: TokioIo<Upgraded>,
+struct Side<T> {
+    inner: T,
     clock: Clock,
     moved_at: Rc<Cell<Time>>,
 }
 
-impl AsyncRead for Side {
+impl<T: AsyncRead + Unpin> AsyncRead for Side<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
         self.moved_at.set(self.clock.now());
@@ -93,7 +94,7 @@ impl AsyncRead for Side {
     }
 }
 
-impl AsyncWrite for Side {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Side<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, data));
         self.moved_at.set(self.clock.now());

@@ -1,0 +1,163 @@
+//! Reads an answer's head, as strictly as RFC 9112 lets a proxy be.
+//!
+//! httparse takes the lines apart; it refuses folded lines, bytes that may not stand in a field, and spaces before a
+//! colon. What it leaves open is decided here, and whatever could make two readers disagree on where the answer ends
+//! is refused: both `Transfer-Encoding` and `Content-Length`, lengths that differ, a coding other than `chunked`, a
+//! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
+
+use super::super::headers::{Seen, digits, one_length};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use hyper::ext::ReasonPhrase;
+use std::mem::MaybeUninit;
+
+/// How many headers an answer may have.
+const MAX_HEADERS: usize = 100;
+
+/// The bytes are no answer that can be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// Where an answer's body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length(u64),
+    Chunked,
+    /// With the connection.
+    Close,
+}
+
+/// The head of a final answer, or of 101.
+#[derive(Debug)]
+pub(in crate::proxy) struct Head {
+    pub parts: response::Parts,
+    pub seen: Seen,
+    pub(super) framing: Framing,
+    /// The endpoint leaves the connection open.
+    pub(super) keep: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Parsed {
+    /// More bytes are needed.
+    Partial,
+    /// A 1xx other than 101; it was taken off.
+    Informational(StatusCode),
+    Final(Box<Head>),
+}
+
+/// Whether the end of a head may stand in these bytes, `seen` of which were looked at before. A head that comes in
+/// many pieces would otherwise be parsed from its start for each.
+pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
+    let new = bytes.get(seen.saturating_sub(2)..).unwrap_or_default();
+    new.windows(2).any(|w| w == b"\n\n") || new.windows(3).any(|w| w == b"\n\r\n")
+}
+
+/// Takes one head off the front of `bytes`. `spare` is a map that nobody needs any more.
+pub(super) fn parse(bytes: &mut Bytes, method: &Method, spare: &mut HeaderMap) -> Result<Parsed, Malformed> {
+    // httparse skips empty lines before the status; no endpoint has a reason to send them.
+    if bytes.first().is_some_and(|b| *b != b'H') {
+        return Err(Malformed);
+    }
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut head, bytes.as_ref(), &mut lines);
+    let length = match parsed {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
+        Err(_) => return Err(Malformed),
+    };
+    let status = head.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Malformed)?;
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+        bytes::Buf::advance(bytes, length);
+        return Ok(Parsed::Informational(status));
+    }
+    let mut headers = std::mem::take(spare);
+    headers.clear();
+    let mut building =
+        Building { headers, seen: Seen::default(), length: None, listed: false, close: false, keep: false };
+    for line in head.headers.iter() {
+        building.add(bytes, line)?;
+    }
+    let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let phrase = head.reason.filter(|r| status.canonical_reason() != Some(r));
+    let framing = building.framing(version, status, method)?;
+    let Building { headers, seen, close, keep, .. } = building;
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = version;
+    *response.headers_mut() = headers;
+    if let Some(phrase) = phrase {
+        // Passed on to an HTTP/1.1 client as it is.
+        let phrase = ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?;
+        response.extensions_mut().insert(phrase);
+    }
+    let keep = !close
+        && (version == Version::HTTP_11 || keep)
+        && framing != Framing::Close
+        && status != StatusCode::SWITCHING_PROTOCOLS;
+    bytes::Buf::advance(bytes, length);
+    Ok(Parsed::Final(Box::new(Head { parts: response.into_parts().0, seen, framing, keep })))
+}
+
+struct Building {
+    headers: HeaderMap,
+    seen: Seen,
+    /// What the lengths so far agree on.
+    length: Option<u64>,
+    /// A length is none that is only digits: a list, or nonsense.
+    listed: bool,
+    close: bool,
+    keep: bool,
+}
+
+impl Building {
+    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>) -> Result<(), Malformed> {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Malformed)?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
+        self.seen.note(&name, &value);
+        if name == CONTENT_LENGTH {
+            match digits(value.as_bytes()) {
+                Some(length) if self.length.is_none_or(|l| l == length) => self.length = Some(length),
+                Some(_) => return Err(Malformed),
+                None => self.listed = true,
+            }
+        } else if name == CONNECTION {
+            for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                self.close |= option.eq_ignore_ascii_case(b"close");
+                self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
+            }
+        }
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    /// RFC 9112, section 6.3.
+    fn framing(&mut self, version: Version, status: StatusCode, method: &Method) -> Result<Framing, Malformed> {
+        let Seen { codings, lengths, .. } = self.seen;
+        if lengths > 1 || self.listed {
+            self.length = Some(one_length(&mut self.headers, lengths).ok_or(Malformed)?);
+        }
+        if codings > 0 {
+            let chunked =
+                self.headers.get(TRANSFER_ENCODING).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
+            if codings > 1 || lengths > 0 || version == Version::HTTP_10 || !chunked {
+                return Err(Malformed);
+            }
+        }
+        let bodiless = *method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+        Ok(match self.length {
+            _ if bodiless => Framing::Length(0),
+            _ if codings > 0 => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::Close,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

@@ -1,0 +1,197 @@
+//! Which heads are taken, and which are refused.
+
+use super::*;
+
+fn read(text: &str, method: &Method) -> Result<(Head, Bytes), Malformed> {
+    let mut bytes = Bytes::copy_from_slice(text.as_bytes());
+    match parse(&mut bytes, method, &mut HeaderMap::new())? {
+        Parsed::Final(head) => Ok((*head, bytes)),
+        other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+fn framing(text: &str) -> Framing {
+    read(text, &Method::GET).unwrap().0.framing
+}
+
+#[test]
+fn a_heads_length_says_where_the_body_ends() {
+    let get = |lines: &str| framing(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"));
+    assert_eq!(get("Content-Length: 5\r\n"), Framing::Length(5));
+    assert_eq!(get("content-length: 5\r\nContent-Length:5\r\n"), Framing::Length(5), "lengths that agree");
+    assert_eq!(get("content-length: 5, 5\r\n"), Framing::Length(5));
+    assert_eq!(get("content-length: 18446744073709551615\r\n"), Framing::Length(u64::MAX));
+    assert_eq!(get("Transfer-Encoding: Chunked\r\n"), Framing::Chunked);
+    assert_eq!(get(""), Framing::Close);
+    for bodiless in ["204 No Content", "304 Not Modified", "101 Switching Protocols"] {
+        for lines in ["", "content-length: 7\r\n", "transfer-encoding: chunked\r\n"] {
+            assert_eq!(
+                framing(&format!("HTTP/1.1 {bodiless}\r\n{lines}\r\n")),
+                Framing::Length(0),
+                "{bodiless} {lines}"
+            );
+        }
+    }
+    let head = read("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", &Method::HEAD).unwrap().0;
+    assert_eq!((head.framing, head.keep), (Framing::Length(0), true));
+}
+
+#[test]
+fn agreeing_lengths_are_passed_on_as_one() {
+    let (head, _) = read("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5,5\r\n\r\n", &Method::GET).unwrap();
+    let lengths: Vec<_> = head.parts.headers.get_all("content-length").iter().collect();
+    assert_eq!(lengths, ["5"]);
+}
+
+#[test]
+fn what_two_readers_could_understand_differently_is_refused() {
+    for lines in [
+        "content-length: 5\r\ncontent-length: 6\r\n",
+        "content-length: 5, 6\r\n",
+        "content-length: 5,\r\n",
+        "content-length: +5\r\n",
+        "content-length: -5\r\n",
+        "content-length: 0x5\r\n",
+        "content-length: 5 5\r\n",
+        "content-length:\r\n",
+        "content-length: 18446744073709551616\r\n",
+        "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 5\r\n",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: gzip\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: chunked, chunked\r\n",
+        "transfer-encoding: chunked, identity\r\n",
+        "transfer-encoding: chunked;q=1\r\n",
+        "transfer-encoding:\x0bchunked\r\n",
+        "transfer-encoding: xchunked\r\n",
+        "transfer-encoding:\r\n",
+        "transfer-encoding : chunked\r\n",
+        " transfer-encoding: chunked\r\n",
+        "x: 1\r\n folded\r\n",
+        "x: 1\r\n\tfolded\r\n",
+        "x : 1\r\n",
+        "x\r\n",
+        ": 1\r\n",
+        "x y: 1\r\n",
+        "x(: 1\r\n",
+        "x\u{e9}: 1\r\n",
+        "x: a\rb\r\n",
+        "x: a\r\rb\r\n",
+        "x: \x01\r\n",
+        "x: \0\r\n",
+        "x: \x7f\r\n",
+    ] {
+        let text = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        assert_eq!(read(&text, &Method::GET).err(), Some(Malformed), "{lines:?}");
+    }
+    assert!(read("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", &Method::GET).is_err());
+    for first in [
+        "\r\nHTTP/1.1 200 OK\r\n",
+        "\nHTTP/1.1 200 OK\r\n",
+        "ICY 200 OK\r\n",
+        "SSH-2.0-OpenSSH\r\n",
+        "http/1.1 200 OK\r\n",
+        "HTTP/2.0 200 OK\r\n",
+        "HTTP/1.2 200 OK\r\n",
+        "HTTP/1.1  200 OK\r\n",
+        "HTTP/1.1 20 OK\r\n",
+        "HTTP/1.1 2000 OK\r\n",
+        "HTTP/1.1 099 OK\r\n",
+        "HTTP/1.1 2x0 OK\r\n",
+        "HTTP/1.1 200 O\x01K\r\n",
+        "HTTP/1.1 200 OK\r\r\n",
+        "HTTP/1.1\r\n",
+    ] {
+        assert_eq!(read(&format!("{first}\r\n"), &Method::GET).err(), Some(Malformed), "{first:?}");
+    }
+}
+
+#[test]
+fn a_head_has_so_many_headers_and_no_more() {
+    let head = |n: usize| {
+        let lines: String = (0..n).map(|i| format!("x-{i}: y\r\n")).collect();
+        read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).map(|(h, _)| h.parts.headers.len())
+    };
+    assert_eq!((head(MAX_HEADERS), head(MAX_HEADERS + 1)), (Ok(MAX_HEADERS), Err(Malformed)));
+}
+
+#[test]
+fn a_connection_stays_open_where_the_endpoint_says_so() {
+    for (head, keep) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: keep-alive\r\n", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: x, CLOSE\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\nconnection: keep-alive\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: keep-alive\r\nconnection: close\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: closed\r\n", true),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n", false),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 0\r\nconnection: Keep-Alive\r\n", true),
+        ("HTTP/1.1 200 OK\r\n", false),
+        ("HTTP/1.1 200 OK\r\nconnection: keep-alive\r\n", false),
+        ("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n", false),
+        ("HTTP/1.1 204 No Content\r\n", true),
+    ] {
+        assert_eq!(read(&format!("{head}\r\n"), &Method::GET).unwrap().0.keep, keep, "{head:?}");
+    }
+}
+
+#[test]
+fn a_head_is_taken_off_and_the_rest_stays() {
+    let text = "HTTP/1.1 404 Not Here\r\nServer: x\r\nX-A:  b c \r\nX-A: \r\ncontent-length: 3\r\n\r\nabc";
+    let (head, rest) = read(text, &Method::GET).unwrap();
+    assert_eq!(
+        (head.parts.status, head.parts.version, &rest[..]),
+        (StatusCode::NOT_FOUND, Version::HTTP_11, &b"abc"[..])
+    );
+    let all: Vec<_> = head.parts.headers.get_all("x-a").iter().collect();
+    assert_eq!(all, ["b c", ""]);
+    assert_eq!(head.parts.extensions.get::<ReasonPhrase>().unwrap().as_bytes(), b"Not Here");
+    assert!(read("HTTP/1.1 404 Not Found\r\n\r\n", &Method::GET).unwrap().0.parts.extensions.is_empty());
+    assert!((head.seen.lengths, head.seen.connection) == (1, false));
+}
+
+#[test]
+fn informational_answers_are_taken_off_one_by_one() {
+    let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+    let mut bytes = Bytes::from_static(text.as_bytes());
+    let mut statuses = Vec::new();
+    loop {
+        match parse(&mut bytes, &Method::GET, &mut HeaderMap::new()).unwrap() {
+            Parsed::Informational(status) => statuses.push(status.as_u16()),
+            Parsed::Final(head) => break statuses.push(head.parts.status.as_u16()),
+            Parsed::Partial => panic!("{statuses:?}"),
+        }
+    }
+    assert_eq!((statuses, bytes.len()), (vec![100, 103, 200], 0));
+}
+
+#[test]
+fn a_part_of_a_head_is_neither_refused_nor_taken() {
+    for head in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx: y\r\n\r\n",
+        "HTTP/1.0 500\r\nconnection: keep-alive\r\n\r\n",
+        "HTTP/1.1 200 OK\nx: y\n\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+    ] {
+        for end in 1..head.len() {
+            let mut part = Bytes::copy_from_slice(&head.as_bytes()[..end]);
+            let parsed = parse(&mut part, &Method::GET, &mut HeaderMap::new());
+            assert!(matches!(parsed, Ok(Parsed::Partial)) && part.len() == end, "{:?}: {parsed:?}", &head[..end]);
+            assert!(!may_end(&part, 0), "{:?}", &head[..end]);
+        }
+        for seen in 0..head.len() {
+            assert!(may_end(head.as_bytes(), seen), "{head:?} {seen}");
+        }
+    }
+}
+
+#[test]
+fn the_map_that_is_filled_anew_keeps_nothing() {
+    let mut spare = HeaderMap::new();
+    spare.insert("x-old", HeaderValue::from_static("1"));
+    let mut bytes = Bytes::from_static(b"HTTP/1.1 200 OK\r\nx-new: 2\r\n\r\n");
+    let Parsed::Final(head) = parse(&mut bytes, &Method::GET, &mut spare).unwrap() else { panic!() };
+    assert_eq!((head.parts.headers.len(), head.parts.headers.contains_key("x-new")), (1, true));
+}

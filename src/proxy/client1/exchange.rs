@@ -1,0 +1,170 @@
+//! One request on a connection, until its answer's head is there.
+//!
+//! The request is written and the answer read at once: an endpoint may answer before it has all of the body. When it
+//! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
+//! section 9.5).
+
+use super::super::body::RequestBody;
+use super::super::expect::Latch;
+use super::super::upstream::Outgoing;
+use super::answer::{self, Head, Malformed, Parsed};
+use super::decode::Decoder;
+use super::send::{Sending, Unwritten};
+use super::{Connection, Scratch, Stream};
+use crate::observe::Reason;
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http::request::Parts;
+use std::task::{Context, Poll};
+
+/// What an answer's head may take, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// How many informational answers may come before the final one.
+const MAX_INFORMATIONAL: u8 = 100;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Ended {
+    /// The connection was gone before anything was written.
+    Unused,
+    /// It was closed before anything of an answer came.
+    Silent,
+    /// It was closed in the middle of the answer's head.
+    Reset,
+    /// What came is no answer.
+    Malformed,
+    /// The client's body broke off.
+    Broken,
+}
+
+impl Ended {
+    pub(in crate::proxy) fn reason(self) -> Reason {
+        match self {
+            Self::Unused | Self::Silent | Self::Reset => Reason::UpstreamReset,
+            Self::Malformed => Reason::UpstreamProtocol,
+            Self::Broken => Reason::RequestIncomplete,
+        }
+    }
+}
+
+/// A request on its connection.
+pub(in crate::proxy) struct Exchange {
+    connection: Box<Connection>,
+    /// The part of a head that came.
+    partial: BytesMut,
+    informational: u8,
+    /// The endpoint takes no more.
+    deaf: bool,
+}
+
+impl Exchange {
+    pub(in crate::proxy) fn new(connection: Box<Connection>) -> Self {
+        Self { connection, partial: BytesMut::new(), informational: 0, deaf: false }
+    }
+
+    /// The connection, which is at the answer's body now.
+    pub(in crate::proxy) fn into_connection(self) -> Box<Connection> {
+        self.connection
+    }
+
+    /// Goes on until the answer's head is there. Takes the request's headers then, to hold the answer's.
+    pub(in crate::proxy) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        sending: &mut Sending,
+        outgoing: &mut Outgoing,
+        latch: Option<&Latch>,
+    ) -> Poll<Result<Box<Head>, Ended>> {
+        loop {
+            if !self.deaf {
+                self.write(cx, scratch, sending, &mut outgoing.body)?;
+            }
+            match self.connection.poll_fill(cx, scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
+                Poll::Ready(Ok(_)) => {}
+            }
+            match self.read(&mut outgoing.parts, latch) {
+                Ok(Some(head)) => return Poll::Ready(self.answered(head, sending, &mut outgoing.body)),
+                Ok(None) => {}
+                Err(Malformed) => return Poll::Ready(Err(Ended::Malformed)),
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+        sending: &mut Sending,
+        body: &mut RequestBody,
+    ) -> Result<(), Ended> {
+        let Stream::Whole(stream) = &mut self.connection.stream else { return Ok(()) };
+        match sending.poll(cx, stream, body, scratch) {
+            Poll::Ready(Err(Unwritten::Broken)) => Err(Ended::Broken),
+            Poll::Ready(Err(Unwritten::Closed)) if !sending.begun => Err(Ended::Unused),
+            Poll::Ready(Err(Unwritten::Closed)) => {
+                self.deaf = true;
+                Ok(())
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    fn over(&self) -> Ended {
+        if self.partial.is_empty() && self.informational == 0 { Ended::Silent } else { Ended::Reset }
+    }
+
+    /// Looks for the head in what was read.
+    fn read(&mut self, request: &mut Parts, latch: Option<&Latch>) -> Result<Option<Box<Head>>, Malformed> {
+        let bytes = &mut self.connection.buf;
+        if !self.partial.is_empty() {
+            let seen = self.partial.len();
+            self.partial.extend_from_slice(bytes);
+            *bytes = Bytes::new();
+            if !answer::may_end(&self.partial, seen) {
+                return if self.partial.len() > MAX_HEAD { Err(Malformed) } else { Ok(None) };
+            }
+            *bytes = self.partial.split().freeze();
+        }
+        while !bytes.is_empty() {
+            let before = bytes.len();
+            let parsed = answer::parse(bytes, &request.method, &mut request.headers)?;
+            if before - bytes.len() > MAX_HEAD {
+                return Err(Malformed);
+            }
+            match parsed {
+                Parsed::Final(head) => return Ok(Some(head)),
+                Parsed::Informational(status) => {
+                    self.informational += 1;
+                    if self.informational > MAX_INFORMATIONAL {
+                        return Err(Malformed);
+                    }
+                    if let Some(latch) = latch.filter(|_| status == StatusCode::CONTINUE) {
+                        latch.open();
+                    }
+                }
+                Parsed::Partial => {
+                    self.partial.extend_from_slice(bytes);
+                    *bytes = Bytes::new();
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn answered(&mut self, head: Box<Head>, sending: &mut Sending, body: &mut RequestBody) -> Result<Box<Head>, Ended> {
+        let connection = &mut self.connection;
+        connection.body = Decoder::new(head.framing);
+        connection.keep &= head.keep && !self.deaf;
+        if !sending.done() && !self.deaf {
+            if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(Ended::Malformed);
+            }
+            let body = std::mem::replace(body, RequestBody::Empty);
+            connection.detach(std::mem::take(sending), body);
+        }
+        Ok(head)
+    }
+}

@@ -1,0 +1,278 @@
+//! HTTP/1.1 connections to endpoints.
+//!
+//! A connection lives in the request that uses it: no task, no channel. A request costs one write and one read, and
+//! nothing is asked of the kernel that the runtime's readiness does not promise.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `mod` | a connection: its stream, what was read too far, whether it may be used again |
+//! | `exchange` | one request and the head of its answer, full duplex |
+//! | `send` | a request's bytes |
+//! | `answer` | an answer's head |
+//! | `decode` | an answer's body |
+//!
+//! ```text
+//!            exchange: write, and read at once         body, polled by the client's side
+//! pool --> [ head ... request's body ...    ]
+//!          [            answer's head       ] -------> length | chunks | until close --> pool, or closed
+//!                       \-- came before the request's body ended: a task of its own sends the rest
+//! ```
+//!
+//! **Used again** is a connection whose request and answer both came to their end, which the endpoint leaves open, and
+//! on which nothing came beyond the answer. Whoever takes one from the pool first asks the runtime whether something
+//! is to be read: then the endpoint closed it, or said something that nobody asked for, and it is dropped. Between that
+//! look and the request's arrival the endpoint may still close it, which is the race of RFC 9112, section 9.3.1; who
+//! sends decides whether the request may be sent once more.
+//!
+//! **Buffers.** A core reads into one block and cuts what came off its front. When an answer is passed on before the
+//! next one is read, which is the rule, the block is its own again and nothing is allocated; a slow client keeps its
+//! part of a block, and the core goes on with a new one. Idle connections hold no memory but their socket's.
+
+mod answer;
+mod decode;
+mod exchange;
+mod send;
+
+pub(super) use exchange::{Ended, Exchange};
+pub(super) use send::Sending;
+
+use super::body::RequestBody;
+use super::upstream::Open;
+use crate::balance::EndpointId;
+use crate::links::Time;
+use answer::Malformed;
+use bytes::{Bytes, BytesMut};
+use decode::{Decoder, Piece};
+use http_body::{Frame, SizeHint};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::AbortHandle;
+
+/// What is read at once of a head, or of a short body, in bytes.
+const READ: usize = 16 * 1024;
+/// What is read at once of a long body, in bytes.
+const READ_BULK: usize = 64 * 1024;
+
+/// What the connections of a core share.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    read: RefCell<BytesMut>,
+    bulk: RefCell<BytesMut>,
+    write: RefCell<Vec<u8>>,
+}
+
+/// A connection to an endpoint.
+pub(super) struct Connection {
+    stream: Stream,
+    /// Read, and not used yet.
+    buf: Bytes,
+    /// The body of the answer that is being read.
+    body: Decoder,
+    /// Nothing stands against using it again.
+    keep: bool,
+    /// The last read took all that it could.
+    long: bool,
+    /// The body broke off, which is said in the turn after what came before.
+    breaking: bool,
+    pub endpoint: EndpointId,
+    /// When it was last used, and how long it may then wait for the next request.
+    pub used: Time,
+    pub idle: Duration,
+    open: Rc<Open>,
+}
+
+enum Stream {
+    Whole(TcpStream),
+    /// The request's body is still being sent, by a task of its own.
+    Half(OwnedReadHalf, Rest),
+    Gone,
+}
+
+/// The rest of a request's body, whose answer has begun.
+struct Rest {
+    /// The writing half, once all was sent.
+    sent: Rc<Cell<Option<OwnedWriteHalf>>>,
+    task: AbortHandle,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, endpoint: EndpointId, idle: Duration, open: Open) -> Box<Self> {
+        let (stream, body) = (Stream::Whole(stream), Decoder::Done);
+        Box::new(Self {
+            stream,
+            buf: Bytes::new(),
+            body,
+            keep: true,
+            long: false,
+            breaking: false,
+            endpoint,
+            used: Time(0),
+            idle,
+            open: Rc::new(open),
+        })
+    }
+
+    /// Whether something came that nobody asked for, or the endpoint closed: it may not be used then. Costs no system
+    /// call unless there is something to be read.
+    pub(super) fn stale(&self) -> bool {
+        match &self.stream {
+            Stream::Whole(stream) => {
+                !matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+            }
+            Stream::Half(..) | Stream::Gone => true,
+        }
+    }
+
+    /// The connection for another request, if it may carry one: everything of this one came to its end.
+    pub(super) fn reusable(mut self: Box<Self>) -> Option<Box<Self>> {
+        if !self.keep || !self.body.done() || !self.buf.is_empty() {
+            return None;
+        }
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
+            Stream::Half(reader, rest) => Stream::Whole(reader.reunite(rest.sent.take()?).ok()?),
+            stream => stream,
+        };
+        Some(self)
+    }
+
+    /// The bare stream of a connection that switched to another protocol, and what came after the answer.
+    pub(super) fn into_raw(&mut self) -> Option<Raw> {
+        let read = std::mem::take(&mut self.buf);
+        match std::mem::replace(&mut self.stream, Stream::Gone) {
+            Stream::Whole(stream) => Some(Raw { stream, read, _open: self.open.clone() }),
+            Stream::Half(..) | Stream::Gone => None,
+        }
+    }
+
+    /// Reads once. What came is in `buf`, which must be empty; so much of it, and 0 is the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> Poll<io::Result<usize>> {
+        let long = self.long || self.body.left().is_some_and(|left| left > READ as u64);
+        let (block, room) = if long { (&scratch.bulk, READ_BULK) } else { (&scratch.read, READ) };
+        let mut block = block.borrow_mut();
+        block.reserve(room);
+        let read = match &mut self.stream {
+            Stream::Whole(stream) => ready!(pin!(stream.read_buf(&mut *block)).poll(cx))?,
+            Stream::Half(reader, _) => ready!(pin!(reader.read_buf(&mut *block)).poll(cx))?,
+            Stream::Gone => 0,
+        };
+        self.long = read >= room;
+        self.buf = block.split().freeze();
+        Poll::Ready(Ok(read))
+    }
+
+    /// The next frame of the answer's body. `Err` when it breaks off, or is none.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+    ) -> Poll<Option<Result<Frame<Bytes>, Incomplete>>> {
+        let frame = loop {
+            match self.body.next(&mut self.buf) {
+                Ok(Piece::Data(data)) => break Some(Ok(Frame::data(data))),
+                Ok(Piece::Trailers(trailers)) => break Some(Ok(Frame::trailers(trailers))),
+                Ok(Piece::End) => break None,
+                Ok(Piece::Partial) => match ready!(self.poll_fill(cx, scratch)) {
+                    Ok(0) if self.body.end().is_ok() => break None,
+                    Ok(0) | Err(_) => break Some(Err(Incomplete)),
+                    Ok(_) => {}
+                },
+                Err(Malformed) => break Some(Err(Incomplete)),
+            }
+        };
+        if matches!(frame, Some(Err(Incomplete))) {
+            self.keep = false;
+            if !std::mem::replace(&mut self.breaking, true) {
+                // hyper's server forgets what it holds for the client when a body breaks off, the head too.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Whether the answer's body came to its end.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.done()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.left().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+
+    /// Lets a task of its own send what is left of the request: whoever reads the answer may be held up by its client,
+    /// which may want to be rid of its body first.
+    fn detach(&mut self, mut sending: Sending, mut body: RequestBody) {
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
+            Stream::Whole(stream) => {
+                let (reader, mut writer) = stream.into_split();
+                let sent = Rc::new(Cell::new(None));
+                let (place, open) = (sent.clone(), self.open.clone());
+                let task = tokio::task::spawn_local(async move {
+                    let _open = open;
+                    let own = Scratch::default();
+                    if std::future::poll_fn(|cx| sending.poll(cx, &mut writer, &mut body, &own)).await.is_ok() {
+                        place.set(Some(writer));
+                    }
+                });
+                Stream::Half(reader, Rest { sent, task: task.abort_handle() })
+            }
+            stream => stream,
+        };
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Where the answer came to its end, the endpoint may still want the rest of the request.
+        if let Stream::Half(_, rest) = &self.stream
+            && !self.body.done()
+        {
+            rest.task.abort();
+        }
+    }
+}
+
+/// An answer's body ended too early, or was malformed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Incomplete;
+
+/// A stream that speaks another protocol now.
+pub(super) struct Raw {
+    stream: TcpStream,
+    /// What was read with the answer.
+    read: Bytes,
+    _open: Rc<Open>,
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let first = self.read.len().min(buf.remaining());
+        buf.put_slice(&self.read.split_to(first));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

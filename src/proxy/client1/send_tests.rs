@@ -1,0 +1,224 @@
+//! What goes out, however little the other side takes.
+
+use super::*;
+use http::{Method, Request};
+use std::collections::VecDeque;
+use std::task::Waker;
+
+/// Takes at most `most` bytes at once, and nothing every other time.
+struct Slow {
+    got: Vec<u8>,
+    most: usize,
+    rests: bool,
+    /// Fails once it has so many.
+    breaks_after: usize,
+}
+
+impl Slow {
+    fn new(most: usize) -> Self {
+        Self { got: Vec::new(), most, rests: true, breaks_after: usize::MAX }
+    }
+
+    fn take(&mut self, parts: &[&[u8]]) -> Poll<io::Result<usize>> {
+        if self.got.len() >= self.breaks_after {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.rests = !self.rests;
+        if self.rests {
+            return Poll::Pending;
+        }
+        let all = parts.concat();
+        let taken = &all[..all.len().min(self.most)];
+        self.got.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
+    }
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.take(&[data])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let parts: Vec<&[u8]> = parts.iter().map(|p| &p[..]).collect();
+        self.take(&parts)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Frames; `None` is a pause. Counts how often it was asked.
+struct Frames {
+    frames: VecDeque<Option<Result<Frame<Bytes>, ()>>>,
+    given: usize,
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = ();
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        match self.frames.pop_front() {
+            Some(None) => Poll::Pending,
+            Some(frame) => {
+                self.given += 1;
+                Poll::Ready(frame)
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+fn data(text: &'static str) -> Option<Result<Frame<Bytes>, ()>> {
+    Some(Ok(Frame::data(text.into())))
+}
+
+fn frames(frames: impl IntoIterator<Item = Option<Result<Frame<Bytes>, ()>>>) -> Frames {
+    Frames { frames: frames.into_iter().collect(), given: 0 }
+}
+
+fn parts(method: Method, lines: &[(&'static str, &'static str)]) -> Parts {
+    let mut request = Request::builder().method(method).uri("/a?b=c").body(()).unwrap();
+    for (name, value) in lines {
+        request.headers_mut().append(*name, HeaderValue::from_static(value));
+    }
+    request.into_parts().0
+}
+
+/// Everything that is written to somebody who takes `most` bytes at once.
+fn written(parts: &Parts, body: Option<Frames>, most: usize) -> Result<String, Unwritten> {
+    let (scratch, mut to) = (Scratch::default(), Slow::new(most));
+    let has_body = body.is_some();
+    let mut body = body.unwrap_or_else(|| frames([]));
+    let mut sending = Sending::with_body(parts, has_body, &scratch);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..100_000 {
+        assert!(!sending.done());
+        if let Poll::Ready(over) = sending.poll(&mut cx, &mut to, &mut body, &scratch) {
+            return over.map(|()| {
+                assert!(sending.done() && sending.begun);
+                String::from_utf8(to.got).unwrap()
+            });
+        }
+    }
+    panic!("it never ends");
+}
+
+fn check(parts: &Parts, body: impl Fn() -> Option<Frames>, expected: &str) {
+    for most in [1, 2, 3, 7, 100, usize::MAX] {
+        assert_eq!(written(parts, body(), most).as_deref(), Ok(expected), "{most} bytes at once");
+    }
+}
+
+#[test]
+fn a_head_is_written_as_it_is() {
+    let get = parts(Method::GET, &[("host", "shop"), ("x", "1"), ("x", "2")]);
+    check(&get, || None, "GET /a?b=c HTTP/1.1\r\nhost: shop\r\nx: 1\r\nx: 2\r\n\r\n");
+    let mut bare = parts(Method::OPTIONS, &[]);
+    bare.uri = "*".parse().unwrap();
+    check(&bare, || None, "OPTIONS * HTTP/1.1\r\n\r\n");
+}
+
+#[test]
+fn a_body_of_a_length_is_written_behind_it() {
+    let post = parts(Method::POST, &[("content-length", "6")]);
+    let expected = "POST /a?b=c HTTP/1.1\r\ncontent-length: 6\r\n\r\nabcdef";
+    check(&post, || Some(frames([data("abc"), None, data(""), data("def")])), expected);
+    let large: &'static str = "x".repeat(10_000).leak();
+    let post = parts(Method::POST, &[("content-length", "10000")]);
+    let expected = format!("POST /a?b=c HTTP/1.1\r\ncontent-length: 10000\r\n\r\n{large}");
+    check(&post, || Some(frames([data(large)])), &expected);
+}
+
+#[test]
+fn a_chunked_body_takes_only_the_trailers_that_were_announced() {
+    let large: &'static str = "x".repeat(5_000).leak();
+    let mut trailers = HeaderMap::new();
+    for name in ["x-sum", "x-other", "content-length", "authorization"] {
+        trailers.append(name, HeaderValue::from_static("1"));
+    }
+    let with = |lines: &[(&'static str, &'static str)]| {
+        parts(Method::POST, &[&[("transfer-encoding", "chunked")], lines].concat())
+    };
+    let head = "POST /a?b=c HTTP/1.1\r\ntransfer-encoding: chunked\r\n";
+    let all = |trailers: &HeaderMap| {
+        Some(frames([data("abc"), None, data(""), data(large), Some(Ok(Frame::trailers(trailers.clone())))]))
+    };
+    let body = format!("\r\n3\r\nabc\r\n1388\r\n{large}\r\n0\r\n");
+    check(&with(&[]), || all(&trailers), &format!("{head}{body}\r\n"));
+    let announced = with(&[("trailer", "X-Sum, content-length"), ("trailer", "authorization")]);
+    let head = format!("{head}trailer: X-Sum, content-length\r\ntrailer: authorization\r\n");
+    check(&announced, || all(&trailers), &format!("{head}{body}x-sum: 1\r\n\r\n"));
+    check(&announced, || Some(frames([])), &format!("{head}\r\n0\r\n\r\n"));
+    check(&announced, || Some(frames([data("abc")])), &format!("{head}\r\n3\r\nabc\r\n0\r\n\r\n"));
+}
+
+#[test]
+fn a_body_that_is_not_what_was_announced_breaks_the_request() {
+    let post = parts(Method::POST, &[("content-length", "6")]);
+    for body in [vec![data("abc")], vec![], vec![data("abcdefg")], vec![data("abc"), Some(Err(()))]] {
+        assert_eq!(written(&post, Some(frames(body)), 100), Err(Unwritten::Broken));
+    }
+}
+
+#[test]
+fn a_frame_is_asked_for_when_the_one_before_is_written() {
+    let post = parts(Method::POST, &[("transfer-encoding", "chunked")]);
+    let (scratch, mut to) = (Scratch::default(), Slow::new(10));
+    let mut body = frames((0..50).map(|_| data("0123456789")));
+    let mut sending = Sending::with_body(&post, true, &scratch);
+    let mut cx = Context::from_waker(Waker::noop());
+    while sending.poll(&mut cx, &mut to, &mut body, &scratch).is_pending() {
+        let (head, chunk) = (52, 15);
+        let due = to.got.len().saturating_sub(head) / chunk + 1;
+        assert!(body.given <= due, "{} of the frames were taken after {} bytes", body.given, to.got.len());
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_is_told_from_one_that_never_was() {
+    let post = parts(Method::POST, &[("content-length", "3")]);
+    for (breaks_after, begun) in [(0, false), (1, true)] {
+        let (scratch, mut to) = (Scratch::default(), Slow { breaks_after, ..Slow::new(5) });
+        let mut body = frames([data("abc")]);
+        let mut sending = Sending::with_body(&post, true, &scratch);
+        let mut cx = Context::from_waker(Waker::noop());
+        let over = loop {
+            if let Poll::Ready(over) = sending.poll(&mut cx, &mut to, &mut body, &scratch) {
+                break over;
+            }
+        };
+        assert_eq!((over, sending.begun, sending.pulled), (Err(Unwritten::Closed), begun, true));
+        if !begun {
+            // Nothing is lost: the same goes to another connection.
+            let mut to = Slow::new(1000);
+            while sending.poll(&mut cx, &mut to, &mut body, &scratch).is_pending() {}
+            assert!(to.got.ends_with(b"\r\n\r\nabc"));
+        }
+    }
+}
+
+#[test]
+fn the_buffer_is_used_again() {
+    let get = parts(Method::GET, &[("host", "shop")]);
+    let scratch = Scratch::default();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut at = Vec::new();
+    for _ in 0..3 {
+        let mut to = Slow::new(1000);
+        let mut sending = Sending::with_body(&get, false, &scratch);
+        while sending.poll(&mut cx, &mut to, &mut frames([]), &scratch).is_pending() {}
+        at.push(scratch.write.borrow().as_ptr());
+    }
+    assert!(at.iter().all(|a| *a == at[0]));
+}
