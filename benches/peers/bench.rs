@@ -268,7 +268,8 @@ impl Bench {
         if rung == "model" && used.starts_with(engine) {
             return Ok(());
         }
-        Err(format!("{}: the weights come from {rung} ({used}), not from the model on {engine}", proxy.name).into())
+        let why = text("/generation/rung_reason");
+        Err(format!("the weights come from {rung} ({used}; {why}), not from the model on {engine}").into())
     }
 
     /// Writes a proxy's configuration and says how it is started.
@@ -299,7 +300,8 @@ impl Bench {
         );
         if let Kind::Pathloom { engine } = proxy.kind {
             fill("@ENGINE@", engine);
-            fill("@DEADLINE@", if is_slow { "60s" } else { "500ms" });
+            fill("@DEADLINE@", if is_slow { "20s" } else { "500ms" });
+            fill("@MAX_ERROR@", if is_slow { "100" } else { "1.0" });
         }
         let file = folder.join(match proxy.kind {
             Kind::Envoy | Kind::Pathloom { .. } => "config.yaml",

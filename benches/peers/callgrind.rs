@@ -95,7 +95,8 @@ impl<'a> Profiled<'a> {
             let name = entry.file_name().to_string_lossy().into_owned();
             // out.PID.DUMP-THREAD
             let mut parts = name.trim_start_matches("out.").splitn(2, '.');
-            if let (Some(pid), Some((dump, thread))) = (parts.next(), parts.next().and_then(|rest| rest.split_once('-')))
+            if let (Some(pid), Some((dump, thread))) =
+                (parts.next(), parts.next().and_then(|rest| rest.split_once('-')))
                 && dump.parse() == Ok(self.dumps)
             {
                 threads.insert(format!("{pid}-{thread}"), read(&entry.path())?);
@@ -114,9 +115,8 @@ fn difference(first: &BTreeMap<String, Thread>, second: &BTreeMap<String, Thread
         all += instructions;
         if instructions > serving.instructions {
             serving.instructions = instructions;
-            serving.allocations = after
-                .knows_allocator
-                .then(|| (after.allocations as f64 - before.allocations as f64) / requests);
+            serving.allocations =
+                after.knows_allocator.then(|| (after.allocations as f64 - before.allocations as f64) / requests);
         }
     }
     Cost { all_threads: all, ..serving }
@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn what_both_loads_did_once_falls_out() {
         let threads = |serving: u64, ticking: u64| {
-            let thread = |instructions| Thread { instructions, allocations: instructions / 1000, knows_allocator: true };
+            let thread =
+                |instructions| Thread { instructions, allocations: instructions / 1000, knows_allocator: true };
             BTreeMap::from([("7-01".to_owned(), thread(serving)), ("7-02".to_owned(), thread(ticking))])
         };
         let cost = difference(&threads(1_000_000, 50_000), &threads(3_000_000, 150_000), 100.0);

@@ -203,7 +203,9 @@ impl<'a> Driver<'a> {
         loop {
             self.dispatch()?;
             let over = self.over();
-            if (over && self.in_flight == 0) || self.failed > MAX_FAILURES {
+            // A proxy that closes what was just opened is done with, too.
+            let is_hopeless = self.failed > MAX_FAILURES || self.reopened > MAX_FAILURES + self.answered;
+            if (over && self.in_flight == 0) || is_hopeless {
                 return Ok(());
             }
             if self.now().saturating_sub(self.last_answer) > PATIENCE.as_nanos() as u64 {

@@ -15,6 +15,8 @@ pub struct Results {
     pub date: String,
     pub command: String,
     pub rounds: usize,
+    /// Share of both cores that was busy in each round, the comparison's own part included.
+    pub busy: Vec<f64>,
     /// What each program says of its version.
     pub versions: BTreeMap<String, String>,
     pub rows: Vec<Row>,
@@ -74,6 +76,8 @@ pub struct Row {
     pub p99_same_rate_us: Option<f64>,
     /// That rate, in requests a second.
     pub same_rate: Option<f64>,
+    /// Median latency at one connection and a low rate.
+    pub p50_us: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -128,8 +132,11 @@ impl Results {
             Err(error) => {
                 let reason = error.to_string();
                 eprintln!("peers: {proxy} {case} {figure}: {reason}");
-                let (proxy, case, figure) = (proxy.into(), case.into(), figure.into());
-                self.failures.push(Failure { proxy, case, figure, reason });
+                let (proxy, case, figure) = (proxy.to_owned(), case.to_owned(), figure.to_owned());
+                // A round's failure comes again in the next one: the first says enough.
+                if !self.failures.iter().any(|f| f.proxy == proxy && f.case == case && f.figure == figure) {
+                    self.failures.push(Failure { proxy, case, figure, reason });
+                }
                 None
             }
         }

@@ -2,8 +2,9 @@
 
 use crate::Fallible;
 use crate::bench::{Bench, Case, Programs, Proxy};
-use crate::counted;
 use crate::results::{Results, first_line, machine};
+use crate::rounds::Samples;
+use crate::{counted, report};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
@@ -37,6 +38,12 @@ pub struct Options {
     /// Timed rounds, each of which measures every proxy once.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// How long each timed load is measured, in seconds.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only what is timed.
+    #[arg(long, conflicts_with = "quick")]
+    timed: bool,
 }
 
 /// Measures, and writes what came out.
@@ -73,16 +80,31 @@ pub fn run(options: &Options) -> Fallible<()> {
     }
     results.versions.insert("valgrind".into(), first_line("valgrind", &["--version"]));
     let bench = Bench::start(programs, &options.work)?;
-    for proxy in proxies.iter().copied() {
+    let write = |results: &Results| -> Fallible<()> {
+        std::fs::create_dir_all(&out)?;
+        std::fs::write(out.join("RESULTS.md"), report::markdown(results))?;
+        results.write(&out.join("results.json"))
+    };
+    for proxy in proxies.iter().copied().filter(|_| !options.timed) {
         eprintln!("peers: counting {}", proxy.name);
         if !proxy.for_memory_only() {
             counted::instructions(&bench, proxy, &cases, &mut results);
             counted::system_calls(&bench, proxy, &cases, &mut results);
         }
         counted::memory(&bench, proxy, &cases, &mut results);
-        results.write(&out.join("results.json"))?;
+        write(&results)?;
     }
-    results.write(&out.join("results.json"))?;
+    let timed: Vec<Proxy> = proxies.into_iter().filter(|proxy| !proxy.for_memory_only()).collect();
+    let mut samples = Samples::new(options.seconds);
+    for round in 0..if options.quick { 0 } else { options.rounds } {
+        eprintln!("peers: round {} of {}", round + 1, options.rounds);
+        samples.round(&bench, &timed, &cases, round, &mut results);
+        results.rounds = round + 1;
+        results.busy.clone_from(&samples.busy);
+        samples.fill(&mut results);
+        write(&results)?;
+    }
+    eprintln!("peers: {} and RESULTS.md beside it", out.join("results.json").display());
     Ok(())
 }
 
