@@ -1,0 +1,61 @@
+//! Pathloom beside its peers: `make bench-peers`.
+//!
+//! | subcommand | what it is |
+//! | --- | --- |
+//! | `run` | the whole comparison: starts everything, measures by turns, writes `results.json` and `RESULTS.md` |
+//! | `upstream` | the endpoints behind the proxies |
+//! | `load` | the client in front of them, open or closed loop |
+//! | `floor` | the least that a proxy can do, to know what is left for anybody to gain |
+
+// A tool that waits for other programs, on a thread that serves nobody.
+#![allow(clippy::disallowed_methods, reason = "sleeping stops nobody here")]
+
+mod bench;
+mod callgrind;
+mod client;
+mod counted;
+mod floor;
+mod h2;
+mod load;
+mod process;
+mod report;
+mod results;
+mod rounds;
+mod run;
+mod strace;
+mod upstream;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// What can fail here ends the measurement with a message; nobody acts on the kind.
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Parser, Debug)]
+#[command(name = "peers", about = "Pathloom beside its peers")]
+enum Command {
+    /// Measures everything by turns.
+    Run(run::Options),
+    /// Endpoints that answer at once.
+    Upstream(upstream::Options),
+    /// Sends requests, and reports as one line of JSON.
+    Load(load::Options),
+    /// The least that a proxy can do.
+    Floor(floor::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Run(options) => run::run(&options),
+        Command::Upstream(options) => upstream::run(&options),
+        Command::Load(options) => load::run(&options),
+        Command::Floor(options) => floor::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peers: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
