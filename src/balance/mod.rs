@@ -15,6 +15,7 @@
 mod alias;
 mod candidate;
 mod generation;
+mod shortlist;
 mod table;
 
 pub use alias::Alias;

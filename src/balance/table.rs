@@ -1,15 +1,16 @@
 //! One (workload, cluster): its candidates, and the pick among them.
 
+use super::shortlist::{MIN_SUCCESS, Shortlist, below};
 use super::{Alias, Candidate, Health};
 use crate::config::{Compare, Policy};
-use crate::links::{Fading, LinkCell, NodeCell, Time};
+use crate::links::{Fading, Time};
 use crate::observe::Traffic;
 use rand::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Up to so many candidates are all compared; beyond, `DRAWN` of them. In the laboratory (`closed-loop`, 64 proxies x 50
-/// replicas) comparing all made the 99th percentile 8 to 17% shorter than drawing three; a scan of 64 costs a microsecond.
+/// replicas) comparing all made the 99th percentile 8 to 17% shorter than drawing three; `shortlist` makes it cheap.
 pub const COMPARE_ALL_UP_TO: usize = 64;
 /// How many are drawn where not all are compared.
 pub const DRAWN: u16 = 3;
@@ -17,10 +18,6 @@ pub const DRAWN: u16 = 3;
 pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
 /// See `PEAK_EWMA_DECAY_S`.
 pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
-/// The least expected success that a cost is divided by: a candidate that always fails costs 500 times its
-/// latency, and is chosen only where the others have hundreds of requests in flight each.
-const MIN_SUCCESS: f32 = 0.002;
-
 /// How a table chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TableOptions {
@@ -40,8 +37,8 @@ pub struct Table {
     /// Those that may get requests first, then the others (kept to be shown).
     candidates: Box<[Candidate]>,
     eligible: usize,
-    /// What a request compares of each that is eligible.
-    rows: Box<[Row]>,
+    /// What a request compares of those that are eligible.
+    shortlist: Shortlist,
     /// The candidates on probation: one request at a time may go to each.
     probation: Box<[u32]>,
     /// Fewer than the panic threshold were healthy, so all get requests.
@@ -55,30 +52,6 @@ pub struct Table {
     configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
-}
-
-/// What a pick reads of a candidate, side by side with the others': a candidate itself fills several cache lines.
-#[derive(Debug)]
-struct Row {
-    link: Arc<LinkCell>,
-    node: Arc<NodeCell>,
-    prior_s: f32,
-    /// What a cost is multiplied by: one over expected success times bias.
-    factor: f32,
-}
-
-impl Row {
-    fn new(c: &Candidate) -> Self {
-        let (link, node) = (c.link.clone(), c.node.clone());
-        Self { link, node, prior_s: c.prior_s, factor: 1.0 / (c.success.max(MIN_SUCCESS) * c.bias) }
-    }
-
-    /// Its cost and its estimate.
-    #[inline]
-    fn cost(&self, fading: &Fading) -> (f32, f32) {
-        let estimate_s = self.link.estimate.faded(fading, self.prior_s);
-        (estimate_s * (self.node.in_flight() + 1) as f32 * self.factor, estimate_s)
-    }
 }
 
 /// What a pick chose, and by which estimate.
@@ -103,21 +76,21 @@ impl Table {
         let configured: Vec<u32> = candidates.iter().take(eligible).map(|c| c.endpoint.weight.max(1)).collect();
         let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
         let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
-        let start = if configured.is_empty() { 0 } else { rand::random::<u32>() };
-        let rows = candidates.iter().take(eligible).map(Row::new).collect();
+        let in_turn = options.policy == Policy::RoundRobin;
+        let shortlist = Shortlist::new(candidates.iter().take(eligible), traffic.cores());
         Self {
             candidates: candidates.into(),
             eligible,
-            rows,
+            shortlist,
             probation,
             panic,
             options,
             traffic,
             alias: Alias::new(&weights),
             configured: Alias::new(&configured.iter().map(|w| *w as f32).collect::<Vec<_>>()),
-            turns: if options.policy == Policy::RoundRobin { turns(&configured) } else { Box::default() },
+            turns: if in_turn { turns(&configured) } else { Box::default() },
             // Proxies that start together must not all begin with the same endpoint.
-            turn: AtomicU32::new(start),
+            turn: AtomicU32::new(if in_turn { rand::random() } else { 0 }),
         }
     }
 
@@ -198,23 +171,8 @@ impl Table {
                 (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
             }),
             // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
-            None => self.cheapest_from(below((random >> 32) as u32, self.eligible), &fading, tried),
+            None => self.shortlist.cheapest(&fading, (random >> 32) as u32, tried),
         }
-    }
-
-    /// The cheapest of all that are eligible; of equals the first from `start` on, round the end.
-    fn cheapest_from(&self, start: usize, fading: &Fading, tried: &[usize]) -> Option<Choice> {
-        let (before, after) = self.rows.split_at_checked(start)?;
-        let (mut least, mut best) = (f32::INFINITY, Choice { index: usize::MAX, estimate_s: f32::NAN });
-        for (first, rows) in [(start, after), (0, before)] {
-            for (offset, row) in rows.iter().enumerate() {
-                let (cost, estimate_s) = row.cost(fading);
-                if cost < least && !tried.contains(&(first + offset)) {
-                    (least, best) = (cost, Choice { index: first + offset, estimate_s });
-                }
-            }
-        }
-        (best.index != usize::MAX).then_some(best)
     }
 
     /// Now and then, a candidate that was not measured lately. The lowest cost alone would never choose one whose
@@ -276,11 +234,6 @@ impl Table {
             _ => (0.0, PEAK_EWMA_DECAY_S),
         }
     }
-}
-
-/// A number below `count` from 32 random bits, without a division.
-fn below(random: u32, count: usize) -> usize {
-    ((u64::from(random) * count as u64) >> 32) as usize
 }
 
 fn lowest(indices: impl Iterator<Item = usize>, cost: impl Fn(usize) -> Option<(f32, f32)>) -> Option<Choice> {

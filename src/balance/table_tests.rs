@@ -88,6 +88,53 @@ fn fresh_samples_rule_and_the_prior_returns() {
 }
 
 #[test]
+fn a_burst_within_a_millisecond_spreads_over_all() {
+    let (_links, made) = candidates(&[0.05; 20]);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    for round in 1..4 {
+        for _ in 0..20 {
+            table.candidates()[table.pick(Time(0), false, &mut rng, &[]).unwrap().index].node.begin();
+        }
+        assert!(table.candidates().iter().all(|c| c.node.in_flight() == round), "round {round}");
+    }
+}
+
+#[test]
+fn a_peak_is_seen_in_the_next_millisecond_and_requests_in_flight_at_once() {
+    let (_links, made) = candidates(&[0.1; 10]);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut pick = |at: u64| table.pick(Time(at), false, &mut rng, &[]).unwrap().index;
+    let first = pick(0);
+    table.candidates()[first].node.begin();
+    assert!((0..200).all(|_| pick(0) != first));
+    table.candidates()[first].node.end();
+    table.candidates()[first].link.record(0, Time(0), 5.0, Outcome::Success, 0.1, TAU_S);
+    assert!((0..200).all(|_| pick(1_000_000) != first));
+}
+
+#[test]
+fn the_cheapest_of_many_is_found_whatever_was_kept() {
+    let (_links, made) = candidates(&[1.0 / 64.0; 64]);
+    for (i, candidate) in made.iter().enumerate() {
+        candidate.link.record(0, Time(0), 0.010 + 0.001 * ((i * 29) % 64) as f32, Outcome::Success, 0.01, TAU_S);
+    }
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let cost = |i: usize| {
+        let c = &table.candidates()[i];
+        c.link.estimate.at(Time(0), c.prior_s, TAU_S) * (c.node.in_flight() + 1) as f32
+    };
+    for _ in 0..500 {
+        let index = table.pick(Time(0), false, &mut rng, &[]).unwrap().index;
+        let least = (0..64).map(cost).fold(f32::INFINITY, f32::min);
+        assert!(cost(index) <= least * 1.0001, "{index}: {} instead of {least}", cost(index));
+        table.candidates()[index].node.begin();
+    }
+}
+
+#[test]
 fn one_choice_is_softmax_sampling_within_a_chi_square_bound() {
     let weights = [0.4f32, 0.3, 0.2, 0.1];
     let (_links, made) = candidates(&weights);

@@ -119,9 +119,17 @@ pub struct Fading {
 
 impl Fading {
     /// At `now`, with time constant `tau_s` in seconds.
+    #[inline]
     #[must_use]
     pub fn new(now: Time, tau_s: f32) -> Self {
         Self { now_ms: now.coarse_ms(), halvings_per_ms: std::f32::consts::LOG2_E * 1e-3 / tau_s }
+    }
+
+    /// The moment, as finely as estimates tell time.
+    #[inline]
+    #[must_use]
+    pub fn now_ms(&self) -> u32 {
+        self.now_ms
     }
 }
 
@@ -135,12 +143,13 @@ fn halved(y: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     // Fitted to the relative error over -0.5..0.5, exact at 0, and without a step from one integer to the next.
     const C: [f32; 3] = [-0.693_282_9, 0.242_210_7, -0.055_008_84];
-    let bounded = y.min(MAX_HALVINGS);
+    // Not `min`, which would care for what is no number, too.
+    let bounded = if y < MAX_HALVINGS { y } else { MAX_HALVINGS };
     let rounded = bounded + ROUND;
     let rest = bounded - (rounded - ROUND);
     let near = 1.0 + rest * (C[0] + rest * (C[1] + rest * C[2]));
     let whole = f32::from_bits(1.0f32.to_bits().wrapping_sub(rounded.to_bits() << 23));
-    if bounded < MAX_HALVINGS { near * whole } else { 0.0 }
+    if y < MAX_HALVINGS { near * whole } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -70,6 +70,12 @@ impl Traffic {
         Self { shards: (0..cores.max(1)).map(shard).collect() }
     }
 
+    /// For how many serving threads it counts.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Counts a request that is over. `status` is 0 where the client got none; `latency_ns` runs to the answer's end.
     pub fn finished(
         &self,
