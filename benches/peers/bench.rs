@@ -100,8 +100,12 @@ impl Proxy {
         &PROXIES
     }
 
+    pub fn is_floor(self) -> bool {
+        self.kind == Kind::Floor
+    }
+
     pub fn speaks(self, case: Case) -> bool {
-        self.kind != Kind::Floor || case == Case::Http1
+        !self.is_floor() || case == Case::Http1
     }
 
     /// Whether it differs from another one only in what it holds in memory.

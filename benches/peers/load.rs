@@ -245,6 +245,7 @@ impl<'a> Driver<'a> {
 
     fn dispatch(&mut self) -> Fallible<()> {
         let most = self.options.in_flight.unwrap_or(usize::MAX);
+        let mut written_to = Vec::new();
         while self.in_flight < most
             && !self.free.is_empty()
             && let Some(tag) = self.due()
@@ -258,10 +259,10 @@ impl<'a> Driver<'a> {
             connection.client.send(tag, &mut connection.out);
             self.in_flight += 1;
             self.requeue(index);
-            // Further streams of the same connection go out in one write only if they are due at the same moment.
-            self.write(index)?;
+            written_to.push(index);
         }
-        Ok(())
+        // Streams of one connection that are due together go out in one write, as clients do it.
+        written_to.into_iter().try_for_each(|index| self.write(index))
     }
 
     /// Enters a connection among those with room, if it has any.
