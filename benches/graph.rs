@@ -68,6 +68,5 @@ fn softmax(c: &mut Criterion) {
     }
 }
 
-
 criterion_group!(benches, features, softmax);
 criterion_main!(benches);

@@ -78,7 +78,8 @@ impl Figures {
     /// A table of all figures, and whether each is within its margin.
     pub fn judge(&self, counted: &[(String, u64)]) -> (String, bool) {
         let (mut report, mut within, mut faster) = (String::new(), true, false);
-        let _ = writeln!(report, "{:<28} {:>13} {:>13} {:>8} {:>7}", "instructions", "counted", "committed", "", "margin");
+        let _ =
+            writeln!(report, "{:<28} {:>13} {:>13} {:>8} {:>7}", "instructions", "counted", "committed", "", "margin");
         for (name, count) in counted {
             let Some(figure) = self.instructions.get(name) else {
                 within = false;
@@ -96,8 +97,11 @@ impl Figures {
                 ""
             };
             let (percent, margin) = (change * 100.0, figure.margin * 100.0);
-            let _ =
-                writeln!(report, "{name:<28} {count:>13} {:>13} {percent:>+7.1}% {margin:>6.1}%{verdict}", figure.count);
+            let _ = writeln!(
+                report,
+                "{name:<28} {count:>13} {:>13} {percent:>+7.1}% {margin:>6.1}%{verdict}",
+                figure.count
+            );
         }
         if faster {
             report += "guard: some figures are better than what was committed: `make guard ARGS=--bless` keeps that\n";
