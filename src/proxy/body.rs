@@ -61,7 +61,7 @@ pub(super) enum Progress {
     Broken,
 }
 
-/// What a request knows of its body, which somebody else's task sends.
+/// What a request knows of its body.
 pub(super) struct Upload {
     clock: Clock,
     watch: Rc<Watch>,
@@ -141,9 +141,16 @@ impl Upload {
 }
 
 /// A request's body.
+#[derive(Default)]
 pub(super) enum RequestBody {
+    #[default]
     Empty,
-    Streaming { inner: Incoming, upload: Rc<Upload>, gate: Option<Gate>, alone: Option<Pin<Box<Sleep>>> },
+    Streaming {
+        inner: Incoming,
+        upload: Rc<Upload>,
+        gate: Option<Gate>,
+        alone: Option<Pin<Box<Sleep>>>,
+    },
 }
 
 impl Body for RequestBody {

@@ -13,12 +13,13 @@
 //! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
 
 use super::body::{Progress, Upload};
+use super::clock::Clock;
 use super::conn::Conn;
 use super::core::{Core, Held};
 use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
-use super::upstream::Lease;
+use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::balance::{Candidate, Choice, Table};
 use crate::config::Timeouts;
@@ -45,8 +46,8 @@ pub(super) struct Flight {
     pub started: Time,
     pub version: Version,
     pub method: Method,
-    pub uri: Uri,
-    pub host: HeaderValue,
+    /// What the log will say, where there is one: the target and the authority.
+    pub target: Option<(Uri, HeaderValue)>,
     pub request_id: HeaderValue,
     pub trace: Option<Trace>,
     pub workload: Option<WorkloadId>,
@@ -56,6 +57,9 @@ pub(super) struct Flight {
     pub attempt: Option<Attempt>,
     pub upload: Option<Rc<Upload>>,
     pub latch: Option<Latch>,
+    /// The request, until it was sent.
+    pub outgoing: Outgoing,
+    /// The connection that the answer comes from.
     pub lease: Option<Lease>,
     pub status: Option<StatusCode>,
     pub grpc_status: Option<u16>,
@@ -97,8 +101,7 @@ impl Flight {
             started,
             version: parts.version,
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            host: HeaderValue::from_static(""),
+            target: None,
             request_id: HeaderValue::from_static(""),
             trace: None,
             workload: None,
@@ -108,6 +111,7 @@ impl Flight {
             attempt: None,
             upload: None,
             latch: None,
+            outgoing: Outgoing::Gone,
             lease: None,
             status: None,
             grpc_status: None,
@@ -304,45 +308,22 @@ impl Flight {
         let now = self.core.clock.now();
         // A body that is still being sent up keeps the exchange alive.
         let sent = self.upload.as_ref().map_or(Time(0), |u| u.last_moved(now));
-        self.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
+        self.watch.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
     }
 
-    /// Sets the first deadline of the wait for a head.
-    pub(super) fn await_head(&self, now: Time) {
-        let Some(timeouts) = self.timeouts() else { return };
-        let within = timeouts.response_headers.0;
+    /// Begins the wait for a head: sets its first deadline.
+    pub(super) fn await_head(&self, now: Time) -> HeadWait {
+        let (within, idle) =
+            self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
         match self.upload.as_ref().filter(|u| u.progress.get() == Progress::Open) {
             Some(upload) => {
                 upload.head_within.set(Some(within));
-                self.watch.set(now + timeouts.idle.0);
+                self.watch.set(now + idle);
             }
             None => self.watch.set(now + within),
         }
-    }
-
-    /// The wait for a head reached its deadline. The reason, when something is overdue.
-    pub(super) fn head_overdue(&self, now: Time) -> Option<Reason> {
-        let (within, idle) =
-            self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
-        let begun = self.attempt.map_or(self.started, |a| a.begun);
-        match &self.upload {
-            Some(upload) if upload.progress.get() == Progress::Open => {
-                self.overdue(now, upload.last_moved(now) + idle, Reason::IdleTimeout)
-            }
-            Some(upload) => self.overdue(now, upload.last_moved(now).max(begun) + within, Reason::ResponseTimeout),
-            None => self.overdue(now, begun + within, Reason::ResponseTimeout),
-        }
-    }
-
-    fn overdue(&self, now: Time, due: Time, reason: Reason) -> Option<Reason> {
-        if self.watch.limit.get().is_some_and(|limit| now >= limit) {
-            return Some(Reason::RequestTimeout);
-        }
-        if now >= due {
-            return Some(reason);
-        }
-        self.watch.set(due);
-        None
+        let (watch, upload) = (self.watch.clone(), self.upload.clone());
+        HeadWait { watch, upload, begun: now, within, idle }
     }
 
     /// The answer is of our own making; the request is over when it was sent.
@@ -355,7 +336,7 @@ impl Flight {
     fn log(&self, now: Time, uploaded: u64) {
         let generation = &self.held.generation;
         let cluster = self.cluster.and_then(|id| generation.cluster(id));
-        let tried = self.tried();
+        let (tried, target) = (self.tried(), self.target.as_ref());
         let duration = now.since(self.started);
         let wall = SystemTime::now();
         self.core.sink.log(
@@ -374,8 +355,8 @@ impl Flight {
                 cluster: cluster.map(|c| &c.name),
                 endpoint: tried.map(|(_, _, c)| c.endpoint.address),
                 method: &self.method,
-                host: self.host.to_str().unwrap_or_default(),
-                path: self.uri.path_and_query().map_or("", |p| p.as_str()),
+                host: target.and_then(|(_, host)| host.to_str().ok()).unwrap_or_default(),
+                path: target.and_then(|(uri, _)| uri.path_and_query()).map_or("", |p| p.as_str()),
                 protocol: self.version,
                 status: self.status,
                 grpc_status: self.grpc_status,
@@ -395,6 +376,37 @@ impl Flight {
 
 fn code(value: &HeaderValue) -> Option<u16> {
     value.to_str().ok()?.parse().ok()
+}
+
+/// The wait for an answer's head.
+pub(super) struct HeadWait {
+    watch: Rc<Watch>,
+    upload: Option<Rc<Upload>>,
+    begun: Time,
+    /// How long the head may take from the request's end.
+    within: Duration,
+    /// How long nothing of the request's body may move.
+    idle: Duration,
+}
+
+impl HeadWait {
+    /// The reason, when its deadline was reached and something is overdue.
+    pub(super) fn overdue(&self, clock: Clock) -> Option<Reason> {
+        if !self.watch.deadline.reached() {
+            return None;
+        }
+        let now = clock.now();
+        match &self.upload {
+            Some(upload) if upload.progress.get() == Progress::Open => {
+                self.watch.overdue(now, upload.last_moved(now) + self.idle, Reason::IdleTimeout)
+            }
+            Some(upload) => {
+                let since = upload.last_moved(now).max(self.begun);
+                self.watch.overdue(now, since + self.within, Reason::ResponseTimeout)
+            }
+            None => self.watch.overdue(now, self.begun + self.within, Reason::ResponseTimeout),
+        }
+    }
 }
 
 impl Drop for Flight {

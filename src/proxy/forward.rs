@@ -7,17 +7,19 @@
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
 //! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
+use super::added::Added;
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::client1::Sending;
+use super::clock::Clock;
 use super::conn::Conn;
 use super::expect::Latch;
 use super::failure::Failure;
-use super::flight::Flight;
+use super::flight::{Flight, HeadWait};
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::shared::send2;
 use super::upgrade;
-use super::upstream::{Lease, Outgoing, Reply, Sent, poll_now, send1};
+use super::upstream::{Lease, Outgoing, Reply, Sent, send1};
 use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
@@ -42,7 +44,6 @@ const MAX_ATTEMPTS: usize = 3;
 /// A request that knows where it goes, or why it goes nowhere.
 struct Ready {
     flight: Box<Flight>,
-    outgoing: Option<Outgoing>,
     refused: Option<Failure>,
     /// The client's side of an upgrade that was asked for.
     downstream: Option<OnUpgrade>,
@@ -63,61 +64,66 @@ pub(super) fn serve(
 fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
     let now = conn.core.clock.now();
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
     watch.limit.set(None);
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
-    identify(&mut flight, &mut parts, &seen);
     let empty = body.is_end_stream();
-    let mut ready = Ready { flight, outgoing: None, refused: None, downstream: None, grpc: seen.grpc, empty };
-    match route(&mut ready.flight, &mut parts, &seen, empty) {
-        Ok(asks) => {
-            let body = upload(&mut ready.flight, body, empty, asks);
-            ready.outgoing = Some(Outgoing { parts, body });
-            ready.downstream = downstream.filter(|_| asks.upgrade);
-        }
-        Err(failure) => ready.refused = Some(failure),
-    }
-    ready
+    let (refused, downstream) = match route(&mut flight, parts, body, &seen) {
+        Ok(asks) => (None, downstream.filter(|_| asks.upgrade)),
+        Err(failure) => (Some(failure), None),
+    };
+    Ready { flight, refused, downstream, grpc: seen.grpc, empty }
 }
 
 async fn exchange(mut ready: Ready) -> Result<Response<ResponseBody>, Infallible> {
-    if ready.refused.is_none() {
-        match attempts(&mut ready.flight, &mut ready.outgoing).await {
-            Ok(reply) => match answer(ready.flight, *reply, ready.downstream) {
+    let failure = match ready.refused {
+        Some(failure) => failure,
+        None => match attempts(&mut ready.flight).await {
+            Ok(reply) => match answer(ready.flight, reply, ready.downstream) {
                 Ok(response) => return Ok(response),
                 Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
             },
-            Err(failure) => ready.refused = Some(failure),
-        }
-    }
-    let failure = ready.refused.unwrap_or(Reason::Internal.into());
+            Err(failure) => failure,
+        },
+    };
     Ok(refuse(ready.flight, failure, ready.grpc, ready.empty))
 }
 
-/// Gives the request its id and its place in a trace.
-fn identify(flight: &mut Flight, parts: &mut Parts, seen: &Seen) {
-    let core = flight.core.clone();
+/// Gives the request its id and its place in a trace, of which nothing old is left among its headers. Says whether
+/// the id is new.
+fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
+    let core = &flight.core;
     let (mut ids, mut rng) = (core.ids.borrow_mut(), core.rng.borrow_mut());
-    let headers = &mut parts.headers;
     let given = if seen.request_id { headers.get(X_REQUEST_ID) } else { None };
     let (id, new) = ids.request_id(given, &mut *rng);
-    if new {
-        headers.insert(X_REQUEST_ID, id.clone());
+    if new && seen.request_id {
+        headers.remove(X_REQUEST_ID);
     }
-    flight.request_id = id;
     let given = if seen.traceparent { headers.get(TRACEPARENT) } else { None };
     let trace = ids.trace(given, &mut *rng, |random| u64::from(random) < core.sample);
-    headers.insert(TRACEPARENT, trace.header.clone());
+    if seen.traceparent {
+        headers.remove(TRACEPARENT);
+    }
+    flight.request_id = id;
     flight.trace = Some(trace);
+    new
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, seen: &Seen, empty: bool) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, mut parts: Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
+    let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
-    let host = authority(parts, seen, &flight.conn.listener.name)?;
-    flight.host = host.clone();
+    let logged = core.sink.enabled();
+    if logged {
+        flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
+    }
+    let host = authority(&parts, seen, &flight.conn.listener.name)?;
+    if let Some((_, known)) = &mut flight.target {
+        *known = host.clone();
+    }
+    let empty = body.is_end_stream();
     check_lengths(&mut parts.headers, seen, empty)?;
     let generation = &held.generation;
     let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
@@ -129,7 +135,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, seen: &Seen, empty: bool) -> Re
         headers: &parts.headers,
     };
     let rule = generation.routes.find(&head).ok_or(Reason::NoRoute)?;
-    if core.sink.enabled() {
+    if logged {
         flight.route = Some(rule.label.clone());
     }
     let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
@@ -138,31 +144,44 @@ fn route(flight: &mut Flight, parts: &mut Parts, seen: &Seen, empty: bool) -> Re
     let limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
-    let client = flight.conn.peer_value.clone();
-    to_upstream(parts, seen, cluster.protocol, &Hop { client: &client, host: &host, empty })
+    let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
+    let asks = to_upstream(&mut parts, seen, cluster.protocol, &hop)?;
+    let body = upload(flight, body, empty, asks);
+    let added = Added {
+        client: &flight.conn.peer_value,
+        host: &host,
+        seen,
+        version: flight.version,
+        request_id: Some(&flight.request_id).filter(|_| new_id),
+        traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
+    };
+    flight.outgoing = match cluster.protocol {
+        Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
+        Protocol::Http2 => {
+            added.insert(&mut parts.headers);
+            Outgoing::Http2(Request::from_parts(parts, body.unwrap_or_default()))
+        }
+    };
+    Ok(asks)
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> RequestBody {
+fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Option<RequestBody> {
     if empty {
-        return RequestBody::Empty;
+        return None;
     }
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    RequestBody::Streaming { inner: body, upload, gate, alone: None }
+    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None })
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
-async fn attempts(flight: &mut Flight, slot: &mut Option<Outgoing>) -> Result<Box<Reply>, Failure> {
+async fn attempts(flight: &mut Flight) -> Result<Reply, Failure> {
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let (Some(id), Some(workload)) = (flight.cluster, flight.workload) else { return Err(Reason::Internal.into()) };
     let cluster = held.generation.cluster(id).ok_or(Reason::Internal)?;
     let table = held.generation.table(id, workload).ok_or(Reason::Internal)?;
-    let mut sending = match (cluster.protocol, &slot) {
-        (Protocol::Http1, Some(outgoing)) => Sending::new(outgoing, &core.scratch),
-        _ => Sending::default(),
-    };
     let mut now = flight.started;
     let mut tried = [usize::MAX; MAX_ATTEMPTS];
     let mut last = Failure::from(Reason::NoEndpoints);
@@ -179,22 +198,18 @@ async fn attempts(flight: &mut Flight, slot: &mut Option<Outgoing>) -> Result<Bo
             table.traffic.retried(core.index);
         }
         flight.begin_attempt(choice, now);
-        flight.await_head(now);
+        let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let sent = match cluster.protocol {
-            Protocol::Http1 => {
-                let (latch, Some(outgoing)) = (flight.latch.clone(), slot.as_mut()) else {
-                    return Err(Reason::Internal.into());
-                };
-                let sending = &mut sending;
-                let mut sent = pin!(send1(&core, endpoint, timeouts, outgoing, sending, latch.as_ref(), now));
-                std::future::poll_fn(|cx| in_time(flight, sent.as_mut(), cx)).await
+        let Flight { outgoing, latch, upload, .. } = flight;
+        let sent = match outgoing {
+            Outgoing::Http1(sending) => {
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), now));
+                std::future::poll_fn(|cx| in_time(&wait, core.clock, sent.as_mut(), cx)).await
             }
-            Protocol::Http2 => {
+            outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let upload = flight.upload.clone();
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, slot, upload.as_ref(), now));
-                std::future::poll_fn(|cx| in_time(flight, sent.as_mut(), cx)).await
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload.as_ref(), now));
+                std::future::poll_fn(|cx| in_time(&wait, core.clock, sent.as_mut(), cx)).await
             }
         };
         let failure = match sent {
@@ -209,10 +224,10 @@ async fn attempts(flight: &mut Flight, slot: &mut Option<Outgoing>) -> Result<Bo
                 now = core.clock.now();
                 flight.decline_attempt(now);
                 last = Reason::UpstreamReset.into();
-                if slot.is_some() {
-                    continue;
+                if matches!(flight.outgoing, Outgoing::Gone) {
+                    return Err(last);
                 }
-                return Err(last);
+                continue;
             }
             Ok(Sent::Lost(failure)) => failure,
             Err(reason) => reason.into(),
@@ -224,16 +239,16 @@ async fn attempts(flight: &mut Flight, slot: &mut Option<Outgoing>) -> Result<Bo
 }
 
 /// Waits for the head, but no longer than the request's deadlines allow.
-fn in_time<F: Future>(flight: &Flight, sending: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Result<F::Output, Reason>> {
-    if let Some(sent) = poll_now(sending, cx) {
-        return Poll::Ready(Ok(sent));
+fn in_time<F: Future>(
+    wait: &HeadWait,
+    clock: Clock,
+    sending: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, Reason>> {
+    match sending.poll(cx) {
+        Poll::Ready(sent) => Poll::Ready(Ok(sent)),
+        Poll::Pending => wait.overdue(clock).map_or(Poll::Pending, |reason| Poll::Ready(Err(reason))),
     }
-    if flight.watch.deadline.reached()
-        && let Some(reason) = flight.head_overdue(flight.core.clock.now())
-    {
-        return Poll::Ready(Err(reason));
-    }
-    Poll::Pending
 }
 
 /// Passes an endpoint's answer on.

@@ -9,10 +9,11 @@
 //! - Lengths must agree. hyper's server refuses conflicting lengths itself, and of a request with both
 //!   `Transfer-Encoding` and `Content-Length` it keeps the former and closes afterwards; what HTTP/2 let through is
 //!   checked here, because it would desynchronise an HTTP/1.1 connection to an endpoint.
-//! - Requests get `X-Forwarded-For`, `-Proto`, `-Host` and `Via`; responses get `Via`.
+//! - Requests get `X-Forwarded-For`, `-Proto`, `-Host` and `Via` (`added`); responses get `Via`.
 //!
 //! `Host` reaches the endpoint as the client sent it. `Forwarded` (RFC 7239) is left alone.
 
+use super::added::via;
 use super::failure::Failure;
 use super::names::*;
 use crate::config::Protocol;
@@ -252,7 +253,7 @@ pub(super) struct Asks {
     pub expect: bool,
 }
 
-/// Makes a request fit for the endpoint.
+/// Makes a request fit for the endpoint, but for what it gets on top (`Added`).
 pub(super) fn to_upstream(
     parts: &mut request::Parts,
     seen: &Seen,
@@ -299,8 +300,10 @@ pub(super) fn to_upstream(
         join(headers, &COOKIE, b"; ");
     }
     framing(headers, &parts.method, seen, protocol, hop.empty);
-    forwarded(headers, seen, hop);
-    headers.append(VIA, via(from));
+    if seen.forwarded_for {
+        headers.append(X_FORWARDED_FOR, hop.client.clone());
+        join(headers, &X_FORWARDED_FOR, b", ");
+    }
     target(parts, protocol, hop.host)?;
     Ok(asks)
 }
@@ -321,21 +324,6 @@ fn framing(headers: &mut HeaderMap, method: &Method, seen: &Seen, protocol: Prot
     }
 }
 
-fn forwarded(headers: &mut HeaderMap, seen: &Seen, hop: &Hop<'_>) {
-    if seen.forwarded_for {
-        headers.append(X_FORWARDED_FOR, hop.client.clone());
-        join(headers, &X_FORWARDED_FOR, b", ");
-    } else {
-        headers.insert(X_FORWARDED_FOR, hop.client.clone());
-    }
-    if !seen.forwarded_proto {
-        headers.insert(X_FORWARDED_PROTO, HTTP);
-    }
-    if !seen.forwarded_host {
-        headers.insert(X_FORWARDED_HOST, hop.host.clone());
-    }
-}
-
 /// Makes one value of all that a name has.
 fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
     let mut joined = BytesMut::new();
@@ -347,14 +335,6 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
     }
     if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
         headers.insert(name, value);
-    }
-}
-
-fn via(received: Version) -> HeaderValue {
-    match received {
-        Version::HTTP_2 => VIA_20,
-        Version::HTTP_10 => VIA_10,
-        _ => VIA_11,
     }
 }
 
@@ -411,12 +391,11 @@ pub(super) fn to_downstream(parts: &mut response::Parts, seen: &Seen, answered: 
     }
     if seen.codings > 0 {
         let plain = headers.get(TRANSFER_ENCODING).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if seen.codings > 1 || !plain {
+        // A length beside the coding ought to be handled as an error (RFC 9112, section 6.3).
+        if seen.codings > 1 || !plain || seen.lengths > 0 {
             return Err(Reason::UpstreamProtocol.into());
         }
-        // The coding decided the length (RFC 9112, section 6.3), so a length beside it is a lie.
         headers.remove(TRANSFER_ENCODING);
-        headers.remove(CONTENT_LENGTH);
     } else if seen.lengths > 0 {
         let length = one_length(headers, seen.lengths).ok_or(Reason::UpstreamProtocol)?;
         let bodiless = *answered.method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;

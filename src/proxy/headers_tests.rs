@@ -1,5 +1,6 @@
 //! Header rules, table by table.
 
+use super::super::added::Added;
 use super::*;
 use http::{Request, Response};
 
@@ -148,6 +149,30 @@ fn headers_of_one_hop_stay_here() {
     );
 }
 
+/// What every request gets on top, put among the others.
+fn add(parts: &mut request::Parts, seen: &Seen) {
+    let (host, version) = (HeaderValue::from_static("shop"), Version::HTTP_11);
+    let added = Added { client: &CLIENT, host: &host, seen, version, request_id: None, traceparent: b"00-1-2-00" };
+    added.insert(&mut parts.headers);
+}
+
+#[test]
+fn a_request_gets_what_it_lacks() {
+    let mut parts = request(Version::HTTP_11, Method::GET, "/", &[("host", "shop")]);
+    let seen = Seen::in_headers(&parts.headers);
+    add(&mut parts, &seen);
+    assert_eq!(
+        listed(&parts.headers, &["host"]),
+        [
+            "traceparent: 00-1-2-00",
+            "via: 1.1 pathloom",
+            "x-forwarded-for: 10.0.0.7",
+            "x-forwarded-host: shop",
+            "x-forwarded-proto: http",
+        ]
+    );
+}
+
 #[test]
 fn who_passed_it_on_is_told() {
     let mut parts = request(
@@ -166,9 +191,11 @@ fn who_passed_it_on_is_told() {
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
     to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
+    add(&mut parts, &seen);
     assert_eq!(
         listed(&parts.headers, &["host"]),
         [
+            "traceparent: 00-1-2-00",
             "via: 1.1 edge",
             "via: 1.1 pathloom",
             "x-forwarded-for: 1.2.3.4, 5.6.7.8, 10.0.0.7",
@@ -185,6 +212,8 @@ fn a_loop_is_cut() {
         let seen = Seen::in_headers(&parts.headers);
         let host = HeaderValue::from_static("shop");
         to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
+        add(&mut parts, &seen);
+        parts.headers.remove("x-forwarded-for");
     }
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
@@ -265,7 +294,12 @@ fn responses_are_cleaned_and_checked() {
         get(200, &[("connection", "close, x-a"), ("x-a", "1"), ("keep-alive", "5"), ("upgrade", "h2c")]),
         lines(&[])
     );
-    assert_eq!(get(200, &[("transfer-encoding", "chunked"), ("content-length", "9")]), lines(&[]));
+    assert_eq!(get(200, &[("transfer-encoding", "chunked")]), lines(&[]));
+    assert_eq!(
+        get(200, &[("transfer-encoding", "chunked"), ("content-length", "9")]),
+        Err(Reason::UpstreamProtocol),
+        "two ways to read it"
+    );
     assert_eq!(get(200, &[("transfer-encoding", "gzip, chunked")]), Err(Reason::UpstreamProtocol));
     assert_eq!(get(200, &[("content-length", "5"), ("content-length", "5")]), lines(&["content-length: 5"]));
     assert_eq!(get(200, &[("content-length", "5"), ("content-length", "6")]), Err(Reason::UpstreamProtocol));

@@ -14,13 +14,12 @@ const MAX_REQUEST_ID: usize = 128;
 /// How many bytes of ids are allocated at once.
 const ARENA: usize = 4096;
 const TRACEPARENT: usize = 55;
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// A request's place in a trace.
 #[derive(Debug, Clone)]
 pub(super) struct Trace {
     /// The `traceparent` to pass on: `00-<trace id>-<our span id>-<flags>`.
-    pub header: HeaderValue,
+    pub header: [u8; TRACEPARENT],
     /// The caller's span, where it named one.
     pub parent: Option<[u8; 16]>,
     /// Whether the trace is recorded.
@@ -29,7 +28,7 @@ pub(super) struct Trace {
 
 impl Trace {
     fn part(&self, range: std::ops::Range<usize>) -> &str {
-        self.header.as_bytes().get(range).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+        self.header.get(range).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
     }
 
     /// 32 hexadecimal digits.
@@ -65,13 +64,14 @@ impl Ids {
         HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
-    /// The caller's request id when it is sane, else a new one; and whether it is new.
+    /// The caller's request id when it is sane, else a new one; and whether it is new. The caller's is copied: a part of
+    /// the block that the request was read into would keep hyper from using that again.
     pub(super) fn request_id(&mut self, given: Option<&HeaderValue>, rng: &mut impl Rng) -> (HeaderValue, bool) {
         let sane = |id: &&HeaderValue| {
             (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
         };
         match given.filter(sane) {
-            Some(id) => (id.clone(), false),
+            Some(id) => (self.value(id.as_bytes()), false),
             None => {
                 let mut id = [0; 32];
                 write_hex(&mut id, &random::<16>(rng));
@@ -82,7 +82,7 @@ impl Ids {
 
     /// The trace to pass on: the caller's with a span of ours, or a new one, recorded when `sample` says so.
     pub(super) fn trace(
-        &mut self,
+        &self,
         given: Option<&HeaderValue>,
         rng: &mut impl Rng,
         sample: impl FnOnce(u32) -> bool,
@@ -111,7 +111,7 @@ impl Ids {
         put(&mut out, 35, b"-");
         put(&mut out, 52, b"-");
         put(&mut out, 54, if sampled { b"1" } else { b"0" });
-        Trace { header: self.value(&out), parent, sampled }
+        Trace { header: out, parent, sampled }
     }
 }
 
@@ -145,12 +145,16 @@ fn put(out: &mut [u8; TRACEPARENT], at: usize, bytes: &[u8]) {
     }
 }
 
+/// Lower-case digits, four bytes at once: each half byte is spread to a byte of its own, and gets the letters' distance
+/// where it is above nine.
 fn write_hex(out: &mut [u8], bytes: &[u8]) {
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        let digit = |n: u8| HEX.get(usize::from(n)).copied().unwrap_or(b'0');
-        if let [high, low] = pair {
-            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
-        }
+    for (digits, bytes) in out.chunks_exact_mut(8).zip(bytes.chunks_exact(4)) {
+        let word = bytes.iter().fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
+        let spread = (word | (word << 16)) & 0x0000_FFFF_0000_FFFF;
+        let spread = (spread | (spread << 8)) & 0x00FF_00FF_00FF_00FF;
+        let spread = (spread | (spread << 4)) & 0x0F0F_0F0F_0F0F_0F0F;
+        let letters = ((spread + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        digits.copy_from_slice(&(spread + 0x3030_3030_3030_3030 + letters * 0x27).to_be_bytes());
     }
 }
 
@@ -185,19 +189,19 @@ mod tests {
 
     #[test]
     fn a_valid_trace_goes_on_with_a_new_span() {
-        let (mut ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
+        let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
         let given = value("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         let trace = ids.trace(Some(&given), &mut rng, |_| false);
         assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!((trace.parent_id(), trace.sampled), (Some("00f067aa0ba902b7"), true));
         assert_ne!(trace.span_id(), "00f067aa0ba902b7");
-        let text = trace.header.to_str().unwrap();
+        let text = std::str::from_utf8(&trace.header).unwrap();
         assert!(parse(text.as_bytes()).is_some() && text.len() == TRACEPARENT && text.ends_with("-01"), "{text}");
     }
 
     #[test]
     fn an_invalid_trace_starts_anew() {
-        let (mut ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
+        let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
         for bad in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
@@ -215,9 +219,18 @@ mod tests {
         }
         let later = value("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03-more");
         let trace = ids.trace(Some(&later), &mut rng, |_| false);
-        assert!(trace.header.as_bytes().starts_with(b"00-4bf92f3577b34da6a3ce929d0e0e4736-"));
-        assert!(trace.header.as_bytes().ends_with(b"-01"), "unknown flags are dropped");
+        assert!(trace.header.starts_with(b"00-4bf92f3577b34da6a3ce929d0e0e4736-"));
+        assert!(trace.header.ends_with(b"-01"), "unknown flags are dropped");
         assert!(ids.trace(None, &mut rng, |_| true).sampled);
+    }
+
+    #[test]
+    fn digits_are_written_for_every_byte() {
+        for byte in 0..=255u8 {
+            let mut out = [0; 8];
+            write_hex(&mut out, &[byte, 0x09, 0xaf, 255 - byte]);
+            assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{byte:02x}09af{:02x}", 255 - byte));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! | `conn` | a client's connection: protocol, idle and head limits, farewell |
 //! | `forward` | a request's way: route, pick, tries, answer |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
-//! | `headers`, `names`, `ids` | what happens to headers; request ids and traces |
+//! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `expect`, `upgrade` | bodies, 100-continue, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `watch`, `deadlines`, `clock` | time |
@@ -24,6 +24,7 @@
 //! What it deliberately does not do: repeat a request that was written to an endpoint (but for the one race that
 //! `upstream` tells of), collect a body, serve CONNECT, or answer from a cache.
 
+mod added;
 mod body;
 mod client1;
 mod clock;

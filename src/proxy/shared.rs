@@ -78,12 +78,13 @@ pub(super) async fn send2(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
-    slot: &mut Option<Outgoing>,
+    outgoing: &mut Outgoing,
     upload: Option<&Rc<Upload>>,
     now: Time,
 ) -> Sent {
-    let Some(Outgoing { parts, body }) = slot.take() else { return Sent::Lost(Reason::Internal.into()) };
-    let mut request = Request::from_parts(parts, body);
+    let Outgoing::Http2(mut request) = std::mem::replace(outgoing, Outgoing::Gone) else {
+        return Sent::Lost(Reason::Internal.into());
+    };
     let (mut fresh, mut again) = (false, false);
     loop {
         let shared = match core.pool.take_shared(endpoint.id, now) {
@@ -96,7 +97,7 @@ pub(super) async fn send2(
                 // Somebody else opened one meanwhile, or tried to.
                 Ok(None) => continue,
                 Err(reason) => {
-                    *slot = Some(request.into());
+                    *outgoing = Outgoing::Http2(request);
                     return Sent::Unsent(reason);
                 }
             },
@@ -110,11 +111,11 @@ pub(super) async fn send2(
                 let (parts, body) = response.into_parts();
                 let seen = Seen::in_headers(&parts.headers);
                 let reply = Reply { parts, seen, body: Inner::Http2(body), lease: Lease::Http2(guard) };
-                return Sent::Answered(Box::new(reply));
+                return Sent::Answered(reply);
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if fresh => {
-                    *slot = Some(unsent.into());
+                    *outgoing = Outgoing::Http2(unsent);
                     return Sent::Unsent(Reason::UpstreamReset);
                 }
                 Some(unsent) => request = unsent,
@@ -125,11 +126,11 @@ pub(super) async fn send2(
                         request = spare;
                     }
                     (Some(Declined::Leaving | Declined::Refused), spare) => {
-                        *slot = spare.map(Outgoing::from);
+                        *outgoing = spare.map_or(Outgoing::Gone, Outgoing::Http2);
                         return Sent::Declined;
                     }
                     (Some(Declined::Failing), Some(spare)) => {
-                        *slot = Some(spare.into());
+                        *outgoing = Outgoing::Http2(spare);
                         return Sent::Unsent(Reason::UpstreamReset);
                     }
                     _ => return Sent::Lost(classify(&error, upload)),

@@ -24,7 +24,7 @@ use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
-use http::{Request, request, response};
+use http::{Request, Response, response};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
@@ -43,16 +43,11 @@ const MAX_IDLE: usize = 512;
 const MAX_SHARED: usize = 8;
 
 /// A request on its way to an endpoint.
-pub(super) struct Outgoing {
-    pub parts: request::Parts,
-    pub body: RequestBody,
-}
-
-impl From<Request<RequestBody>> for Outgoing {
-    fn from(request: Request<RequestBody>) -> Self {
-        let (parts, body) = request.into_parts();
-        Self { parts, body }
-    }
+#[expect(clippy::large_enum_variant, reason = "it lives in its flight, which is boxed")]
+pub(super) enum Outgoing {
+    Http1(Sending),
+    Http2(Request<RequestBody>),
+    Gone,
 }
 
 /// An endpoint's answer.
@@ -70,8 +65,9 @@ pub(super) enum Lease {
 }
 
 /// How sending went.
+#[expect(clippy::large_enum_variant, reason = "a box would cost more than moving it once")]
 pub(super) enum Sent {
-    Answered(Box<Reply>),
+    Answered(Reply),
     /// The endpoint never saw the request, which is whole.
     Unsent(Reason),
     /// The endpoint says that it did nothing with the request: it has too many already, or is leaving. The request is
@@ -182,30 +178,29 @@ impl Pool {
     }
 }
 
-/// Sends a request over HTTP/1.1 and waits for the answer's head. `sending` goes with the request from try to try.
+/// Sends a request over HTTP/1.1 and waits for the answer's head.
 pub(super) async fn send1(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
-    outgoing: &mut Outgoing,
     sending: &mut Sending,
     latch: Option<&Latch>,
     now: Time,
 ) -> Sent {
     let mut written = false;
     if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
-        match exchange(core, connection, outgoing, sending, latch).await {
+        match exchange(core, connection, sending, latch).await {
             Ok(reply) => return Sent::Answered(reply),
             Err(Ended::Unused) => {}
-            Err(Ended::Silent) if !sending.pulled && outgoing.parts.method.is_idempotent() => {
-                *sending = Sending::new(outgoing, &core.scratch);
+            Err(Ended::Silent) if sending.repeatable() => {
+                sending.rewind();
                 written = true;
             }
             Err(ended) => return Sent::Lost(ended.reason().into()),
         }
     }
     // Boxed: the rare way must not make every request's future as large as itself.
-    match Box::pin(send1_afresh(core, endpoint, timeouts, outgoing, sending, latch)).await {
+    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, latch)).await {
         Sent::Unsent(_) if written => Sent::Lost(Reason::UpstreamReset.into()),
         sent => sent,
     }
@@ -215,7 +210,6 @@ async fn send1_afresh(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
-    outgoing: &mut Outgoing,
     sending: &mut Sending,
     latch: Option<&Latch>,
 ) -> Sent {
@@ -228,7 +222,7 @@ async fn send1_afresh(
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
     }
-    match exchange(core, connection, outgoing, sending, latch).await {
+    match exchange(core, connection, sending, latch).await {
         Ok(reply) => Sent::Answered(reply),
         Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
         Err(ended) => Sent::Lost(ended.reason().into()),
@@ -238,14 +232,18 @@ async fn send1_afresh(
 async fn exchange(
     core: &Core,
     connection: Box<Connection>,
-    outgoing: &mut Outgoing,
     sending: &mut Sending,
     latch: Option<&Latch>,
-) -> Result<Box<Reply>, Ended> {
+) -> Result<Reply, Ended> {
     let mut exchange = Exchange::new(connection);
-    let head = std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, outgoing, latch)).await?;
+    let head = std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, latch)).await?;
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version, parts.headers) = (head.status, head.version, head.headers);
+    if let Some(phrase) = head.phrase {
+        parts.extensions.insert(phrase);
+    }
     let lease = Lease::Http1(exchange.into_connection());
-    Ok(Box::new(Reply { parts: head.parts, seen: head.seen, body: Inner::Http1, lease }))
+    Ok(Reply { parts, seen: head.seen, body: Inner::Http1, lease })
 }
 
 /// Counts an open connection to an endpoint.

@@ -40,6 +40,19 @@ impl Watch {
         self.deadline.set(self.limit.get().map_or(at, |limit| at.min(limit)));
     }
 
+    /// The deadline was reached. The reason, when the request's own limit has passed, or what is `due` is; else the
+    /// deadline is set to that.
+    pub(super) fn overdue(&self, now: Time, due: Time, reason: Reason) -> Option<Reason> {
+        if self.limit.get().is_some_and(|limit| now >= limit) {
+            return Some(Reason::RequestTimeout);
+        }
+        if now >= due {
+            return Some(reason);
+        }
+        self.set(due);
+        None
+    }
+
     /// The deadline was reached and nobody in the task took it. Says whether the task must end.
     pub(super) fn stalled(&self, now: Time, moved: bool) -> bool {
         let moved = self.moved.replace(false) || moved;

@@ -8,12 +8,15 @@
 use super::super::headers::{Seen, digits, one_length};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
 
 /// How many headers an answer may have.
 const MAX_HEADERS: usize = 100;
+
+/// How many this proxy adds, for which there is room then.
+const ADDED: usize = 2;
 
 /// The bytes are no answer that can be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +34,13 @@ pub(super) enum Framing {
 /// The head of a final answer, or of 101.
 #[derive(Debug)]
 pub(in crate::proxy) struct Head {
-    pub parts: response::Parts,
+    pub status: StatusCode,
+    pub version: Version,
+    /// Without what is for this connection alone and was understood here.
+    pub headers: HeaderMap,
+    /// The reason phrase, where it is not the usual one.
+    pub phrase: Option<ReasonPhrase>,
+    /// What is among the headers. Lengths and codings are none any more: they were checked and agree.
     pub seen: Seen,
     pub(super) framing: Framing,
     /// The endpoint leaves the connection open.
@@ -39,12 +48,13 @@ pub(in crate::proxy) struct Head {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost more than moving it once")]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
     /// A 1xx other than 101; it was taken off.
     Informational(StatusCode),
-    Final(Box<Head>),
+    Final(Head),
 }
 
 /// Whether the end of a head may stand in these bytes, `seen` of which were looked at before. A head that comes in
@@ -76,30 +86,25 @@ pub(super) fn parse(bytes: &mut Bytes, method: &Method, spare: &mut HeaderMap) -
     }
     let mut headers = std::mem::take(spare);
     headers.clear();
-    let mut building =
-        Building { headers, seen: Seen::default(), length: None, listed: false, close: false, keep: false };
+    headers.reserve(head.headers.len() + ADDED);
+    let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let seen = Seen::default();
+    let mut building = Building { headers, seen, length: None, listed: false, close: false, keep: false };
     for line in head.headers.iter() {
         building.add(bytes, line)?;
     }
-    let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let phrase = head.reason.filter(|r| status.canonical_reason() != Some(r));
     let framing = building.framing(version, status, method)?;
+    let phrase = match head.reason.filter(|r| status.canonical_reason() != Some(r)) {
+        Some(phrase) => Some(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?),
+        None => None,
+    };
     let Building { headers, seen, close, keep, .. } = building;
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.version_mut() = version;
-    *response.headers_mut() = headers;
-    if let Some(phrase) = phrase {
-        // Passed on to an HTTP/1.1 client as it is.
-        let phrase = ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?;
-        response.extensions_mut().insert(phrase);
-    }
     let keep = !close
         && (version == Version::HTTP_11 || keep)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
     bytes::Buf::advance(bytes, length);
-    Ok(Parsed::Final(Box::new(Head { parts: response.into_parts().0, seen, framing, keep })))
+    Ok(Parsed::Final(Head { status, version, headers, phrase, seen, framing, keep }))
 }
 
 struct Building {
@@ -116,22 +121,39 @@ struct Building {
 impl Building {
     fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>) -> Result<(), Malformed> {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Malformed)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
-        self.seen.note(&name, &value);
+        if name == CONNECTION && self.connection(line.value) {
+            return Ok(());
+        }
+        if name == TRANSFER_ENCODING {
+            self.seen.codings += 1;
+            return if line.value.eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(Malformed) };
+        }
         if name == CONTENT_LENGTH {
-            match digits(value.as_bytes()) {
+            match digits(line.value) {
                 Some(length) if self.length.is_none_or(|l| l == length) => self.length = Some(length),
                 Some(_) => return Err(Malformed),
                 None => self.listed = true,
             }
-        } else if name == CONNECTION {
-            for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                self.close |= option.eq_ignore_ascii_case(b"close");
-                self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
-            }
         }
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
+        self.seen.note(&name, &value);
         self.headers.append(name, value);
         Ok(())
+    }
+
+    /// What `Connection` says of the connection. `false` when it says more, which others must read.
+    fn connection(&mut self, options: &[u8]) -> bool {
+        let mut understood = true;
+        for option in options.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep = true;
+            } else {
+                understood = false;
+            }
+        }
+        understood
     }
 
     /// RFC 9112, section 6.3.
@@ -140,13 +162,13 @@ impl Building {
         if lengths > 1 || self.listed {
             self.length = Some(one_length(&mut self.headers, lengths).ok_or(Malformed)?);
         }
-        if codings > 0 {
-            let chunked =
-                self.headers.get(TRANSFER_ENCODING).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
-            if codings > 1 || lengths > 0 || version == Version::HTTP_10 || !chunked {
-                return Err(Malformed);
-            }
+        if codings > 1 || (codings == 1 && (lengths > 0 || version == Version::HTTP_10)) {
+            return Err(Malformed);
         }
+        if lengths > 0 && status == StatusCode::NO_CONTENT {
+            self.headers.remove(CONTENT_LENGTH);
+        }
+        (self.seen.codings, self.seen.lengths) = (0, 0);
         let bodiless = *method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
         Ok(match self.length {

@@ -5,7 +5,7 @@ use super::*;
 fn read(text: &str, method: &Method) -> Result<(Head, Bytes), Malformed> {
     let mut bytes = Bytes::copy_from_slice(text.as_bytes());
     match parse(&mut bytes, method, &mut HeaderMap::new())? {
-        Parsed::Final(head) => Ok((*head, bytes)),
+        Parsed::Final(head) => Ok((head, bytes)),
         other => panic!("{text:?}: {other:?}"),
     }
 }
@@ -39,7 +39,7 @@ fn a_heads_length_says_where_the_body_ends() {
 #[test]
 fn agreeing_lengths_are_passed_on_as_one() {
     let (head, _) = read("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5,5\r\n\r\n", &Method::GET).unwrap();
-    let lengths: Vec<_> = head.parts.headers.get_all("content-length").iter().collect();
+    let lengths: Vec<_> = head.headers.get_all("content-length").iter().collect();
     assert_eq!(lengths, ["5"]);
 }
 
@@ -111,7 +111,7 @@ fn what_two_readers_could_understand_differently_is_refused() {
 fn a_head_has_so_many_headers_and_no_more() {
     let head = |n: usize| {
         let lines: String = (0..n).map(|i| format!("x-{i}: y\r\n")).collect();
-        read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).map(|(h, _)| h.parts.headers.len())
+        read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).map(|(h, _)| h.headers.len())
     };
     assert_eq!((head(MAX_HEADERS), head(MAX_HEADERS + 1)), (Ok(MAX_HEADERS), Err(Malformed)));
 }
@@ -141,15 +141,27 @@ fn a_connection_stays_open_where_the_endpoint_says_so() {
 fn a_head_is_taken_off_and_the_rest_stays() {
     let text = "HTTP/1.1 404 Not Here\r\nServer: x\r\nX-A:  b c \r\nX-A: \r\ncontent-length: 3\r\n\r\nabc";
     let (head, rest) = read(text, &Method::GET).unwrap();
-    assert_eq!(
-        (head.parts.status, head.parts.version, &rest[..]),
-        (StatusCode::NOT_FOUND, Version::HTTP_11, &b"abc"[..])
-    );
-    let all: Vec<_> = head.parts.headers.get_all("x-a").iter().collect();
+    assert_eq!((head.status, head.version, &rest[..]), (StatusCode::NOT_FOUND, Version::HTTP_11, &b"abc"[..]));
+    let all: Vec<_> = head.headers.get_all("x-a").iter().collect();
     assert_eq!(all, ["b c", ""]);
-    assert_eq!(head.parts.extensions.get::<ReasonPhrase>().unwrap().as_bytes(), b"Not Here");
-    assert!(read("HTTP/1.1 404 Not Found\r\n\r\n", &Method::GET).unwrap().0.parts.extensions.is_empty());
-    assert!((head.seen.lengths, head.seen.connection) == (1, false));
+    assert_eq!(head.phrase.unwrap().as_bytes(), b"Not Here");
+    assert!(read("HTTP/1.1 404 Not Found\r\n\r\n", &Method::GET).unwrap().0.phrase.is_none());
+}
+
+#[test]
+fn what_is_for_this_connection_alone_is_not_passed_on() {
+    let left = |lines: &str| {
+        let (head, _) = read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).unwrap();
+        let Seen { connection, codings, lengths, .. } = head.seen;
+        let names: Vec<_> = head.headers.keys().map(|n| n.as_str().to_owned()).collect();
+        (names.join(" "), connection, codings, lengths)
+    };
+    assert_eq!(left("connection: Keep-Alive, close\r\n"), (String::new(), false, 0, 0));
+    assert_eq!(left("connection: x-a\r\nx-a: 1\r\n"), ("connection x-a".into(), true, 0, 0), "others must see it");
+    assert_eq!(left("transfer-encoding: chunked\r\n"), (String::new(), false, 0, 0));
+    assert_eq!(left("content-length: 3\r\n"), ("content-length".into(), false, 0, 0));
+    let (head, _) = read("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n", &Method::GET).unwrap();
+    assert!(head.headers.is_empty(), "RFC 9110, section 8.6");
 }
 
 #[test]
@@ -160,7 +172,7 @@ fn informational_answers_are_taken_off_one_by_one() {
     loop {
         match parse(&mut bytes, &Method::GET, &mut HeaderMap::new()).unwrap() {
             Parsed::Informational(status) => statuses.push(status.as_u16()),
-            Parsed::Final(head) => break statuses.push(head.parts.status.as_u16()),
+            Parsed::Final(head) => break statuses.push(head.status.as_u16()),
             Parsed::Partial => panic!("{statuses:?}"),
         }
     }
@@ -193,5 +205,5 @@ fn the_map_that_is_filled_anew_keeps_nothing() {
     spare.insert("x-old", HeaderValue::from_static("1"));
     let mut bytes = Bytes::from_static(b"HTTP/1.1 200 OK\r\nx-new: 2\r\n\r\n");
     let Parsed::Final(head) = parse(&mut bytes, &Method::GET, &mut spare).unwrap() else { panic!() };
-    assert_eq!((head.parts.headers.len(), head.parts.headers.contains_key("x-new")), (1, true));
+    assert_eq!((head.headers.len(), head.headers.contains_key("x-new")), (1, true));
 }

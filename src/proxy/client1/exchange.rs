@@ -4,9 +4,7 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
-use super::super::body::RequestBody;
 use super::super::expect::Latch;
-use super::super::upstream::Outgoing;
 use super::answer::{self, Head, Malformed, Parsed};
 use super::decode::Decoder;
 use super::send::{Sending, Unwritten};
@@ -14,7 +12,6 @@ use super::{Connection, Scratch, Stream};
 use crate::observe::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http::request::Parts;
 use std::task::{Context, Poll};
 
 /// What an answer's head may take, in bytes.
@@ -67,41 +64,34 @@ impl Exchange {
         self.connection
     }
 
-    /// Goes on until the answer's head is there. Takes the request's headers then, to hold the answer's.
+    /// Goes on until the answer's head is there.
     pub(in crate::proxy) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
         sending: &mut Sending,
-        outgoing: &mut Outgoing,
         latch: Option<&Latch>,
-    ) -> Poll<Result<Box<Head>, Ended>> {
+    ) -> Poll<Result<Head, Ended>> {
         loop {
             if !self.deaf {
-                self.write(cx, scratch, sending, &mut outgoing.body)?;
+                self.write(cx, sending)?;
             }
             match self.connection.poll_fill(cx, scratch) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(&mut outgoing.parts, latch) {
-                Ok(Some(head)) => return Poll::Ready(self.answered(head, sending, &mut outgoing.body)),
+            match self.read(sending, latch) {
+                Ok(Some(head)) => return Poll::Ready(self.answered(head, sending, scratch)),
                 Ok(None) => {}
                 Err(Malformed) => return Poll::Ready(Err(Ended::Malformed)),
             }
         }
     }
 
-    fn write(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &Scratch,
-        sending: &mut Sending,
-        body: &mut RequestBody,
-    ) -> Result<(), Ended> {
+    fn write(&mut self, cx: &mut Context<'_>, sending: &mut Sending) -> Result<(), Ended> {
         let Stream::Whole(stream) = &mut self.connection.stream else { return Ok(()) };
-        match sending.poll(cx, stream, body, scratch) {
+        match sending.poll(cx, stream) {
             Poll::Ready(Err(Unwritten::Broken)) => Err(Ended::Broken),
             Poll::Ready(Err(Unwritten::Closed)) if !sending.begun => Err(Ended::Unused),
             Poll::Ready(Err(Unwritten::Closed)) => {
@@ -117,7 +107,7 @@ impl Exchange {
     }
 
     /// Looks for the head in what was read.
-    fn read(&mut self, request: &mut Parts, latch: Option<&Latch>) -> Result<Option<Box<Head>>, Malformed> {
+    fn read(&mut self, sending: &mut Sending, latch: Option<&Latch>) -> Result<Option<Head>, Malformed> {
         let bytes = &mut self.connection.buf;
         if !self.partial.is_empty() {
             let seen = self.partial.len();
@@ -130,7 +120,7 @@ impl Exchange {
         }
         while !bytes.is_empty() {
             let before = bytes.len();
-            let parsed = answer::parse(bytes, &request.method, &mut request.headers)?;
+            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare)?;
             if before - bytes.len() > MAX_HEAD {
                 return Err(Malformed);
             }
@@ -154,16 +144,16 @@ impl Exchange {
         Ok(None)
     }
 
-    fn answered(&mut self, head: Box<Head>, sending: &mut Sending, body: &mut RequestBody) -> Result<Box<Head>, Ended> {
+    fn answered(&mut self, head: Head, sending: &mut Sending, scratch: &Scratch) -> Result<Head, Ended> {
         let connection = &mut self.connection;
         connection.body = Decoder::new(head.framing);
         connection.keep &= head.keep && !self.deaf;
-        if !sending.done() && !self.deaf {
-            if head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Err(Ended::Malformed);
-            }
-            let body = std::mem::replace(body, RequestBody::Empty);
-            connection.detach(std::mem::take(sending), body);
+        if sending.done() || self.deaf {
+            scratch.recycle(std::mem::take(&mut sending.out));
+        } else if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Ended::Malformed);
+        } else {
+            connection.detach(std::mem::take(sending));
         }
         Ok(head)
     }

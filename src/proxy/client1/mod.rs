@@ -36,7 +36,6 @@ mod send;
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
-use super::body::RequestBody;
 use super::upstream::Open;
 use crate::balance::EndpointId;
 use crate::links::Time;
@@ -61,12 +60,30 @@ const READ: usize = 16 * 1024;
 /// What is read at once of a long body, in bytes.
 const READ_BULK: usize = 64 * 1024;
 
+/// How many buffers a core keeps for requests to come.
+const MAX_SPARE: usize = 64;
+
 /// What the connections of a core share.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     read: RefCell<BytesMut>,
     bulk: RefCell<BytesMut>,
-    write: RefCell<Vec<u8>>,
+    /// Empty buffers for requests.
+    write: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Scratch {
+    fn buffer(&self) -> Vec<u8> {
+        self.write.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn recycle(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.write.borrow_mut();
+        if buffers.len() < MAX_SPARE && buffer.capacity() <= READ {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
 }
 
 /// A connection to an endpoint.
@@ -209,7 +226,7 @@ impl Connection {
 
     /// Lets a task of its own send what is left of the request: whoever reads the answer may be held up by its client,
     /// which may want to be rid of its body first.
-    fn detach(&mut self, mut sending: Sending, mut body: RequestBody) {
+    fn detach(&mut self, mut sending: Sending) {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
             Stream::Whole(stream) => {
                 let (reader, mut writer) = stream.into_split();
@@ -217,8 +234,7 @@ impl Connection {
                 let (place, open) = (sent.clone(), self.open.clone());
                 let task = tokio::task::spawn_local(async move {
                     let _open = open;
-                    let own = Scratch::default();
-                    if std::future::poll_fn(|cx| sending.poll(cx, &mut writer, &mut body, &own)).await.is_ok() {
+                    if std::future::poll_fn(|cx| sending.poll(cx, &mut writer)).await.is_ok() {
                         place.set(Some(writer));
                     }
                 });

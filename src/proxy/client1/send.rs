@@ -7,9 +7,9 @@
 //! many words. Trailers go on where the request is chunked and announced them (RFC 9110, section 6.6.2), but for fields
 //! that may not stand there.
 
+use super::super::added::Added;
 use super::super::body::RequestBody;
 use super::super::headers::digits;
-use super::super::upstream::Outgoing;
 use super::Scratch;
 use bytes::Bytes;
 use http::header::{
@@ -17,7 +17,7 @@ use http::header::{
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, Method};
 use http_body::{Body, Frame};
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -64,44 +64,49 @@ enum Rest {
     Chunked(Vec<HeaderName>),
 }
 
-/// A request on its way out.
-#[derive(Debug, Default)]
-pub(in crate::proxy) struct Sending {
+/// A request on its way out. It goes from connection to connection until one takes it.
+#[derive(Default)]
+pub(in crate::proxy) struct Sending<B = RequestBody> {
     /// Encoded, and written up to `at`.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     at: usize,
     /// Goes after `out`.
     data: Bytes,
     /// Goes after `data`.
     tail: &'static [u8],
     rest: Rest,
+    body: B,
+    pub(super) method: Method,
+    /// The request's map, empty, for the answer's headers.
+    pub(super) spare: HeaderMap,
     /// Something was written.
     pub(super) begun: bool,
-    /// Something of the body was asked for.
-    pub(in crate::proxy) pulled: bool,
+    /// Something of the body was asked for, so that the request cannot begin anew.
+    pulled: bool,
 }
 
-impl Sending {
-    /// Encodes the head.
-    pub(in crate::proxy) fn new(outgoing: &Outgoing, scratch: &Scratch) -> Self {
-        Self::with_body(&outgoing.parts, !matches!(outgoing.body, RequestBody::Empty), scratch)
-    }
-
-    fn with_body(parts: &Parts, body: bool, scratch: &Scratch) -> Self {
-        let mut out = scratch.write.take();
-        out.clear();
-        head(parts, &mut out);
-        let headers = &parts.headers;
-        let rest = if !body {
-            Rest::Nothing
-        } else if headers.contains_key(TRANSFER_ENCODING) {
-            Rest::Chunked(announced(headers))
-        } else {
-            // There is one, or it was refused.
-            let length = headers.get(CONTENT_LENGTH).and_then(|v| digits(v.as_bytes()));
-            length.filter(|l| *l > 0).map_or(Rest::Nothing, Rest::Length)
+impl<B> Sending<B> {
+    /// Encodes a head. `body` says that there is one.
+    pub(in crate::proxy) fn new(parts: Parts, added: &Added<'_>, body: Option<B>, scratch: &Scratch) -> Self
+    where
+        B: Default,
+    {
+        let mut out = scratch.buffer();
+        head(&parts, added, &mut out);
+        let Parts { method, mut headers, .. } = parts;
+        let rest = match &body {
+            None => Rest::Nothing,
+            Some(_) if headers.contains_key(TRANSFER_ENCODING) => Rest::Chunked(announced(&headers)),
+            Some(_) => {
+                // There is one, or it was refused.
+                let length = headers.get(CONTENT_LENGTH).and_then(|v| digits(v.as_bytes()));
+                length.filter(|l| *l > 0).map_or(Rest::Nothing, Rest::Length)
+            }
         };
-        Self { out, at: 0, data: Bytes::new(), tail: b"", rest, begun: false, pulled: false }
+        // Now, because the headers hold the block that they were read into, which hyper then could not use again.
+        headers.clear();
+        let (data, tail, body, spare) = (Bytes::new(), &b""[..], body.unwrap_or_default(), headers);
+        Self { out, at: 0, data, tail, rest, body, method, spare, begun: false, pulled: false }
     }
 
     /// Whether all of it was written.
@@ -113,29 +118,30 @@ impl Sending {
         self.at == self.out.len() && self.data.is_empty() && self.tail.is_empty()
     }
 
-    /// Lets the next request use the buffer.
-    fn recycle(&mut self, scratch: &Scratch) {
-        scratch.write.replace(std::mem::take(&mut self.out));
-        self.at = 0;
+    /// Whether it may be sent again although it was written: its method is idempotent, and nothing of a body is gone.
+    pub(in crate::proxy) fn repeatable(&self) -> bool {
+        !self.pulled && self.method.is_idempotent()
     }
 
+    /// Begins anew; for what is `repeatable`.
+    pub(in crate::proxy) fn rewind(&mut self) {
+        (self.at, self.begun) = (0, false);
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     /// Writes as much as there is. Ready when all of the request was written.
-    pub(super) fn poll<W: AsyncWrite + Unpin, B: Body<Data = Bytes> + Unpin>(
+    pub(super) fn poll<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
-        body: &mut B,
-        scratch: &Scratch,
     ) -> Poll<Result<(), Unwritten>> {
         loop {
-            let waits = self.poll_pull(cx, body)?.is_pending();
+            let waits = self.poll_pull(cx)?.is_pending();
             while !self.flushed() {
                 ready!(self.poll_write(cx, to)).map_err(|_| Unwritten::Closed)?;
             }
             if matches!(self.rest, Rest::Nothing) {
-                if self.at > 0 {
-                    self.recycle(scratch);
-                }
                 return Poll::Ready(Ok(()));
             }
             if waits {
@@ -146,21 +152,17 @@ impl Sending {
 
     /// Asks for the next frame of the body once the one before is written; for the first one at once, so that it goes
     /// with the head.
-    fn poll_pull<B: Body<Data = Bytes> + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        body: &mut B,
-    ) -> Poll<Result<(), Unwritten>> {
+    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unwritten>> {
         if matches!(self.rest, Rest::Nothing) || (self.pulled && !self.flushed()) {
             return Poll::Ready(Ok(()));
         }
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.pulled = true;
         if self.at == self.out.len() {
             self.out.clear();
             self.at = 0;
         }
-        let last = body.is_end_stream();
+        let last = self.body.is_end_stream();
         match frame {
             Some(Ok(frame)) => self.take(frame, last)?,
             Some(Err(_)) => return Poll::Ready(Err(Unwritten::Broken)),
@@ -221,7 +223,7 @@ impl Sending {
                 self.out.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.into_iter().flatten() {
                     if announced.contains(name) && !FORBIDDEN.contains(name) {
-                        line(&mut self.out, name, value);
+                        line(&mut self.out, name, value.as_bytes());
                     }
                 }
                 self.out.extend_from_slice(b"\r\n");
@@ -260,22 +262,23 @@ impl Sending {
 }
 
 /// Encodes a request's head.
-fn head(request: &Parts, out: &mut Vec<u8>) {
+fn head(request: &Parts, added: &Added<'_>, out: &mut Vec<u8>) {
     out.reserve(USUAL_HEAD);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(request.uri.path_and_query().map_or("/", |p| p.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &request.headers {
-        line(out, name, value);
+        line(out, name, value.as_bytes());
     }
+    added.each(|name, value| line(out, name, value));
     out.extend_from_slice(b"\r\n");
 }
 
-fn line(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
