@@ -275,7 +275,7 @@ fn answer(
     unread(&flight, &mut parts.headers);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let upstream = match flight.lease.take() {
-            Some(Lease::Http1(mut connection)) => connection.into_raw(),
+            Some(Lease::Http1(mut connection)) => connection.take_raw(),
             _ => None,
         };
         if let (Some(downstream), Some(upstream)) = (downstream, upstream) {

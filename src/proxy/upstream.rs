@@ -43,7 +43,6 @@ const MAX_IDLE: usize = 512;
 const MAX_SHARED: usize = 8;
 
 /// A request on its way to an endpoint.
-#[expect(clippy::large_enum_variant, reason = "it lives in its flight, which is boxed")]
 pub(super) enum Outgoing {
     Http1(Sending),
     Http2(Request<RequestBody>),
@@ -65,7 +64,6 @@ pub(super) enum Lease {
 }
 
 /// How sending went.
-#[expect(clippy::large_enum_variant, reason = "a box would cost more than moving it once")]
 pub(super) enum Sent {
     Answered(Reply),
     /// The endpoint never saw the request, which is whole.

@@ -48,7 +48,6 @@ pub(in crate::proxy) struct Head {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would cost more than moving it once")]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,

@@ -161,7 +161,7 @@ impl Connection {
     }
 
     /// The bare stream of a connection that switched to another protocol, and what came after the answer.
-    pub(super) fn into_raw(&mut self) -> Option<Raw> {
+    pub(super) fn take_raw(&mut self) -> Option<Raw> {
         let read = std::mem::take(&mut self.buf);
         match std::mem::replace(&mut self.stream, Stream::Gone) {
             Stream::Whole(stream) => Some(Raw { stream, read, _open: self.open.clone() }),
