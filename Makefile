@@ -60,7 +60,7 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features pathloom-benches/peers --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard --quiet -- -D warnings
 	cargo test --quiet
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
@@ -125,7 +125,7 @@ guard: setup ## Counts the instructions of a pick, a tick, a request; fails wher
 	@command -v valgrind >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind; } \
 		|| { echo "make: valgrind is missing: sudo apt-get install valgrind" >&2; exit 1; }
-	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --bin guard $(GUARD_BUILD)
+	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --features pathloom-benches/guard --bin guard $(GUARD_BUILD)
 	$(TARGET)/debug/guard $(ARGS)
 
 PEERS := $(TARGET)/peers

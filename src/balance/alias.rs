@@ -65,6 +65,7 @@ impl Alias {
     }
 
     /// One draw from 64 random bits: the upper half chooses the slot, the lower half whether to stay.
+    #[inline]
     #[must_use]
     pub fn draw(&self, random: u64) -> Option<usize> {
         let slot = ((random >> 32) * self.slots.len() as u64) >> 32;

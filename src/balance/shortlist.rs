@@ -16,7 +16,7 @@
 //! may mix their lists up: each entry is a candidate with a cost of its own all the same, and the next look mends it.
 
 use super::{Candidate, Choice};
-use crate::links::{Fading, LinkCell, NodeCell};
+use crate::links::{Fading, LinkCell, NodeCell, Time};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -46,6 +46,7 @@ impl Row {
         Self { link, node, prior_s: c.prior_s, factor: 1.0 / (c.success.max(MIN_SUCCESS) * c.bias) }
     }
 
+    #[inline]
     fn waiting(&self) -> f32 {
         // As a signed number: converting an unsigned one takes several instructions more.
         self.node.in_flight().wrapping_add(1) as i32 as f32
@@ -110,6 +111,7 @@ fn thread() -> usize {
 }
 
 /// A number below `count` from 32 random bits, without a division.
+#[inline]
 pub fn below(random: u32, count: usize) -> usize {
     ((u64::from(random) * count as u64) >> 32) as usize
 }
@@ -123,19 +125,21 @@ impl Shortlist {
 
     /// The cheapest candidate that is not in `tried`; of equal ones the first from a random one on.
     #[inline]
-    pub fn cheapest(&self, fading: &Fading, random: u32, tried: &[usize]) -> Option<Choice> {
+    pub fn cheapest(&self, now: Time, tau_s: f32, random: u32, tried: &[usize]) -> Option<Choice> {
         let list = self.lists.get(thread() & self.lists.len().wrapping_sub(1));
         match list.filter(|_| tried.is_empty()) {
-            Some(list) => self.cheapest_of_kept(list, fading, random).or_else(|| self.look(list, fading, random)),
-            None => self.find(fading, random, |found| !tried.contains(&found.place)).choice(),
+            Some(list) => self
+                .cheapest_of_kept(list, now.coarse_ms(), random)
+                .or_else(|| self.look(list, &Fading::new(now, tau_s), random)),
+            None => self.find(&Fading::new(now, tau_s), random, |found| !tried.contains(&found.place)).choice(),
         }
     }
 
     /// The cheapest of those that are kept; none when a look is due.
     #[inline]
-    fn cheapest_of_kept(&self, list: &List, fading: &Fading, random: u32) -> Option<Choice> {
+    fn cheapest_of_kept(&self, list: &List, now_ms: u32, random: u32) -> Option<Choice> {
         let looked = list.looked.load(Relaxed);
-        if (looked >> 32) as u32 != fading.now_ms() || looked as u32 == 0 {
+        if (looked >> 32) as u32 != now_ms || looked as u32 == 0 {
             return None;
         }
         // What costs as much as the others is as good: in an idle fleet all may cost the same.
@@ -159,6 +163,7 @@ impl Shortlist {
     }
 
     /// Compares all and keeps the cheapest.
+    #[inline(never)]
     fn look(&self, list: &List, fading: &Fading, random: u32) -> Option<Choice> {
         let mut best = [Found::NONE; KEPT];
         let mut next_cost = f32::INFINITY;

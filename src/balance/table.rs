@@ -157,7 +157,6 @@ impl Table {
         {
             return Some(Choice { index, estimate_s: f32::NAN });
         }
-        let fading = Fading::new(now, self.options.tau_s);
         let drawn = match self.options.compare {
             Compare::All => None,
             Compare::Auto if self.eligible <= COMPARE_ALL_UP_TO => None,
@@ -166,12 +165,15 @@ impl Table {
         };
         match drawn {
             // The draw by weight holds the bias already.
-            Some(n) => self.pick_of_drawn(&self.alias, n, rng, tried, |c| {
-                let estimate_s = c.link.estimate.faded(&fading, c.prior_s);
-                (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
-            }),
+            Some(n) => {
+                let fading = Fading::new(now, self.options.tau_s);
+                self.pick_of_drawn(&self.alias, n, rng, tried, |c| {
+                    let estimate_s = c.link.estimate.faded(&fading, c.prior_s);
+                    (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
+                })
+            }
             // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
-            None => self.shortlist.cheapest(&fading, (random >> 32) as u32, tried),
+            None => self.shortlist.cheapest(now, self.options.tau_s, (random >> 32) as u32, tried),
         }
     }
 

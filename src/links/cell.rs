@@ -266,6 +266,7 @@ impl NodeCell {
     }
 
     /// This proxy's requests in flight to the instance.
+    #[inline]
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)

@@ -50,6 +50,7 @@ impl LocalEstimate {
         Some(Estimate { latency_s, age_s: age_ms * 1e-3 })
     }
 
+    #[inline]
     fn stored(&self, now_ms: u32) -> Option<(f32, f32)> {
         let packed = self.0.load(Relaxed);
         let latency_s = f32::from_bits((packed >> 32) as u32);

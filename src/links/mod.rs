@@ -49,6 +49,7 @@ impl Time {
     }
 
     /// This moment in whole milliseconds, wrapping after 49 days: the coarse stamp of `LocalEstimate`.
+    #[inline]
     pub(crate) fn coarse_ms(self) -> u32 {
         (self.0 / 1_000_000) as u32
     }
