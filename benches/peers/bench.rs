@@ -100,6 +100,10 @@ impl Proxy {
         &PROXIES
     }
 
+    pub fn is_envoy(self) -> bool {
+        self.kind == Kind::Envoy
+    }
+
     pub fn is_floor(self) -> bool {
         self.kind == Kind::Floor
     }
@@ -244,6 +248,10 @@ impl Bench {
         if let Kind::Pathloom { .. } = proxy.kind {
             self.await_model(proxy)?;
         }
+        // A port is open before a worker is there: only an answer says that one is.
+        for case in Case::ALL.into_iter().filter(|case| proxy.speaks(*case)) {
+            self.exactly(proxy, &Load::new(case, 1, Amount::Requests(1)))?;
+        }
         Ok(running)
     }
 
@@ -292,7 +300,7 @@ impl Bench {
         fill("@SERVERS@", &servers(&|_, port| format!("\t\tserver 127.0.0.1:{port};")));
         fill("@SERVERS_H1@", &servers(&|i, port| format!("\tserver s{i} 127.0.0.1:{port}")));
         fill("@SERVERS_H2@", &servers(&|i, port| format!("\tserver s{i} 127.0.0.1:{port} proto h2")));
-        let is_envoy = proxy.kind == Kind::Envoy;
+        let is_envoy = proxy.is_envoy();
         fill(
             "@ENDPOINTS@",
             &servers(&|_, port| match is_envoy {

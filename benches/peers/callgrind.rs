@@ -7,14 +7,22 @@
 //! fifty times too fast here, so per request they would be overrated; the sum over all threads is given beside.
 //!
 //! **Allocations** are calls into the allocator from outside of it, by the names of its functions. A program that keeps
-//! a pool of its own for everything (HAProxy, nginx) is counted where its pool asks for more.
+//! a pool of its own for everything (HAProxy, nginx) is counted where its pool asks for more. Envoy's release is stripped
+//! and allocates by `operator new`, which has no name in it; for the one build that the wheel brings, its address is known.
 
 use crate::Fallible;
 use crate::bench::{Amount, Bench, Load, Proxy};
 use crate::process::Running;
+use crate::results::first_line;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+/// Envoy's build, as `--version` names it, and callgrind's name of the function that is its `operator new`: the address
+/// in the file, 0x6185840, where valgrind loads it. It is told by what it does: it takes a size, looks it up in the same
+/// table of size classes as the exported `malloc`, and pops the thread's free list; and it is called as often as the two
+/// forms of `operator delete` after it together.
+const ENVOY: (&str, &str) = ("9e5580933739775e8bce696a57a2e1bc99368f23", "0x000000000628d840");
 
 /// What a request costs.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +42,7 @@ pub struct Profiled<'a> {
     running: Running,
     folder: PathBuf,
     dumps: usize,
+    allocator: Allocator,
 }
 
 impl<'a> Profiled<'a> {
@@ -52,7 +61,14 @@ impl<'a> Profiled<'a> {
                 .into();
         wrapper.push(format!("--callgrind-out-file={}/out.%p", folder.display()));
         let running = bench.proxy(proxy, &wrapper)?;
-        let profiled = Self { bench, proxy, running, folder, dumps: 0 };
+        let allocator = match proxy.is_envoy() {
+            false => Allocator::Named,
+            true if first_line(&bench.programs.envoy.to_string_lossy(), &["--version"]).contains(ENVOY.0) => {
+                Allocator::At(ENVOY.1)
+            }
+            true => Allocator::Unknown,
+        };
+        let profiled = Self { bench, proxy, running, folder, dumps: 0, allocator };
         profiled.command("instrumentation on")?;
         Ok(profiled)
     }
@@ -99,7 +115,9 @@ impl<'a> Profiled<'a> {
                 (parts.next(), parts.next().and_then(|rest| rest.split_once('-')))
                 && dump.parse() == Ok(self.dumps)
             {
-                threads.insert(format!("{pid}-{thread}"), read(&entry.path())?);
+                let text = std::fs::read(entry.path())?;
+                let text = String::from_utf8_lossy(&text);
+                threads.insert(format!("{pid}-{thread}"), parse(&text, self.allocator));
             }
         }
         Ok(threads)
@@ -130,14 +148,27 @@ struct Thread {
     knows_allocator: bool,
 }
 
-fn read(path: &Path) -> Fallible<Thread> {
-    Ok(parse(&String::from_utf8_lossy(&std::fs::read(path)?)))
+/// What is known of a program's allocator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allocator {
+    /// Its functions have names.
+    Named,
+    /// Some have, and this one, by its address.
+    At(&'static str),
+    /// Most of it has no names.
+    Unknown,
+}
+
+impl Allocator {
+    fn allocates(self, name: &str) -> bool {
+        allocates(name) || matches!(self, Self::At(address) if address == name)
+    }
 }
 
 /// Reads callgrind's format ("Callgrind Format Specification", valgrind's manual): names are given once with a number
 /// and by number from then on; `calls=` follows the name of the function that is called.
-fn parse(text: &str) -> Thread {
-    let mut thread = Thread::default();
+fn parse(text: &str, allocator: Allocator) -> Thread {
+    let mut thread = Thread { knows_allocator: allocator != Allocator::Unknown, ..Thread::default() };
     let mut names: HashMap<&str, &str> = HashMap::new();
     let mut allocators: HashSet<&str> = HashSet::new();
     let (mut within, mut called) = ("", "");
@@ -155,7 +186,7 @@ fn parse(text: &str) -> Thread {
             let (number, name) = value.split_once(' ').unwrap_or((value, ""));
             if !name.is_empty() {
                 names.insert(number, name);
-                if allocates(name) {
+                if allocator.allocates(name) {
                     allocators.insert(number);
                 }
             }
@@ -165,7 +196,6 @@ fn parse(text: &str) -> Thread {
                 called = number;
             }
         } else if key == "calls" && allocators.contains(called) {
-            thread.knows_allocator = true;
             let inside = names.get(within).is_some_and(|name| belongs_to_allocator(name));
             if !inside {
                 thread.allocations += value.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
@@ -203,7 +233,10 @@ mod tests {
         let text = "events: Ir\n\nfn=(1) serve\n12 100\ncfn=(2) malloc\ncalls=3 20\n13 600\ncfn=(3) memcpy\ncalls=9 1\n\
                     14 90\n\nfn=(4) mi_malloc_aligned\ncfn=(5) mi_malloc\ncalls=7 20\n13 600\n\nfn=(6) route\n\
                     cfn=(2)\ncalls=2 20\n1 1\ncfn=(4)\ncalls=5 20\n1 1\n\ntotals: 1234\n";
-        assert_eq!(parse(text), Thread { instructions: 1234, allocations: 3 + 2 + 5, knows_allocator: true });
+        assert_eq!(
+            parse(text, Allocator::Named),
+            Thread { instructions: 1234, allocations: 3 + 2 + 5, knows_allocator: true }
+        );
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl Http2 {
             out.extend_from_slice(h2::PREFACE);
             h2::greet(out, true);
         }
-        let block = if self.next == 1 { &self.block.first } else { &self.block.later };
+        let block = self.block.form(&self.peer, self.next > 1);
         h2::headers(out, self.next, block, self.message.is_empty());
         if !self.message.is_empty() {
             h2::frame(out, h2::DATA, h2::END_STREAM, self.next, &self.message);
@@ -269,7 +269,7 @@ impl Http2 {
             match frame.kind {
                 h2::HEADERS | h2::DATA => self.answer(&frame, out, incoming)?,
                 h2::SETTINGS if frame.flags & h2::ACK == 0 => {
-                    self.peer.settings(frame.payload).map_err(|_| "settings that we cannot follow")?;
+                    self.peer.settings(frame.payload);
                     h2::frame(out, h2::SETTINGS, h2::ACK, 0, &[]);
                 }
                 h2::PING if frame.flags & h2::ACK == 0 => h2::frame(out, h2::PING, h2::ACK, 0, frame.payload),

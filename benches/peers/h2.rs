@@ -4,6 +4,7 @@
 //! `:status: 200` as the static table's entry, and the upstreams answer every request alike. What they send is encoded
 //! as a usual client does it: the first block of a connection enters its fields into the dynamic table, and each later
 //! one refers to them, a byte a field. So a proxy's decoder works as with real clients, and ours costs next to nothing.
+//! Who allows no table (nginx, of its upstreams) gets every field in full each time.
 
 /// What a client says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -78,31 +79,29 @@ pub struct Peer {
     pub stream_window: i64,
     /// How much may be sent on the connection, in bytes.
     pub window: i64,
+    /// Whether it keeps a table of header fields for us.
+    pub has_table: bool,
 }
 
 impl Default for Peer {
     fn default() -> Self {
-        Self { max_streams: 100, stream_window: DEFAULT_WINDOW, window: DEFAULT_WINDOW }
+        Self { max_streams: 100, stream_window: DEFAULT_WINDOW, window: DEFAULT_WINDOW, has_table: true }
     }
 }
 
 impl Peer {
     /// Takes SETTINGS in.
-    ///
-    /// # Errors
-    /// When they make the table of header fields smaller than we need.
-    pub fn settings(&mut self, payload: &[u8]) -> Result<(), String> {
+    pub fn settings(&mut self, payload: &[u8]) {
         for entry in payload.as_chunks::<6>().0 {
             let [k0, k1, v0, v1, v2, v3] = *entry;
             let value = u32::from_be_bytes([v0, v1, v2, v3]);
             match u16::from_be_bytes([k0, k1]) {
-                HEADER_TABLE_SIZE if value < DEFAULT_TABLE => return Err(format!("a header table of {value} bytes")),
+                HEADER_TABLE_SIZE => self.has_table = value >= DEFAULT_TABLE,
                 MAX_CONCURRENT_STREAMS => self.max_streams = value,
                 INITIAL_WINDOW_SIZE => self.stream_window = i64::from(value),
                 _ => {}
             }
         }
-        Ok(())
     }
 }
 
@@ -150,13 +149,26 @@ impl Received {
     }
 }
 
-/// A header block in its two forms.
+/// A header block in its forms.
 #[derive(Debug, Clone)]
 pub struct Block {
     /// The connection's first: enters the fields into the dynamic table.
-    pub first: Vec<u8>,
+    first: Vec<u8>,
     /// Every later one: refers to them.
-    pub later: Vec<u8>,
+    later: Vec<u8>,
+    /// Without a table. It says that the table is empty now, which is due once and allowed always.
+    plain: Vec<u8>,
+}
+
+impl Block {
+    /// The form for a peer to whom this block was sent before, or not.
+    pub fn form(&self, peer: &Peer, was_sent: bool) -> &[u8] {
+        match (peer.has_table, was_sent) {
+            (false, _) => &self.plain,
+            (true, false) => &self.first,
+            (true, true) => &self.later,
+        }
+    }
 }
 
 /// Encodes header blocks (RFC 7541) that one connection sends again and again.
@@ -175,18 +187,23 @@ impl Encoder {
     pub fn block(&mut self, fixed: &[u8], fields: &[(&str, &str)]) -> Block {
         let mut first: Vec<u8> = fixed.iter().map(|index| 0x80 | index).collect();
         let mut later = first.clone();
+        // A change of the table's size, to nothing.
+        let mut plain = vec![0x20];
+        plain.extend_from_slice(&first);
         for (name, value) in fields {
-            // Literal with incremental indexing, a new name, no Huffman code.
-            first.push(0x40);
-            for text in [name, value] {
-                first.push(text.len() as u8);
-                first.extend_from_slice(text.as_bytes());
+            // A literal with a new name and no Huffman code: to be entered, or not.
+            for (out, kind) in [(&mut first, 0x40), (&mut plain, 0x00)] {
+                out.push(kind);
+                for text in [name, value] {
+                    out.push(text.len() as u8);
+                    out.extend_from_slice(text.as_bytes());
+                }
             }
             // The dynamic table's newest entry is number 62; this one has `entered - 1` newer ones in the end.
             later.push(0x80 | (61 + self.entered) as u8);
             self.entered -= 1;
         }
-        Block { first, later }
+        Block { first, later, plain }
     }
 }
 
@@ -225,5 +242,14 @@ mod tests {
         // Newest first: c is 62, b is 63, a is 64.
         assert_eq!(head.later, [0x88, 0x80 | 64, 0x80 | 63]);
         assert_eq!(trailers.later, [0x80 | 62]);
+    }
+
+    #[test]
+    fn who_keeps_no_table_gets_every_field_in_full_each_time() {
+        let block = Encoder::new(1).block(&[8], &[("a", "1")]);
+        let mut peer = Peer::default();
+        assert_eq!(block.form(&peer, true), block.later);
+        peer.settings(&[0, 1, 0, 0, 0, 0]);
+        assert_eq!(block.form(&peer, true), [0x20, 0x88, 0x00, 1, b'a', 1, b'1']);
     }
 }

@@ -169,7 +169,7 @@ impl Connection {
         }
         if let Some(http2) = &mut self.http2 {
             while let Some((frame, after)) = Frame::split(rest) {
-                http2.take(answers, &frame)?;
+                http2.take(answers, &frame);
                 rest = after;
             }
             return Ok(bytes.len() - rest.len());
@@ -226,10 +226,10 @@ impl Http2 {
         Self { peer, received: Received::default(), out, answered: false, waiting: VecDeque::new() }
     }
 
-    fn take(&mut self, answers: &Answers, frame: &Frame<'_>) -> Fallible<()> {
+    fn take(&mut self, answers: &Answers, frame: &Frame<'_>) {
         match frame.kind {
             h2::SETTINGS if frame.flags & h2::ACK == 0 => {
-                self.peer.settings(frame.payload)?;
+                self.peer.settings(frame.payload);
                 h2::frame(&mut self.out, h2::SETTINGS, h2::ACK, 0, &[]);
             }
             h2::PING if frame.flags & h2::ACK == 0 => h2::frame(&mut self.out, h2::PING, h2::ACK, 0, frame.payload),
@@ -245,15 +245,12 @@ impl Http2 {
         {
             self.answer(answers, stream);
         }
-        Ok(())
     }
 
     fn answer(&mut self, answers: &Answers, stream: u32) {
-        let form = |block: &Block, later: bool| if later { block.later.clone() } else { block.first.clone() };
-        let (head, trailers) = (form(&answers.head, self.answered), form(&answers.trailers, self.answered));
-        h2::headers(&mut self.out, stream, &head, false);
+        h2::headers(&mut self.out, stream, answers.head.form(&self.peer, self.answered), false);
         h2::frame(&mut self.out, h2::DATA, 0, stream, &answers.message);
-        h2::headers(&mut self.out, stream, &trailers, true);
+        h2::headers(&mut self.out, stream, answers.trailers.form(&self.peer, self.answered), true);
         self.peer.window -= answers.message.len() as i64;
         self.answered = true;
     }
