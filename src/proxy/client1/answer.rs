@@ -6,6 +6,7 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
+use super::names::Names;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -65,7 +66,12 @@ pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
 }
 
 /// Takes one head off the front of `bytes`. `spare` is a map that nobody needs any more.
-pub(super) fn parse(bytes: &mut Bytes, method: &Method, spare: &mut HeaderMap) -> Result<Parsed, Malformed> {
+pub(super) fn parse(
+    bytes: &mut Bytes,
+    method: &Method,
+    spare: &mut HeaderMap,
+    names: &mut Names,
+) -> Result<Parsed, Malformed> {
     // httparse skips empty lines before the status; no endpoint has a reason to send them.
     if bytes.first().is_some_and(|b| *b != b'H') {
         return Err(Malformed);
@@ -91,7 +97,7 @@ pub(super) fn parse(bytes: &mut Bytes, method: &Method, spare: &mut HeaderMap) -
     let seen = Seen::default();
     let mut building = Building { headers, seen, length: None, listed: false, close: false, keep: false };
     for line in head.headers.iter() {
-        building.add(bytes, line)?;
+        building.add(bytes, line, names)?;
     }
     let framing = building.framing(version, status, method)?;
     let phrase = match head.reason.filter(|r| status.canonical_reason() != Some(r)) {
@@ -119,26 +125,36 @@ struct Building {
 }
 
 impl Building {
-    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>) -> Result<(), Malformed> {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Malformed)?;
-        if name == CONNECTION && self.connection(line.value) {
+    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(), Malformed> {
+        let (name, plain) = names.of(line.name.as_bytes())?;
+        if !plain && !self.understand(&name, line.value)? {
             return Ok(());
         }
-        if name == TRANSFER_ENCODING {
-            self.seen.codings += 1;
-            return if line.value.eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(Malformed) };
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
+        if !plain {
+            self.seen.note(&name, &value);
         }
-        if name == CONTENT_LENGTH {
-            match digits(line.value) {
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    /// Reads what is said of the connection and of the body. Whether the header is passed on.
+    fn understand(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Malformed> {
+        if *name == CONNECTION {
+            return Ok(!self.connection(value));
+        }
+        if *name == TRANSFER_ENCODING {
+            self.seen.codings += 1;
+            return if value.eq_ignore_ascii_case(b"chunked") { Ok(false) } else { Err(Malformed) };
+        }
+        if *name == CONTENT_LENGTH {
+            match digits(value) {
                 Some(length) if self.length.is_none_or(|l| l == length) => self.length = Some(length),
                 Some(_) => return Err(Malformed),
                 None => self.listed = true,
             }
         }
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
-        self.seen.note(&name, &value);
-        self.headers.append(name, value);
-        Ok(())
+        Ok(true)
     }
 
     /// What `Connection` says of the connection. `false` when it says more, which others must read.

@@ -4,7 +4,7 @@ use super::*;
 
 fn read(text: &str, method: &Method) -> Result<(Head, Bytes), Malformed> {
     let mut bytes = Bytes::copy_from_slice(text.as_bytes());
-    match parse(&mut bytes, method, &mut HeaderMap::new())? {
+    match parse(&mut bytes, method, &mut HeaderMap::new(), &mut Names::default())? {
         Parsed::Final(head) => Ok((head, bytes)),
         other => panic!("{text:?}: {other:?}"),
     }
@@ -170,7 +170,7 @@ fn informational_answers_are_taken_off_one_by_one() {
     let mut bytes = Bytes::from_static(text.as_bytes());
     let mut statuses = Vec::new();
     loop {
-        match parse(&mut bytes, &Method::GET, &mut HeaderMap::new()).unwrap() {
+        match parse(&mut bytes, &Method::GET, &mut HeaderMap::new(), &mut Names::default()).unwrap() {
             Parsed::Informational(status) => statuses.push(status.as_u16()),
             Parsed::Final(head) => break statuses.push(head.status.as_u16()),
             Parsed::Partial => panic!("{statuses:?}"),
@@ -189,7 +189,7 @@ fn a_part_of_a_head_is_neither_refused_nor_taken() {
     ] {
         for end in 1..head.len() {
             let mut part = Bytes::copy_from_slice(&head.as_bytes()[..end]);
-            let parsed = parse(&mut part, &Method::GET, &mut HeaderMap::new());
+            let parsed = parse(&mut part, &Method::GET, &mut HeaderMap::new(), &mut Names::default());
             assert!(matches!(parsed, Ok(Parsed::Partial)) && part.len() == end, "{:?}: {parsed:?}", &head[..end]);
             assert!(!may_end(&part, 0), "{:?}", &head[..end]);
         }
@@ -204,6 +204,6 @@ fn the_map_that_is_filled_anew_keeps_nothing() {
     let mut spare = HeaderMap::new();
     spare.insert("x-old", HeaderValue::from_static("1"));
     let mut bytes = Bytes::from_static(b"HTTP/1.1 200 OK\r\nx-new: 2\r\n\r\n");
-    let Parsed::Final(head) = parse(&mut bytes, &Method::GET, &mut spare).unwrap() else { panic!() };
+    let Parsed::Final(head) = parse(&mut bytes, &Method::GET, &mut spare, &mut Names::default()).unwrap() else { panic!() };
     assert_eq!((head.headers.len(), head.headers.contains_key("x-new")), (1, true));
 }

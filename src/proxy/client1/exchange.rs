@@ -7,6 +7,7 @@
 use super::super::expect::Latch;
 use super::answer::{self, Head, Malformed, Parsed};
 use super::decode::Decoder;
+use super::names::Names;
 use super::send::{Sending, Unwritten};
 use super::{Connection, Scratch, Stream};
 use crate::observe::Reason;
@@ -81,7 +82,7 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(sending, latch) {
+            match self.read(sending, latch, &mut scratch.names.borrow_mut()) {
                 Ok(Some(head)) => return Poll::Ready(self.answered(head, sending, scratch)),
                 Ok(None) => {}
                 Err(Malformed) => return Poll::Ready(Err(Ended::Malformed)),
@@ -107,7 +108,12 @@ impl Exchange {
     }
 
     /// Looks for the head in what was read.
-    fn read(&mut self, sending: &mut Sending, latch: Option<&Latch>) -> Result<Option<Head>, Malformed> {
+    fn read(
+        &mut self,
+        sending: &mut Sending,
+        latch: Option<&Latch>,
+        names: &mut Names,
+    ) -> Result<Option<Head>, Malformed> {
         let bytes = &mut self.connection.buf;
         if !self.partial.is_empty() {
             let seen = self.partial.len();
@@ -120,7 +126,7 @@ impl Exchange {
         }
         while !bytes.is_empty() {
             let before = bytes.len();
-            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare)?;
+            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, names)?;
             if before - bytes.len() > MAX_HEAD {
                 return Err(Malformed);
             }

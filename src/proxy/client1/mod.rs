@@ -8,7 +8,7 @@
 //! | `mod` | a connection: its stream, what was read too far, whether it may be used again |
 //! | `exchange` | one request and the head of its answer, full duplex |
 //! | `send` | a request's bytes |
-//! | `answer` | an answer's head |
+//! | `answer`, `names` | an answer's head |
 //! | `decode` | an answer's body |
 //!
 //! ```text
@@ -31,6 +31,7 @@
 mod answer;
 mod decode;
 mod exchange;
+mod names;
 mod send;
 
 pub(super) use exchange::{Ended, Exchange};
@@ -42,6 +43,7 @@ use crate::links::Time;
 use answer::Malformed;
 use bytes::{Bytes, BytesMut};
 use decode::{Decoder, Piece};
+use names::Names;
 use http_body::{Frame, SizeHint};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -68,6 +70,7 @@ const MAX_SPARE: usize = 64;
 pub(super) struct Scratch {
     read: RefCell<BytesMut>,
     bulk: RefCell<BytesMut>,
+    names: RefCell<Names>,
     /// Empty buffers for requests.
     write: RefCell<Vec<Vec<u8>>>,
 }
