@@ -9,7 +9,7 @@ use super::super::headers::{Seen, digits, one_length};
 use super::names::Names;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
 
@@ -35,28 +35,25 @@ pub(super) enum Framing {
 /// The head of a final answer, or of 101.
 #[derive(Debug)]
 pub(in crate::proxy) struct Head {
-    pub status: StatusCode,
-    pub version: Version,
-    /// Without what is for this connection alone and was understood here.
-    pub headers: HeaderMap,
-    /// The reason phrase, where it is not the usual one.
-    pub phrase: Option<ReasonPhrase>,
+    /// Its headers are without what is for this connection alone and was understood here.
+    pub parts: response::Parts,
     /// What is among the headers. Lengths and codings are none any more: they were checked and agree.
     pub seen: Seen,
-    pub(super) framing: Framing,
-    /// The endpoint leaves the connection open.
-    pub(super) keep: bool,
 }
 
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would cost more than moving it once")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
     /// A 1xx other than 101; it was taken off.
     Informational(StatusCode),
-    Final(Head),
+    /// The head is where it was asked for.
+    Final(Framing, Keep),
 }
+
+/// Whether the endpoint leaves the connection open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keep(pub bool);
 
 /// Whether the end of a head may stand in these bytes, `seen` of which were looked at before. A head that comes in
 /// many pieces would otherwise be parsed from its start for each.
@@ -65,12 +62,13 @@ pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
     new.windows(2).any(|w| w == b"\n\n") || new.windows(3).any(|w| w == b"\n\r\n")
 }
 
-/// Takes one head off the front of `bytes`. `spare` is a map that nobody needs any more.
+/// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more.
 pub(super) fn parse(
     bytes: &mut Bytes,
     method: &Method,
     spare: &mut HeaderMap,
     names: &mut Names,
+    place: &mut Option<Head>,
 ) -> Result<Parsed, Malformed> {
     // httparse skips empty lines before the status; no endpoint has a reason to send them.
     if bytes.first().is_some_and(|b| *b != b'H') {
@@ -78,9 +76,9 @@ pub(super) fn parse(
     }
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut head = httparse::Response::new(&mut []);
-    let parsed =
+    let lines_parsed =
         httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut head, bytes.as_ref(), &mut lines);
-    let length = match parsed {
+    let length = match lines_parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
         Err(_) => return Err(Malformed),
@@ -100,17 +98,20 @@ pub(super) fn parse(
         building.add(bytes, line, names)?;
     }
     let framing = building.framing(version, status, method)?;
-    let phrase = match head.reason.filter(|r| status.canonical_reason() != Some(r)) {
-        Some(phrase) => Some(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?),
-        None => None,
-    };
     let Building { headers, seen, close, keep, .. } = building;
     let keep = !close
         && (version == Version::HTTP_11 || keep)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version, parts.headers) = (status, version, headers);
+    if let Some(phrase) = head.reason.filter(|r| status.canonical_reason() != Some(r)) {
+        // Passed on to an HTTP/1.1 client as it is.
+        parts.extensions.insert(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?);
+    }
+    *place = Some(Head { parts, seen });
     bytes::Buf::advance(bytes, length);
-    Ok(Parsed::Final(Head { status, version, headers, phrase, seen, framing, keep }))
+    Ok(Parsed::Final(framing, Keep(keep)))
 }
 
 struct Building {

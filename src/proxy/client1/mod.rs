@@ -34,6 +34,7 @@ mod exchange;
 mod names;
 mod send;
 
+pub(super) use answer::Head;
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
@@ -43,8 +44,8 @@ use crate::links::Time;
 use answer::Malformed;
 use bytes::{Bytes, BytesMut};
 use decode::{Decoder, Piece};
-use names::Names;
 use http_body::{Frame, SizeHint};
+use names::Names;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;

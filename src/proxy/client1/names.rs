@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn a_name_is_the_same_however_often_it_comes_and_whatever_came_before() {
-        let texts = ["Server", "server", "SERVER", "Date", "X-Powered-By", "x-powered-by", "Content-Length", "content-type"];
+        let texts =
+            ["Server", "server", "SERVER", "Date", "X-Powered-By", "x-powered-by", "Content-Length", "content-type"];
         let long = "x-".to_owned() + &"a".repeat(100);
         let many: Vec<String> = (0..500).map(|i| format!("x-{i}")).collect();
         let mut names = Names::default();
@@ -101,8 +102,21 @@ mod tests {
     #[test]
     fn usual_names_do_not_take_each_others_place() {
         let usual = [
-            "Server", "Date", "Content-Type", "Content-Length", "Connection", "Last-Modified", "ETag", "Accept-Ranges",
-            "Cache-Control", "Vary", "Transfer-Encoding", "Set-Cookie", "Expires", "Content-Encoding", "Location",
+            "Server",
+            "Date",
+            "Content-Type",
+            "Content-Length",
+            "Connection",
+            "Last-Modified",
+            "ETag",
+            "Accept-Ranges",
+            "Cache-Control",
+            "Vary",
+            "Transfer-Encoding",
+            "Set-Cookie",
+            "Expires",
+            "Content-Encoding",
+            "Location",
         ];
         for names in [usual.map(str::to_owned), usual.map(str::to_ascii_lowercase)] {
             let places: std::collections::BTreeSet<_> = names.iter().map(|n| place(n.as_bytes())).collect();
