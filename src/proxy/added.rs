@@ -26,28 +26,45 @@ pub(super) struct Added<'a> {
     pub traceparent: &'a [u8],
 }
 
+/// A header that is added: its name, and how it begins on the wire behind another line.
+struct Line(HeaderName, &'static [u8]);
+
+const FORWARDED_FOR: Line = Line(X_FORWARDED_FOR, b"\r\nx-forwarded-for: ");
+const FORWARDED_HOST: Line = Line(X_FORWARDED_HOST, b"\r\nx-forwarded-host: ");
+const FORWARDED_PROTO: Line = Line(X_FORWARDED_PROTO, b"\r\nx-forwarded-proto: ");
+const BY_WAY_OF: Line = Line(VIA, b"\r\nvia: ");
+const REQUEST_ID: Line = Line(X_REQUEST_ID, b"\r\nx-request-id: ");
+const TRACE: Line = Line(TRACEPARENT, b"\r\ntraceparent: ");
+
 impl Added<'_> {
-    /// Names them one by one.
-    pub(super) fn each(&self, mut give: impl FnMut(&HeaderName, &[u8])) {
+    fn each(&self, mut give: impl FnMut(&Line, &[u8])) {
         if !self.seen.forwarded_for {
-            give(&X_FORWARDED_FOR, self.client.as_bytes());
+            give(&FORWARDED_FOR, self.client.as_bytes());
         }
         if !self.seen.forwarded_host {
-            give(&X_FORWARDED_HOST, self.host.as_bytes());
+            give(&FORWARDED_HOST, self.host.as_bytes());
         }
         if !self.seen.forwarded_proto {
-            give(&X_FORWARDED_PROTO, HTTP.as_bytes());
+            give(&FORWARDED_PROTO, HTTP.as_bytes());
         }
-        give(&VIA, via(self.version).as_bytes());
+        give(&BY_WAY_OF, via(self.version).as_bytes());
         if let Some(id) = self.request_id {
-            give(&X_REQUEST_ID, id.as_bytes());
+            give(&REQUEST_ID, id.as_bytes());
         }
-        give(&TRACEPARENT, self.traceparent);
+        give(&TRACE, self.traceparent);
+    }
+
+    /// Writes them as lines that begin with the end of the line before.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        self.each(|Line(_, begin), value| {
+            out.extend_from_slice(begin);
+            out.extend_from_slice(value);
+        });
     }
 
     /// Puts them among the others.
     pub(super) fn insert(&self, headers: &mut HeaderMap) {
-        self.each(|name, value| {
+        self.each(|Line(name, _), value| {
             // All of them were values before, or are made of letters and digits.
             if let Ok(value) = HeaderValue::from_bytes(value) {
                 headers.append(name, value);
@@ -62,5 +79,17 @@ pub(super) fn via(received: Version) -> HeaderValue {
         Version::HTTP_2 => VIA_20,
         Version::HTTP_10 => VIA_10,
         _ => VIA_11,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_written_as_it_is_named() {
+        for Line(name, begin) in [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, BY_WAY_OF, REQUEST_ID, TRACE] {
+            assert_eq!(begin, format!("\r\n{name}: ").as_bytes());
+        }
     }
 }

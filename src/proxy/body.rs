@@ -3,7 +3,7 @@
 //! A body is polled only when the other side has room, so back-pressure reaches from socket to socket, and what is
 //! held in between is bounded by hyper's buffers and windows.
 
-use super::client1::Incomplete;
+use super::client1::{Incomplete, Scratch};
 use super::clock::Clock;
 use super::expect::Gate;
 use super::flight::Flight;
@@ -226,49 +226,34 @@ pub(super) struct ResponseBody(Kind);
 enum Kind {
     Empty,
     Full(Bytes),
-    Proxied { inner: Inner, flight: Box<Flight> },
+    /// It comes from what the flight holds.
+    Proxied(Box<Flight>),
 }
 
-/// Where an endpoint's body comes from.
-pub(super) enum Inner {
-    /// The connection that the flight holds.
-    Http1,
-    Http2(Incoming),
-}
-
-impl Inner {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        flight: &mut Flight,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl Lease {
+    fn poll_frame(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let incomplete = Reason::ResponseIncomplete;
         match self {
-            Self::Http1 => match flight.lease.as_mut() {
-                Some(Lease::Http1(connection)) => connection
-                    .poll_frame(cx, &flight.core.scratch)
-                    .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError { reason: incomplete, source: None }))),
-                _ => Poll::Ready(None),
-            },
-            Self::Http2(body) => {
+            Self::Http1(connection) => connection
+                .poll_frame(cx, scratch)
+                .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError { reason: incomplete, source: None }))),
+            Self::Http2(body, _) => {
                 Pin::new(body).poll_frame(cx).map(|f| f.map(|f| f.map_err(|e| BodyError::broken(incomplete, e))))
             }
         }
     }
 
-    pub(super) fn is_end_stream(&self, lease: Option<&Lease>) -> bool {
-        match (self, lease) {
-            (Self::Http1, Some(Lease::Http1(connection))) => connection.is_end_stream(),
-            (Self::Http1, _) => true,
-            (Self::Http2(body), _) => body.is_end_stream(),
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_end_stream(),
+            Self::Http2(body, _) => body.is_end_stream(),
         }
     }
 
-    fn size_hint(&self, lease: Option<&Lease>) -> SizeHint {
-        match (self, lease) {
-            (Self::Http1, Some(Lease::Http1(connection))) => connection.size_hint(),
-            (Self::Http1, _) => SizeHint::with_exact(0),
-            (Self::Http2(body), _) => body.size_hint(),
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(connection) => connection.size_hint(),
+            Self::Http2(body, _) => body.size_hint(),
         }
     }
 }
@@ -283,8 +268,8 @@ impl ResponseBody {
     }
 
     /// An endpoint's body; the request is over when it is.
-    pub(super) fn proxied(inner: Inner, flight: Box<Flight>) -> Self {
-        Self(Kind::Proxied { inner, flight })
+    pub(super) fn proxied(flight: Box<Flight>) -> Self {
+        Self(Kind::Proxied(flight))
     }
 }
 
@@ -300,24 +285,27 @@ impl Body for ResponseBody {
                 Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
-            Kind::Proxied { inner, flight } => {
-                let polled = inner.poll_frame(cx, flight);
+            Kind::Proxied(flight) => {
+                let Flight { lease: Some(lease), core, .. } = &mut **flight else { return Poll::Ready(None) };
+                let polled = lease.poll_frame(cx, &core.scratch);
                 let (over, polled) = match polled {
                     Poll::Ready(Some(Ok(mut frame))) => {
-                        let mut over = inner.is_end_stream(flight.lease.as_ref());
+                        let mut over = lease.is_end_stream();
+                        // Where a length was announced, an HTTP/1.1 client's encoder drops the body once it has that
+                        // much, though an HTTP/2 endpoint may end the stream with a frame of its own, or trailers.
+                        let complete = lease.size_hint().exact() == Some(0);
+                        let http1 = matches!(lease, Lease::Http1(_));
                         if let Some(data) = frame.data_ref() {
                             flight.received(data.len());
                         } else if let Some(trailers) = frame.trailers_mut() {
                             // HTTP/2 has checked them.
-                            if matches!(inner, Inner::Http1) {
+                            if http1 {
                                 clean_trailers(trailers);
                             }
                             flight.trailers(trailers);
                             over = true;
                         }
-                        // Where a length was announced, an HTTP/1.1 client's encoder drops the body once it has that
-                        // much, though an HTTP/2 endpoint may end the stream with a frame of its own, or trailers.
-                        if over || inner.size_hint(flight.lease.as_ref()).exact() == Some(0) {
+                        if over || complete {
                             flight.complete();
                         }
                         (over, Poll::Ready(Some(Ok(frame))))
@@ -350,7 +338,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Empty => true,
             Kind::Full(_) => false,
-            Kind::Proxied { inner, flight } => inner.is_end_stream(flight.lease.as_ref()),
+            Kind::Proxied(flight) => flight.lease.as_ref().is_none_or(Lease::is_end_stream),
         }
     }
 
@@ -358,7 +346,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Proxied { inner, flight } => inner.size_hint(flight.lease.as_ref()),
+            Kind::Proxied(flight) => flight.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
 
 use super::body::{Progress, Upload};
+use super::client1::Head;
 use super::clock::Clock;
 use super::conn::Conn;
 use super::core::{Core, Held};
@@ -59,7 +60,9 @@ pub(super) struct Flight {
     pub latch: Option<Latch>,
     /// The request, until it was sent.
     pub outgoing: Outgoing,
-    /// The connection that the answer comes from.
+    /// The answer's head, until it is passed on.
+    pub head: Option<Head>,
+    /// What the answer's body comes from.
     pub lease: Option<Lease>,
     pub status: Option<StatusCode>,
     pub grpc_status: Option<u16>,
@@ -112,6 +115,7 @@ impl Flight {
             upload: None,
             latch: None,
             outgoing: Outgoing::Gone,
+            head: None,
             lease: None,
             status: None,
             grpc_status: None,
@@ -322,8 +326,7 @@ impl Flight {
             }
             None => self.watch.set(now + within),
         }
-        let (watch, upload) = (self.watch.clone(), self.upload.clone());
-        HeadWait { watch, upload, begun: now, within, idle }
+        HeadWait { begun: now, within, idle }
     }
 
     /// The answer is of our own making; the request is over when it was sent.
@@ -379,9 +382,8 @@ fn code(value: &HeaderValue) -> Option<u16> {
 }
 
 /// The wait for an answer's head.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct HeadWait {
-    watch: Rc<Watch>,
-    upload: Option<Rc<Upload>>,
     begun: Time,
     /// How long the head may take from the request's end.
     within: Duration,
@@ -391,20 +393,20 @@ pub(super) struct HeadWait {
 
 impl HeadWait {
     /// The reason, when its deadline was reached and something is overdue.
-    pub(super) fn overdue(&self, clock: Clock) -> Option<Reason> {
-        if !self.watch.deadline.reached() {
+    pub(super) fn overdue(&self, watch: &Watch, upload: Option<&Rc<Upload>>, clock: Clock) -> Option<Reason> {
+        if !watch.deadline.reached() {
             return None;
         }
         let now = clock.now();
-        match &self.upload {
+        match upload {
             Some(upload) if upload.progress.get() == Progress::Open => {
-                self.watch.overdue(now, upload.last_moved(now) + self.idle, Reason::IdleTimeout)
+                watch.overdue(now, upload.last_moved(now) + self.idle, Reason::IdleTimeout)
             }
             Some(upload) => {
                 let since = upload.last_moved(now).max(self.begun);
-                self.watch.overdue(now, since + self.within, Reason::ResponseTimeout)
+                watch.overdue(now, since + self.within, Reason::ResponseTimeout)
             }
-            None => self.watch.overdue(now, self.begun + self.within, Reason::ResponseTimeout),
+            None => watch.overdue(now, self.begun + self.within, Reason::ResponseTimeout),
         }
     }
 }

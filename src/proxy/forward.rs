@@ -9,17 +9,16 @@
 
 use super::added::Added;
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
-use super::client1::Sending;
-use super::clock::Clock;
+use super::client1::{Head, Sending};
 use super::conn::Conn;
 use super::expect::Latch;
 use super::failure::Failure;
-use super::flight::{Flight, HeadWait};
+use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::shared::send2;
 use super::upgrade;
-use super::upstream::{Lease, Outgoing, Reply, Sent, send1};
+use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
@@ -64,13 +63,13 @@ pub(super) fn serve(
 fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
     let now = conn.core.clock.now();
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
     watch.limit.set(None);
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
     let empty = body.is_end_stream();
-    let (refused, downstream) = match route(&mut flight, parts, body, &seen) {
+    let (refused, downstream) = match route(&mut flight, &mut parts, body, &seen) {
         Ok(asks) => (None, downstream.filter(|_| asks.upgrade)),
         Err(failure) => (Some(failure), None),
     };
@@ -81,7 +80,7 @@ async fn exchange(mut ready: Ready) -> Result<Response<ResponseBody>, Infallible
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
-            Ok(reply) => match answer(ready.flight, reply, ready.downstream) {
+            Ok(()) => match answer(ready.flight, ready.downstream) {
                 Ok(response) => return Ok(response),
                 Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
             },
@@ -112,14 +111,14 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, mut parts: Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
         flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
     }
-    let host = authority(&parts, seen, &flight.conn.listener.name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name)?;
     if let Some((_, known)) = &mut flight.target {
         *known = host.clone();
     }
@@ -145,7 +144,7 @@ fn route(flight: &mut Flight, mut parts: Parts, body: Incoming, seen: &Seen) -> 
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
-    let asks = to_upstream(&mut parts, seen, cluster.protocol, &hop)?;
+    let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
     let body = upload(flight, body, empty, asks);
     let added = Added {
         client: &flight.conn.peer_value,
@@ -159,7 +158,8 @@ fn route(flight: &mut Flight, mut parts: Parts, body: Incoming, seen: &Seen) -> 
         Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
         Protocol::Http2 => {
             added.insert(&mut parts.headers);
-            Outgoing::Http2(Request::from_parts(parts, body.unwrap_or_default()))
+            let empty = Request::new(()).into_parts().0;
+            Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
         }
     };
     Ok(asks)
@@ -177,7 +177,7 @@ fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Optio
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
-async fn attempts(flight: &mut Flight) -> Result<Reply, Failure> {
+async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let (Some(id), Some(workload)) = (flight.cluster, flight.workload) else { return Err(Reason::Internal.into()) };
     let cluster = held.generation.cluster(id).ok_or(Reason::Internal)?;
@@ -200,20 +200,25 @@ async fn attempts(flight: &mut Flight) -> Result<Reply, Failure> {
         flight.begin_attempt(choice, now);
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, latch, upload, .. } = flight;
+        let Flight { outgoing, head, latch, upload, watch, .. } = flight;
+        let upload = upload.as_ref();
+        let late = || wait.overdue(watch, upload, core.clock);
         let sent = match outgoing {
             Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), now));
-                std::future::poll_fn(|cx| in_time(&wait, core.clock, sent.as_mut(), cx)).await
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), head, now));
+                std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
             outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload.as_ref(), now));
-                std::future::poll_fn(|cx| in_time(&wait, core.clock, sent.as_mut(), cx)).await
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload, head, now));
+                std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
         };
         let failure = match sent {
-            Ok(Sent::Answered(reply)) => return Ok(reply),
+            Ok(Sent::Answered(lease)) => {
+                flight.lease = Some(lease);
+                return Ok(());
+            }
             Ok(Sent::Unsent(reason)) => {
                 now = core.clock.now();
                 flight.fail_attempt(reason, now);
@@ -238,29 +243,26 @@ async fn attempts(flight: &mut Flight) -> Result<Reply, Failure> {
     Err(last)
 }
 
-/// Waits for the head, but no longer than the request's deadlines allow.
+/// Waits for the head, until something is overdue.
 fn in_time<F: Future>(
-    wait: &HeadWait,
-    clock: Clock,
     sending: Pin<&mut F>,
+    late: impl Fn() -> Option<Reason>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<F::Output, Reason>> {
     match sending.poll(cx) {
         Poll::Ready(sent) => Poll::Ready(Ok(sent)),
-        Poll::Pending => wait.overdue(clock).map_or(Poll::Pending, |reason| Poll::Ready(Err(reason))),
+        Poll::Pending => late().map_or(Poll::Pending, |reason| Poll::Ready(Err(reason))),
     }
 }
 
 /// Passes an endpoint's answer on.
 fn answer(
     mut flight: Box<Flight>,
-    reply: Reply,
     downstream: Option<OnUpgrade>,
 ) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
     let now = flight.core.clock.now();
-    let Reply { mut parts, seen, body, lease } = reply;
-    let empty = body.is_end_stream(Some(&lease));
-    flight.lease = Some(lease);
+    let Some(Head { mut parts, seen }) = flight.head.take() else { return Err((flight, Reason::Internal.into())) };
+    let empty = flight.lease.as_ref().is_none_or(Lease::is_end_stream);
     let answered = Answered { method: &flight.method, upgrade: downstream.is_some(), empty };
     if let Err(failure) = to_downstream(&mut parts, &seen, &answered) {
         flight.fail_attempt(failure.reason, now);
@@ -292,7 +294,7 @@ fn answer(
         return Ok(Response::from_parts(parts, ResponseBody::empty()));
     }
     flight.watch.set(now + flight.watch.idle.get());
-    Ok(Response::from_parts(parts, ResponseBody::proxied(body, flight)))
+    Ok(Response::from_parts(parts, ResponseBody::proxied(flight)))
 }
 
 /// The answer goes out although the request's body was not read: an HTTP/1.1 connection cannot be used again.

@@ -46,7 +46,7 @@ const PROTECTED: [&str; 12] = [
 ];
 
 /// Which headers one pass found.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub hosts: u32,
     pub lengths: u32,

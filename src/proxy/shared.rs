@@ -3,11 +3,12 @@
 //! hyper runs each in a task of its own. A request whose endpoint says that it did nothing with it (REFUSED_STREAM, or
 //! GOAWAY with an earlier stream) may be sent again where it has no body, of which a part would be gone.
 
-use super::body::{Inner, Progress, RequestBody, Upload};
+use super::body::{Progress, RequestBody, Upload};
+use super::client1::Head;
 use super::core::Core;
 use super::failure::Failure;
 use super::headers::Seen;
-use super::upstream::{Lease, LocalExecutor, Open, Outgoing, Reply, Sent, connect};
+use super::upstream::{Lease, LocalExecutor, Open, Outgoing, Sent, connect};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
@@ -73,13 +74,14 @@ impl Drop for StreamGuard {
     }
 }
 
-/// Sends a request over HTTP/2 and waits for the answer's head.
+/// Sends a request over HTTP/2 and waits for the answer's head, which is put at `place`.
 pub(super) async fn send2(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     outgoing: &mut Outgoing,
     upload: Option<&Rc<Upload>>,
+    place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
     let Outgoing::Http2(mut request) = std::mem::replace(outgoing, Outgoing::Gone) else {
@@ -110,8 +112,8 @@ pub(super) async fn send2(
             Ok(response) => {
                 let (parts, body) = response.into_parts();
                 let seen = Seen::in_headers(&parts.headers);
-                let reply = Reply { parts, seen, body: Inner::Http2(body), lease: Lease::Http2(guard) };
-                return Sent::Answered(reply);
+                *place = Some(Head { parts, seen });
+                return Sent::Answered(Lease::Http2(body, guard));
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if fresh => {

@@ -12,19 +12,19 @@
 //! once, to the same endpoint, on a fresh connection. Where that cannot be opened the request is lost, because its
 //! endpoint may have acted on it before it went away. HTTP/2 endpoints say what they did nothing with.
 
-use super::body::{Inner, RequestBody};
-use super::client1::{Connection, Ended, Exchange, Sending};
+use super::body::RequestBody;
+use super::client1::{Connection, Ended, Exchange, Head, Sending};
 use super::core::Core;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
-use super::headers::Seen;
 use super::shared::{Attempted, Shared, StreamGuard};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
-use http::{Request, Response, response};
+use http::Request;
+use hyper::body::Incoming;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
@@ -49,23 +49,16 @@ pub(super) enum Outgoing {
     Gone,
 }
 
-/// An endpoint's answer.
-pub(super) struct Reply {
-    pub parts: response::Parts,
-    pub seen: Seen,
-    pub body: Inner,
-    pub lease: Lease,
-}
-
-/// A connection in use by one request.
+/// What an answer's body comes from.
 pub(super) enum Lease {
     Http1(Box<Connection>),
-    Http2(#[expect(dead_code, reason = "held for its drop")] StreamGuard),
+    Http2(Incoming, #[expect(dead_code, reason = "held for its drop")] StreamGuard),
 }
 
 /// How sending went.
 pub(super) enum Sent {
-    Answered(Reply),
+    /// The answer's head is where it was asked for; its body comes from here.
+    Answered(Lease),
     /// The endpoint never saw the request, which is whole.
     Unsent(Reason),
     /// The endpoint says that it did nothing with the request: it has too many already, or is leaving. The request is
@@ -176,19 +169,20 @@ impl Pool {
     }
 }
 
-/// Sends a request over HTTP/1.1 and waits for the answer's head.
+/// Sends a request over HTTP/1.1 and waits for the answer's head, which is put at `place`.
 pub(super) async fn send1(
     core: &Rc<Core>,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     sending: &mut Sending,
     latch: Option<&Latch>,
+    place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
     let mut written = false;
     if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
-        match exchange(core, connection, sending, latch).await {
-            Ok(reply) => return Sent::Answered(reply),
+        match exchange(core, connection, sending, latch, place).await {
+            Ok(lease) => return Sent::Answered(lease),
             Err(Ended::Unused) => {}
             Err(Ended::Silent) if sending.repeatable() => {
                 sending.rewind();
@@ -198,7 +192,7 @@ pub(super) async fn send1(
         }
     }
     // Boxed: the rare way must not make every request's future as large as itself.
-    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, latch)).await {
+    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, latch, place)).await {
         Sent::Unsent(_) if written => Sent::Lost(Reason::UpstreamReset.into()),
         sent => sent,
     }
@@ -210,6 +204,7 @@ async fn send1_afresh(
     timeouts: &Timeouts,
     sending: &mut Sending,
     latch: Option<&Latch>,
+    place: &mut Option<Head>,
 ) -> Sent {
     let stream = match connect(endpoint, timeouts).await {
         Ok(stream) => stream,
@@ -220,8 +215,8 @@ async fn send1_afresh(
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
     }
-    match exchange(core, connection, sending, latch).await {
-        Ok(reply) => Sent::Answered(reply),
+    match exchange(core, connection, sending, latch, place).await {
+        Ok(lease) => Sent::Answered(lease),
         Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
         Err(ended) => Sent::Lost(ended.reason().into()),
     }
@@ -232,16 +227,11 @@ async fn exchange(
     connection: Box<Connection>,
     sending: &mut Sending,
     latch: Option<&Latch>,
-) -> Result<Reply, Ended> {
+    place: &mut Option<Head>,
+) -> Result<Lease, Ended> {
     let mut exchange = Exchange::new(connection);
-    let head = std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, latch)).await?;
-    let mut parts = Response::new(()).into_parts().0;
-    (parts.status, parts.version, parts.headers) = (head.status, head.version, head.headers);
-    if let Some(phrase) = head.phrase {
-        parts.extensions.insert(phrase);
-    }
-    let lease = Lease::Http1(exchange.into_connection());
-    Ok(Reply { parts, seen: head.seen, body: Inner::Http1, lease })
+    std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, latch, place)).await?;
+    Ok(Lease::Http1(exchange.into_connection()))
 }
 
 /// Counts an open connection to an endpoint.

@@ -6,9 +6,10 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
+use super::names::Names;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
 
@@ -34,27 +35,25 @@ pub(super) enum Framing {
 /// The head of a final answer, or of 101.
 #[derive(Debug)]
 pub(in crate::proxy) struct Head {
-    pub status: StatusCode,
-    pub version: Version,
-    /// Without what is for this connection alone and was understood here.
-    pub headers: HeaderMap,
-    /// The reason phrase, where it is not the usual one.
-    pub phrase: Option<ReasonPhrase>,
+    /// Its headers are without what is for this connection alone and was understood here.
+    pub parts: response::Parts,
     /// What is among the headers. Lengths and codings are none any more: they were checked and agree.
     pub seen: Seen,
-    pub(super) framing: Framing,
-    /// The endpoint leaves the connection open.
-    pub(super) keep: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
     /// A 1xx other than 101; it was taken off.
     Informational(StatusCode),
-    Final(Head),
+    /// The head is where it was asked for.
+    Final(Framing, Keep),
 }
+
+/// Whether the endpoint leaves the connection open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keep(pub bool);
 
 /// Whether the end of a head may stand in these bytes, `seen` of which were looked at before. A head that comes in
 /// many pieces would otherwise be parsed from its start for each.
@@ -63,17 +62,23 @@ pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
     new.windows(2).any(|w| w == b"\n\n") || new.windows(3).any(|w| w == b"\n\r\n")
 }
 
-/// Takes one head off the front of `bytes`. `spare` is a map that nobody needs any more.
-pub(super) fn parse(bytes: &mut Bytes, method: &Method, spare: &mut HeaderMap) -> Result<Parsed, Malformed> {
+/// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more.
+pub(super) fn parse(
+    bytes: &mut Bytes,
+    method: &Method,
+    spare: &mut HeaderMap,
+    names: &mut Names,
+    place: &mut Option<Head>,
+) -> Result<Parsed, Malformed> {
     // httparse skips empty lines before the status; no endpoint has a reason to send them.
     if bytes.first().is_some_and(|b| *b != b'H') {
         return Err(Malformed);
     }
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut head = httparse::Response::new(&mut []);
-    let parsed =
+    let lines_parsed =
         httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut head, bytes.as_ref(), &mut lines);
-    let length = match parsed {
+    let length = match lines_parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
         Err(_) => return Err(Malformed),
@@ -90,20 +95,23 @@ pub(super) fn parse(bytes: &mut Bytes, method: &Method, spare: &mut HeaderMap) -
     let seen = Seen::default();
     let mut building = Building { headers, seen, length: None, listed: false, close: false, keep: false };
     for line in head.headers.iter() {
-        building.add(bytes, line)?;
+        building.add(bytes, line, names)?;
     }
     let framing = building.framing(version, status, method)?;
-    let phrase = match head.reason.filter(|r| status.canonical_reason() != Some(r)) {
-        Some(phrase) => Some(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?),
-        None => None,
-    };
     let Building { headers, seen, close, keep, .. } = building;
     let keep = !close
         && (version == Version::HTTP_11 || keep)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version, parts.headers) = (status, version, headers);
+    if let Some(phrase) = head.reason.filter(|r| status.canonical_reason() != Some(r)) {
+        // Passed on to an HTTP/1.1 client as it is.
+        parts.extensions.insert(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?);
+    }
+    *place = Some(Head { parts, seen });
     bytes::Buf::advance(bytes, length);
-    Ok(Parsed::Final(Head { status, version, headers, phrase, seen, framing, keep }))
+    Ok(Parsed::Final(framing, Keep(keep)))
 }
 
 struct Building {
@@ -118,26 +126,36 @@ struct Building {
 }
 
 impl Building {
-    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>) -> Result<(), Malformed> {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Malformed)?;
-        if name == CONNECTION && self.connection(line.value) {
+    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(), Malformed> {
+        let (name, plain) = names.of(line.name.as_bytes())?;
+        if !plain && !self.understand(&name, line.value)? {
             return Ok(());
         }
-        if name == TRANSFER_ENCODING {
-            self.seen.codings += 1;
-            return if line.value.eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(Malformed) };
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
+        if !plain {
+            self.seen.note(&name, &value);
         }
-        if name == CONTENT_LENGTH {
-            match digits(line.value) {
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    /// Reads what is said of the connection and of the body. Whether the header is passed on.
+    fn understand(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Malformed> {
+        if *name == CONNECTION {
+            return Ok(!self.connection(value));
+        }
+        if *name == TRANSFER_ENCODING {
+            self.seen.codings += 1;
+            return if value.eq_ignore_ascii_case(b"chunked") { Ok(false) } else { Err(Malformed) };
+        }
+        if *name == CONTENT_LENGTH {
+            match digits(value) {
                 Some(length) if self.length.is_none_or(|l| l == length) => self.length = Some(length),
                 Some(_) => return Err(Malformed),
                 None => self.listed = true,
             }
         }
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
-        self.seen.note(&name, &value);
-        self.headers.append(name, value);
-        Ok(())
+        Ok(true)
     }
 
     /// What `Connection` says of the connection. `false` when it says more, which others must read.

@@ -2,16 +2,32 @@
 
 use super::*;
 
-fn read(text: &str, method: &Method) -> Result<(Head, Bytes), Malformed> {
-    let mut bytes = Bytes::copy_from_slice(text.as_bytes());
-    match parse(&mut bytes, method, &mut HeaderMap::new())? {
-        Parsed::Final(head) => Ok((head, bytes)),
+/// A head that was read, and what was left.
+struct Read {
+    parts: response::Parts,
+    seen: Seen,
+    framing: Framing,
+    keep: bool,
+    left: Bytes,
+}
+
+fn parsed(bytes: &mut Bytes, method: &Method, place: &mut Option<Head>) -> Result<Parsed, Malformed> {
+    parse(bytes, method, &mut HeaderMap::new(), &mut Names::default(), place)
+}
+
+fn read(text: &str, method: &Method) -> Result<Read, Malformed> {
+    let (mut left, mut place) = (Bytes::copy_from_slice(text.as_bytes()), None);
+    match parsed(&mut left, method, &mut place)? {
+        Parsed::Final(framing, Keep(keep)) => {
+            let Head { parts, seen } = place.unwrap();
+            Ok(Read { parts, seen, framing, keep, left })
+        }
         other => panic!("{text:?}: {other:?}"),
     }
 }
 
 fn framing(text: &str) -> Framing {
-    read(text, &Method::GET).unwrap().0.framing
+    read(text, &Method::GET).unwrap().framing
 }
 
 #[test]
@@ -32,14 +48,14 @@ fn a_heads_length_says_where_the_body_ends() {
             );
         }
     }
-    let head = read("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", &Method::HEAD).unwrap().0;
+    let head = read("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n", &Method::HEAD).unwrap();
     assert_eq!((head.framing, head.keep), (Framing::Length(0), true));
 }
 
 #[test]
 fn agreeing_lengths_are_passed_on_as_one() {
-    let (head, _) = read("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5,5\r\n\r\n", &Method::GET).unwrap();
-    let lengths: Vec<_> = head.headers.get_all("content-length").iter().collect();
+    let head = read("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5,5\r\n\r\n", &Method::GET).unwrap();
+    let lengths: Vec<_> = head.parts.headers.get_all("content-length").iter().collect();
     assert_eq!(lengths, ["5"]);
 }
 
@@ -111,7 +127,7 @@ fn what_two_readers_could_understand_differently_is_refused() {
 fn a_head_has_so_many_headers_and_no_more() {
     let head = |n: usize| {
         let lines: String = (0..n).map(|i| format!("x-{i}: y\r\n")).collect();
-        read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).map(|(h, _)| h.headers.len())
+        read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).map(|h| h.parts.headers.len())
     };
     assert_eq!((head(MAX_HEADERS), head(MAX_HEADERS + 1)), (Ok(MAX_HEADERS), Err(Malformed)));
 }
@@ -133,46 +149,47 @@ fn a_connection_stays_open_where_the_endpoint_says_so() {
         ("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n", false),
         ("HTTP/1.1 204 No Content\r\n", true),
     ] {
-        assert_eq!(read(&format!("{head}\r\n"), &Method::GET).unwrap().0.keep, keep, "{head:?}");
+        assert_eq!(read(&format!("{head}\r\n"), &Method::GET).unwrap().keep, keep, "{head:?}");
     }
 }
 
 #[test]
 fn a_head_is_taken_off_and_the_rest_stays() {
     let text = "HTTP/1.1 404 Not Here\r\nServer: x\r\nX-A:  b c \r\nX-A: \r\ncontent-length: 3\r\n\r\nabc";
-    let (head, rest) = read(text, &Method::GET).unwrap();
-    assert_eq!((head.status, head.version, &rest[..]), (StatusCode::NOT_FOUND, Version::HTTP_11, &b"abc"[..]));
-    let all: Vec<_> = head.headers.get_all("x-a").iter().collect();
+    let head = read(text, &Method::GET).unwrap();
+    let Read { parts, left, .. } = head;
+    assert_eq!((parts.status, parts.version, &left[..]), (StatusCode::NOT_FOUND, Version::HTTP_11, &b"abc"[..]));
+    let all: Vec<_> = parts.headers.get_all("x-a").iter().collect();
     assert_eq!(all, ["b c", ""]);
-    assert_eq!(head.phrase.unwrap().as_bytes(), b"Not Here");
-    assert!(read("HTTP/1.1 404 Not Found\r\n\r\n", &Method::GET).unwrap().0.phrase.is_none());
+    assert_eq!(parts.extensions.get::<ReasonPhrase>().unwrap().as_bytes(), b"Not Here");
+    assert!(read("HTTP/1.1 404 Not Found\r\n\r\n", &Method::GET).unwrap().parts.extensions.is_empty());
 }
 
 #[test]
 fn what_is_for_this_connection_alone_is_not_passed_on() {
     let left = |lines: &str| {
-        let (head, _) = read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).unwrap();
+        let head = read(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"), &Method::GET).unwrap();
         let Seen { connection, codings, lengths, .. } = head.seen;
-        let names: Vec<_> = head.headers.keys().map(|n| n.as_str().to_owned()).collect();
+        let names: Vec<_> = head.parts.headers.keys().map(|n| n.as_str().to_owned()).collect();
         (names.join(" "), connection, codings, lengths)
     };
     assert_eq!(left("connection: Keep-Alive, close\r\n"), (String::new(), false, 0, 0));
     assert_eq!(left("connection: x-a\r\nx-a: 1\r\n"), ("connection x-a".into(), true, 0, 0), "others must see it");
     assert_eq!(left("transfer-encoding: chunked\r\n"), (String::new(), false, 0, 0));
     assert_eq!(left("content-length: 3\r\n"), ("content-length".into(), false, 0, 0));
-    let (head, _) = read("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n", &Method::GET).unwrap();
-    assert!(head.headers.is_empty(), "RFC 9110, section 8.6");
+    let head = read("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n", &Method::GET).unwrap();
+    assert!(head.parts.headers.is_empty(), "RFC 9110, section 8.6");
 }
 
 #[test]
 fn informational_answers_are_taken_off_one_by_one() {
     let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
     let mut bytes = Bytes::from_static(text.as_bytes());
-    let mut statuses = Vec::new();
+    let (mut statuses, mut place) = (Vec::new(), None);
     loop {
-        match parse(&mut bytes, &Method::GET, &mut HeaderMap::new()).unwrap() {
+        match parsed(&mut bytes, &Method::GET, &mut place).unwrap() {
             Parsed::Informational(status) => statuses.push(status.as_u16()),
-            Parsed::Final(head) => break statuses.push(head.status.as_u16()),
+            Parsed::Final(..) => break statuses.push(place.unwrap().parts.status.as_u16()),
             Parsed::Partial => panic!("{statuses:?}"),
         }
     }
@@ -189,8 +206,8 @@ fn a_part_of_a_head_is_neither_refused_nor_taken() {
     ] {
         for end in 1..head.len() {
             let mut part = Bytes::copy_from_slice(&head.as_bytes()[..end]);
-            let parsed = parse(&mut part, &Method::GET, &mut HeaderMap::new());
-            assert!(matches!(parsed, Ok(Parsed::Partial)) && part.len() == end, "{:?}: {parsed:?}", &head[..end]);
+            let parsed = parsed(&mut part, &Method::GET, &mut None);
+            assert!(parsed == Ok(Parsed::Partial) && part.len() == end, "{:?}: {parsed:?}", &head[..end]);
             assert!(!may_end(&part, 0), "{:?}", &head[..end]);
         }
         for seen in 0..head.len() {
@@ -204,6 +221,8 @@ fn the_map_that_is_filled_anew_keeps_nothing() {
     let mut spare = HeaderMap::new();
     spare.insert("x-old", HeaderValue::from_static("1"));
     let mut bytes = Bytes::from_static(b"HTTP/1.1 200 OK\r\nx-new: 2\r\n\r\n");
-    let Parsed::Final(head) = parse(&mut bytes, &Method::GET, &mut spare).unwrap() else { panic!() };
-    assert_eq!((head.headers.len(), head.headers.contains_key("x-new")), (1, true));
+    let mut place = None;
+    parse(&mut bytes, &Method::GET, &mut spare, &mut Names::default(), &mut place).unwrap();
+    let headers = place.unwrap().parts.headers;
+    assert_eq!((headers.len(), headers.contains_key("x-new")), (1, true));
 }

@@ -5,8 +5,9 @@
 //! section 9.5).
 
 use super::super::expect::Latch;
-use super::answer::{self, Head, Malformed, Parsed};
+use super::answer::{self, Framing, Head, Keep, Malformed, Parsed};
 use super::decode::Decoder;
+use super::names::Names;
 use super::send::{Sending, Unwritten};
 use super::{Connection, Scratch, Stream};
 use crate::observe::Reason;
@@ -64,14 +65,15 @@ impl Exchange {
         self.connection
     }
 
-    /// Goes on until the answer's head is there.
+    /// Goes on until the answer's head is there, and puts it at `place`.
     pub(in crate::proxy) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &Scratch,
         sending: &mut Sending,
         latch: Option<&Latch>,
-    ) -> Poll<Result<Head, Ended>> {
+        place: &mut Option<Head>,
+    ) -> Poll<Result<(), Ended>> {
         loop {
             if !self.deaf {
                 self.write(cx, sending)?;
@@ -81,8 +83,12 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(sending, latch) {
-                Ok(Some(head)) => return Poll::Ready(self.answered(head, sending, scratch)),
+            match self.read(sending, latch, &mut scratch.names.borrow_mut(), place) {
+                Ok(Some((framing, Keep(keep)))) => {
+                    self.connection.body = Decoder::new(framing);
+                    self.connection.keep &= keep && !self.deaf;
+                    return Poll::Ready(self.answered(sending, scratch, place.as_ref()));
+                }
                 Ok(None) => {}
                 Err(Malformed) => return Poll::Ready(Err(Ended::Malformed)),
             }
@@ -107,7 +113,13 @@ impl Exchange {
     }
 
     /// Looks for the head in what was read.
-    fn read(&mut self, sending: &mut Sending, latch: Option<&Latch>) -> Result<Option<Head>, Malformed> {
+    fn read(
+        &mut self,
+        sending: &mut Sending,
+        latch: Option<&Latch>,
+        names: &mut Names,
+        place: &mut Option<Head>,
+    ) -> Result<Option<(Framing, Keep)>, Malformed> {
         let bytes = &mut self.connection.buf;
         if !self.partial.is_empty() {
             let seen = self.partial.len();
@@ -120,12 +132,12 @@ impl Exchange {
         }
         while !bytes.is_empty() {
             let before = bytes.len();
-            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare)?;
+            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, names, place)?;
             if before - bytes.len() > MAX_HEAD {
                 return Err(Malformed);
             }
             match parsed {
-                Parsed::Final(head) => return Ok(Some(head)),
+                Parsed::Final(framing, keep) => return Ok(Some((framing, keep))),
                 Parsed::Informational(status) => {
                     self.informational += 1;
                     if self.informational > MAX_INFORMATIONAL {
@@ -144,17 +156,14 @@ impl Exchange {
         Ok(None)
     }
 
-    fn answered(&mut self, head: Head, sending: &mut Sending, scratch: &Scratch) -> Result<Head, Ended> {
-        let connection = &mut self.connection;
-        connection.body = Decoder::new(head.framing);
-        connection.keep &= head.keep && !self.deaf;
+    fn answered(&mut self, sending: &mut Sending, scratch: &Scratch, head: Option<&Head>) -> Result<(), Ended> {
         if sending.done() || self.deaf {
             scratch.recycle(std::mem::take(&mut sending.out));
-        } else if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
         } else {
-            connection.detach(std::mem::take(sending));
+            self.connection.detach(std::mem::take(sending));
         }
-        Ok(head)
+        Ok(())
     }
 }

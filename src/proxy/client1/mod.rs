@@ -8,7 +8,7 @@
 //! | `mod` | a connection: its stream, what was read too far, whether it may be used again |
 //! | `exchange` | one request and the head of its answer, full duplex |
 //! | `send` | a request's bytes |
-//! | `answer` | an answer's head |
+//! | `answer`, `names` | an answer's head |
 //! | `decode` | an answer's body |
 //!
 //! ```text
@@ -31,8 +31,10 @@
 mod answer;
 mod decode;
 mod exchange;
+mod names;
 mod send;
 
+pub(super) use answer::Head;
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
@@ -43,6 +45,7 @@ use answer::Malformed;
 use bytes::{Bytes, BytesMut};
 use decode::{Decoder, Piece};
 use http_body::{Frame, SizeHint};
+use names::Names;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -68,6 +71,7 @@ const MAX_SPARE: usize = 64;
 pub(super) struct Scratch {
     read: RefCell<BytesMut>,
     bulk: RefCell<BytesMut>,
+    names: RefCell<Names>,
     /// Empty buffers for requests.
     write: RefCell<Vec<Vec<u8>>>,
 }

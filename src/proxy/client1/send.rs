@@ -17,7 +17,7 @@ use http::header::{
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::{Body, Frame};
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -86,14 +86,14 @@ pub(in crate::proxy) struct Sending<B = RequestBody> {
 }
 
 impl<B> Sending<B> {
-    /// Encodes a head. `body` says that there is one.
-    pub(in crate::proxy) fn new(parts: Parts, added: &Added<'_>, body: Option<B>, scratch: &Scratch) -> Self
+    /// Encodes a head, and takes the map that its headers were in.
+    pub(in crate::proxy) fn new(parts: &mut Parts, added: &Added<'_>, body: Option<B>, scratch: &Scratch) -> Self
     where
         B: Default,
     {
         let mut out = scratch.buffer();
-        head(&parts, added, &mut out);
-        let Parts { method, mut headers, .. } = parts;
+        head(parts, added, &mut out);
+        let (method, mut headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
         let rest = match &body {
             None => Rest::Nothing,
             Some(_) if headers.contains_key(TRANSFER_ENCODING) => Rest::Chunked(announced(&headers)),
@@ -220,13 +220,13 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                 Ok(())
             }
             Rest::Chunked(announced) => {
-                self.out.extend_from_slice(b"0\r\n");
+                self.out.push(b'0');
                 for (name, value) in trailers.into_iter().flatten() {
                     if announced.contains(name) && !FORBIDDEN.contains(name) {
-                        line(&mut self.out, name, value.as_bytes());
+                        line(&mut self.out, name, value);
                     }
                 }
-                self.out.extend_from_slice(b"\r\n");
+                self.out.extend_from_slice(b"\r\n\r\n");
                 Ok(())
             }
         }
@@ -267,19 +267,20 @@ fn head(request: &Parts, added: &Added<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(request.uri.path_and_query().map_or("/", |p| p.as_str()).as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    out.extend_from_slice(b" HTTP/1.1");
     for (name, value) in &request.headers {
-        line(out, name, value.as_bytes());
+        line(out, name, value);
     }
-    added.each(|name, value| line(out, name, value));
-    out.extend_from_slice(b"\r\n");
+    added.write(out);
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
-fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+/// A header as a line that begins with the end of the line before.
+fn line(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    out.extend_from_slice(b"\r\n");
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(value.as_bytes());
 }
 
 /// The fields that `Trailer` names.

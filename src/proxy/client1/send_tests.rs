@@ -2,7 +2,7 @@
 
 use super::super::super::headers::Seen;
 use super::*;
-use http::{HeaderValue, Method, Request, Version};
+use http::{Method, Request, Version};
 use std::collections::VecDeque;
 use std::task::Waker;
 
@@ -109,7 +109,7 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         request_id: None,
         traceparent: b"00-1-2-00",
     };
-    Sending::new(parts, &added, body, scratch)
+    Sending::new(&mut { parts }, &added, body, scratch)
 }
 
 const ADDED: &str = "via: 1.1 pathloom\r\ntraceparent: 00-1-2-00\r\n";
