@@ -28,6 +28,8 @@ const READ_AT_ONCE: usize = 256 * 1024;
 const TIMER: Token = Token(usize::MAX);
 /// How long to wait for answers after the last request, and for any answer at all.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what is late may still be sent after the end of an open loop, in nanoseconds.
+const GRACE_NS: u64 = 1_000_000_000;
 /// How many failures end the run: it would measure nothing.
 const MAX_FAILURES: u64 = 10_000;
 
@@ -229,7 +231,19 @@ impl<'a> Driver<'a> {
 
     /// Whether nothing is left to be sent.
     fn over(&self) -> bool {
-        self.again.is_empty() && self.options.requests.map_or(self.now() >= self.span().1, |n| self.sent >= n)
+        let end = self.span().1;
+        let is_over = match (self.options.requests, self.options.rate) {
+            (Some(requests), _) => self.sent >= requests,
+            // What was due in time is sent even when it is late, but not for ever.
+            (None, Some(_)) => self.intended() >= end || self.now() >= end.saturating_add(GRACE_NS),
+            (None, None) => self.now() >= end,
+        };
+        is_over && self.again.is_empty()
+    }
+
+    /// When the next new request is meant to be sent.
+    fn intended(&self) -> u64 {
+        self.options.rate.map_or_else(|| self.now(), |rate| (self.sent as f64 / rate * 1e9) as u64)
     }
 
     /// The intended time of the next request, if it is due.
@@ -237,10 +251,8 @@ impl<'a> Driver<'a> {
         if let Some(tag) = self.again.last() {
             return Some(*tag);
         }
-        let now = self.now();
-        let intended = self.options.rate.map_or(now, |rate| (self.sent as f64 / rate * 1e9) as u64);
-        let more = self.options.requests.is_none_or(|n| self.sent < n);
-        (more && intended <= now && intended < self.span().1 && now < self.span().1).then_some(intended)
+        let intended = self.intended();
+        (!self.over() && intended <= self.now()).then_some(intended)
     }
 
     fn dispatch(&mut self) -> Fallible<()> {
@@ -371,7 +383,7 @@ impl<'a> Driver<'a> {
             // What was due and was never sent.
             let due = (end as f64 * rate / 1e9) as u64;
             for i in self.sent..due {
-                self.latencies.saturating_record(end.saturating_sub((i as f64 / rate * 1e9) as u64));
+                self.latencies.saturating_record(end + GRACE_NS - (i as f64 / rate * 1e9) as u64);
                 self.fail("unsent", 1);
             }
         }
