@@ -60,17 +60,25 @@ impl Matcher {
         Some(Self { host, path, method, headers })
     }
 
-    /// Whether a request is as asked.
-    pub fn matches(&self, request: &RequestHead<'_>) -> bool {
-        let host = host_without_port(request.host);
-        (match &self.host {
+    /// Whether a request to this host (without its port) is as asked.
+    pub fn matches(&self, request: &RequestHead<'_>, host: &str) -> bool {
+        self.matches_host(host) && self.matches_rest(request)
+    }
+
+    fn matches_host(&self, host: &str) -> bool {
+        match &self.host {
             HostMatch::Any => true,
             HostMatch::Exact(wanted) => host.eq_ignore_ascii_case(wanted),
             HostMatch::Suffix(suffix) => {
                 host.len() > suffix.len()
                     && host.get(host.len() - suffix.len()..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
             }
-        }) && (match &self.path {
+        }
+    }
+
+    /// Whether everything but the host is as asked: for a rule that was found by its host.
+    pub fn matches_rest(&self, request: &RequestHead<'_>) -> bool {
+        (match &self.path {
             PathMatch::Any => true,
             PathMatch::Exact(wanted) => request.path == &**wanted,
             PathMatch::Prefix(prefix) => {
@@ -83,8 +91,31 @@ impl Matcher {
 
 /// A host without its port; IPv6 literals keep their brackets.
 pub fn host_without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') && port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
+    let digits = host.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let port = host.len() - digits;
+    host.get(..port).and_then(|before| before.strip_suffix(':')).unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_without_port;
+
+    #[test]
+    fn a_port_is_taken_off_and_nothing_else() {
+        for (host, name) in [
+            ("catalog.shop", "catalog.shop"),
+            ("catalog.shop:80", "catalog.shop"),
+            ("catalog.shop:", "catalog.shop"),
+            ("catalog:eighty", "catalog:eighty"),
+            ("10.0.0.7:8080", "10.0.0.7"),
+            ("10.0.0.7", "10.0.0.7"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("80", "80"),
+            (":80", ""),
+            ("", ""),
+        ] {
+            assert_eq!(host_without_port(host), name, "{host}");
+        }
     }
 }

@@ -128,24 +128,23 @@ impl RouteTable {
     /// The first rule that a request matches.
     #[must_use]
     pub fn find(&self, request: &RequestHead<'_>) -> Option<&Rule> {
-        let matching = |position: &u32| {
-            self.rules.get(*position as usize).filter(|(m, _)| m.matches(request)).map(|(_, rule)| rule)
-        };
-        if self.rules.len() <= INDEX_BEYOND {
-            return self.rules.iter().find(|(m, _)| m.matches(request)).map(|(_, rule)| rule);
-        }
         let host = host_without_port(request.host);
+        if self.rules.len() <= INDEX_BEYOND {
+            return self.rules.iter().find(|(m, _)| m.matches(request, host)).map(|(_, rule)| rule);
+        }
+        let rule = |position: &u32| self.rules.get(*position as usize);
         let with_host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
             self.by_host.get(host.to_ascii_lowercase().as_str())
         } else {
             self.by_host.get(host)
         };
-        let exact = with_host.and_then(|positions| positions.iter().find_map(matching));
-        let other = self.without_exact_host.iter().find_map(matching);
-        match (exact, other) {
-            (Some(a), Some(b)) => Some(if a.index < b.index { a } else { b }),
+        let exact = with_host.and_then(|at| at.iter().filter_map(rule).find(|(m, _)| m.matches_rest(request)));
+        let other = self.without_exact_host.iter().filter_map(rule).find(|(m, _)| m.matches(request, host));
+        let first = match (exact, other) {
+            (Some(a), Some(b)) => Some(if a.1.index < b.1.index { a } else { b }),
             (a, b) => a.or(b),
-        }
+        };
+        first.map(|(_, rule)| rule)
     }
 
     /// The workload that a connection belongs to: by the listener, then by the narrowest network of its source address.
