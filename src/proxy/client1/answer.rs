@@ -6,10 +6,10 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
-use super::names::Names;
+use super::names::{Header, Names};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
 
@@ -127,12 +127,11 @@ struct Building {
 
 impl Building {
     fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(), Malformed> {
-        let (name, plain) = names.of(line.name.as_bytes())?;
-        if !plain && !self.understand(&name, line.value)? {
-            return Ok(());
-        }
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_| Malformed)?;
+        let Header { name, value, plain } = names.read(bytes, line)?;
         if !plain {
+            if !self.understand(&name, line.value)? {
+                return Ok(());
+            }
             self.seen.note(&name, &value);
         }
         self.headers.append(name, value);

@@ -1,6 +1,7 @@
 //! Which heads are taken, and which are refused.
 
 use super::*;
+use http::HeaderValue;
 
 /// A head that was read, and what was left.
 struct Read {

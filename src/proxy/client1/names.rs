@@ -1,57 +1,96 @@
-//! Header names as endpoints write them, remembered.
+//! Headers as endpoints write them, remembered.
 //!
-//! Endpoints send the same few names again and again. To find out which name a text is (lower case, one of those that
-//! `http` knows, or a new one) costs several times what a look at the name that was last in its place costs. The table is
-//! a core's own and small; names that share a place take it from each other.
+//! Endpoints send the same few names again and again, many with the same value. To find out which name a text is (in
+//! lower case, one of those that `http` knows, or a new one) and that a value holds nothing forbidden costs several
+//! times what it costs to see that it is what came last time. The table is a core's own and small; names that share a
+//! place take it from each other. A value that changes often is not kept: it would be copied for nothing.
 
 use super::super::headers::Seen;
 use super::answer::Malformed;
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
-/// How many names are remembered: a power of two.
+/// How many names are remembered.
 const PLACES: usize = 128;
-/// The longest that is, in bytes.
-const LONGEST: usize = 32;
+/// The longest name and the longest value that are, in bytes.
+const LONGEST_NAME: usize = 32;
+const LONGEST_VALUE: usize = 64;
+/// How often a value may change until it is kept no more.
+const MAX_CHANGES: u8 = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Names(Vec<Option<Known>>);
 
 #[derive(Debug)]
 struct Known {
-    text: [u8; LONGEST],
+    text: [u8; LONGEST_NAME],
     length: usize,
     name: HeaderName,
     plain: bool,
+    value: Option<HeaderValue>,
+    changes: u8,
+}
+
+/// A header that was read.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub name: HeaderName,
+    pub value: HeaderValue,
+    /// It means nothing to a proxy.
+    pub plain: bool,
 }
 
 impl Names {
-    /// The name that a text is, and whether it means nothing to a proxy.
-    pub(super) fn of(&mut self, text: &[u8]) -> Result<(HeaderName, bool), Malformed> {
+    /// Reads a header, both parts of which lie in `block`.
+    pub(super) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
+        let text = line.name.as_bytes();
         let place = place(text);
-        if let Some(Some(known)) = self.0.get(place)
+        if let Some(Some(known)) = self.0.get_mut(place)
             && known.text.get(..known.length) == Some(text)
         {
-            return Ok((known.name.clone(), known.plain));
+            let value = known.value_of(block, line.value)?;
+            return Ok(Header { name: known.name.clone(), value, plain: known.plain });
         }
         let name = HeaderName::from_bytes(text).map_err(|_| Malformed)?;
         let plain = plain(&name);
-        if text.len() <= LONGEST {
+        if text.len() <= LONGEST_NAME {
             self.remember(place, text, &name, plain);
         }
-        Ok((name, plain))
+        Ok(Header { name, value: part(block, line.value)?, plain })
     }
 
     fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
         if self.0.is_empty() {
             self.0.resize_with(PLACES, || None);
         }
-        let mut kept = [0; LONGEST];
+        let mut kept = [0; LONGEST_NAME];
         kept.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
         if let Some(slot) = self.0.get_mut(place) {
-            *slot = Some(Known { text: kept, length: text.len(), name: name.clone(), plain });
+            let (name, length) = (name.clone(), text.len());
+            *slot = Some(Known { text: kept, length, name, plain, value: None, changes: 0 });
         }
     }
+}
+
+impl Known {
+    fn value_of(&mut self, block: &Bytes, text: &[u8]) -> Result<HeaderValue, Malformed> {
+        match &self.value {
+            Some(value) if value.as_bytes() == text => return Ok(value.clone()),
+            _ if self.changes < MAX_CHANGES => {
+                self.changes += 1;
+                // A copy: a part of the block would hold all of it.
+                self.value = HeaderValue::from_bytes(text).ok().filter(|_| text.len() <= LONGEST_VALUE);
+            }
+            _ => self.value = None,
+        }
+        part(block, text)
+    }
+}
+
+/// A value that is a part of the block.
+fn part(block: &Bytes, text: &[u8]) -> Result<HeaderValue, Malformed> {
+    HeaderValue::from_maybe_shared(block.slice_ref(text)).map_err(|_| Malformed)
 }
 
 /// Where a name may stand: by its length, its first letter and one near its end, in which names differ most.
@@ -71,21 +110,50 @@ fn plain(name: &HeaderName) -> bool {
 mod tests {
     use super::*;
 
+    fn read(names: &mut Names, name: &str, value: &str) -> Result<Header, Malformed> {
+        let block = Bytes::from(format!("{name}: {value}"));
+        let name = std::str::from_utf8(&block[..name.len()]).unwrap();
+        names.read(&block, &httparse::Header { name, value: &block[name.len() + 2..] })
+    }
+
     #[test]
-    fn a_name_is_the_same_however_often_it_comes_and_whatever_came_before() {
-        let texts =
-            ["Server", "server", "SERVER", "Date", "X-Powered-By", "x-powered-by", "Content-Length", "content-type"];
+    fn a_header_is_the_same_however_often_it_comes_and_whatever_came_before() {
+        let texts = ["Server", "server", "SERVER", "Date", "X-Powered-By", "Content-Length", "content-type"];
         let long = "x-".to_owned() + &"a".repeat(100);
         let many: Vec<String> = (0..500).map(|i| format!("x-{i}")).collect();
+        let values = ["a", "a", "b", "a", "", "b", "c", "d", "e", "f", "f", &"g".repeat(100), "f", "f"];
         let mut names = Names::default();
-        for _ in 0..3 {
+        for value in values {
             for text in texts.iter().copied().chain([long.as_str()]).chain(many.iter().map(String::as_str)) {
-                let (name, plain) = names.of(text.as_bytes()).unwrap();
-                assert_eq!(name.as_str(), text.to_ascii_lowercase());
-                assert_eq!(plain, !["content-length", "content-type"].contains(&name.as_str()), "{name}");
+                let header = read(&mut names, text, value).unwrap();
+                assert_eq!(
+                    (header.name.as_str(), header.value.as_bytes()),
+                    (&*text.to_ascii_lowercase(), value.as_bytes())
+                );
+                let meant = ["content-length", "content-type"].contains(&header.name.as_str());
+                assert_eq!(header.plain, !meant, "{text}");
             }
         }
-        assert!(names.of(b"no name").is_err() && names.of(b"").is_err());
+    }
+
+    #[test]
+    fn what_may_not_stand_there_is_refused_whatever_came_before() {
+        let mut names = Names::default();
+        assert!(read(&mut names, "no name", "x").is_err() && read(&mut names, "", "x").is_err());
+        for _ in 0..10 {
+            assert!(read(&mut names, "x", "right").is_ok() && read(&mut names, "x", "wr\x01ng").is_err());
+        }
+    }
+
+    #[test]
+    fn a_value_that_changes_often_is_kept_no_more() {
+        let mut names = Names::default();
+        for i in 0..10 {
+            read(&mut names, "date", &i.to_string()).unwrap();
+            read(&mut names, "server", "same").unwrap();
+        }
+        let kept = |name: &str| names.0[place(name.as_bytes())].as_ref().unwrap().value.clone();
+        assert_eq!((kept("date"), kept("server")), (None, Some(HeaderValue::from_static("same"))));
     }
 
     #[test]
