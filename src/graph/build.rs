@@ -165,25 +165,34 @@ impl Topology {
     /// The graph of an observation that this fits.
     #[must_use]
     pub fn graph(&self, observation: &Observation) -> Graph {
-        let mut nodes: Vec<Node> = self.places.iter().map(|p| p.node.clone()).collect();
-        for (seen, (_, index)) in observation.nodes.iter().zip(&self.seen_nodes) {
-            if let Some(node) = index.and_then(|i| nodes.get_mut(i as usize)) {
-                node.stats = seen.stats;
-            }
-        }
-        self.neighbours(&mut nodes);
         let unseen = |(source, destination): &(u32, u32)| Link {
             source: *source,
             destination: *destination,
             stats: LinkStats::default(),
         };
-        let mut links: Vec<Link> = self.links.iter().map(unseen).collect();
+        let mut graph = Graph {
+            nodes: self.places.iter().map(|p| p.node.clone()).collect(),
+            links: self.links.iter().map(unseen).collect(),
+            path_offsets: self.path_offsets.clone(),
+            path_links: self.path_links.clone(),
+        };
+        self.renew(observation, &mut graph);
+        graph
+    }
+
+    /// Writes an observation that this fits over the one in a graph that this has made: nothing else changes.
+    pub fn renew(&self, observation: &Observation, graph: &mut Graph) {
+        for (seen, (_, index)) in observation.nodes.iter().zip(&self.seen_nodes) {
+            if let Some(node) = index.and_then(|i| graph.nodes.get_mut(i as usize)) {
+                node.stats = seen.stats;
+            }
+        }
+        self.neighbours(&mut graph.nodes);
         for (seen, (_, index)) in observation.links.iter().zip(&self.seen_links) {
-            if let Some(link) = links.get_mut(*index as usize) {
+            if let Some(link) = graph.links.get_mut(*index as usize) {
                 link.stats = seen.stats;
             }
         }
-        Graph { nodes, links, path_offsets: self.path_offsets.clone(), path_links: self.path_links.clone() }
     }
 
     /// Fills in what is known of each node's neighbours: its host's sums less its own part.

@@ -107,6 +107,27 @@ impl Features {
     }
 }
 
+impl Features {
+    /// Writes what was seen in a graph over what this was filled with, from a graph of the same shape: zones, edges and
+    /// paths are left as they are. Says whether it could; where it could not, nothing was written.
+    pub fn renew(&mut self, graph: &Graph) -> bool {
+        let counts = (self.node_count(), self.edge_count(), self.candidate_count());
+        if counts != (graph.nodes.len(), graph.links.len(), graph.candidates()) {
+            return false;
+        }
+        let (rows, _) = self.nodes.as_chunks_mut::<{ NODE_FEATURES.len() }>();
+        for (row, node) in rows.iter_mut().zip(&graph.nodes) {
+            *row = node_row(&node.stats, node.replicas, &node.neighbours);
+        }
+        let (rows, _) = self.edge_features.as_chunks_mut::<{ EDGE_FEATURES.len() }>();
+        for (row, link) in rows.iter_mut().zip(&graph.links) {
+            let [.., same_zone, _, _] = *row;
+            *row = edge_row(&link.stats, Some(same_zone));
+        }
+        true
+    }
+}
+
 const UNKNOWN: f32 = f32::NAN;
 
 fn node_row(s: &NodeStats, replicas: u32, around: &Neighbours) -> [f32; NODE_FEATURES.len()] {

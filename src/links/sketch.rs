@@ -128,6 +128,19 @@ impl Sketch {
         self.counts.get_mut(self.span.range()).unwrap_or_default()
     }
 
+    /// Takes buckets that have faded to nothing from the span's ends, or a single odd latency would widen it for good.
+    fn trim(&mut self) {
+        let at = |bucket: u16| self.counts.get(usize::from(bucket)).copied();
+        let Span { mut low, mut high } = self.span;
+        while low < high && at(low) == Some(0.0) {
+            low += 1;
+        }
+        while low < high && at(high - 1) == Some(0.0) {
+            high -= 1;
+        }
+        self.span = if low < high { Span { low, high } } else { Span::EMPTY };
+    }
+
     /// Forgets all, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.spanned_mut().fill(0.0);
@@ -159,6 +172,7 @@ impl Sketch {
             let faded = *count * factor;
             *count = if faded < LEAST_COUNT { 0.0 } else { faded };
         }
+        self.trim();
         self.total *= f64::from(factor);
         self.sum_s *= f64::from(factor);
         if self.total < 1e-3 {
@@ -191,17 +205,25 @@ impl Sketch {
             return None;
         }
         let mut values = [0.0; N];
-        let mut wanted = qs.iter().zip(values.iter_mut()).peekable();
+        let mut wanted = qs.iter().map(|q| q.clamp(0.0, 1.0) * self.total).zip(&mut values);
+        let mut next = wanted.next();
         let (mut seen, mut last) = (0.0, 0);
-        for (bucket, count) in self.span.range().zip(self.spanned()).filter(|(_, c)| **c > 0.0) {
+        for (offset, count) in self.spanned().iter().enumerate() {
+            if *count <= 0.0 {
+                continue;
+            }
             seen += f64::from(*count);
-            last = bucket;
-            while let Some((_, value)) = wanted.next_if(|(q, _)| seen >= q.clamp(0.0, 1.0) * self.total) {
-                *value = value_of(bucket);
+            last = usize::from(self.span.low) + offset;
+            while let Some((_, value)) = next.take_if(|(target, _)| seen >= *target) {
+                *value = value_of(last);
+                next = wanted.next();
+            }
+            if next.is_none() {
+                break;
             }
         }
         // Float rounding may leave the highest quantile just out of reach: it is the last bucket's.
-        wanted.for_each(|(_, value)| *value = value_of(last));
+        next.into_iter().chain(wanted).for_each(|(_, value)| *value = value_of(last));
         Some(values)
     }
 }
@@ -253,6 +275,19 @@ mod tests {
         let span = Span::EMPTY.with(7).with(345).with(3);
         assert_eq!((Span::unpacked(span.packed()), span.range()), (span, 3..346));
         assert!(span.holds(3) && span.holds(345) && !span.holds(2) && !Span::EMPTY.holds(0));
+    }
+
+    #[test]
+    fn an_odd_latency_widens_the_span_only_for_as_long_as_it_counts() {
+        let mut sketch = Sketch::default();
+        sketch.record(10.0);
+        for _ in 0..500 {
+            sketch.scale(0.9);
+            sketch.record(0.001);
+        }
+        assert_eq!(sketch.span.range().len(), 1);
+        sketch.merge(&Sketch::default());
+        assert_eq!(sketch.quantiles([0.0, 0.5, 1.0]), Some([value_of(bucket_of(0.001)); 3]));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! - `contract` judges a model file before any engine sees it.
 //! - `engine` chooses ONNX Runtime (CUDA, CPU) or the embedded engine and proves it; `onnx_runtime` and `embedded` are those.
-//! - `worker` owns the engine on a thread of its own, with a deadline, and recovers from crashes and hangs.
+//! - `worker` owns the engine on a thread of its own, with a deadline, and recovers from crashes and hangs; `priority`
+//!   makes that thread give way to requests.
 //!
 //! Whatever the model does, `score` answers within its deadline, and no failure here costs a request: the worst outcome is
 //! a tick without scores, which `control` bridges. Values are not judged here (a NaN passes), shapes are.
@@ -15,6 +16,7 @@ mod engine;
 mod library;
 mod onnx;
 mod onnx_runtime;
+mod priority;
 mod status;
 mod worker;
 
