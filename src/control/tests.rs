@@ -354,6 +354,7 @@ fn a_failure_makes_only_the_tables_with_that_endpoint_anew() {
 #[test]
 fn memory_that_is_kept_from_tick_to_tick_never_shows() {
     let mut bench = Bench::new(config(&[1, 2, 3]));
+    bench.state.publish_at_once(Cause::Start);
     for step in 0..12u16 {
         let candidates = bench.candidates().len();
         (0..candidates).for_each(|i| bench.call(i, 0.001 * f32::from(step + 1), Outcome::Success));

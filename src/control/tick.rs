@@ -227,7 +227,7 @@ impl State {
         if self.kept.features != self.kept.graph || !features.renew(&self.graph) {
             features.fill(&self.graph);
         }
-        self.kept.features = self.kept.graph;
+        (self.kept.features, features.shape) = (self.kept.graph, self.kept.graph);
         features
     }
 

@@ -64,6 +64,9 @@ pub struct Features {
     pub path_offsets: Vec<i64>,
     /// `[L]`: the links of all candidate paths, as indices of edges.
     pub path_links: Vec<i64>,
+    /// Features of one number have the same `edges`, `path_offsets` and `path_links`, so that an engine can keep those;
+    /// 0 where nobody can tell. No input of the model.
+    pub shape: u64,
 }
 
 impl Features {
@@ -87,6 +90,7 @@ impl Features {
 
     /// Fills this with a graph's features, keeping the memory of the last time.
     pub fn fill(&mut self, graph: &Graph) {
+        self.shape = 0;
         self.nodes.clear();
         for node in &graph.nodes {
             self.nodes.extend_from_slice(&node_row(&node.stats, node.replicas, &node.neighbours));

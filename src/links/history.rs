@@ -30,7 +30,8 @@ pub(super) struct Cursor {
     buckets: Option<Box<[u32; BUCKETS]>>,
 }
 
-/// What one shard saw since the last tick.
+/// What one shard saw since the last tick. Counts become floats by way of signed numbers, which takes a processor one
+/// instruction instead of ten.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Drained {
     calls: u64,
@@ -58,8 +59,8 @@ impl Cursor {
             errors: take(&mut self.errors, shard.errors.load(Relaxed)),
             ended: take(&mut self.ended, shard.ended.load(Relaxed)),
             samples: take(&mut self.samples, shard.samples.load(Relaxed)),
-            latency_s: take(&mut self.latency_sum_ns, shard.latency_sum_ns.load(Relaxed)) as f64 * 1e-9,
-            steps_s: take(&mut self.step_sum_ns, shard.step_sum_ns.load(Relaxed)) as f64 * 1e-9,
+            latency_s: take(&mut self.latency_sum_ns, shard.latency_sum_ns.load(Relaxed)) as i64 as f64 * 1e-9,
+            steps_s: take(&mut self.step_sum_ns, shard.step_sum_ns.load(Relaxed)) as i64 as f64 * 1e-9,
             steps: 0,
         };
         drained.steps = drained.samples.saturating_sub(u64::from(first));
@@ -71,13 +72,7 @@ impl Cursor {
             let low = range.start;
             let counters = buckets.get(range.clone()).unwrap_or_default();
             let seen = seen.get_mut(range).unwrap_or_default();
-            for (offset, (counter, seen)) in counters.iter().zip(seen).enumerate() {
-                let count = counter.load(Relaxed);
-                if count != *seen {
-                    sketch.add(low + offset, count.wrapping_sub(*seen) as f32);
-                    *seen = count;
-                }
-            }
+            sketch.add_new(low, counters, seen);
             sketch.add_sum(drained.latency_s);
         }
         drained
@@ -214,19 +209,19 @@ impl History {
             all.latency_s += drained.latency_s;
             // Jitter is a difference of successive calls: the first ever has none.
             if drained.samples > 0 && cursor.samples > 1 {
-                jitter_sum += f32::from_bits(shard.jitter_s.load(Relaxed)) * drained.samples as f32;
-                jitter_samples += drained.samples as f32;
+                jitter_sum += f32::from_bits(shard.jitter_s.load(Relaxed)) * drained.samples as i64 as f32;
+                jitter_samples += drained.samples as i64 as f32;
             }
         }
-        self.baseline.add(all.latency_s, all.samples as f64);
-        self.calls += all.calls as f32;
-        self.errors += all.errors as f32;
-        self.ended += all.ended as f32;
+        self.baseline.add(all.latency_s, all.samples as i64 as f64);
+        self.calls += all.calls as i64 as f32;
+        self.errors += all.errors as i64 as f32;
+        self.ended += all.ended as i64 as f32;
         if jitter_samples > 0.0 {
             self.jitter_s = Some(jitter_sum / jitter_samples);
         }
         if all.samples > 0 {
-            let mean = (all.latency_s / all.samples as f64) as f32;
+            let mean = (all.latency_s / all.samples as i64 as f64) as f32;
             // By the time since the last sample, not since the last tick: a link that is seldom used forgets as fast.
             let gap = self.last_sample.map_or(0.0, |at| now.seconds_since(at));
             let keep = if gap == fades.elapsed_s { fades.ewma } else { (-gap / EWMA_S).exp() };
@@ -254,7 +249,7 @@ impl History {
             jitter_s: self.jitter_s,
             calls_per_second: (memory_s > 0.0).then(|| self.calls / memory_s),
             error_rate: (self.ended > 0.01).then(|| (self.errors / self.ended).min(1.0)),
-            in_flight: cell.in_flight() as f32,
+            in_flight: cell.in_flight() as i64 as f32,
             samples: self.sketch.count() as f32,
             age_s: self.last_sample.map(|at| now.seconds_since(at)),
         }

@@ -9,6 +9,7 @@
 //! tick goes over every link's sketch four times.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How many buckets a sketch has.
 pub const BUCKETS: usize = 346;
@@ -32,9 +33,13 @@ pub fn bucket_of(seconds: f64) -> usize {
 /// The latency in seconds that stands for a bucket: the point of least relative error.
 #[must_use]
 pub fn value_of(bucket: usize) -> f64 {
+    values().get(bucket).copied().unwrap_or(f64::NAN)
+}
+
+fn values() -> &'static [f64; BUCKETS] {
     static VALUES: LazyLock<[f64; BUCKETS]> =
         LazyLock::new(|| std::array::from_fn(|i| LEAST_S * 2.0 * GAMMA.powi(i as i32) / (1.0 + GAMMA)));
-    VALUES.get(bucket).copied().unwrap_or(f64::NAN)
+    &VALUES
 }
 
 /// The buckets that may hold something: those from `low` to before `high`.
@@ -108,6 +113,26 @@ impl Sketch {
         let seconds = if seconds.is_finite() { seconds.clamp(0.0, 1_000.0) } else { 0.0 };
         self.add(bucket_of(seconds), 1.0);
         self.sum_s += seconds;
+    }
+
+    /// Adds what was counted in a row of buckets from `low` on since the counts in `seen`, without its sum.
+    pub(crate) fn add_new(&mut self, low: usize, counters: &[AtomicU32], seen: &mut [u32]) {
+        let Some(counts) = self.counts.get_mut(low..low + counters.len()) else { return };
+        let (mut first, mut last, mut total) = (usize::MAX, 0, self.total);
+        for (offset, ((counter, seen), slot)) in counters.iter().zip(seen).zip(counts).enumerate() {
+            let count = counter.load(Relaxed);
+            if count != *seen {
+                let new = count.wrapping_sub(*seen) as f32;
+                *seen = count;
+                *slot += new;
+                total += f64::from(new);
+                (first, last) = (first.min(offset), offset);
+            }
+        }
+        if first != usize::MAX {
+            self.span = self.span.with(low + first).with(low + last);
+            self.total = total;
+        }
     }
 
     /// Adds `count` to a bucket, without its sum.
@@ -204,26 +229,28 @@ impl Sketch {
         if self.total <= 0.0 {
             return None;
         }
-        let mut values = [0.0; N];
-        let mut wanted = qs.iter().map(|q| q.clamp(0.0, 1.0) * self.total).zip(&mut values);
-        let mut next = wanted.next();
-        let (mut seen, mut last) = (0.0, 0);
-        for (offset, count) in self.spanned().iter().enumerate() {
-            if *count <= 0.0 {
-                continue;
-            }
+        let (spanned, values_s) = (self.spanned(), values().get(self.span.range()).unwrap_or_default());
+        let mut values = [f64::NAN; N];
+        let (mut seen, mut next, mut last) = (0.0, 0, value_of(0));
+        let mut targets = [f64::INFINITY; N];
+        for (target, q) in targets.iter_mut().zip(qs) {
+            *target = q.clamp(0.0, 1.0) * self.total;
+        }
+        for (count, value) in spanned.iter().zip(values_s).filter(|(count, _)| **count > 0.0) {
             seen += f64::from(*count);
-            last = usize::from(self.span.low) + offset;
-            while let Some((_, value)) = next.take_if(|(target, _)| seen >= *target) {
-                *value = value_of(last);
-                next = wanted.next();
+            last = *value;
+            while let Some(slot) = values.get_mut(next)
+                && targets.get(next).is_some_and(|target| seen >= *target)
+            {
+                *slot = last;
+                next += 1;
             }
-            if next.is_none() {
+            if next == N {
                 break;
             }
         }
         // Float rounding may leave the highest quantile just out of reach: it is the last bucket's.
-        next.into_iter().chain(wanted).for_each(|(_, value)| *value = value_of(last));
+        values.iter_mut().skip(next).for_each(|value| *value = last);
         Some(values)
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! This room starts no task and needs no timer of its own; `score`, `reload` and `ready` need a tokio runtime with time.
 
+mod bound;
 mod contract;
 mod embedded;
 mod engine;
