@@ -1,5 +1,6 @@
 //! From observations and known instances to a graph.
 
+use super::plausible::plausible;
 use super::{Graph, Link, Neighbours, Node};
 use crate::links::{LinkKey, LinkStats, NodeKey, NodeStats, Observation};
 use std::collections::{BTreeMap, HashMap};
@@ -178,12 +179,16 @@ impl Topology {
             stats: LinkStats::default(),
         };
         let mut links: Vec<Link> = self.links.iter().map(unseen).collect();
+        let mut implausible = 0;
         for (seen, (_, index)) in observation.links.iter().zip(&self.seen_links) {
-            if let Some(link) = links.get_mut(*index as usize) {
+            if !plausible(&seen.stats) {
+                implausible += 1;
+            } else if let Some(link) = links.get_mut(*index as usize) {
                 link.stats = seen.stats;
             }
         }
-        Graph { nodes, links, path_offsets: self.path_offsets.clone(), path_links: self.path_links.clone() }
+        let (path_offsets, path_links) = (self.path_offsets.clone(), self.path_links.clone());
+        Graph { nodes, links, path_offsets, path_links, implausible }
     }
 
     /// Fills in what is known of each node's neighbours: its host's sums less its own part.
@@ -265,6 +270,19 @@ mod tests {
         assert_eq!((rows[0][0], rows[0][8], rows[0][11]), (0.02, 1.0, 1.0));
         assert!(rows[1][0].is_nan() && rows[1][11] == 0.0);
         assert_eq!(features.nodes.len() % NODE_FEATURES.len(), 0);
+    }
+
+    #[test]
+    fn a_link_told_with_absurdities_is_one_that_nobody_used() {
+        let told = |of: &str, mean_s| LinkObservation {
+            key: key("f", of),
+            stats: LinkStats { latency_mean_s: Some(mean_s), calls_per_second: Some(5.0), ..LinkStats::default() },
+        };
+        let observation = Observation { links: vec![told("a", 0.02), told("b", 1e6)], nodes: vec![] };
+        let graph = GraphBuilder::default().build(&observation).unwrap();
+        assert_eq!(graph.implausible, 1);
+        assert_eq!(graph.links[0].stats, observation.links[0].stats);
+        assert_eq!(graph.links[1].stats, LinkStats::default());
     }
 
     #[test]
