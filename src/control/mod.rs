@@ -8,6 +8,9 @@
 //! scores of the last tick, and then scored: a failed endpoint never waits for an inference. The bell is heard while
 //! an inference runs, too.
 //!
+//! A tick of a large mesh takes milliseconds, so what it needs is kept from tick to tick (`tick`, `publish`, `roster`) and
+//! only what changed is written: statistics, not names; and after a failure the tables with that endpoint, no others.
+//!
 //! The ladder: the model's scores; the last good ones until they expire; peak EWMA while there are fresh latencies;
 //! least request. Each step is counted, logged when it changes, and undone by the next good scores. A model whose
 //! predictions are wrong beyond `guards.max_error` steps down as if it had failed.

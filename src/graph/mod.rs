@@ -1,8 +1,8 @@
 //! The mesh as a graph at one instant: nodes, links, candidate paths, and their features in physical units.
 //!
-//! Made anew each tick from what `links` observed and from the instances that discovery knows; its shape (`Topology`) is
-//! kept for as long as the mesh stays the same. A link exists here when
-//! somebody used it lately or when a candidate path needs it; then it may be all unknown (NaN in every statistic).
+//! Made from what `links` observed and from the instances that discovery knows. Its shape (`Topology`) is kept for as long as
+//! the mesh stays the same, and a tick then writes what was seen over a graph that nobody looks at any more. A link exists
+//! here when somebody used it lately or when a candidate path needs it; then it may be all unknown (NaN in every statistic).
 //! The same code makes features in the simulator and in production. This room knows neither sockets nor models.
 
 mod build;

@@ -12,7 +12,7 @@ use crate::graph::Features;
 use crate::graph::features::{EDGE_FEATURES, NODE_FEATURES};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, RunOptions, Session, SessionOutputs};
-use ort::value::{Tensor, TensorRef};
+use ort::value::Tensor;
 
 /// Which memory the features are written into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +57,16 @@ impl Bound {
         let allocator = Allocator::new(session, MemoryInfo::new(device, 0, AllocatorType::Device, kind)?)?;
         let [n, e, _] = counts(features);
         let mut binding = session.create_binding()?;
-        let (offsets, links) = (features.path_offsets.as_slice(), features.path_links.as_slice());
-        binding.bind_input("edges", &*TensorRef::from_array_view(([2, e], features.edges.as_slice()))?)?;
-        binding.bind_input("path_offsets", &*TensorRef::from_array_view(([offsets.len()], offsets))?)?;
-        binding.bind_input("path_links", &*TensorRef::from_array_view(([links.len()], links))?)?;
+        // Tensors that own their numbers: `ort` 2.0.0-rc.15 copies a borrowed one by way of a session that binds a borrowed
+        // one, and waits for itself.
+        let indices = [
+            ("edges", vec![2, e], &features.edges),
+            ("path_offsets", vec![features.path_offsets.len()], &features.path_offsets),
+            ("path_links", vec![features.path_links.len()], &features.path_links),
+        ];
+        for (name, shape, values) in indices {
+            binding.bind_input(name, &Tensor::from_array((shape, values.clone()))?)?;
+        }
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
         for name in OUTPUTS {
             binding.bind_output_to_device(name, &host)?;
