@@ -1,15 +1,16 @@
 //! Bodies on their way: counted, watched for stalls, never collected.
 //!
 //! A body is polled only when the other side has room, so back-pressure reaches from socket to socket, and what is
-//! held in between is bounded by hyper's buffers and windows.
+//! held in between is bounded by what is read at once, or by hyper's windows.
 
-use super::client1::{Incomplete, Scratch};
 use super::clock::Clock;
 use super::expect::Gate;
 use super::flight::Flight;
 use super::headers::clean_trailers;
-use super::upstream::Lease;
+use super::server1;
+use super::upstream::{Lease, Open};
 use super::watch::Watch;
+use super::wire1::{Incomplete, Raw, Scratch};
 use crate::links::Time;
 use crate::observe::Reason;
 use bytes::Bytes;
@@ -140,13 +141,47 @@ impl Upload {
     }
 }
 
+/// A request's body as its client's connection gives it.
+pub(super) enum ClientBody {
+    Http1(server1::Body),
+    Http2(Incoming),
+}
+
+impl ClientBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let incomplete = Reason::RequestIncomplete;
+        match self {
+            Self::Http1(body) => {
+                body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|Incomplete| BodyError::cut(incomplete))))
+            }
+            Self::Http2(body) => {
+                Pin::new(body).poll_frame(cx).map(|f| f.map(|f| f.map_err(|e| BodyError::broken(incomplete, e))))
+            }
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A request's body.
 #[derive(Default)]
 pub(super) enum RequestBody {
     #[default]
     Empty,
     Streaming {
-        inner: Incoming,
+        inner: ClientBody,
         upload: Rc<Upload>,
         gate: Option<Gate>,
         alone: Option<Pin<Box<Sleep>>>,
@@ -160,7 +195,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Streaming { inner, upload, gate, alone } = self.get_mut() else { return Poll::Ready(None) };
         if let Some(closed) = gate {
-            // Polling the body makes hyper's server tell the client to send it.
+            // Polling the body makes the server tell the client to send it.
             if ready!(closed.poll_open(cx)) {
                 *gate = None;
             } else {
@@ -168,7 +203,7 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Err(BodyError::cut(Reason::RequestIncomplete))));
             }
         }
-        match Pin::new(&mut *inner).poll_frame(cx) {
+        match inner.poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 upload.moved.set(true);
                 *alone = None;
@@ -184,9 +219,9 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(cause))) => {
+            Poll::Ready(Some(Err(error))) => {
                 upload.progress.set(Progress::Broken);
-                Poll::Ready(Some(Err(BodyError::broken(Reason::RequestIncomplete, cause))))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
                 upload.done();
@@ -228,6 +263,14 @@ enum Kind {
     Full(Bytes),
     /// It comes from what the flight holds.
     Proxied(Box<Flight>),
+    /// There is none: the connection speaks another protocol from here on.
+    Switched(Box<Switched>),
+}
+
+/// A request that made its connection switch to another protocol, and the endpoint's side of it.
+pub(super) struct Switched {
+    pub flight: Box<Flight>,
+    pub upstream: Raw<Rc<Open>>,
 }
 
 impl Lease {
@@ -267,6 +310,19 @@ impl ResponseBody {
         Self(Kind::Full(bytes))
     }
 
+    /// None, and another protocol after the answer's head.
+    pub(super) fn switching(flight: Box<Flight>, upstream: Raw<Rc<Open>>) -> Self {
+        Self(Kind::Switched(Box::new(Switched { flight, upstream })))
+    }
+
+    /// What the connection carries from here on, where it switched.
+    pub(super) fn switched(self) -> Option<Switched> {
+        match self.0 {
+            Kind::Switched(switched) => Some(*switched),
+            _ => None,
+        }
+    }
+
     /// An endpoint's body; the request is over when it is.
     pub(super) fn proxied(flight: Box<Flight>) -> Self {
         Self(Kind::Proxied(flight))
@@ -280,7 +336,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let kind = &mut self.get_mut().0;
         match kind {
-            Kind::Empty => Poll::Ready(None),
+            Kind::Empty | Kind::Switched(_) => Poll::Ready(None),
             Kind::Full(_) => match std::mem::replace(kind, Kind::Empty) {
                 Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
@@ -336,7 +392,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Empty => true,
+            Kind::Empty | Kind::Switched(_) => true,
             Kind::Full(_) => false,
             Kind::Proxied(flight) => flight.lease.as_ref().is_none_or(Lease::is_end_stream),
         }
@@ -344,7 +400,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Empty | Kind::Switched(_) => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Proxied(flight) => flight.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint),
         }

@@ -8,16 +8,16 @@
 //! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
 use super::added::Added;
-use super::body::{Progress, RequestBody, ResponseBody, Upload};
-use super::client1::{Head, Sending};
+use super::body::{ClientBody, Progress, RequestBody, ResponseBody, Upload};
+use super::client1::{Head, Sending, Told};
 use super::conn::Conn;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
+use super::server1;
 use super::shared::send2;
-use super::upgrade;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::config::Protocol;
@@ -25,16 +25,14 @@ use crate::observe::Reason;
 use crate::route::RequestHead;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use rand::Rng;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 /// How many endpoints a request may be tried at.
@@ -44,50 +42,61 @@ const MAX_ATTEMPTS: usize = 3;
 struct Ready {
     flight: Box<Flight>,
     refused: Option<Failure>,
-    /// The client's side of an upgrade that was asked for.
-    downstream: Option<OnUpgrade>,
+    /// An upgrade was asked for.
+    upgrade: bool,
     grpc: bool,
     empty: bool,
 }
 
-/// Serves one request. What needs no waiting happens at once, so that the future, which hyper copies around, holds
-/// only what the waiting needs.
+/// Serves one request of an HTTP/2 client. What needs no waiting happens at once, so that the future, which hyper
+/// copies around, holds only what the waiting needs.
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    exchange(ready(conn, watch, request))
+    let (parts, body) = request.into_parts();
+    let seen = Seen::in_headers(&parts.headers);
+    let body = Some(ClientBody::Http2(body)).filter(|b| !b.is_end_stream());
+    let exchange = exchange(ready(conn, watch, parts, body, &seen));
+    async move { Ok(exchange.await) }
 }
 
-fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
+/// Serves one request of an HTTP/1.1 client.
+pub(super) fn serve1(
+    conn: &Rc<Conn>,
+    parts: Parts,
+    body: Option<server1::Body>,
+    seen: &Seen,
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
+    exchange(ready(conn, &conn.watch, parts, body.map(ClientBody::Http1), seen))
+}
+
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut parts: Parts, body: Option<ClientBody>, seen: &Seen) -> Ready {
     let now = conn.core.clock.now();
-    let downstream = request.extensions_mut().remove::<OnUpgrade>();
-    let (mut parts, body) = request.into_parts();
-    let seen = Seen::in_headers(&parts.headers);
     watch.limit.set(None);
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
-    let empty = body.is_end_stream();
-    let (refused, downstream) = match route(&mut flight, &mut parts, body, &seen) {
-        Ok(asks) => (None, downstream.filter(|_| asks.upgrade)),
-        Err(failure) => (Some(failure), None),
+    let empty = body.is_none();
+    let (refused, upgrade) = match route(&mut flight, &mut parts, body, seen) {
+        Ok(asks) => (None, asks.upgrade),
+        Err(failure) => (Some(failure), false),
     };
-    Ready { flight, refused, downstream, grpc: seen.grpc, empty }
+    Ready { flight, refused, upgrade, grpc: seen.grpc, empty }
 }
 
-async fn exchange(mut ready: Ready) -> Result<Response<ResponseBody>, Infallible> {
+async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
-            Ok(()) => match answer(ready.flight, ready.downstream) {
-                Ok(response) => return Ok(response),
-                Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
+            Ok(()) => match answer(ready.flight, ready.upgrade) {
+                Ok(response) => return response,
+                Err((flight, failure)) => return refuse(flight, failure, ready.grpc, ready.empty),
             },
             Err(failure) => failure,
         },
     };
-    Ok(refuse(ready.flight, failure, ready.grpc, ready.empty))
+    refuse(ready.flight, failure, ready.grpc, ready.empty)
 }
 
 /// Gives the request its id and its place in a trace, of which nothing old is left among its headers. Says whether
@@ -111,7 +120,7 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, parts: &mut Parts, body: Option<ClientBody>, seen: &Seen) -> Result<Asks, Failure> {
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
@@ -122,7 +131,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
     if let Some((_, known)) = &mut flight.target {
         *known = host.clone();
     }
-    let empty = body.is_end_stream();
+    let empty = body.is_none();
     check_lengths(&mut parts.headers, seen, empty)?;
     let generation = &held.generation;
     let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
@@ -145,7 +154,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
-    let body = upload(flight, body, empty, asks);
+    let body = body.map(|body| upload(flight, body, asks));
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -166,14 +175,11 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Option<RequestBody> {
-    if empty {
-        return None;
-    }
+fn upload(flight: &mut Flight, body: ClientBody, asks: Asks) -> RequestBody {
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None })
+    RequestBody::Streaming { inner: body, upload, gate, alone: None }
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
@@ -200,12 +206,15 @@ async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         flight.begin_attempt(choice, now);
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, .. } = flight;
+        let Flight { outgoing, head, latch, upload, watch, conn, version, .. } = flight;
         let upload = upload.as_ref();
+        // HTTP/1.0 knows no answers before the answer.
+        let client = conn.http1.as_deref().filter(|_| *version == Version::HTTP_11);
+        let told = Told { latch: latch.as_ref(), client };
         let late = || wait.overdue(watch, upload, core.clock);
         let sent = match outgoing {
             Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), head, now));
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, told, head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
             outgoing => {
@@ -256,14 +265,11 @@ fn in_time<F: Future>(
 }
 
 /// Passes an endpoint's answer on.
-fn answer(
-    mut flight: Box<Flight>,
-    downstream: Option<OnUpgrade>,
-) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
+fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
     let now = flight.core.clock.now();
     let Some(Head { mut parts, seen }) = flight.head.take() else { return Err((flight, Reason::Internal.into())) };
     let empty = flight.lease.as_ref().is_none_or(Lease::is_end_stream);
-    let answered = Answered { method: &flight.method, upgrade: downstream.is_some(), empty };
+    let answered = Answered { method: &flight.method, upgrade, empty };
     if let Err(failure) = to_downstream(&mut parts, &seen, &answered) {
         flight.fail_attempt(failure.reason, now);
         return Err((flight, failure));
@@ -280,11 +286,10 @@ fn answer(
             Some(Lease::Http1(mut connection)) => connection.take_raw(),
             _ => None,
         };
-        if let (Some(downstream), Some(upstream)) = (downstream, upstream) {
-            upgrade::begin(flight, downstream, upstream);
-            return Ok(Response::from_parts(parts, ResponseBody::empty()));
-        }
-        return Err((flight, Reason::UpgradeFailed.into()));
+        return match upstream {
+            Some(upstream) => Ok(Response::from_parts(parts, ResponseBody::switching(flight, upstream))),
+            None => Err((flight, Reason::UpgradeFailed.into())),
+        };
     }
     let bodiless =
         flight.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -300,11 +305,8 @@ fn answer(
 /// The answer goes out although the request's body was not read: an HTTP/1.1 connection cannot be used again.
 fn unread(flight: &Flight, headers: &mut HeaderMap) {
     let open = flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Open);
-    if open && !flight.conn.http2 {
-        flight.conn.marks.linger.store(true, Relaxed);
-        if flight.latch.as_ref().is_some_and(Latch::is_shut) {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+    if open && !flight.conn.http2 && flight.latch.as_ref().is_some_and(Latch::is_shut) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -312,9 +314,6 @@ fn unread(flight: &Flight, headers: &mut HeaderMap) {
 fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) -> Response<ResponseBody> {
     let done = empty || flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Done);
     let close = !done && !flight.conn.http2;
-    if close {
-        flight.conn.marks.linger.store(true, Relaxed);
-    }
     let mut response = failure.response(&flight.request_id, grpc, close);
     if flight.method == Method::HEAD && !response.body().is_end_stream() {
         // HTTP/2 would send the body.

@@ -6,9 +6,8 @@
 //! - Headers of one hop go: `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `TE` but for `trailers`,
 //!   `Transfer-Encoding`, `Upgrade` unless it is passed on. `Connection` may not name what the request means
 //!   (`PROTECTED`): a caller must not be able to strip what this proxy or an endpoint relies on.
-//! - Lengths must agree. hyper's server refuses conflicting lengths itself, and of a request with both
-//!   `Transfer-Encoding` and `Content-Length` it keeps the former and closes afterwards; what HTTP/2 let through is
-//!   checked here, because it would desynchronise an HTTP/1.1 connection to an endpoint.
+//! - Lengths must agree, and no request may have both a length and a transfer coding: it would desynchronise an HTTP/1.1
+//!   connection to an endpoint. HTTP/1.1 clients' lengths are checked where their heads are read (`server1`), too.
 //! - Requests get `X-Forwarded-For`, `-Proto`, `-Host` and `Via` (`added`); responses get `Via`.
 //!
 //! `Host` reaches the endpoint as the client sent it. `Forwarded` (RFC 7239) is left alone.
@@ -201,12 +200,12 @@ pub(super) fn one_length(headers: &mut HeaderMap, count: u32) -> Option<u64> {
 }
 
 /// The members of a list, however many lines it has.
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+pub(super) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     headers.get_all(name).iter().flat_map(|v| v.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Removes headers of one hop. `Connection`'s own options are returned: whether it asks to upgrade.
-fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) -> bool {
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) -> bool {
     let mut upgrade = false;
     if seen.connection {
         let mut named: Vec<HeaderName> = Vec::new();

@@ -13,9 +13,8 @@
 //! endpoint may have acted on it before it went away. HTTP/2 endpoints say what they did nothing with.
 
 use super::body::RequestBody;
-use super::client1::{Connection, Ended, Exchange, Head, Sending};
+use super::client1::{Connection, Ended, Exchange, Head, Sending, Told};
 use super::core::Core;
-use super::expect::Latch;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::shared::{Attempted, Shared, StreamGuard};
@@ -175,13 +174,13 @@ pub(super) async fn send1(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     sending: &mut Sending,
-    latch: Option<&Latch>,
+    told: Told<'_>,
     place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
     let mut written = false;
     if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
-        match exchange(core, connection, sending, latch, place).await {
+        match exchange(core, connection, sending, told, place).await {
             Ok(lease) => return Sent::Answered(lease),
             Err(Ended::Unused) => {}
             Err(Ended::Silent) if sending.repeatable() => {
@@ -192,7 +191,7 @@ pub(super) async fn send1(
         }
     }
     // Boxed: the rare way must not make every request's future as large as itself.
-    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, latch, place)).await {
+    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, told, place)).await {
         Sent::Unsent(_) if written => Sent::Lost(Reason::UpstreamReset.into()),
         sent => sent,
     }
@@ -203,7 +202,7 @@ async fn send1_afresh(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     sending: &mut Sending,
-    latch: Option<&Latch>,
+    told: Told<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
     let stream = match connect(endpoint, timeouts).await {
@@ -215,7 +214,7 @@ async fn send1_afresh(
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
     }
-    match exchange(core, connection, sending, latch, place).await {
+    match exchange(core, connection, sending, told, place).await {
         Ok(lease) => Sent::Answered(lease),
         Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
         Err(ended) => Sent::Lost(ended.reason().into()),
@@ -226,11 +225,11 @@ async fn exchange(
     core: &Core,
     connection: Box<Connection>,
     sending: &mut Sending,
-    latch: Option<&Latch>,
+    told: Told<'_>,
     place: &mut Option<Head>,
 ) -> Result<Lease, Ended> {
     let mut exchange = Exchange::new(connection);
-    std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, latch, place)).await?;
+    std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, told, place)).await?;
     Ok(Lease::Http1(exchange.into_connection()))
 }
 

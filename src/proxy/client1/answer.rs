@@ -5,10 +5,10 @@
 //! is refused: both `Transfer-Encoding` and `Content-Length`, lengths that differ, a coding other than `chunked`, a
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
-use super::super::headers::{Seen, digits, one_length};
-use super::names::{Header, Names};
+use super::super::headers::{Seen, digits, one_length, remove_hop_by_hop};
+use super::super::wire1::{Framing, Header, Malformed, Names, Options};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
@@ -19,19 +19,6 @@ const MAX_HEADERS: usize = 100;
 /// How many this proxy adds, for which there is room then.
 const ADDED: usize = 2;
 
-/// The bytes are no answer that can be passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
-
-/// Where an answer's body ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-    /// With the connection.
-    Close,
-}
-
 /// The head of a final answer, or of 101.
 #[derive(Debug)]
 pub(in crate::proxy) struct Head {
@@ -41,12 +28,12 @@ pub(in crate::proxy) struct Head {
     pub seen: Seen,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
-    /// A 1xx other than 101; it was taken off.
-    Informational(StatusCode),
+    /// A 1xx other than 101, without what is for this connection alone; it was taken off.
+    Informational(StatusCode, HeaderMap),
     /// The head is where it was asked for.
     Final(Framing, Keep),
 }
@@ -54,13 +41,6 @@ pub(super) enum Parsed {
 /// Whether the endpoint leaves the connection open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Keep(pub bool);
-
-/// Whether the end of a head may stand in these bytes, `seen` of which were looked at before. A head that comes in
-/// many pieces would otherwise be parsed from its start for each.
-pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
-    let new = bytes.get(seen.saturating_sub(2)..).unwrap_or_default();
-    new.windows(2).any(|w| w == b"\n\n") || new.windows(3).any(|w| w == b"\n\r\n")
-}
 
 /// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more.
 pub(super) fn parse(
@@ -85,22 +65,23 @@ pub(super) fn parse(
     };
     let status = head.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Malformed)?;
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+        let headers = informational(bytes, status, head.headers, names)?;
         bytes::Buf::advance(bytes, length);
-        return Ok(Parsed::Informational(status));
+        return Ok(Parsed::Informational(status, headers));
     }
     let mut headers = std::mem::take(spare);
     headers.clear();
     headers.reserve(head.headers.len() + ADDED);
     let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let seen = Seen::default();
-    let mut building = Building { headers, seen, length: None, listed: false, close: false, keep: false };
+    let mut building = Building { headers, seen, length: None, listed: false, options: Options::default() };
     for line in head.headers.iter() {
         building.add(bytes, line, names)?;
     }
     let framing = building.framing(version, status, method)?;
-    let Building { headers, seen, close, keep, .. } = building;
-    let keep = !close
-        && (version == Version::HTTP_11 || keep)
+    let Building { headers, seen, options, .. } = building;
+    let keep = !options.close
+        && (version == Version::HTTP_11 || options.keep_alive)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
     let mut parts = Response::new(()).into_parts().0;
@@ -114,6 +95,28 @@ pub(super) fn parse(
     Ok(Parsed::Final(framing, Keep(keep)))
 }
 
+/// The headers of an answer that another follows, for the client. 100 says all that it has to say by its status.
+fn informational(
+    bytes: &Bytes,
+    status: StatusCode,
+    lines: &[httparse::Header<'_>],
+    names: &mut Names,
+) -> Result<HeaderMap, Malformed> {
+    let mut headers = HeaderMap::new();
+    if status == StatusCode::CONTINUE {
+        return Ok(headers);
+    }
+    let mut seen = Seen::default();
+    for line in lines {
+        let Header { name, value, .. } = names.read(bytes, line)?;
+        seen.note(&name, &value);
+        headers.append(name, value);
+    }
+    remove_hop_by_hop(&mut headers, &seen);
+    [TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE, TE].iter().for_each(|name| drop(headers.remove(name)));
+    Ok(headers)
+}
+
 struct Building {
     headers: HeaderMap,
     seen: Seen,
@@ -121,8 +124,7 @@ struct Building {
     length: Option<u64>,
     /// A length is none that is only digits: a list, or nonsense.
     listed: bool,
-    close: bool,
-    keep: bool,
+    options: Options,
 }
 
 impl Building {
@@ -141,7 +143,7 @@ impl Building {
     /// Reads what is said of the connection and of the body. Whether the header is passed on.
     fn understand(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Malformed> {
         if *name == CONNECTION {
-            return Ok(!self.connection(value));
+            return Ok(!self.options.read(value));
         }
         if *name == TRANSFER_ENCODING {
             self.seen.codings += 1;
@@ -155,21 +157,6 @@ impl Building {
             }
         }
         Ok(true)
-    }
-
-    /// What `Connection` says of the connection. `false` when it says more, which others must read.
-    fn connection(&mut self, options: &[u8]) -> bool {
-        let mut understood = true;
-        for option in options.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-            if option.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if option.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep = true;
-            } else {
-                understood = false;
-            }
-        }
-        understood
     }
 
     /// RFC 9112, section 6.3.

@@ -4,12 +4,10 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
-use super::super::expect::Latch;
-use super::answer::{self, Framing, Head, Keep, Malformed, Parsed};
-use super::decode::Decoder;
-use super::names::Names;
-use super::send::{Sending, Unwritten};
-use super::{Connection, Scratch, Stream};
+use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
+use super::answer::{self, Head, Keep, Parsed};
+use super::send::Sending;
+use super::{Connection, Stream, Told};
 use crate::observe::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -71,7 +69,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         scratch: &Scratch,
         sending: &mut Sending,
-        latch: Option<&Latch>,
+        told: Told<'_>,
         place: &mut Option<Head>,
     ) -> Poll<Result<(), Ended>> {
         loop {
@@ -83,7 +81,7 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(sending, latch, &mut scratch.names.borrow_mut(), place) {
+            match self.read(sending, told, &mut scratch.names.borrow_mut(), place) {
                 Ok(Some((framing, Keep(keep)))) => {
                     self.connection.body = Decoder::new(framing);
                     self.connection.keep &= keep && !self.deaf;
@@ -97,9 +95,9 @@ impl Exchange {
 
     fn write(&mut self, cx: &mut Context<'_>, sending: &mut Sending) -> Result<(), Ended> {
         let Stream::Whole(stream) = &mut self.connection.stream else { return Ok(()) };
-        match sending.poll(cx, stream) {
+        match sending.writer.poll(cx, stream) {
             Poll::Ready(Err(Unwritten::Broken)) => Err(Ended::Broken),
-            Poll::Ready(Err(Unwritten::Closed)) if !sending.begun => Err(Ended::Unused),
+            Poll::Ready(Err(Unwritten::Closed)) if !sending.writer.begun => Err(Ended::Unused),
             Poll::Ready(Err(Unwritten::Closed)) => {
                 self.deaf = true;
                 Ok(())
@@ -116,7 +114,7 @@ impl Exchange {
     fn read(
         &mut self,
         sending: &mut Sending,
-        latch: Option<&Latch>,
+        told: Told<'_>,
         names: &mut Names,
         place: &mut Option<Head>,
     ) -> Result<Option<(Framing, Keep)>, Malformed> {
@@ -125,7 +123,7 @@ impl Exchange {
             let seen = self.partial.len();
             self.partial.extend_from_slice(bytes);
             *bytes = Bytes::new();
-            if !answer::may_end(&self.partial, seen) {
+            if !may_end(&self.partial, seen) {
                 return if self.partial.len() > MAX_HEAD { Err(Malformed) } else { Ok(None) };
             }
             *bytes = self.partial.split().freeze();
@@ -138,14 +136,12 @@ impl Exchange {
             }
             match parsed {
                 Parsed::Final(framing, keep) => return Ok(Some((framing, keep))),
-                Parsed::Informational(status) => {
+                Parsed::Informational(status, headers) => {
                     self.informational += 1;
                     if self.informational > MAX_INFORMATIONAL {
                         return Err(Malformed);
                     }
-                    if let Some(latch) = latch.filter(|_| status == StatusCode::CONTINUE) {
-                        latch.open();
-                    }
+                    told.informed(status, headers);
                 }
                 Parsed::Partial => {
                     self.partial.extend_from_slice(bytes);
@@ -157,8 +153,8 @@ impl Exchange {
     }
 
     fn answered(&mut self, sending: &mut Sending, scratch: &Scratch, head: Option<&Head>) -> Result<(), Ended> {
-        if sending.done() || self.deaf {
-            scratch.recycle(std::mem::take(&mut sending.out));
+        if sending.writer.done() || self.deaf {
+            scratch.recycle(std::mem::take(&mut sending.writer.out));
         } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
         } else {

@@ -1,6 +1,7 @@
 //! The data path over real loopback sockets, against hyper servers and raw ones.
 
 mod bodies;
+mod clients;
 mod endpoints;
 mod exchange;
 mod life;

@@ -1,12 +1,12 @@
-//! Headers as endpoints write them, remembered.
+//! Headers as they are written on the wire, remembered.
 //!
-//! Endpoints send the same few names again and again, many with the same value. To find out which name a text is (in
+//! Endpoints and clients send the same few names again and again, many with the same value. To find out which name a text is (in
 //! lower case, one of those that `http` knows, or a new one) and that a value holds nothing forbidden costs several
 //! times what it costs to see that it is what came last time. The table is a core's own and small; names that share a
 //! place take it from each other. A value that changes often is not kept: it would be copied for nothing.
 
 use super::super::headers::Seen;
-use super::answer::Malformed;
+use super::Malformed;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
@@ -20,7 +20,7 @@ const LONGEST_VALUE: usize = 64;
 const MAX_CHANGES: u8 = 4;
 
 #[derive(Debug, Default)]
-pub(super) struct Names(Vec<Option<Known>>);
+pub(in crate::proxy) struct Names(Vec<Option<Known>>);
 
 #[derive(Debug)]
 struct Known {
@@ -34,7 +34,7 @@ struct Known {
 
 /// A header that was read.
 #[derive(Debug)]
-pub(super) struct Header {
+pub(in crate::proxy) struct Header {
     pub name: HeaderName,
     pub value: HeaderValue,
     /// It means nothing to a proxy.
@@ -43,7 +43,7 @@ pub(super) struct Header {
 
 impl Names {
     /// Reads a header, both parts of which lie in `block`.
-    pub(super) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
+    pub(in crate::proxy) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
         let text = line.name.as_bytes();
         let place = place(text);
         if let Some(Some(known)) = self.0.get_mut(place)
