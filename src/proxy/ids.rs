@@ -65,7 +65,7 @@ impl Ids {
     }
 
     /// The caller's request id when it is sane, else a new one; and whether it is new. The caller's is copied: a part of
-    /// the block that the request was read into would keep hyper from using that again.
+    /// the block that the request was read into would keep the core from using that again.
     pub(super) fn request_id(&mut self, given: Option<&HeaderValue>, rng: &mut impl Rng) -> (HeaderValue, bool) {
         let sane = |id: &&HeaderValue| {
             (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)

@@ -92,7 +92,7 @@ impl Inbound {
     /// Whether the client is gone, while a request of it is under way whose body was read. What it sends meanwhile is
     /// kept for later, so much of it as is read at once.
     pub(super) fn gone(&self, cx: &mut Context<'_>) -> bool {
-        if !self.decoder.borrow().done() || !self.buf.borrow().is_empty() {
+        if self.wait_for_reader(cx) || !self.decoder.borrow().done() || !self.buf.borrow().is_empty() {
             return false;
         }
         matches!(self.poll_fill(cx), Poll::Ready(Ok(0) | Err(_)))
@@ -127,8 +127,7 @@ impl Inbound {
             if self.body_over() {
                 return Poll::Ready(Drained::Whole);
             }
-            if self.held.get() {
-                self.waiter.replace(Some(cx.waker().clone()));
+            if self.wait_for_reader(cx) {
                 return Poll::Pending;
             }
             let piece = self.decoder.borrow_mut().next(&mut self.buf.borrow_mut());
@@ -145,6 +144,14 @@ impl Inbound {
                 Err(_) => return Poll::Ready(Drained::Left),
             }
         }
+    }
+
+    /// Whether somebody reads the body; whoever asks is woken when that ends.
+    pub(super) fn wait_for_reader(&self, cx: &mut Context<'_>) -> bool {
+        if self.held.get() {
+            self.waiter.replace(Some(cx.waker().clone()));
+        }
+        self.held.get()
     }
 
     /// Tells the client something before its answer.
@@ -165,11 +172,17 @@ impl Inbound {
         if let Some(written) = stream.as_ref().and_then(|s| s.try_write(&self.interim.borrow()).ok()) {
             self.interim.borrow_mut().drain(..written);
         }
+        if !self.interim.borrow().is_empty() {
+            wake(&self.waiter);
+        }
     }
 
     /// Writes what did not fit when the client was informed.
     pub(super) fn poll_interim(&self, cx: &mut Context<'_>) {
         let mut interim = self.interim.borrow_mut();
+        if interim.is_empty() {
+            return;
+        }
         let mut stream = self.stream.borrow_mut();
         let Some(stream) = stream.as_mut() else { return };
         while !interim.is_empty() {

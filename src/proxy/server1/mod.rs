@@ -81,6 +81,7 @@ enum After {
 }
 
 /// What came instead of a request, or it.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made, and never kept")]
 enum Next {
     Request(Head),
     Refused(Failure),
@@ -311,30 +312,31 @@ async fn refuse(conn: &Conn, inbound: &Inbound, failure: Failure) -> After {
     }
 }
 
-/// Closes the sending side, and lets the client read.
+/// Closes the sending side, and lets the client read. Who still reads the request's body may go on.
 async fn linger(conn: &Conn, inbound: &Inbound) {
-    conn.watch.deadline.set(conn.core.clock.now() + LINGER);
-    *inbound.buf() = Bytes::new();
-    let (mut closed, mut discarded) = (false, 0);
+    let core = &conn.core;
+    conn.watch.deadline.set(core.clock.now() + core.limits.idle.0);
+    let (mut closed, mut alone, mut discarded) = (false, false, 0);
     poll_fn(|cx| {
         conn.watch.deadline.register(cx.waker());
-        if !closed {
-            closed = true;
+        if !std::mem::replace(&mut closed, true) {
             // A socket's sending side is closed at once, or is already.
             let _ = inbound.write(|stream| Pin::new(stream).poll_shutdown(cx));
         }
-        while discarded < MAX_LINGER {
-            match inbound.poll_fill(cx) {
-                Poll::Ready(Ok(read)) if read > 0 => {
-                    discarded += read;
-                    *inbound.buf() = Bytes::new();
+        if !inbound.wait_for_reader(cx) {
+            if !std::mem::replace(&mut alone, true) {
+                conn.watch.deadline.set(core.clock.now() + LINGER);
+            }
+            while discarded < MAX_LINGER {
+                *inbound.buf() = Bytes::new();
+                match inbound.poll_fill(cx) {
+                    Poll::Ready(Ok(read)) if read > 0 => discarded += read,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => break,
                 }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if conn.watch.deadline.reached() => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(())
+        if discarded >= MAX_LINGER || conn.watch.deadline.reached() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }
