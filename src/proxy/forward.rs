@@ -8,13 +8,14 @@
 //! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
 use super::added::Added;
-use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::inbound::Inbound;
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::shared::send2;
 use super::upgrade;
@@ -27,7 +28,6 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use rand::Rng;
 use std::convert::Infallible;
@@ -55,12 +55,12 @@ struct Ready {
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     exchange(ready(conn, watch, request))
 }
 
-fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Inbound>) -> Ready {
     let now = conn.core.clock.now();
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
     let (mut parts, body) = request.into_parts();
@@ -111,7 +111,7 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, parts: &mut Parts, body: Inbound, seen: &Seen) -> Result<Asks, Failure> {
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
@@ -145,7 +145,8 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
-    let body = upload(flight, body, empty, asks);
+    let taken = (cluster.protocol == Protocol::Http2).then(Taken::default);
+    let body = upload(flight, body, empty, asks, taken);
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -166,14 +167,14 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Option<RequestBody> {
+fn upload(flight: &mut Flight, body: Inbound, empty: bool, asks: Asks, taken: Option<Taken>) -> Option<RequestBody> {
     if empty {
         return None;
     }
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None })
+    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None, taken })
 }
 
 /// Tries candidates until one answers, or the request may not go to another.

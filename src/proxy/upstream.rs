@@ -18,13 +18,12 @@ use super::core::Core;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
-use super::shared::{Attempted, Shared, StreamGuard};
+use super::shared::{Attempted, Lease2, Shared};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
 use http::Request;
-use hyper::body::Incoming;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
@@ -52,7 +51,7 @@ pub(super) enum Outgoing {
 /// What an answer's body comes from.
 pub(super) enum Lease {
     Http1(Box<Connection>),
-    Http2(Incoming, #[expect(dead_code, reason = "held for its drop")] StreamGuard),
+    Http2(Lease2),
 }
 
 /// How sending went.
