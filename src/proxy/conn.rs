@@ -77,6 +77,8 @@ pub(super) struct Conn {
     /// The deadline of the connection, and of an HTTP/1.1 connection's requests.
     pub watch: Rc<Watch>,
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
+    /// The authority that its last request asked for.
+    pub host: RefCell<HeaderValue>,
     pub requests: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Time>,
@@ -149,6 +151,7 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
         marks: io.marks().clone(),
         watch,
         workload: RefCell::default(),
+        host: RefCell::new(HeaderValue::from_static("")),
         requests: Cell::new(0),
         idle_since: Cell::new(core.clock.now()),
         idle_armed: Cell::new(false),

@@ -118,7 +118,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Inbound, seen: &Seen) -> 
     if logged {
         flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
     }
-    let host = authority(parts, seen, &flight.conn.listener.name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
     if let Some((_, known)) = &mut flight.target {
         *known = host.clone();
     }
@@ -158,7 +158,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Inbound, seen: &Seen) -> 
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
         Protocol::Http2 => {
-            added.insert(&mut parts.headers);
+            added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
             let empty = Request::new(()).into_parts().0;
             Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
         }

@@ -20,7 +20,7 @@ use crate::links::Time;
 use crate::observe::Reason;
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use http::{HeaderMap, Method, Request, Response, Uri, Version, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use http_body::Body;
 use std::cell::Cell;
 use std::future::Future;
@@ -152,7 +152,7 @@ pub(super) async fn send2(
         };
         let guard = StreamGuard::new(shared);
         let (head, body) = request.into_parts();
-        let spare = Spare::of(&head);
+        let spare = Spare::of(&head, core.scratch.buffer());
         let sent = sender.send_request(Request::from_parts(head, ()), body.is_end_stream());
         drop(sender);
         let Ok((response, stream)) = sent else {
@@ -162,6 +162,7 @@ pub(super) async fn send2(
         let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(stream, body)) };
         let error = match exchange(response, &mut pipe).await {
             Ok(response) => {
+                core.scratch.recycle(spare.headers);
                 let (parts, body) = response.into_parts();
                 let body = Received::new(body, &parts.headers);
                 let seen = Seen::in_headers(&parts.headers);
@@ -181,7 +182,7 @@ pub(super) async fn send2(
             guard.0.over.set(true);
         }
         let body = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
-        let whole = declined.is_some().then_some(body).flatten().map(|body| spare.request(body));
+        let whole = declined.is_some().then_some(body).flatten().and_then(|body| spare.request(body));
         match (declined, whole) {
             // The connection is leaving, not the endpoint.
             (Some(Declined::Leaving), Some(whole)) if !again => {
@@ -216,24 +217,46 @@ async fn exchange(
     .await
 }
 
-/// A request's head once more.
+/// A request's head once more. Its headers are written into one buffer, which costs a third of what a second map asks
+/// for; they are hardly ever read again.
 struct Spare {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
+    /// The length of a name and of its value, four bytes each, and then both of them; and again.
+    headers: Vec<u8>,
 }
 
 impl Spare {
-    fn of(head: &request::Parts) -> Self {
-        Self { method: head.method.clone(), uri: head.uri.clone(), headers: head.headers.clone() }
+    fn of(head: &request::Parts, mut headers: Vec<u8>) -> Self {
+        for (name, value) in &head.headers {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            for part in [name, value] {
+                headers.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_ne_bytes());
+            }
+            headers.extend_from_slice(name);
+            headers.extend_from_slice(value);
+        }
+        Self { method: head.method.clone(), uri: head.uri.clone(), headers }
     }
 
-    fn request(self, body: RequestBody) -> Request<RequestBody> {
+    fn request(&self, body: RequestBody) -> Option<Request<RequestBody>> {
         let mut request = Request::new(body);
-        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (self.method, self.uri, self.headers);
+        let mut rest = self.headers.as_slice();
+        while !rest.is_empty() {
+            let lengths = (take_length(&mut rest)?, take_length(&mut rest)?);
+            let (name, value) = (rest.split_off(..lengths.0)?, rest.split_off(..lengths.1)?);
+            let (name, value) = (HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+            request.headers_mut().append(name, value);
+        }
+        (*request.method_mut(), *request.uri_mut()) = (self.method.clone(), self.uri.clone());
         *request.version_mut() = Version::HTTP_2;
-        request
+        Some(request)
     }
+}
+
+fn take_length(bytes: &mut &[u8]) -> Option<usize> {
+    let length = bytes.split_off(..size_of::<u32>())?;
+    usize::try_from(u32::from_ne_bytes(length.try_into().ok()?)).ok()
 }
 
 /// How an HTTP/2 endpoint says that it did nothing with a request (RFC 9113, section 8.7).
@@ -404,5 +427,27 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_head_is_the_head() {
+        let request = Request::post("http://shop/a?b")
+            .version(Version::HTTP_2)
+            .header("x-long", "y".repeat(300))
+            .header("x-bytes", HeaderValue::from_bytes(b"\xff\x80").unwrap())
+            .header("accept", "")
+            .header("cookie", "a")
+            .header("cookie", "b");
+        let head = request.body(()).unwrap().into_parts().0;
+        let spare = Spare::of(&head, Vec::new()).request(RequestBody::Empty).unwrap();
+        assert_eq!((spare.method(), spare.uri(), spare.version()), (&head.method, &head.uri, head.version));
+        assert_eq!(spare.headers(), &head.headers);
+        let cut = Spare { headers: vec![1, 0, 0], method: Method::GET, uri: Uri::default() };
+        assert!(cut.request(RequestBody::Empty).is_none());
     }
 }
