@@ -11,6 +11,7 @@ use super::added::Added;
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
+use super::early::Early;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
@@ -201,17 +202,18 @@ async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         flight.begin_attempt(choice, now);
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, .. } = flight;
+        let Flight { outgoing, head, latch, upload, watch, conn, .. } = flight;
+        let early = Early { latch: latch.as_ref(), hints: conn.http2.then_some(&watch.hints) };
         let upload = upload.as_ref();
         let late = || wait.overdue(watch, upload, core.clock);
         let sent = match outgoing {
             Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), head, now));
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, early, head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
             outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload, head, now));
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, (upload, early), head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
         };

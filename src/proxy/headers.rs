@@ -424,6 +424,14 @@ pub(super) fn to_downstream(parts: &mut response::Parts, seen: &Seen, answered: 
     Ok(())
 }
 
+/// Makes an informational answer fit for the client.
+pub(super) fn informational(headers: &mut HeaderMap, seen: &Seen) {
+    remove_hop_by_hop(headers, seen);
+    for name in [&TE, &UPGRADE, &TRANSFER_ENCODING, &CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+}
+
 /// Removes from trailers what may not stand there (RFC 9110, section 6.5.1): framing, routing, one-hop headers.
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     for name in [

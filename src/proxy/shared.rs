@@ -10,6 +10,7 @@
 use super::body::{Progress, RequestBody, Upload};
 use super::client1::Head;
 use super::core::Core;
+use super::early::{Early, Hints};
 use super::failure::Failure;
 use super::headers::Seen;
 use super::http2::{CONNECTION_WINDOW, MAX_BUFFER, Patience, Pipe, Received, STREAM_WINDOW, Silence};
@@ -119,7 +120,7 @@ pub(super) async fn send2(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     outgoing: &mut Outgoing,
-    upload: Option<&Rc<Upload>>,
+    (upload, early): (Option<&Rc<Upload>>, Early<'_>),
     place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
@@ -160,7 +161,7 @@ pub(super) async fn send2(
             return Sent::Lost(Reason::Internal.into());
         };
         let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(stream, body)) };
-        let error = match exchange(response, &mut pipe).await {
+        let error = match exchange(response, &mut pipe, early.hints).await {
             Ok(response) => {
                 core.scratch.recycle(spare.headers);
                 let (parts, body) = response.into_parts();
@@ -206,11 +207,19 @@ pub(super) async fn send2(
 async fn exchange(
     mut response: ResponseFuture,
     pipe: &mut Option<Pipe<RequestBody>>,
+    hints: Option<&Hints>,
 ) -> Result<Response<h2::RecvStream>, h2::Error> {
     std::future::poll_fn(|cx| {
         if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
             // However it ends, the answer tells of it: a reset is what it then is.
             let _ = pipe.poll(cx);
+        }
+        if let Some(hints) = hints {
+            while let Poll::Ready(Some(Ok(hint))) = response.poll_informational(cx) {
+                let parts = hint.into_parts().0;
+                let seen = Seen::in_headers(&parts.headers);
+                hints.give(Head { parts, seen });
+            }
         }
         Pin::new(&mut response).poll(cx)
     })

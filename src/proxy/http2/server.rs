@@ -229,16 +229,28 @@ where
                         Some(pipe) => self.state = State::Answering(pipe),
                         None => return Poll::Ready(()),
                     },
-                    // The client may want no answer any more.
-                    Poll::Pending => return self.respond.poll_reset(cx).map(drop),
+                    Poll::Pending => {
+                        self.pass_hints();
+                        // The client may want no answer any more.
+                        return self.respond.poll_reset(cx).map(drop);
+                    }
                 },
                 State::Answering(pipe) => return pipe.poll(cx).map(drop),
             }
         }
     }
 
+    /// Sends what the endpoint said before its answer.
+    fn pass_hints(&mut self) {
+        for hint in self.watch.hints.take() {
+            // Where it cannot be sent it is left out: the client is gone, or the answer is what matters.
+            let _ = self.respond.send_informational(hint);
+        }
+    }
+
     /// Sends the answer's head; its body, where it has one, comes back to be sent.
     fn answer(&mut self, response: Response<ResponseBody>, conn: &Conn) -> Option<Pipe<ResponseBody>> {
+        self.pass_hints();
         let (mut parts, body) = response.into_parts();
         let headers = &mut parts.headers;
         if !headers.contains_key(DATE) {

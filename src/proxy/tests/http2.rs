@@ -371,3 +371,57 @@ async fn an_answer_without_a_date_gets_one() {
         assert!(httpdate::parse_http_date(date).is_ok(), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn early_hints_reach_http2_clients_without_what_is_for_one_hop_and_in_bounded_number() {
+    for endpoint in [Http1, Http2] {
+        for together in [false, true] {
+            let server = Server::tcp(move |mut stream| async move {
+                let hint = |i: usize| format!("HTTP/1.1 103 Early Hints\r\nlink: </{i}>\r\nkeep-alive: x\r\n\r\n");
+                if endpoint == Http1 {
+                    let mut head = [0; 2048];
+                    let _ = stream.read(&mut head).await;
+                    let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+                    let hints: String = (0..10).map(hint).collect();
+                    let _ = stream.write_all(hints.as_bytes()).await;
+                    if !together {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                    return;
+                }
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        for i in 0..10 {
+                            let hint = Response::builder().status(103).header("link", format!("</{i}>"));
+                            respond.send_informational(hint.body(()).unwrap()).unwrap();
+                        }
+                        if !together {
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
+                        respond.send_response(Response::new(()), true).unwrap();
+                    });
+                }
+            })
+            .await;
+            let proxy = TestProxy::start(&config(endpoint, &[server.address]));
+            let stream = TcpStream::connect(proxy.address).await.unwrap();
+            let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let request = Request::get("http://shop/").body(()).unwrap();
+            let (mut response, _) = sender.send_request(request, true).unwrap();
+            let mut links = Vec::new();
+            while let Some(hint) = std::future::poll_fn(|cx| response.poll_informational(cx)).await {
+                let hint = hint.unwrap();
+                assert_eq!((hint.status().as_u16(), hint.headers().len()), (103, 1), "{hint:?}");
+                links.push(hint.headers()["link"].to_str().unwrap().to_owned());
+            }
+            let expected: Vec<_> = (0..8).map(|i| format!("</{i}>")).collect();
+            assert_eq!(links, expected, "{endpoint:?} {together}");
+            assert_eq!(response.await.unwrap().status(), 200);
+            assert_eq!(proxy.connect1().await.get("/").await.status, 200, "who speaks HTTP/1.1 gets the answer alone");
+            assert!(proxy.logged(2).await.iter().all(|l| l.status == Some(200) && l.reason.is_none()));
+        }
+    }
+}
