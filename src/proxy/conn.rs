@@ -14,73 +14,36 @@
 
 use super::core::{Core, Held, Listener};
 use super::forward;
+use super::http2::{self, FAREWELL};
 use super::io::{Io, Marks, Spoken, spoken};
-use super::server1::{self, Inbound};
-use super::upstream::poll_now;
+use super::server1::{self, Downstream};
 use super::watch::Watch;
 use crate::config::ListenerDefaults;
 use crate::links::Time;
-use crate::observe::Reason;
 use crate::route::WorkloadId;
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// How long a drain leaves an idle HTTP/1.1 connection open for a request that is on its way.
 pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(100);
-/// How long an HTTP/2 client may take to close after it was asked to.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// What an HTTP/2 stream holds for a client that reads slowly, in bytes.
-const MIN_BUFFER: usize = 64 * 1024;
-/// HTTP/2 flow control: what a client may send unread, a stream and a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How often an HTTP/2 client is checked to be alive, and how long that may take.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_WITHIN: Duration = Duration::from_secs(20);
 
 /// The servers' settings, made once a core.
 pub(super) struct ServerBuilders {
     pub http1: server1::Limits,
-    limits: ListenerDefaults,
 }
 
 impl ServerBuilders {
     pub(super) fn new(limits: &ListenerDefaults) -> Self {
         let head = usize::try_from(limits.max_header_bytes.0).unwrap_or(usize::MAX);
-        Self { http1: server1::Limits { head, headers: limits.max_headers }, limits: limits.clone() }
+        Self { http1: server1::Limits { head, headers: limits.max_headers } }
     }
-
-    fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
-        let mut http2 = http2::Builder::new(executor);
-        http2
-            .timer(hyper_util::rt::TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(self.limits.max_streams)
-            .max_header_list_size(u32::try_from(self.limits.max_header_bytes.0).unwrap_or(u32::MAX))
-            .max_send_buf_size(MIN_BUFFER)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN);
-        http2
-    }
-}
-
-/// What a client speaks, and what its connection's task looks at.
-enum Client {
-    Http1(Rc<Inbound>),
-    Http2(Arc<Marks>),
 }
 
 /// A client's connection.
@@ -91,49 +54,48 @@ pub(super) struct Conn {
     pub peer: IpAddr,
     pub peer_value: HeaderValue,
     pub http2: bool,
-    /// The client's side, where it speaks HTTP/1.1.
-    pub http1: Option<Rc<Inbound>>,
-    marks: Arc<Marks>,
+    /// What moved on it, where it speaks HTTP/2.
+    pub marks: Arc<Marks>,
     /// The deadline of the connection, and of an HTTP/1.1 connection's requests.
     pub watch: Rc<Watch>,
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
-    requests: Cell<usize>,
+    /// The authority that its last request asked for.
+    pub host: RefCell<HeaderValue>,
+    pub requests: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Time>,
     /// The idle limit runs.
     idle_armed: Cell<bool>,
     /// An HTTP/2 client was asked to close.
-    leaving: Cell<bool>,
+    pub leaving: Cell<bool>,
 }
 
 impl Conn {
-    fn new(core: Rc<Core>, listener: Rc<Listener>, peer: IpAddr, client: Client, watch: Rc<Watch>) -> Rc<Self> {
+    /// A connection; `marks` are those of an HTTP/2 one.
+    pub(super) fn new(
+        core: Rc<Core>,
+        listener: Rc<Listener>,
+        peer: IpAddr,
+        marks: Option<Arc<Marks>>,
+        watch: Rc<Watch>,
+    ) -> Rc<Self> {
         let peer_value =
             HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        let (http1, marks) = match client {
-            Client::Http1(inbound) => (Some(inbound), Arc::default()),
-            Client::Http2(marks) => (None, marks),
-        };
         Rc::new(Self {
             listener,
             peer,
             peer_value,
-            http2: http1.is_none(),
-            http1,
-            marks,
+            http2: marks.is_some(),
+            marks: marks.unwrap_or_default(),
             watch,
             workload: RefCell::default(),
+            host: RefCell::new(HeaderValue::from_static("")),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
             idle_armed: Cell::new(false),
             leaving: Cell::new(false),
             core,
         })
-    }
-
-    /// An HTTP/1.1 connection.
-    pub(super) fn http1(inbound: &Rc<Inbound>, listener: Rc<Listener>, peer: IpAddr, watch: Rc<Watch>) -> Rc<Self> {
-        Self::new(inbound.core().clone(), listener, peer, Client::Http1(inbound.clone()), watch)
     }
 
     /// Whose connection this is; found once, and again when routes were replaced.
@@ -201,20 +163,15 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     let peer = peer.ip().to_canonical();
     match spoken {
         Spoken::Http1 => {
-            let inbound = Inbound::new(core, stream, read);
-            let conn = Conn::http1(&inbound, listener, peer, watch);
-            server1::serve(&conn, &inbound).await;
+            let downstream = Downstream::new(core.clone(), stream, read);
+            let conn = Conn::new(core, listener, peer, None, watch);
+            server1::serve(&conn, &downstream).await;
         }
         Spoken::Http2 => {
             let io = Io::new(stream, read);
-            let conn = Conn::new(core, listener, peer, Client::Http2(io.marks().clone()), watch);
-            // Boxed: an HTTP/1.1 connection's task must not be as large as this.
-            let result = Box::pin(serve2(&conn, io)).await;
-            if let Err(error) = result
-                && error.is_parse()
-            {
-                conn.core.unrouted.finished(conn.core.index, 400, Some(Reason::BadRequest), 0, (0, 0));
-            }
+            let conn = Conn::new(core, listener, peer, Some(io.marks().clone()), watch);
+            // Boxed: a connection's future is as large as HTTP/1.1 needs.
+            Box::pin(http2::serve(&conn, io, |watch, request| forward::serve(&conn, watch, request))).await;
         }
     }
 }
@@ -262,84 +219,4 @@ async fn first_bytes(
     })
     .await;
     known.map(|(read, spoken)| (stream, read, spoken))
-}
-
-async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
-    let executor = StreamExecutor::default();
-    let service = {
-        let (conn, next) = (conn.clone(), executor.next.clone());
-        service_fn(move |request| {
-            let watch = Watch::new(&conn.core.deadlines);
-            *next.borrow_mut() = Some((conn.core.clone(), watch.clone()));
-            forward::serve(&conn, &watch, request)
-        })
-    };
-    let mut serving = pin!(conn.core.servers.http2(executor).serve_connection(TokioIo::new(io), service));
-    conn.watch.deadline.set(conn.core.clock.now() + conn.core.limits.idle.0);
-    std::future::poll_fn(|cx| {
-        conn.watch.deadline.register(cx.waker());
-        if let Some(over) = poll_now(serving.as_mut(), cx) {
-            return Poll::Ready(over);
-        }
-        let core = &conn.core;
-        let idle_over = conn.requests.get() == 0 && conn.watch.deadline.reached();
-        if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
-            serving.as_mut().graceful_shutdown();
-            if conn.requests.get() == 0 {
-                conn.watch.deadline.set(core.clock.now() + FAREWELL);
-            }
-            // GOAWAY goes out with this poll.
-            if let Some(over) = poll_now(serving.as_mut(), cx) {
-                return Poll::Ready(over);
-            }
-            Marks::take(&conn.marks.wrote);
-        } else if idle_over {
-            if !Marks::take(&conn.marks.wrote) {
-                return Poll::Ready(Ok(()));
-            }
-            // The end of the last answer is still on its way to a slow reader.
-            conn.watch.deadline.set(core.clock.now() + FAREWELL);
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-type Watched = (Rc<Core>, Rc<Watch>);
-
-/// Runs the streams of an HTTP/2 connection, each under its own watch.
-#[derive(Clone, Default)]
-struct StreamExecutor {
-    /// The watch of the request that hyper is about to spawn: it calls the service and then the executor.
-    next: Rc<RefCell<Option<Watched>>>,
-}
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, future: F) {
-        match self.next.take() {
-            Some((core, watch)) => drop(tokio::task::spawn_local(Stream { future: Box::pin(future), core, watch })),
-            None => drop(tokio::task::spawn_local(future)),
-        }
-    }
-}
-
-struct Stream<F> {
-    future: Pin<Box<F>>,
-    core: Rc<Core>,
-    watch: Rc<Watch>,
-}
-
-impl<F: Future<Output = ()>> Future for Stream<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.deadline.register(cx.waker());
-        if self.future.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if self.watch.deadline.reached() && self.watch.stalled(self.core.clock.now(), false) {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
 }

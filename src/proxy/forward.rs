@@ -8,13 +8,15 @@
 //! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
 use super::added::Added;
-use super::body::{ClientBody, Progress, RequestBody, ResponseBody, Upload};
-use super::client1::{Head, Sending, Told};
+use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
+use super::client1::{Head, Sending};
 use super::conn::Conn;
+use super::early::Early;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::inbound::Inbound;
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::server1;
 use super::shared::send2;
@@ -27,7 +29,6 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 use rand::Rng;
 use std::convert::Infallible;
 use std::future::Future;
@@ -53,11 +54,11 @@ struct Ready {
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let (parts, body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
-    let body = Some(ClientBody::Http2(body)).filter(|b| !b.is_end_stream());
+    let body = Some(body).filter(|b| !b.is_end_stream());
     let exchange = exchange(ready(conn, watch, parts, body, &seen));
     async move { Ok(exchange.await) }
 }
@@ -69,12 +70,13 @@ pub(super) fn serve1(
     body: Option<server1::Body>,
     seen: &Seen,
 ) -> impl Future<Output = Response<ResponseBody>> + use<> {
-    exchange(ready(conn, &conn.watch, parts, body.map(ClientBody::Http1), seen))
+    exchange(ready(conn, &conn.watch, parts, body.map(Inbound::Http1), seen))
 }
 
-fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut parts: Parts, body: Option<ClientBody>, seen: &Seen) -> Ready {
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut parts: Parts, body: Option<Inbound>, seen: &Seen) -> Ready {
     let now = conn.core.clock.now();
     watch.limit.set(None);
+    watch.hints.clear();
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
     let empty = body.is_none();
@@ -120,14 +122,14 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, body: Option<ClientBody>, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &Seen) -> Result<Asks, Failure> {
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
         flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
     }
-    let host = authority(parts, seen, &flight.conn.listener.name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
     if let Some((_, known)) = &mut flight.target {
         *known = host.clone();
     }
@@ -154,7 +156,8 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<ClientBody>, seen:
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
-    let body = body.map(|body| upload(flight, body, asks));
+    let taken = (cluster.protocol == Protocol::Http2).then(Taken::default);
+    let body = body.map(|body| upload(flight, body, asks, taken));
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -166,7 +169,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<ClientBody>, seen:
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
         Protocol::Http2 => {
-            added.insert(&mut parts.headers);
+            added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
             let empty = Request::new(()).into_parts().0;
             Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
         }
@@ -175,11 +178,11 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<ClientBody>, seen:
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: ClientBody, asks: Asks) -> RequestBody {
+fn upload(flight: &mut Flight, body: Inbound, asks: Asks, taken: Option<Taken>) -> RequestBody {
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    RequestBody::Streaming { inner: body, upload, gate, alone: None }
+    RequestBody::Streaming { inner: body, upload, gate, alone: None, taken }
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
@@ -207,19 +210,19 @@ async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
         let Flight { outgoing, head, latch, upload, watch, conn, version, .. } = flight;
-        let upload = upload.as_ref();
         // HTTP/1.0 knows no answers before the answer.
-        let client = conn.http1.as_deref().filter(|_| *version == Version::HTTP_11);
-        let told = Told { latch: latch.as_ref(), client };
+        let hints = Some(&watch.hints).filter(|_| conn.http2 || *version == Version::HTTP_11);
+        let early = Early { latch: latch.as_ref(), hints };
+        let upload = upload.as_ref();
         let late = || wait.overdue(watch, upload, core.clock);
         let sent = match outgoing {
             Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, told, head, now));
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, early, head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
             outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload, head, now));
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, (upload, early), head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
         };

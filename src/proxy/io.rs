@@ -18,6 +18,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Marks that the connection's task reads: one thread writes and the same one reads.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
+    /// Something was read since the mark was taken.
+    pub read: AtomicBool,
     /// Something was written since the mark was taken.
     pub wrote: AtomicBool,
 }
@@ -80,9 +82,15 @@ impl AsyncRead for Io {
             if self.prefix.is_empty() {
                 self.prefix = Bytes::new();
             }
+            self.marks.read.store(true, Relaxed);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.marks.read.store(true, Relaxed);
+        }
+        read
     }
 }
 

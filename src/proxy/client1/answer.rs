@@ -5,10 +5,10 @@
 //! is refused: both `Transfer-Encoding` and `Content-Length`, lengths that differ, a coding other than `chunked`, a
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
-use super::super::headers::{Seen, digits, one_length, remove_hop_by_hop};
+use super::super::headers::{Seen, digits, one_length};
 use super::super::wire1::{Framing, Header, Malformed, Names, Options};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
@@ -28,12 +28,12 @@ pub(in crate::proxy) struct Head {
     pub seen: Seen,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
-    /// A 1xx other than 101, without what is for this connection alone; it was taken off.
-    Informational(StatusCode, HeaderMap),
+    /// A 1xx other than 101; its head is where it was asked for.
+    Informational(StatusCode),
     /// The head is where it was asked for.
     Final(Framing, Keep),
 }
@@ -64,12 +64,8 @@ pub(super) fn parse(
         Err(_) => return Err(Malformed),
     };
     let status = head.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Malformed)?;
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        let headers = informational(bytes, status, head.headers, names)?;
-        bytes::Buf::advance(bytes, length);
-        return Ok(Parsed::Informational(status, headers));
-    }
-    let mut headers = std::mem::take(spare);
+    let informational = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    let mut headers = if informational { HeaderMap::new() } else { std::mem::take(spare) };
     headers.clear();
     headers.reserve(head.headers.len() + ADDED);
     let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -78,14 +74,21 @@ pub(super) fn parse(
     for line in head.headers.iter() {
         building.add(bytes, line, names)?;
     }
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version) = (status, version);
+    if informational {
+        parts.headers = building.headers;
+        *place = Some(Head { parts, seen: building.seen });
+        bytes::Buf::advance(bytes, length);
+        return Ok(Parsed::Informational(status));
+    }
     let framing = building.framing(version, status, method)?;
     let Building { headers, seen, options, .. } = building;
     let keep = !options.close
         && (version == Version::HTTP_11 || options.keep_alive)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
-    let mut parts = Response::new(()).into_parts().0;
-    (parts.status, parts.version, parts.headers) = (status, version, headers);
+    parts.headers = headers;
     if let Some(phrase) = head.reason.filter(|r| status.canonical_reason() != Some(r)) {
         // Passed on to an HTTP/1.1 client as it is.
         parts.extensions.insert(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?);
@@ -93,28 +96,6 @@ pub(super) fn parse(
     *place = Some(Head { parts, seen });
     bytes::Buf::advance(bytes, length);
     Ok(Parsed::Final(framing, Keep(keep)))
-}
-
-/// The headers of an answer that another follows, for the client. 100 says all that it has to say by its status.
-fn informational(
-    bytes: &Bytes,
-    status: StatusCode,
-    lines: &[httparse::Header<'_>],
-    names: &mut Names,
-) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::new();
-    if status == StatusCode::CONTINUE {
-        return Ok(headers);
-    }
-    let mut seen = Seen::default();
-    for line in lines {
-        let Header { name, value, .. } = names.read(bytes, line)?;
-        seen.note(&name, &value);
-        headers.append(name, value);
-    }
-    remove_hop_by_hop(&mut headers, &seen);
-    [TRANSFER_ENCODING, CONTENT_LENGTH, UPGRADE, TE].iter().for_each(|name| drop(headers.remove(name)));
-    Ok(headers)
 }
 
 struct Building {

@@ -190,7 +190,7 @@ fn informational_answers_are_taken_off_one_by_one() {
     let (mut statuses, mut place) = (Vec::new(), None);
     loop {
         match parsed(&mut bytes, &Method::GET, &mut place).unwrap() {
-            Parsed::Informational(status, _) => statuses.push(status.as_u16()),
+            Parsed::Informational(status) => statuses.push(status.as_u16()),
             Parsed::Final(..) => break statuses.push(place.unwrap().parts.status.as_u16()),
             Parsed::Partial => panic!("{statuses:?}"),
         }

@@ -4,10 +4,11 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
+use super::super::early::Early;
 use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
 use super::answer::{self, Head, Keep, Parsed};
 use super::send::Sending;
-use super::{Connection, Stream, Told};
+use super::{Connection, Stream};
 use crate::observe::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -69,7 +70,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         scratch: &Scratch,
         sending: &mut Sending,
-        told: Told<'_>,
+        early: Early<'_>,
         place: &mut Option<Head>,
     ) -> Poll<Result<(), Ended>> {
         loop {
@@ -81,7 +82,7 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(sending, told, &mut scratch.names.borrow_mut(), place) {
+            match self.read(sending, early, &mut scratch.names.borrow_mut(), place) {
                 Ok(Some((framing, Keep(keep)))) => {
                     self.connection.body = Decoder::new(framing);
                     self.connection.keep &= keep && !self.deaf;
@@ -114,7 +115,7 @@ impl Exchange {
     fn read(
         &mut self,
         sending: &mut Sending,
-        told: Told<'_>,
+        early: Early<'_>,
         names: &mut Names,
         place: &mut Option<Head>,
     ) -> Result<Option<(Framing, Keep)>, Malformed> {
@@ -136,12 +137,18 @@ impl Exchange {
             }
             match parsed {
                 Parsed::Final(framing, keep) => return Ok(Some((framing, keep))),
-                Parsed::Informational(status, headers) => {
+                Parsed::Informational(status) => {
                     self.informational += 1;
                     if self.informational > MAX_INFORMATIONAL {
                         return Err(Malformed);
                     }
-                    told.informed(status, headers);
+                    let head = place.take();
+                    if let Some(latch) = early.latch.filter(|_| status == StatusCode::CONTINUE) {
+                        latch.open();
+                    }
+                    if let (Some(hints), Some(head)) = (early.hints, head) {
+                        hints.give(head);
+                    }
                 }
                 Parsed::Partial => {
                     self.partial.extend_from_slice(bytes);

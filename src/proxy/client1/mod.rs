@@ -33,14 +33,11 @@ pub(super) use answer::Head;
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
-use super::expect::Latch;
-use super::server1::Inbound;
 use super::upstream::Open;
 use super::wire1::{Decoder, Incomplete, Malformed, Piece, READ, Raw, Scratch};
 use crate::balance::EndpointId;
 use crate::links::Time;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 use std::cell::Cell;
 use std::io;
@@ -50,25 +47,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
-
-/// Who is told what an endpoint says before its answer.
-#[derive(Clone, Copy)]
-pub(super) struct Told<'a> {
-    /// Lets the request's body go on at 100.
-    pub latch: Option<&'a Latch>,
-    /// An HTTP/1.1 client, which gets the others.
-    pub client: Option<&'a Inbound>,
-}
-
-impl Told<'_> {
-    fn informed(&self, status: StatusCode, headers: HeaderMap) {
-        if status != StatusCode::CONTINUE {
-            self.client.into_iter().for_each(|client| client.inform(status, &headers));
-        } else if let Some(latch) = self.latch {
-            latch.open();
-        }
-    }
-}
 
 /// A connection to an endpoint.
 pub(super) struct Connection {

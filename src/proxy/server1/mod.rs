@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `mod` | the circle, its limits in time, its end |
 //! | `request` | a request's head |
-//! | `inbound` | the socket, the request's body, informational answers |
+//! | `downstream` | the socket, the request's body, informational answers |
 //! | `answer` | an answer's head |
 //!
 //! What both directions have in common is in `wire1`: bodies, headers that come again, buffers.
@@ -36,11 +36,11 @@
 //! and dropped, else the connection is closed.
 
 mod answer;
-mod inbound;
+mod downstream;
 mod request;
 
 pub(super) use answer::Date;
-pub(super) use inbound::{Body, Inbound};
+pub(super) use downstream::{Body, Downstream};
 pub(super) use request::Limits;
 
 use super::body::{ResponseBody, Switched};
@@ -52,8 +52,8 @@ use super::wire1::{Unwritten, Writer, may_end};
 use crate::observe::Reason;
 use answer::Asked;
 use bytes::{Bytes, BytesMut};
+use downstream::Drained;
 use http::{Method, Response, StatusCode, Version};
-use inbound::Drained;
 use request::Head;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -90,13 +90,13 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(conn: &Rc<Conn>, inbound: &Rc<Inbound>) {
+pub(super) async fn serve(conn: &Rc<Conn>, downstream: &Rc<Downstream>) {
     let mut waiting = Waiting::default();
     loop {
-        let next = poll_fn(|cx| waiting.poll(conn, inbound, cx)).await;
+        let next = poll_fn(|cx| waiting.poll(conn, downstream, cx)).await;
         let after = match next {
-            Next::Request(head) => Box::pin(one(conn, inbound, head)).await,
-            Next::Refused(failure) => Box::pin(refuse(conn, inbound, failure)).await,
+            Next::Request(head) => Box::pin(one(conn, downstream, head)).await,
+            Next::Refused(failure) => Box::pin(refuse(conn, downstream, failure)).await,
             Next::Linger => After::Linger,
             Next::Over => After::Close,
         };
@@ -104,19 +104,19 @@ pub(super) async fn serve(conn: &Rc<Conn>, inbound: &Rc<Inbound>) {
             After::Next => waiting.rest = MAX_REST,
             After::Close => break,
             After::Linger => {
-                linger(conn, inbound).await;
+                linger(conn, downstream).await;
                 break;
             }
             After::Switch(switched) => {
                 conn.watch.deadline.clear();
-                if let Some(client) = inbound.take_raw() {
+                if let Some(client) = downstream.take_raw() {
                     Box::pin(upgrade::carry(switched, client)).await;
                 }
                 break;
             }
         }
     }
-    inbound.close();
+    downstream.close();
 }
 
 /// A connection without a request.
@@ -133,15 +133,15 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn poll(&mut self, conn: &Conn, inbound: &Inbound, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll(&mut self, conn: &Conn, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Next> {
         conn.watch.deadline.register(cx.waker());
-        match inbound.poll_over(cx, &mut self.rest) {
+        match downstream.poll_over(cx, &mut self.rest) {
             Poll::Ready(Drained::Whole) => {}
             Poll::Ready(Drained::Left) => return Poll::Ready(Next::Linger),
             Poll::Pending => return self.limits(conn, conn.core.limits.idle.0),
         }
         loop {
-            match self.take(conn, inbound) {
+            match self.take(conn, downstream) {
                 Ok(Some(head)) => {
                     self.part = false;
                     return Poll::Ready(Next::Request(head));
@@ -149,7 +149,7 @@ impl Waiting {
                 Ok(None) => {}
                 Err(failure) => return Poll::Ready(Next::Refused(failure)),
             }
-            match inbound.poll_fill(cx) {
+            match downstream.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Over),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => return self.limits(conn, DRAIN_IDLE),
@@ -158,10 +158,10 @@ impl Waiting {
     }
 
     /// Looks for a head in what was read.
-    fn take(&mut self, conn: &Conn, inbound: &Inbound) -> Result<Option<Head>, Failure> {
+    fn take(&mut self, conn: &Conn, downstream: &Downstream) -> Result<Option<Head>, Failure> {
         let core = &conn.core;
         let limits = core.servers.http1;
-        let mut buf = inbound.buf();
+        let mut buf = downstream.buf();
         if buf.is_empty() {
             return Ok(None);
         }
@@ -204,10 +204,10 @@ impl Waiting {
 }
 
 /// Serves one request.
-async fn one(conn: &Rc<Conn>, inbound: &Rc<Inbound>, head: Head) -> After {
+async fn one(conn: &Rc<Conn>, downstream: &Rc<Downstream>, head: Head) -> After {
     let Head { parts, seen, framing, keep, expects, trailers } = head;
     let asked = Asked::new(&parts.method, parts.version, keep, trailers);
-    let body = inbound.begin(framing, expects);
+    let body = downstream.begin(framing, expects);
     let response = {
         let mut serving = pin!(forward::serve1(conn, parts, body, &seen));
         poll_fn(|cx| {
@@ -215,35 +215,37 @@ async fn one(conn: &Rc<Conn>, inbound: &Rc<Inbound>, head: Head) -> After {
             if let Poll::Ready(response) = serving.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
-            inbound.poll_interim(cx);
+            conn.watch.hints.take().iter().for_each(|hint| downstream.inform(hint.status(), hint.headers()));
+            downstream.poll_interim(cx);
             let late = || conn.watch.deadline.reached() && conn.watch.stalled(conn.core.clock.now(), false);
-            if inbound.gone(cx) || late() { Poll::Ready(None) } else { Poll::Pending }
+            if downstream.gone(cx) || late() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await
     };
+    conn.watch.hints.take().iter().for_each(|hint| downstream.inform(hint.status(), hint.headers()));
     match response {
-        Some(response) => answer(conn, inbound, response, asked).await,
+        Some(response) => answer(conn, downstream, response, asked).await,
         None => After::Close,
     }
 }
 
 /// Writes an answer.
-async fn answer(conn: &Conn, inbound: &Inbound, response: Response<ResponseBody>, mut asked: Asked) -> After {
+async fn answer(conn: &Conn, downstream: &Downstream, response: Response<ResponseBody>, mut asked: Asked) -> After {
     let core = &conn.core;
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // Nobody can know whether a body is still coming that was not asked for.
-    asked.keep &= !inbound.never_told() && !conn.told_to_leave() && !switches;
-    let out = inbound.take_interim().unwrap_or_else(|| core.scratch.buffer());
+    asked.keep &= !downstream.never_told() && !conn.told_to_leave() && !switches;
+    let out = downstream.take_interim().unwrap_or_else(|| core.scratch.buffer());
     let (mut writer, keep) = answer::begin(response, &asked, core, out);
     let mut broken = false;
     let written = poll_fn(|cx| {
         conn.watch.deadline.register(cx.waker());
-        match inbound.write(|stream| write(&mut writer, &mut broken, cx, stream)) {
+        match downstream.write(|stream| write(&mut writer, &mut broken, cx, stream)) {
             Some(Poll::Ready(written)) => return Poll::Ready(written.is_ok()),
             Some(Poll::Pending) => {}
             None => return Poll::Ready(false),
         }
-        if inbound.gone(cx) || late(conn, std::mem::take(&mut writer.begun)) {
+        if downstream.gone(cx) || late(conn, std::mem::take(&mut writer.begun)) {
             return Poll::Ready(false);
         }
         Poll::Pending
@@ -259,7 +261,7 @@ async fn answer(conn: &Conn, inbound: &Inbound, response: Response<ResponseBody>
     }
     if keep {
         After::Next
-    } else if inbound.body_over() && inbound.buf().is_empty() {
+    } else if downstream.body_over() && downstream.buf().is_empty() {
         After::Close
     } else {
         After::Linger
@@ -301,19 +303,19 @@ fn late(conn: &Conn, moved: bool) -> bool {
 }
 
 /// Answers what is no request.
-async fn refuse(conn: &Conn, inbound: &Inbound, failure: Failure) -> After {
+async fn refuse(conn: &Conn, downstream: &Downstream, failure: Failure) -> After {
     let core = &conn.core;
     core.unrouted.finished(core.index, failure.status().as_u16(), Some(Reason::BadRequest), 0, (0, 0));
     let id = core.ids.borrow_mut().request_id(None, &mut *core.rng.borrow_mut()).0;
     let asked = Asked::new(&Method::GET, Version::HTTP_11, false, false);
-    match answer(conn, inbound, failure.response(&id, false, true), asked).await {
-        After::Close if inbound.write(|_| ()).is_some() => After::Linger,
+    match answer(conn, downstream, failure.response(&id, false, true), asked).await {
+        After::Close if downstream.write(|_| ()).is_some() => After::Linger,
         after => after,
     }
 }
 
 /// Closes the sending side, and lets the client read. Who still reads the request's body may go on.
-async fn linger(conn: &Conn, inbound: &Inbound) {
+async fn linger(conn: &Conn, downstream: &Downstream) {
     let core = &conn.core;
     conn.watch.deadline.set(core.clock.now() + core.limits.idle.0);
     let (mut closed, mut alone, mut discarded) = (false, false, 0);
@@ -321,15 +323,15 @@ async fn linger(conn: &Conn, inbound: &Inbound) {
         conn.watch.deadline.register(cx.waker());
         if !std::mem::replace(&mut closed, true) {
             // A socket's sending side is closed at once, or is already.
-            let _ = inbound.write(|stream| Pin::new(stream).poll_shutdown(cx));
+            let _ = downstream.write(|stream| Pin::new(stream).poll_shutdown(cx));
         }
-        if !inbound.wait_for_reader(cx) {
+        if !downstream.wait_for_reader(cx) {
             if !std::mem::replace(&mut alone, true) {
                 conn.watch.deadline.set(core.clock.now() + LINGER);
             }
             while discarded < MAX_LINGER {
-                *inbound.buf() = Bytes::new();
-                match inbound.poll_fill(cx) {
+                *downstream.buf() = Bytes::new();
+                match downstream.poll_fill(cx) {
                     Poll::Ready(Ok(read)) if read > 0 => discarded += read,
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => break,

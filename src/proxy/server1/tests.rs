@@ -51,19 +51,19 @@ fn core() -> Rc<Core> {
 }
 
 /// A client, and the connection that serves it.
-async fn connected() -> (TcpStream, Rc<Inbound>) {
+async fn connected() -> (TcpStream, Rc<Downstream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let client = TcpStream::connect(address).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
     let core = core();
     let watch = Watch::new(&core.deadlines);
-    let inbound = Inbound::new(core, stream, Bytes::new());
+    let downstream = Downstream::new(core, stream, Bytes::new());
     let listener = Listener { address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
-    let conn = Conn::http1(&inbound, Rc::new(listener), peer.ip(), watch);
-    let served = inbound.clone();
+    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer.ip(), None, watch);
+    let served = downstream.clone();
     tokio::task::spawn_local(async move { serve(&conn, &served).await });
-    (client, inbound)
+    (client, downstream)
 }
 
 /// Reads until an answer of so many is there.
@@ -80,8 +80,8 @@ async fn answers(client: &mut TcpStream, count: usize) -> String {
 
 #[tokio::test(flavor = "local")]
 async fn an_idle_connection_holds_no_bytes() {
-    let (mut client, inbound) = connected().await;
-    assert_eq!(inbound.held_bytes(), 0);
+    let (mut client, downstream) = connected().await;
+    assert_eq!(downstream.held_bytes(), 0);
     for requests in [
         "GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
         "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(3),
@@ -90,12 +90,12 @@ async fn an_idle_connection_holds_no_bytes() {
         client.write_all(requests.as_bytes()).await.unwrap();
         answers(&mut client, requests.matches("HTTP/1.1").count()).await;
         tokio::task::yield_now().await;
-        assert_eq!(inbound.held_bytes(), 0, "{}", requests.len());
+        assert_eq!(downstream.held_bytes(), 0, "{}", requests.len());
     }
     // Of the bytes between two requests only a part of a head is kept, and nothing of what it came in.
     client.write_all(b"GET / HT").await.unwrap();
     tokio::task::yield_now().await;
-    assert_eq!(inbound.held_bytes(), 0);
+    assert_eq!(downstream.held_bytes(), 0);
 }
 
 fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
@@ -106,6 +106,6 @@ fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
 fn an_idle_connection_takes_little_memory() {
     let counts = 2 * size_of::<usize>();
     let task = size_of_future(conn::serve);
-    let shared = size_of::<Conn>() + size_of::<Inbound>() + size_of::<Watch>() + size_of::<Marks>() + 4 * counts;
+    let shared = size_of::<Conn>() + size_of::<Downstream>() + size_of::<Watch>() + size_of::<Marks>() + 4 * counts;
     assert!(task <= 1024 && shared <= 1024, "{task} and {shared} bytes");
 }

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 const MAX_INTERIM: usize = 64 * 1024;
 
 /// A client's connection.
-pub(in crate::proxy) struct Inbound {
+pub(in crate::proxy) struct Downstream {
     core: Rc<Core>,
     /// None once it is closed, or speaks another protocol.
     stream: RefCell<Option<TcpStream>>,
@@ -51,7 +51,7 @@ pub(super) enum Drained {
     Left,
 }
 
-impl Inbound {
+impl Downstream {
     /// A connection on which `read` came already.
     pub(in crate::proxy) fn new(core: Rc<Core>, stream: TcpStream, read: Bytes) -> Rc<Self> {
         Rc::new(Self {
@@ -68,7 +68,8 @@ impl Inbound {
         })
     }
 
-    pub(in crate::proxy) fn core(&self) -> &Rc<Core> {
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Rc<Core> {
         &self.core
     }
 
@@ -107,7 +108,7 @@ impl Inbound {
         *self.decoder.borrow_mut() = decoder;
         self.held.set(true);
         self.expects.set(expects);
-        Some(Body { inbound: self.clone(), over: false })
+        Some(Body { downstream: self.clone(), over: false })
     }
 
     /// Whether all of the body was read.
@@ -233,7 +234,7 @@ fn wake(place: &RefCell<Option<Waker>>) {
 
 /// A request's body, as it comes from the client.
 pub(in crate::proxy) struct Body {
-    inbound: Rc<Inbound>,
+    downstream: Rc<Downstream>,
     /// It was read to its end, or broke off: what comes now is no part of it.
     over: bool,
 }
@@ -247,9 +248,9 @@ impl Body {
         if self.over {
             return Poll::Ready(None);
         }
-        let inbound = &self.inbound;
+        let downstream = &self.downstream;
         let frame = loop {
-            let piece = inbound.decoder.borrow_mut().next(&mut inbound.buf.borrow_mut());
+            let piece = downstream.decoder.borrow_mut().next(&mut downstream.buf.borrow_mut());
             match piece {
                 Ok(Piece::Data(data)) => break Some(Ok(Frame::data(data))),
                 Ok(Piece::Trailers(trailers)) => break Some(Ok(Frame::trailers(trailers))),
@@ -257,22 +258,22 @@ impl Body {
                 Err(_) => break Some(Err(Incomplete)),
                 Ok(Piece::Partial) => {}
             }
-            if inbound.expects.replace(false) {
-                inbound.inform(StatusCode::CONTINUE, &HeaderMap::new());
+            if downstream.expects.replace(false) {
+                downstream.inform(StatusCode::CONTINUE, &HeaderMap::new());
             }
-            match inbound.poll_fill(cx) {
+            match downstream.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => break Some(Err(Incomplete)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
-                    inbound.reader.replace(Some(cx.waker().clone()));
+                    downstream.reader.replace(Some(cx.waker().clone()));
                     return Poll::Pending;
                 }
             }
         };
-        if inbound.decoder.borrow().done() {
+        if downstream.decoder.borrow().done() {
             self.finish();
         } else if matches!(frame, Some(Err(_))) {
-            *inbound.decoder.borrow_mut() = Decoder::Refused;
+            *downstream.decoder.borrow_mut() = Decoder::Refused;
             self.finish();
         }
         Poll::Ready(frame)
@@ -280,9 +281,9 @@ impl Body {
 
     fn finish(&mut self) {
         self.over = true;
-        self.inbound.held.set(false);
-        drop(self.inbound.reader.take());
-        wake(&self.inbound.waiter);
+        self.downstream.held.set(false);
+        drop(self.downstream.reader.take());
+        wake(&self.downstream.waiter);
     }
 
     /// Whether all of it was read.
@@ -291,7 +292,7 @@ impl Body {
     }
 
     pub(in crate::proxy) fn size_hint(&self) -> SizeHint {
-        match self.inbound.decoder.borrow().left() {
+        match self.downstream.decoder.borrow().left() {
             _ if self.over => SizeHint::with_exact(0),
             Some(left) => SizeHint::with_exact(left),
             None => SizeHint::default(),
