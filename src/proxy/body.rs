@@ -10,7 +10,7 @@ use super::headers::clean_trailers;
 use super::inbound::Inbound;
 use super::upstream::{Lease, Open};
 use super::watch::Watch;
-use super::wire1::{Incomplete, Raw, Scratch};
+use super::wire1::{Incomplete, Lines, Raw, Scratch};
 use crate::links::Time;
 use crate::observe::Reason;
 use bytes::Bytes;
@@ -262,7 +262,11 @@ impl Body for RequestBody {
 }
 
 /// A response's body.
-pub(super) struct ResponseBody(Kind);
+pub(super) struct ResponseBody {
+    kind: Kind,
+    /// What goes out behind the answer's headers.
+    lines: Option<Lines>,
+}
 
 enum Kind {
     Empty,
@@ -308,22 +312,36 @@ impl Lease {
 }
 
 impl ResponseBody {
+    fn of(kind: Kind) -> Self {
+        Self { kind, lines: None }
+    }
+
+    /// The same, whose answer's head has these lines, too.
+    pub(super) fn with(mut self, lines: Option<Lines>) -> Self {
+        self.lines = lines;
+        self
+    }
+
+    pub(super) fn take_lines(&mut self) -> Option<Lines> {
+        self.lines.take()
+    }
+
     pub(super) fn empty() -> Self {
-        Self(Kind::Empty)
+        Self::of(Kind::Empty)
     }
 
     pub(super) fn full(bytes: Bytes) -> Self {
-        Self(Kind::Full(bytes))
+        Self::of(Kind::Full(bytes))
     }
 
     /// None, and another protocol after the answer's head.
     pub(super) fn switching(flight: Box<Flight>, upstream: Raw<Rc<Open>>) -> Self {
-        Self(Kind::Switched(Box::new(Switched { flight, upstream })))
+        Self::of(Kind::Switched(Box::new(Switched { flight, upstream })))
     }
 
     /// What the connection carries from here on, where it switched.
     pub(super) fn switched(self) -> Option<Switched> {
-        match self.0 {
+        match self.kind {
             Kind::Switched(switched) => Some(*switched),
             _ => None,
         }
@@ -331,7 +349,7 @@ impl ResponseBody {
 
     /// An endpoint's body; the request is over when it is.
     pub(super) fn proxied(flight: Box<Flight>) -> Self {
-        Self(Kind::Proxied(flight))
+        Self::of(Kind::Proxied(flight))
     }
 }
 
@@ -340,7 +358,7 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let kind = &mut self.get_mut().0;
+        let kind = &mut self.get_mut().kind;
         match kind {
             Kind::Empty | Kind::Switched(_) => Poll::Ready(None),
             Kind::Full(_) => match std::mem::replace(kind, Kind::Empty) {
@@ -397,7 +415,7 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty | Kind::Switched(_) => true,
             Kind::Full(_) => false,
             Kind::Proxied(flight) => flight.lease.as_ref().is_none_or(Lease::is_end_stream),
@@ -405,7 +423,7 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Empty | Kind::Switched(_) => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Proxied(flight) => flight.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint),

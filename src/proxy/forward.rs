@@ -7,7 +7,7 @@
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
 //! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
 
-use super::added::Added;
+use super::added::{Added, via};
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
@@ -22,6 +22,7 @@ use super::server1;
 use super::shared::send2;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
+use super::wire1::Lines;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
@@ -167,7 +168,11 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &S
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
     };
     flight.outgoing = match cluster.protocol {
-        Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
+        Protocol::Http1 => {
+            let mut sending = Sending::new(parts, &added, body, &core.scratch);
+            sending.lines = (!flight.conn.http2).then(|| Lines::new(core.scratch.buffer()));
+            Outgoing::Http1(sending)
+        }
         Protocol::Http2 => {
             added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
             let empty = Request::new(()).into_parts().0;
@@ -270,16 +275,28 @@ fn in_time<F: Future>(
 /// Passes an endpoint's answer on.
 fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
     let now = flight.core.clock.now();
-    let Some(Head { mut parts, seen }) = flight.head.take() else { return Err((flight, Reason::Internal.into())) };
+    let Some(Head { mut parts, seen, mut lines }) = flight.head.take() else {
+        return Err((flight, Reason::Internal.into()));
+    };
     let empty = flight.lease.as_ref().is_none_or(Lease::is_end_stream);
-    let answered = Answered { method: &flight.method, upgrade, empty };
+    let answered = Answered { method: &flight.method, upgrade, empty, lines: lines.is_some() };
+    let via = via(parts.version);
     if let Err(failure) = to_downstream(&mut parts, &seen, &answered) {
         flight.fail_attempt(failure.reason, now);
         return Err((flight, failure));
     }
     flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
     flight.status = Some(parts.status);
-    parts.headers.insert(X_REQUEST_ID, flight.request_id.clone());
+    match &mut lines {
+        Some(lines) => {
+            if seen.request_id {
+                parts.headers.remove(X_REQUEST_ID);
+            }
+            lines.push("via", via.as_bytes());
+            lines.push("x-request-id", flight.request_id.as_bytes());
+        }
+        None => drop(parts.headers.insert(X_REQUEST_ID, flight.request_id.clone())),
+    }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
     }
@@ -290,7 +307,7 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
             _ => None,
         };
         return match upstream {
-            Some(upstream) => Ok(Response::from_parts(parts, ResponseBody::switching(flight, upstream))),
+            Some(upstream) => Ok(Response::from_parts(parts, ResponseBody::switching(flight, upstream).with(lines))),
             None => Err((flight, Reason::UpgradeFailed.into())),
         };
     }
@@ -299,10 +316,10 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
     if empty || bodiless {
         flight.complete_at(now);
         drop(flight);
-        return Ok(Response::from_parts(parts, ResponseBody::empty()));
+        return Ok(Response::from_parts(parts, ResponseBody::empty().with(lines)));
     }
     flight.watch.set(now + flight.watch.idle.get());
-    Ok(Response::from_parts(parts, ResponseBody::proxied(flight)))
+    Ok(Response::from_parts(parts, ResponseBody::proxied(flight).with(lines)))
 }
 
 /// The answer goes out although the request's body was not read: an HTTP/1.1 connection cannot be used again.

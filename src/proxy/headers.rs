@@ -384,6 +384,8 @@ pub(super) struct Answered<'a> {
     pub upgrade: bool,
     /// Whether the response has no body.
     pub empty: bool,
+    /// Whether what it gets on top is written behind its headers, and not put among them.
+    pub lines: bool,
 }
 
 /// Makes a response fit for the client. `Err` when it is none that can be passed on.
@@ -418,7 +420,9 @@ pub(super) fn to_downstream(parts: &mut response::Parts, seen: &Seen, answered: 
             return Err(Reason::ResponseIncomplete.into());
         }
     }
-    headers.append(VIA, via(from));
+    if !answered.lines {
+        headers.append(VIA, via(from));
+    }
     parts.version = Version::HTTP_11;
     Ok(())
 }

@@ -288,7 +288,7 @@ fn responses_are_cleaned_and_checked() {
         *response.headers_mut() = map(lines);
         let mut parts = response.into_parts().0;
         let seen = Seen::in_headers(&parts.headers);
-        to_downstream(&mut parts, &seen, &Answered { method: &method, upgrade: false, empty })
+        to_downstream(&mut parts, &seen, &Answered { method: &method, upgrade: false, empty, lines: false })
             .map(|()| listed(&parts.headers, &["via"]))
             .map_err(|f| f.reason)
     };

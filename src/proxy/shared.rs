@@ -167,7 +167,7 @@ pub(super) async fn send2(
                 let (parts, body) = response.into_parts();
                 let body = Received::new(body, &parts.headers);
                 let seen = Seen::in_headers(&parts.headers);
-                *place = Some(Head { parts, seen });
+                *place = Some(Head { parts, seen, lines: None });
                 let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
                     let sending = async move {
                         let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
@@ -218,7 +218,7 @@ async fn exchange(
             while let Poll::Ready(Some(Ok(hint))) = response.poll_informational(cx) {
                 let parts = hint.into_parts().0;
                 let seen = Seen::in_headers(&parts.headers);
-                hints.give(Head { parts, seen });
+                hints.give(Head { parts, seen, lines: None });
             }
         }
         Pin::new(&mut response).poll(cx)

@@ -6,7 +6,7 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
-use super::super::wire1::{Framing, Header, Malformed, Names, Options};
+use super::super::wire1::{Framing, Header, Lines, Malformed, Names, Options};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
@@ -26,6 +26,8 @@ pub(in crate::proxy) struct Head {
     pub parts: response::Parts,
     /// What is among the headers. Lengths and codings are none any more: they were checked and agree.
     pub seen: Seen,
+    /// Those that nobody needs to look at, which are not among the others then.
+    pub lines: Option<Lines>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +44,13 @@ pub(super) enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Keep(pub bool);
 
-/// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more.
+/// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more; `plain`
+/// takes the headers of an answer that nobody needs to look at.
 pub(super) fn parse(
     bytes: &mut Bytes,
     method: &Method,
     spare: &mut HeaderMap,
+    plain: &mut Option<Lines>,
     names: &mut Names,
     place: &mut Option<Head>,
 ) -> Result<Parsed, Malformed> {
@@ -69,16 +73,23 @@ pub(super) fn parse(
     headers.clear();
     headers.reserve(head.headers.len() + ADDED);
     let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let seen = Seen::default();
-    let mut building = Building { headers, seen, length: None, listed: false, options: Options::default() };
-    for line in head.headers.iter() {
-        building.add(bytes, line, names)?;
+    let mut building = Building::new(headers);
+    let mut aside = plain.as_mut().filter(|_| !informational);
+    building.read(bytes, head.headers, names, aside.as_deref_mut())?;
+    if building.seen.connection
+        && let Some(lines) = aside
+    {
+        // It may name any of them.
+        lines.clear();
+        building.headers.clear();
+        building = Building::new(building.headers);
+        building.read(bytes, head.headers, names, None)?;
     }
     let mut parts = Response::new(()).into_parts().0;
     (parts.status, parts.version) = (status, version);
     if informational {
         parts.headers = building.headers;
-        *place = Some(Head { parts, seen: building.seen });
+        *place = Some(Head { parts, seen: building.seen, lines: None });
         bytes::Buf::advance(bytes, length);
         return Ok(Parsed::Informational(status));
     }
@@ -93,7 +104,7 @@ pub(super) fn parse(
         // Passed on to an HTTP/1.1 client as it is.
         parts.extensions.insert(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?);
     }
-    *place = Some(Head { parts, seen });
+    *place = Some(Head { parts, seen, lines: plain.take() });
     bytes::Buf::advance(bytes, length);
     Ok(Parsed::Final(framing, Keep(keep)))
 }
@@ -109,8 +120,41 @@ struct Building {
 }
 
 impl Building {
-    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(), Malformed> {
+    fn new(headers: HeaderMap) -> Self {
+        Self { headers, seen: Seen::default(), length: None, listed: false, options: Options::default() }
+    }
+
+    /// Reads all headers; those that nobody needs to look at go to `plain`.
+    fn read(
+        &mut self,
+        bytes: &Bytes,
+        lines: &[httparse::Header<'_>],
+        names: &mut Names,
+        mut plain: Option<&mut Lines>,
+    ) -> Result<(), Malformed> {
+        for line in lines {
+            match (&mut plain, names.plain(line.name)) {
+                // httparse has looked at the value.
+                (Some(plain), Some(name)) => plain.push(name, line.value),
+                (plain, _) => self.add(bytes, line, names, plain.as_deref_mut())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        bytes: &Bytes,
+        line: &httparse::Header<'_>,
+        names: &mut Names,
+        aside: Option<&mut Lines>,
+    ) -> Result<(), Malformed> {
         let Header { name, value, plain } = names.read(bytes, line)?;
+        if let Some(aside) = aside.filter(|_| plain) {
+            // All of a name go the same way, so that they keep their order.
+            aside.push(name.as_str(), value.as_bytes());
+            return Ok(());
+        }
         if !plain {
             if !self.understand(&name, line.value)? {
                 return Ok(());

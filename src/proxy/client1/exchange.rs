@@ -131,7 +131,7 @@ impl Exchange {
         }
         while !bytes.is_empty() {
             let before = bytes.len();
-            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, names, place)?;
+            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, &mut sending.lines, names, place)?;
             if before - bytes.len() > MAX_HEAD {
                 return Err(Malformed);
             }

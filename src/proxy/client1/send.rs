@@ -6,7 +6,7 @@
 use super::super::added::Added;
 use super::super::body::RequestBody;
 use super::super::headers::digits;
-use super::super::wire1::{Rest, Scratch, Writer, announced, line};
+use super::super::wire1::{Lines, Rest, Scratch, Writer, announced, line};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method};
@@ -21,6 +21,8 @@ pub(in crate::proxy) struct Sending<B = RequestBody> {
     pub(super) method: Method,
     /// The request's map, empty, for the answer's headers.
     pub(super) spare: HeaderMap,
+    /// Takes the answer's plain headers, where the client speaks HTTP/1.1.
+    pub(in crate::proxy) lines: Option<Lines>,
 }
 
 impl<B> Sending<B> {
@@ -43,7 +45,7 @@ impl<B> Sending<B> {
         };
         // Now, because the headers hold the block that they were read into, which could not be used again.
         headers.clear();
-        Self { writer: Writer::new(out, rest, body.unwrap_or_default()), method, spare: headers }
+        Self { writer: Writer::new(out, rest, body.unwrap_or_default()), method, spare: headers, lines: None }
     }
 
     /// Whether it may be sent again although it was written: its method is idempotent, and nothing of a body is gone.

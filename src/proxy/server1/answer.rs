@@ -75,10 +75,15 @@ pub(in crate::proxy) fn begin(
     core: &Core,
     mut out: Vec<u8>,
 ) -> (Writer<ResponseBody>, bool) {
-    let (parts, body) = response.into_parts();
+    let (parts, mut body) = response.into_parts();
     out.reserve(USUAL_HEAD);
     first_line(&parts, asked.version, &mut out);
-    let said = lines_of(&parts, &mut out);
+    let mut said = lines_of(&parts, &mut out);
+    if let Some(lines) = body.take_lines() {
+        said.date |= lines.dated;
+        out.extend_from_slice(lines.text());
+        core.scratch.recycle(lines.into_text());
+    }
     let mut keep = asked.keep && !said.close;
     let rest = framing(&parts, asked, &said, &body, &mut keep, &mut out);
     if !said.date {

@@ -5,7 +5,7 @@
 //! refused: a line that does not end in CR LF, more than one `Content-Length`, one that is no number, a coding that
 //! does not end in `chunked`, a coding in an HTTP/1.0 request (sections 2.2 and 6.1 to 6.3). Both a coding and a length,
 //! and codings beyond `chunked`, are refused with the rest of the headers (`headers::check_lengths`), so that such a
-//! request has an id and a line in the log. One empty line before a request is skipped, as section 2.2 asks.
+//! request has an id and a line in the log. Empty lines before a request are skipped, as section 2.2 asks.
 
 use super::super::failure::Failure;
 use super::super::headers::{Seen, digits, members};
@@ -59,15 +59,13 @@ pub(in crate::proxy) fn parse(
     headers: impl FnOnce() -> HeaderMap,
     names: &mut Names,
 ) -> Result<Option<Head>, Failure> {
-    if bytes.first() == Some(&b'\r') {
-        match bytes.get(1) {
-            None => return Ok(None),
-            Some(b'\n') => bytes.advance(2),
-            Some(_) => {}
-        }
+    while bytes.starts_with(b"\r\n") {
+        bytes.advance(2);
     }
-    if matches!(bytes.first(), Some(b'\r' | b'\n')) {
-        return Err(Failure::bad_request("The request begins with empty lines."));
+    match bytes.as_ref() {
+        [] | [b'\r'] => return Ok(None),
+        [b'\r' | b'\n', ..] => return Err(Failure::bad_request("An empty line before the request is malformed.")),
+        _ => {}
     }
     let taken = if limits.headers <= USUAL_HEADERS {
         let mut lines = [const { MaybeUninit::uninit() }; USUAL_HEADERS];

@@ -49,7 +49,7 @@ async fn what_is_no_request_gets_one_answer_and_the_end() {
         ("GET / HTTP/1.1\r\nhost: a\nx: b\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: a\rx: b\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nhost: a\r\n x: b\r\n\r\n", 400),
-        ("\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        ("\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", 400),
         ("GET /#a HTTP/1.1\r\nhost: a\r\n\r\n", 400),
         ("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\nGET /tunnelled HTTP/1.1\r\nhost: a\r\n\r\n", 501),
         ("GET / HTTP/2.0\r\nhost: a\r\n\r\n", 400),

@@ -20,7 +20,7 @@ mod write;
 pub(super) use decode::{Decoder, Piece};
 pub(super) use names::{Header, Names};
 pub(super) use raw::Raw;
-pub(super) use write::{Rest, Unwritten, Writer, announced, line};
+pub(super) use write::{Lines, Rest, Unwritten, Writer, announced, line};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;

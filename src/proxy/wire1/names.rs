@@ -8,7 +8,7 @@
 use super::super::headers::Seen;
 use super::Malformed;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 /// How many names are remembered.
@@ -60,6 +60,12 @@ impl Names {
         Ok(Header { name, value: part(block, line.value)?, plain })
     }
 
+    /// The name of a header that is known to mean nothing to a proxy.
+    pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&str> {
+        let known = self.0.get(place(text.as_bytes()))?.as_ref()?;
+        (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then(|| known.name.as_str())
+    }
+
     fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
         if self.0.is_empty() {
             self.0.resize_with(PLACES, || None);
@@ -103,7 +109,7 @@ fn place(text: &[u8]) -> usize {
 fn plain(name: &HeaderName) -> bool {
     let mut seen = Seen::default();
     seen.note(name, &HeaderValue::from_static("application/grpc"));
-    seen == Seen::default() && *name != CONNECTION && *name != TRANSFER_ENCODING && *name != CONTENT_LENGTH
+    seen == Seen::default() && ![CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH, TRAILER].contains(name)
 }
 
 #[cfg(test)]
@@ -158,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_a_proxy_must_look_at_is_not_plain() {
-        for name in ["connection", "transfer-encoding", "content-length", "keep-alive", "upgrade", "te", "via"] {
+        for name in ["connection", "transfer-encoding", "content-length", "keep-alive", "upgrade", "te", "via", "trailer"] {
             assert!(!plain(&HeaderName::from_static(name)), "{name}");
         }
         for name in ["grpc-status", "endpoint-load-metrics", "endpoint-load-metrics-bin", "content-type"] {
