@@ -25,7 +25,7 @@ use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
@@ -274,6 +274,10 @@ fn answer(
     flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
     flight.status = Some(parts.status);
     parts.headers.insert(X_REQUEST_ID, flight.request_id.clone());
+    if flight.conn.http2 && !seen.date {
+        // Towards HTTP/1.1 the server sees to it.
+        parts.headers.insert(DATE, flight.core.http2.date());
+    }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
     }
@@ -319,12 +323,15 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
         flight.conn.marks.linger.store(true, Relaxed);
     }
     let mut response = failure.response(&flight.request_id, grpc, close);
-    if flight.method == Method::HEAD && !response.body().is_end_stream() {
-        // HTTP/2 would send the body.
-        let body = std::mem::replace(response.body_mut(), ResponseBody::empty());
-        if let Some(length) = body.size_hint().exact() {
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(length) = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream()) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if flight.method == Method::HEAD {
+            // HTTP/2 would send the body.
+            *response.body_mut() = ResponseBody::empty();
         }
+    }
+    if flight.conn.http2 {
+        response.headers_mut().insert(DATE, flight.core.http2.date());
     }
     flight.failed(failure.reason, response.status());
     response

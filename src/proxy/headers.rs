@@ -67,6 +67,7 @@ pub(super) struct Seen {
     pub load_metrics: bool,
     pub grpc_status: bool,
     pub grpc: bool,
+    pub date: bool,
 }
 
 impl Seen {
@@ -83,7 +84,8 @@ impl Seen {
         match name.len() {
             2 => self.te |= name == "te",
             3 => self.via |= name == "via",
-            4 => self.hosts += u32::from(name == "host"),
+            4 if name == "host" => self.hosts += 1,
+            4 => self.date |= name == "date",
             6 if name == "cookie" => self.cookies += 1,
             6 => self.expect |= name == "expect",
             7 => self.upgrade |= name == "upgrade",

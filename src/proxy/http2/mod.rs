@@ -69,7 +69,7 @@ impl Settings {
     }
 
     /// The moment, for an answer that has no date of its own (RFC 9110, section 6.6.1).
-    fn date(&self) -> HeaderValue {
+    pub(super) fn date(&self) -> HeaderValue {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let mut date = self.date.borrow_mut();

@@ -16,8 +16,7 @@ use super::wakes::{StreamWake, Wakes};
 use super::{Patience, Pipe, Received, Silence};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
-use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use std::convert::Infallible;
 use std::future::Future;
@@ -40,26 +39,27 @@ where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
     A: Fn(&Rc<Watch>, Request<Inbound>) -> F,
 {
+    // Boxed, both: what a connection's future holds, it holds as long as the connection lives.
+    if let Some(connection) = Box::pin(connect(conn, io)).await {
+        let mut serving = Box::new(Serving::new(conn, ask, connection));
+        std::future::poll_fn(|cx| serving.poll(cx)).await;
+    }
+}
+
+/// Waits until the settings are out.
+async fn connect(conn: &Rc<Conn>, io: Io) -> Option<Connection<Io, Bytes>> {
     let core = &conn.core;
     conn.watch.deadline.set(core.clock.now() + core.limits.idle.0);
     let mut handshake = pin!(core.http2.builder.handshake(io));
-    let connected = std::future::poll_fn(|cx| {
+    std::future::poll_fn(|cx| {
         conn.watch.deadline.register(cx.waker());
         match poll_now(handshake.as_mut(), cx) {
             Some(connected) => Poll::Ready(connected.ok()),
             None if conn.watch.deadline.reached() => Poll::Ready(None),
             None => Poll::Pending,
         }
-    });
-    let Some(mut connection) = connected.await else { return };
-    let wakes = Arc::new(Wakes::default());
-    let silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
-    let waker = Waker::from(wakes.clone());
-    // The first turn looks at everything.
-    waker.wake_by_ref();
-    let streams = Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new() };
-    let mut serving = Serving { conn, ask, connection, waker, wakes, streams, silence };
-    std::future::poll_fn(|cx| serving.poll(cx)).await;
+    })
+    .await
 }
 
 struct Serving<'a, F, A> {
@@ -73,11 +73,22 @@ struct Serving<'a, F, A> {
     silence: Silence,
 }
 
-impl<F, A> Serving<'_, F, A>
+impl<'a, F, A> Serving<'a, F, A>
 where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
     A: Fn(&Rc<Watch>, Request<Inbound>) -> F,
 {
+    fn new(conn: &'a Rc<Conn>, ask: A, mut connection: Connection<Io, Bytes>) -> Self {
+        let core = &conn.core;
+        let wakes = Arc::new(Wakes::default());
+        let silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
+        let waker = Waker::from(wakes.clone());
+        // The first turn looks at everything.
+        waker.wake_by_ref();
+        let streams = Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new() };
+        Self { conn, ask, connection, waker, wakes, streams, silence }
+    }
+
     /// One turn. Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.wakes.begin(cx.waker());
@@ -212,7 +223,7 @@ where
     /// Ready when it is over, whatever its end. Where that is too early, its end resets the stream.
     fn poll(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<()> {
         self.watch.deadline.register(cx.waker());
-        if self.poll_parts(cx, conn).is_ready() {
+        if self.poll_parts(cx).is_ready() {
             return Poll::Ready(());
         }
         if self.watch.deadline.reached() && self.watch.stalled(conn.core.clock.now(), false) {
@@ -221,11 +232,11 @@ where
         Poll::Pending
     }
 
-    fn poll_parts(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<()> {
+    fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.state {
                 State::Asking(asking) => match asking.as_mut().poll(cx) {
-                    Poll::Ready(Ok(response)) => match self.answer(response, conn) {
+                    Poll::Ready(Ok(response)) => match self.answer(response) {
                         Some(pipe) => self.state = State::Answering(pipe),
                         None => return Poll::Ready(()),
                     },
@@ -249,20 +260,10 @@ where
     }
 
     /// Sends the answer's head; its body, where it has one, comes back to be sent.
-    fn answer(&mut self, response: Response<ResponseBody>, conn: &Conn) -> Option<Pipe<ResponseBody>> {
+    fn answer(&mut self, response: Response<ResponseBody>) -> Option<Pipe<ResponseBody>> {
         self.pass_hints();
-        let (mut parts, body) = response.into_parts();
-        let headers = &mut parts.headers;
-        if !headers.contains_key(DATE) {
-            headers.insert(DATE, conn.core.http2.date());
-        }
+        let (parts, body) = response.into_parts();
         let empty = body.is_end_stream();
-        if !empty
-            && let Some(length) = body.size_hint().exact()
-            && !headers.contains_key(CONTENT_LENGTH)
-        {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
         match self.respond.send_response(Response::from_parts(parts, ()), empty) {
             Ok(stream) => (!empty).then(|| Pipe::new(stream, body)),
             Err(_) => {
