@@ -10,7 +10,8 @@
 //! answered is still written to a client that reads slowly. The connections of a listener that is closed leave likewise.
 //!
 //! What is not HTTP is answered by hyper (400, or 431 for a head too large) and counted here as `bad_request`.
-//! 1xx answers of an endpoint other than 100 and 101 end here: hyper's server cannot send them. A client that closes
+//! 1xx answers of an endpoint other than 100 and 101 end here where the client speaks HTTP/1.1: hyper's server cannot send
+//! them (`early` passes them on over HTTP/2). A client that closes
 //! its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 

@@ -5,7 +5,7 @@
 //!
 //! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
-//! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
+//! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
 use super::added::Added;
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
@@ -64,8 +64,11 @@ pub(super) fn serve(
 fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Inbound>) -> Ready {
     let now = conn.core.clock.now();
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
+    if seen.lengths > 0 {
+        body.announced(&parts.headers);
+    }
     watch.limit.set(None);
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));

@@ -3,6 +3,7 @@
 use super::http2::Received;
 use bytes::Bytes;
 use h2::Reason;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
@@ -22,6 +23,13 @@ impl Inbound {
                 Pin::new(body).poll_frame(cx).map(|f| f.map(|f| f.map_err(|_| Reason::INTERNAL_ERROR)))
             }
             Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    /// Takes note of the length that its head announces, where that was not done yet.
+    pub(super) fn announced(&mut self, headers: &HeaderMap) {
+        if let Self::Http2(body) = self {
+            body.announced(headers);
         }
     }
 

@@ -168,8 +168,10 @@ pub(super) async fn send2(
             Ok(response) => {
                 core.scratch.recycle(spare.headers);
                 let (parts, body) = response.into_parts();
-                let body = Received::new(body, &parts.headers);
-                let seen = Seen::in_headers(&parts.headers);
+                let (mut body, seen) = (Received::new(body), Seen::in_headers(&parts.headers));
+                if seen.lengths > 0 {
+                    body.announced(&parts.headers);
+                }
                 *place = Some(Head { parts, seen });
                 let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
                     let sending = async move {

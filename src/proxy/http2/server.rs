@@ -8,6 +8,7 @@
 
 use super::super::body::ResponseBody;
 use super::super::conn::Conn;
+use super::super::deadlines::Deadlines;
 use super::super::inbound::Inbound;
 use super::super::io::{Io, Marks};
 use super::super::upstream::poll_now;
@@ -85,7 +86,8 @@ where
         let waker = Waker::from(wakes.clone());
         // The first turn looks at everything.
         waker.wake_by_ref();
-        let streams = Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new() };
+        let streams =
+            Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new(), watch: None };
         Self { conn, ask, connection, waker, wakes, streams, silence }
     }
 
@@ -140,8 +142,8 @@ where
         // An error of the connection is the client's, and leaves nobody to tell.
         while let Some(Ok((request, respond))) = ready!(self.connection.poll_accept(&mut cx)) {
             let (parts, stream) = request.into_parts();
-            let body = Inbound::Http2(Received::new(stream, &parts.headers));
-            let watch = Watch::new(&self.conn.core.deadlines);
+            let body = Inbound::Http2(Received::new(stream));
+            let watch = self.streams.watch(&self.conn.core.deadlines);
             let asking = Box::pin((self.ask)(&watch, Request::from_parts(parts, body)));
             self.streams.begin(Stream { state: State::Asking(asking), respond, watch });
         }
@@ -156,6 +158,8 @@ struct Streams<F> {
     free: Vec<usize>,
     /// An empty list, to be exchanged for one that is not.
     woken: Vec<usize>,
+    /// The watch of a stream that is over.
+    watch: Option<Rc<Watch>>,
 }
 
 struct Slot<F> {
@@ -168,6 +172,11 @@ impl<F> Streams<F>
 where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
 {
+    /// A watch for the next stream.
+    fn watch(&mut self, deadlines: &Rc<Deadlines>) -> Rc<Watch> {
+        self.watch.take().unwrap_or_else(|| Watch::new(deadlines))
+    }
+
     /// Takes a stream in, which is then polled with those that were woken.
     fn begin(&mut self, stream: Stream<F>) {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -189,8 +198,15 @@ where
             slot.wake.taken();
             let Some(stream) = &mut slot.stream else { continue };
             if stream.poll(&mut Context::from_waker(&slot.waker), conn).is_ready() {
-                slot.stream = None;
                 self.free.push(index);
+                if let Some(Stream { state, respond, mut watch }) = slot.stream.take() {
+                    drop((state, respond));
+                    // Unless an upload that outlives its answer holds it.
+                    if let Some(free) = Rc::get_mut(&mut watch) {
+                        free.reset();
+                        self.watch = Some(watch);
+                    }
+                }
             }
         }
         if self.slots.len() > MAX_SPARE && self.free.len() == self.slots.len() {
