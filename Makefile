@@ -111,8 +111,11 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 	$(LAB) results --from $(RESULTS) --out models/RESULTS.md
 
 .PHONY: bench
-bench: setup ## Runs the microbenchmarks; ARGS='--bench pick' some of them.
-	cargo bench --package pathloom-benches --benches $(ARGS)
+bench: setup ## Runs the microbenchmarks, writes benches/results.json; ARGS='--bench pick' some of them.
+	@mkdir -p $(TARGET)/criterion && touch $(TARGET)/criterion/.begun
+	cargo bench --package pathloom-benches --features peers $(or $(ARGS),--benches)
+	cargo run --quiet --release --package pathloom-benches --features peers --bin peers -- micro \
+		--criterion $(TARGET)/criterion --since $(TARGET)/criterion/.begun $(if $(ARGS),,--whole)
 
 # The tests' own dependencies, and Pathloom's code at opt-level 3 in one unit each, so that counts repeat. `--workspace` gives
 # the dependencies the features that the tests built them with, or half of them would be compiled once more.
@@ -137,7 +140,7 @@ $(PEERS)/envoy/.ready: .ci/wheels-peers.txt | $(WHEELS)/.fetched
 	@touch $@
 
 .PHONY: bench-peers
-bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envoy (an hour; ARGS=--quick counts only), writes benches/peers/RESULTS.md.
+bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envoy (35 minutes; ARGS=--resume goes on, ARGS=--help lists more).
 	@.ci/peers-packages
 	cargo build --release --package pathloom-benches --features peers --bin peers
 	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)

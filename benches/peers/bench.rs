@@ -72,7 +72,7 @@ macro_rules! template {
     };
 }
 
-const PROXIES: [Proxy; 9] = [
+const PROXIES: [Proxy; 11] = [
     Proxy { name: "floor", kind: Kind::Floor, template: "", index: 0 },
     Proxy { name: "haproxy", kind: Kind::Haproxy, template: template!("haproxy-stock.cfg"), index: 1 },
     Proxy { name: "haproxy-tuned", kind: Kind::Haproxy, template: template!("haproxy-tuned.cfg"), index: 2 },
@@ -92,7 +92,35 @@ const PROXIES: [Proxy; 9] = [
         template: template!("pathloom.yaml"),
         index: 8,
     },
+    Proxy {
+        name: TEN_TICKS,
+        kind: Kind::Pathloom { engine: "onnxruntime" },
+        template: template!("pathloom.yaml"),
+        index: 9,
+    },
+    Proxy {
+        name: WITHOUT_MODEL,
+        kind: Kind::Pathloom { engine: NO_MODEL },
+        template: template!("pathloom.yaml"),
+        index: 10,
+    },
 ];
+
+/// Pathloom with ten ticks a second, and without a model: what does the model cost those who wait?
+pub const TEN_TICKS: &str = "pathloom-10-ticks";
+pub const WITHOUT_MODEL: &str = "pathloom-no-model";
+/// In the place of an engine's name: there is no model, and each request goes by what was measured.
+const NO_MODEL: &str = "none";
+
+/// What of a proxy is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured {
+    All,
+    /// It differs from another one only in what it holds in memory.
+    Memory,
+    /// It differs from another one only in what else it does while requests wait.
+    Time,
+}
 
 impl Proxy {
     /// All of them, the one without features first.
@@ -109,12 +137,26 @@ impl Proxy {
     }
 
     pub fn speaks(self, case: Case) -> bool {
-        !self.is_floor() || case == Case::Http1
+        case == Case::Http1 || !(self.is_floor() || self.measured() == Measured::Time)
     }
 
-    /// Whether it differs from another one only in what it holds in memory.
-    pub fn for_memory_only(self) -> bool {
-        self.name == "pathloom-embedded"
+    /// Whether it is somebody else's.
+    pub fn is_rival(self) -> bool {
+        matches!(self.kind, Kind::Nginx | Kind::Haproxy | Kind::Envoy)
+    }
+
+    pub fn measured(self) -> Measured {
+        match self.name {
+            "pathloom-embedded" => Measured::Memory,
+            TEN_TICKS | WITHOUT_MODEL => Measured::Time,
+            _ => Measured::All,
+        }
+    }
+
+    /// How many connections its configuration allows, to clients and endpoints together, where that is a line of it.
+    pub fn connections_allowed(self) -> Option<usize> {
+        let line = self.template.lines().find_map(|line| line.trim().strip_prefix("worker_connections "))?;
+        line.split(';').next()?.trim().parse().ok()
     }
 
     fn port(self, offset: u16) -> u16 {
@@ -206,7 +248,7 @@ pub struct Bench {
     pub this: PathBuf,
     /// Where configurations, logs and profiles go.
     pub work: PathBuf,
-    _upstreams: Running,
+    upstreams: Running,
 }
 
 impl Bench {
@@ -225,7 +267,12 @@ impl Bench {
         }
         let mut upstreams = Running::start(command, &work.join("upstream.log"))?;
         upstreams.ready(&UPSTREAMS)?;
-        Ok(Self { programs, this, work, _upstreams: upstreams })
+        Ok(Self { programs, this, work, upstreams })
+    }
+
+    /// What the comparison has taken of the processors so far, in ticks; of what runs, the upstreams only.
+    pub fn own_ticks(&self) -> u64 {
+        process::own_ticks(&self.upstreams.family())
     }
 
     /// Starts a proxy below `wrapper` (a profiler with its options, or nothing) and waits until it serves.
@@ -274,6 +321,9 @@ impl Bench {
     /// When they are not, with what they are.
     pub fn steering(&self, proxy: Proxy) -> Fallible<()> {
         let Kind::Pathloom { engine } = proxy.kind else { return Ok(()) };
+        if engine == NO_MODEL {
+            return Ok(());
+        }
         let routing: serde_json::Value = serde_json::from_str(&process::get(proxy.admin(), "/routing")?)?;
         let text = |pointer: &str| routing.pointer(pointer).and_then(|v| v.as_str()).unwrap_or("nothing").to_owned();
         let (rung, used) = (text("/generation/rung"), text("/generation/model/engine"));
@@ -311,8 +361,12 @@ impl Bench {
             }),
         );
         if let Kind::Pathloom { engine } = proxy.kind {
+            let (engine, file) = if engine == NO_MODEL { ("auto", "none.onnx") } else { (engine, "builtin") };
             fill("@ENGINE@", engine);
-            fill("@DEADLINE@", if is_slow { "20s" } else { "500ms" });
+            fill("@MODEL@", file);
+            let (tick, deadline) = if proxy.name == TEN_TICKS { ("100ms", "100ms") } else { ("1s", "500ms") };
+            fill("@TICK@", tick);
+            fill("@DEADLINE@", if is_slow { "20s" } else { deadline });
             fill("@MAX_ERROR@", if is_slow { "100" } else { "1.0" });
         }
         let file = folder.join(match proxy.kind {

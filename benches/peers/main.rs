@@ -2,7 +2,9 @@
 //!
 //! | subcommand | what it is |
 //! | --- | --- |
-//! | `run` | the whole comparison: starts everything, measures by turns, writes `results.json` and `RESULTS.md` |
+//! | `run` | the whole comparison: starts everything, measures by turns, writes `results.json`, `RESULTS.md` and README's section |
+//! | `readme` | writes README's section on performance from the results of `run` and of the microbenchmarks |
+//! | `micro` | takes the microbenchmarks' figures from where criterion left them (`make bench`) |
 //! | `upstream` | the endpoints behind the proxies |
 //! | `load` | the client in front of them, open or closed loop |
 //! | `floor` | the least that a proxy can do, to know what is left for anybody to gain |
@@ -17,12 +19,17 @@ mod counted;
 mod floor;
 mod h2;
 mod load;
+mod micro;
 mod process;
+mod progress;
+mod readme;
 mod report;
 mod results;
 mod rounds;
 mod run;
 mod strace;
+mod table;
+mod targets;
 mod upstream;
 
 use clap::Parser;
@@ -36,6 +43,10 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 enum Command {
     /// Measures everything by turns.
     Run(run::Options),
+    /// Writes README's section on performance.
+    Readme(readme::Options),
+    /// Takes the microbenchmarks' figures.
+    Micro(micro::Options),
     /// Endpoints that answer at once.
     Upstream(upstream::Options),
     /// Sends requests, and reports as one line of JSON.
@@ -47,6 +58,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(options) => run::run(&options),
+        Command::Readme(options) => readme::run(&options),
+        Command::Micro(options) => micro::run(&options),
         Command::Upstream(options) => upstream::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Floor(options) => floor::run(&options),

@@ -1,7 +1,6 @@
 //! Processes: their limits, their life, and what the kernel says about them.
 
 use crate::Fallible;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -163,16 +162,24 @@ pub fn memory_kib(family: &[u32]) -> (u64, u64) {
     sum
 }
 
-/// All processors' busy and total time since the start, in ticks.
+/// All processors' busy and total time since the start, in ticks. Busy is what programs took, and what the host took
+/// from this machine; interrupts are left out, since nobody can say whose they were.
 pub fn busy_ticks() -> (u64, u64) {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let first = text.lines().next().unwrap_or_default();
-    let fields: BTreeMap<usize, u64> =
-        first.split_whitespace().skip(1).take(8).enumerate().filter_map(|(i, n)| Some((i, n.parse().ok()?))).collect();
-    let total: u64 = fields.values().sum();
-    // The fourth and fifth are idle time and waiting for disks.
-    let idle = fields.get(&3).unwrap_or(&0) + fields.get(&4).unwrap_or(&0);
-    (total - idle, total)
+    let fields: Vec<u64> = first.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    // User, nice, system, idle, waiting for disks, interrupts, soft interrupts, stolen.
+    let busy = [0, 1, 2, 7].iter().filter_map(|at| fields.get(*at)).sum();
+    (busy, fields.iter().sum())
+}
+
+/// What this process took, with its children that have ended and the family that runs, in ticks.
+pub fn own_ticks(running: &[u32]) -> u64 {
+    const NS_A_TICK: u64 = 10_000_000;
+    let fields = stat(std::process::id()).unwrap_or_default();
+    // utime, stime, cutime, cstime: the 14th to 17th, counted from the name's 2nd.
+    let own: u64 = fields.iter().skip(11).take(4).filter_map(|n| n.parse::<u64>().ok()).sum();
+    own + cpu_ns(running) / NS_A_TICK
 }
 
 /// The body of `GET path` from a port on this machine.
@@ -194,6 +201,11 @@ pub fn get(port: u16, path: &str) -> Fallible<String> {
 
 /// The share of all processors that was busy since `busy_ticks` gave `before`.
 pub fn busy_since(before: (u64, u64)) -> f64 {
+    busy_since_but(before, 0)
+}
+
+/// The same, less these ticks.
+pub fn busy_since_but(before: (u64, u64), own: u64) -> f64 {
     let now = busy_ticks();
-    (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64
+    (now.0 - before.0).saturating_sub(own) as f64 / (now.1 - before.1).max(1) as f64
 }

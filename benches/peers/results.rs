@@ -1,10 +1,17 @@
 //! What is measured, as `results.json` holds it.
+//!
+//! A run may measure a part only. What it measured takes the place of what an earlier run at the same commit found; all
+//! else of that run stays, and `runs` says who contributed. Of another commit nothing is kept.
 
 use crate::Fallible;
+use crate::bench::{Case, Proxy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+
+/// The most that other work may take of all cores while something is timed.
+pub const QUIET: f64 = 0.05;
 
 /// Everything.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -12,11 +19,8 @@ pub struct Results {
     /// The commit that was measured, with `+` when the working tree differed from it.
     pub commit: String,
     pub machine: Machine,
-    pub date: String,
-    pub command: String,
-    pub rounds: usize,
-    /// Share of both cores that was busy in each round, the comparison's own part included.
-    pub busy: Vec<f64>,
+    /// The runs that contributed, the first one first.
+    pub runs: Vec<Run>,
     /// What each program says of its version.
     pub versions: BTreeMap<String, String>,
     pub rows: Vec<Row>,
@@ -27,14 +31,33 @@ pub struct Results {
     pub failures: Vec<Failure>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     pub processor: String,
     pub cores: usize,
     pub memory_gb: f64,
     pub kernel: String,
-    /// Share of both cores that was busy just before the measurement began.
+}
+
+/// One run of the command.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    pub date: String,
+    pub command: String,
+    pub seconds: f64,
+    /// Timed rounds that it went through.
+    pub rounds: usize,
+    /// Share of all cores that was busy just before it began.
     pub busy_before: f64,
+    /// Share of all cores that neither the proxies nor the load nor the upstreams took, in each timed round.
+    pub busy_with_others: Vec<f64>,
+}
+
+impl Run {
+    /// Whether what it timed is worth something.
+    pub fn was_quiet(&self) -> bool {
+        self.busy_before <= QUIET && self.busy_with_others.iter().all(|busy| *busy <= QUIET)
+    }
 }
 
 /// One proxy in one case. A figure that is missing stands among the failures with its reason.
@@ -70,8 +93,6 @@ pub struct Row {
     pub syscalls_one: Option<f64>,
     /// System calls a request by name.
     pub syscall_names: BTreeMap<String, f64>,
-    /// `p99_us` less the same without a proxy.
-    pub added_p99_us: Option<f64>,
     /// Latency at 64 connections and the same rate for all proxies.
     pub p99_same_rate_us: Option<f64>,
     /// That rate, in requests a second.
@@ -100,6 +121,9 @@ pub struct MemoryRow {
     pub connections: usize,
     pub rss_mb: Option<f64>,
     pub pss_mb: Option<f64>,
+    /// How many connections it takes at most, where those are too many for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -111,6 +135,48 @@ pub struct Failure {
 }
 
 impl Results {
+    /// Reads a file; nothing where there is none, or one of another shape.
+    pub fn read(file: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    }
+
+    /// Takes memory's figure in the place of an earlier one.
+    pub fn memory(&mut self, row: MemoryRow) {
+        let is_same = |m: &MemoryRow| (&m.proxy, &m.case, m.connections) == (&row.proxy, &row.case, row.connections);
+        self.memory.retain(|m| !is_same(m));
+        self.memory.push(row);
+    }
+
+    /// Forgets what failed before among the figures that are measured anew: the timed ones, or the counted ones.
+    pub fn anew(&mut self, proxy: &str, cases: &[Case], is_timed: bool) {
+        const COUNTED: [&str; 4] = ["instructions", "allocations", "syscalls", "memory"];
+        let is_chosen = |f: &Failure| f.case == "all" || cases.iter().any(|case| case.name() == f.case);
+        let was_timed = |f: &Failure| !COUNTED.iter().any(|figure| f.figure.starts_with(figure));
+        self.failures.retain(|f| f.proxy != proxy || !is_chosen(f) || was_timed(f) != is_timed);
+    }
+
+    /// Enters the body of 1 KB among the bodies: its figures are those of the case itself.
+    fn repeat_small_bodies(&mut self) {
+        for row in self.rows.clone().into_iter().filter(|row| row.case == "h1" && row.proxy != "direct") {
+            let (instructions, syscalls, rps, cpu_us) = (row.instructions, row.syscalls, row.rps, row.cpu_us);
+            let spread = row.spread.into_iter().filter(|(figure, _)| ["rps", "cpu_us"].contains(&figure.as_str()));
+            let spread = spread.collect();
+            if let Some(body) = self.body(&row.proxy, crate::bench::SMALL_BODY) {
+                *body = BodyRow { instructions, syscalls, rps, cpu_us, spread, ..body.clone() };
+            }
+        }
+    }
+
+    /// Puts all rows where they belong: as the cases and the proxies stand in their lists.
+    fn sort(&mut self) {
+        let proxy = |name: &str| Proxy::all().iter().position(|p| p.name == name).map_or(0, |at| at + 1);
+        let case = |name: &str| Case::ALL.iter().position(|c| c.name() == name);
+        self.rows.sort_by_key(|r| (case(&r.case), proxy(&r.proxy)));
+        self.bodies.sort_by_key(|r| (r.bytes, proxy(&r.proxy)));
+        self.memory.sort_by_key(|r| (proxy(&r.proxy), case(&r.case), r.connections));
+        self.failures.sort_by_key(|r| (proxy(&r.proxy), case(&r.case), r.figure.clone()));
+    }
+
     pub fn row(&mut self, proxy: &str, case: &str) -> Option<&mut Row> {
         if !self.rows.iter().any(|r| r.proxy == proxy && r.case == case) {
             self.rows.push(Row { proxy: proxy.into(), case: case.into(), ..Row::default() });
@@ -146,8 +212,10 @@ impl Results {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(&self, file: &Path) -> Fallible<()> {
-        let mut text = serde_json::to_string_pretty(&rounded(serde_json::to_value(self)?))?;
+    pub fn write(&mut self, file: &Path) -> Fallible<()> {
+        self.repeat_small_bodies();
+        self.sort();
+        let mut text = serde_json::to_string_pretty(&rounded(serde_json::to_value(&*self)?))?;
         text.push('\n');
         Ok(std::fs::write(file, text)?)
     }
@@ -177,7 +245,7 @@ pub fn first_line(program: &str, arguments: &[&str]) -> String {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
 }
 
-/// The machine as it stands.
+/// The machine.
 pub fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| -> String {
@@ -186,13 +254,68 @@ pub fn machine() -> Machine {
     };
     let memory = field(&read("/proc/meminfo"), "MemTotal");
     let kib: f64 = memory.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0);
-    let before = crate::process::busy_ticks();
-    std::thread::sleep(std::time::Duration::from_secs(2));
     Machine {
         processor: field(&read("/proc/cpuinfo"), "model name"),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         memory_gb: (kib * 1024.0 / 1e9).round(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-        busy_before: crate::process::busy_since(before),
+    }
+}
+
+/// What is measured: the commit, with `+` when the sources differ from it. Pages and results may: this writes them.
+pub fn commit() -> String {
+    let commit = first_line("git", &["rev-parse", "--short=12", "HEAD"]);
+    let sources = [":/", ":(exclude,top)*.md", ":(exclude,top)benches/*results.json"];
+    let changed =
+        first_line("git", &[&["status", "--porcelain", "--untracked-files=no", "--"], sources.as_slice()].concat());
+    if changed.is_empty() { commit } else { format!("{commit}+") }
+}
+
+/// The share of all cores that is busy now, watched for two seconds.
+pub fn busy_now() -> f64 {
+    let before = crate::process::busy_ticks();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    crate::process::busy_since(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_anew_replaces_what_was_found_and_leaves_the_rest() {
+        let mut results = Results::default();
+        let memory = |connections, rss_mb| MemoryRow {
+            proxy: "nginx".into(),
+            case: "h1".into(),
+            connections,
+            rss_mb: Some(rss_mb),
+            ..MemoryRow::default()
+        };
+        [memory(0, 1.0), memory(1000, 2.0), memory(1000, 3.0)].into_iter().for_each(|row| results.memory(row));
+        assert_eq!(results.memory.iter().map(|m| m.rss_mb).collect::<Vec<_>>(), [Some(1.0), Some(3.0)]);
+
+        for (case, figure) in [("h1", "syscalls"), ("h1", "timed"), ("h2c-h1", "syscalls"), ("all", "instructions")] {
+            results.take(("nginx", case, figure), Err::<(), _>("no".into()));
+        }
+        results.anew("nginx", &[Case::Http1], false);
+        let left: Vec<_> = results.failures.iter().map(|f| (f.case.as_str(), f.figure.as_str())).collect();
+        assert_eq!(left, [("h1", "timed"), ("h2c-h1", "syscalls")]);
+    }
+
+    #[test]
+    fn the_file_that_is_written_is_the_file_that_is_read() {
+        let folder = std::env::temp_dir().join(format!("peers-results-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("results.json");
+        let mut results = Results { commit: "abc".into(), ..Results::default() };
+        results.row("nginx", "h1").unwrap().instructions = Some(20_000.0);
+        results.runs.push(Run { busy_with_others: vec![0.01], ..Run::default() });
+        results.write(&file).unwrap();
+        let read = Results::read(&file).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(read.rows.first().and_then(|row| row.instructions), Some(20_000.0));
+        assert_eq!(read.bodies.first().map(|body| body.body.as_str()), Some("1k"));
+        assert!(read.runs.iter().all(Run::was_quiet));
     }
 }

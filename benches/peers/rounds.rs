@@ -8,74 +8,97 @@
 //! 3. 64 connections at half of what it could take: the 99th percentile;
 //! 4. 64 connections at one rate for all proxies, half of what the slowest could take in the first round.
 //!
-//! The last three are open loops.
+//! The last three are open loops. Over HTTP/1.1 bodies of other sizes follow, as fast as they go.
+//!
+//! All samples are kept in a file of the working folder, so that a run that was broken off goes on where it was.
 
 use crate::Fallible;
-use crate::bench::{Amount, Bench, CONNECTIONS, Case, Load, Proxy, Target};
+use crate::bench::{Amount, Bench, CONNECTIONS, Case, Load, Measured, Proxy, SMALL_BODY, Target};
 use crate::load::Report;
-use crate::process::{Running, busy_since, busy_ticks, cpu_ns};
+use crate::process::{Running, busy_since_but, busy_ticks, cpu_ns};
 use crate::results::Results;
 use crate::upstream::BODIES;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The low rate at one connection, in requests a second.
 const LOW_RATE: f64 = 2000.0;
 /// Warm-up of each load, in seconds.
-const WARM_UP: f64 = 0.5;
+const WARM_UP: f64 = 0.3;
+/// What starting and ending a proxy takes, about, in seconds.
+const START: f64 = 1.5;
 
 /// Samples by proxy, case and figure.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Samples {
-    values: BTreeMap<(String, String, &'static str), Vec<f64>>,
+    /// By `proxy/case/figure`; the case of a body is its name.
+    values: BTreeMap<String, Vec<f64>>,
     /// The rate for all, by case.
-    same_rate: BTreeMap<Case, f64>,
-    /// How busy both cores were in each round: a quiet machine shows what the proxies and the load take.
-    pub busy: Vec<f64>,
+    same_rate: BTreeMap<String, f64>,
+    /// Share of all cores that was taken by others, in each round.
+    pub busy_with_others: Vec<f64>,
+    /// How long each load is measured.
     seconds: f64,
 }
 
 impl Samples {
     pub fn new(seconds: f64) -> Self {
-        Self { values: BTreeMap::new(), same_rate: BTreeMap::new(), busy: Vec::new(), seconds }
+        Self { seconds, ..Self::default() }
     }
 
-    fn add(&mut self, target: Target, case: &str, figure: &'static str, value: f64) {
-        self.values.entry((target.name().to_owned(), case.to_owned(), figure)).or_default().push(value);
+    /// How many rounds are done.
+    pub fn rounds(&self) -> usize {
+        self.busy_with_others.len()
     }
 
-    fn last(&self, target: Target, case: &str, figure: &'static str) -> Option<f64> {
-        self.values.get(&(target.name().to_owned(), case.to_owned(), figure))?.last().copied()
+    /// How long a round takes, about, in seconds.
+    pub fn expected(&self, proxies: &[Proxy], cases: &[Case], turn: usize) -> f64 {
+        let load = self.seconds + WARM_UP + 0.1;
+        let spoken = proxies.iter().map(|p| cases.iter().filter(|c| p.speaks(**c)).count()).sum::<usize>() as f64;
+        let with_bodies =
+            proxies.iter().filter(|p| p.measured() == Measured::All && cases.contains(&Case::Http1)).count();
+        let bodies = ((BODIES.len() - 1) * with_bodies) as f64;
+        let probes = if turn == 0 { spoken * (START + WARM_UP + 1.0) } else { 0.0 };
+        probes + (spoken + cases.len() as f64) * (START + 4.0 * load) + bodies * load
+    }
+
+    fn add(&mut self, target: Target, case: &str, figure: &str, value: f64) {
+        self.values.entry(format!("{}/{case}/{figure}", target.name())).or_default().push(value);
+    }
+
+    fn last(&self, target: Target, case: &str, figure: &str) -> Option<f64> {
+        self.values.get(&format!("{}/{case}/{figure}", target.name()))?.last().copied()
     }
 
     /// One round.
-    pub fn round(&mut self, bench: &Bench, proxies: &[Proxy], cases: &[Case], turn: usize, results: &mut Results) {
-        let before = busy_ticks();
+    pub fn round(&mut self, bench: &Bench, proxies: &[Proxy], cases: &[Case], results: &mut Results) {
+        let (before, own) = (busy_ticks(), bench.own_ticks());
+        let turn = self.rounds();
         let mut order: Vec<Proxy> = proxies.to_vec();
         order.rotate_left(turn % proxies.len().max(1));
         for case in cases.iter().copied() {
-            if turn == 0 {
-                for proxy in order.iter().copied().filter(|proxy| proxy.speaks(case)) {
+            let speaking = || order.iter().copied().filter(|proxy| proxy.speaks(case));
+            if !self.same_rate.contains_key(case.name()) {
+                for proxy in speaking() {
                     let probed = self.probe(bench, proxy, case);
                     results.take((proxy.name, case.name(), "first throughput"), probed);
                 }
             }
             let direct = self.direct(bench, case, results);
             results.take(("direct", case.name(), "timed"), direct);
-            for proxy in order.iter().copied().filter(|proxy| proxy.speaks(case)) {
+            for proxy in speaking() {
                 let done = bench.proxy(proxy, &[]).and_then(|running| {
                     self.saturated(bench, proxy, &running, case, results)?;
                     self.latencies(bench, Target::Proxy(proxy), case, results)?;
+                    if case == Case::Http1 && proxy.measured() == Measured::All {
+                        self.bodies(bench, proxy, &running, results)?;
+                    }
                     bench.steering(proxy)
                 });
                 results.take((proxy.name, case.name(), "timed"), done);
             }
         }
-        if cases.contains(&Case::Http1) {
-            for proxy in &order {
-                let done = self.bodies(bench, *proxy, results);
-                results.take((proxy.name, "h1", "timed bodies"), done);
-            }
-        }
-        self.busy.push(busy_since(before));
+        self.busy_with_others.push(busy_since_but(before, bench.own_ticks().saturating_sub(own)));
     }
 
     /// Finds the rate for all before anybody is measured at it.
@@ -84,7 +107,7 @@ impl Samples {
         let load = Load::new(case, CONNECTIONS, Amount::Seconds(WARM_UP, 1.0));
         let half = (bench.load(Target::Proxy(proxy), &load)?.per_second / 2.0).round();
         if half > 0.0 {
-            let rate = self.same_rate.entry(case).or_insert(half);
+            let rate = self.same_rate.entry(case.name().to_owned()).or_insert(half);
             *rate = rate.min(half);
         }
         Ok(())
@@ -129,15 +152,11 @@ impl Samples {
         complain(results, target, case, "p50 at one connection", &one);
         self.add(target, case.name(), "p50_us", one.p50_us);
         let own = self.last(target, case.name(), "rps").map(|rps| rps / 2.0);
-        for (figure, rate) in [("p99_us", own), ("p99_same_rate_us", self.same_rate.get(&case).copied())] {
+        for (figure, rate) in [("p99_us", own), ("p99_same_rate_us", self.same_rate.get(case.name()).copied())] {
             let Some(rate) = rate else { continue };
             let report = bench.load(target, &Load::new(case, CONNECTIONS, amount).rate(rate))?;
             complain(results, target, case, figure, &report);
             self.add(target, case.name(), figure, report.p99_us);
-            if target != Target::Direct && figure == "p99_us" {
-                let direct = bench.load(Target::Direct, &Load::new(case, CONNECTIONS, amount).rate(rate))?;
-                self.add(target, case.name(), "added_p99_us", report.p99_us - direct.p99_us);
-            }
         }
         if target != Target::Direct
             && let Some(direct) = self.last(Target::Direct, case.name(), "p50_us")
@@ -147,10 +166,9 @@ impl Samples {
         Ok(())
     }
 
-    fn bodies(&mut self, bench: &Bench, proxy: Proxy, results: &mut Results) -> Fallible<()> {
-        let (target, running) = (Target::Proxy(proxy), bench.proxy(proxy, &[])?);
-        let family = running.family();
-        for body in BODIES {
+    fn bodies(&mut self, bench: &Bench, proxy: Proxy, running: &Running, results: &mut Results) -> Fallible<()> {
+        let (target, family) = (Target::Proxy(proxy), running.family());
+        for body in BODIES.into_iter().filter(|body| *body != SMALL_BODY) {
             // Of large bodies, few at a time: else none is done when the time is over.
             let connections = if body.1 > 1_000_000 { 8 } else { CONNECTIONS };
             let load = Load::new(Case::Http1, connections, Amount::Seconds(0.0, 2.0 * WARM_UP)).body(body);
@@ -173,26 +191,26 @@ impl Samples {
 
     /// Puts medians and spreads into the results.
     pub fn fill(&self, results: &mut Results) {
-        for ((proxy, case, figure), values) in &self.values {
+        for (name, values) in &self.values {
+            let mut parts = name.splitn(3, '/');
+            let (Some(proxy), Some(case), Some(figure)) = (parts.next(), parts.next(), parts.next()) else { continue };
             let Some((least, middle, most)) = median(values) else { continue };
-            if let Some(body) = BODIES.iter().find(|(name, _)| name == case) {
+            if let Some(body) = BODIES.iter().find(|(name, _)| *name == case) {
                 if let Some(row) = results.body(proxy, *body) {
-                    row.spread.insert((*figure).into(), [least, most]);
-                    *(if *figure == "rps" { &mut row.rps } else { &mut row.cpu_us }) = Some(middle);
+                    row.spread.insert(figure.into(), [least, most]);
+                    *(if figure == "rps" { &mut row.rps } else { &mut row.cpu_us }) = Some(middle);
                 }
                 continue;
             }
-            let same_rate = self.same_rate.iter().find(|(c, _)| c.name() == case).map(|(_, rate)| *rate);
             let Some(row) = results.row(proxy, case) else { continue };
-            row.spread.insert((*figure).into(), [least, most]);
-            row.same_rate = same_rate;
-            let place = match *figure {
+            row.spread.insert(figure.into(), [least, most]);
+            row.same_rate = self.same_rate.get(case).copied();
+            let place = match figure {
                 "rps" => &mut row.rps,
                 "cpu_us" => &mut row.cpu_us,
                 "p50_us" => &mut row.p50_us,
                 "added_p50_us" => &mut row.added_p50_us,
                 "p99_us" => &mut row.p99_us,
-                "added_p99_us" => &mut row.added_p99_us,
                 _ => &mut row.p99_same_rate_us,
             };
             *place = Some(middle);

@@ -75,3 +75,15 @@ async fn connections_to_endpoints_are_used_again() {
         );
     }
 }
+
+#[tokio::test]
+async fn memory_comes_in_small_pages_whatever_the_kernel_would_give() {
+    let fleet = Fleet::start(1).await;
+    let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", sidecar.process.id())).unwrap();
+    let status = read("status");
+    let line = |name: &str, text: &str| text.lines().find_map(|l| Some(l.strip_prefix(name)?.trim().to_owned()));
+    // Kernels before 5.0 do not tell.
+    assert!(line("THP_enabled:", &status).is_none_or(|enabled| enabled == "0"), "huge pages are allowed");
+    assert_eq!(line("AnonHugePages:", &read("smaps_rollup")).as_deref(), Some("0 kB"));
+}
