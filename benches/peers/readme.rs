@@ -69,14 +69,19 @@ fn compared(text: &mut String, results: &Results, micro: Option<&Micro>) -> std:
     let rivals = versions.map(|(name, version)| format!("{} {version}", styled(name))).join(", ");
     writeln!(
         text,
-        "Beside {rivals}, by `make bench-peers` at commit {} on {cores} cores of {processor} with {gb} GB, Linux {}: each proxy alone \
-         on one core with one serving thread, four endpoints and the load on the other; routing, link statistics, metrics and tracing context on \
-         and the model ticking and steering. *Tuned* is as the makers recommend; *floor* is the least that a proxy can do. Timed figures are \
-         medians over {} interleaved rounds, least to most in brackets. [`benches/peers/RESULTS.md`](benches/peers/RESULTS.md) holds all figures and how they are measured.\n",
-        results.commit,
-        machine.kernel,
-        results.runs.iter().map(|run| run.rounds).max().unwrap_or(0),
+        "Beside {rivals}, at commit {} on {cores} cores of {processor} with {gb} GB, Linux {}: each proxy alone on one core with one \
+         serving thread, four endpoints and the load on the other; routing, link statistics, metrics and tracing context on, the model \
+         ticking and steering. *Tuned* is as the makers recommend, *floor* the least that a proxy can do. \
+         [`benches/peers/RESULTS.md`](benches/peers/RESULTS.md) holds all figures and how they are measured.\n",
+        results.commit, machine.kernel,
     )?;
+    let rounds = results.runs.iter().map(|run| run.rounds).max().unwrap_or(0);
+    if rounds > 0 {
+        writeln!(
+            text,
+            "What is timed is the median over {rounds} interleaved rounds, with the least and the most in brackets.\n"
+        )?;
+    }
     if results.runs.iter().any(|run| run.rounds > 0 && !run.was_quiet()) {
         writeln!(
             text,
@@ -109,7 +114,8 @@ const COLUMNS: [Column; 7] = [
 
 /// Our row, and each rival's with what ours is divided by it.
 fn table(text: &mut String, results: &Results, case: Case) -> std::fmt::Result {
-    let rows: Vec<&Row> = rows(results, case).into_iter().filter(|row| row.proxy != "direct").collect();
+    let has_any = |row: &&Row| COLUMNS.iter().any(|(_, figure, ..)| figure(row).is_some());
+    let rows: Vec<&Row> = rows(results, case).into_iter().filter(|row| row.proxy != "direct").filter(has_any).collect();
     let Some(ours) = rows.iter().find(|row| row.proxy == "pathloom") else { return Ok(()) };
     let columns: Vec<&Column> =
         COLUMNS.iter().filter(|(_, figure, ..)| rows.iter().any(|r| figure(r).is_some())).collect();

@@ -189,7 +189,7 @@ fn method(page: &mut String) -> std::fmt::Result {
          sides; access logs off for everybody. Pathloom chooses among five routes, keeps link statistics and metrics, starts traces, and \
          its model ticks and steers. The rivals have one route, count what their configuration counts, and run as shipped and as their \
          makers recommend tuning them (`proxies/`, with sources).\n\n\
-         - **Instructions, allocations**: callgrind, the difference of two loads of 1,000 and 4,000 requests over 64 connections; the serving \
+         - **Instructions, allocations**: callgrind, the difference of two loads of 500 and 2,500 requests over 64 connections; the serving \
          thread's. Allocations are calls into the allocator by the names of its functions.\n\
          - **System calls**: `strace -f -c`, the difference of two loads of 2,000 and 12,000 requests; all threads.\n\
          - **CPU**: the kernel's account of all threads' run time over a saturated load.\n\
