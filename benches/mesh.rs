@@ -163,6 +163,24 @@ pub fn no_model() -> Scorer {
     Scorer::with_engine(|| Ok(Box::new(Nothing) as Box<dyn Engine>) as Result<_, ModelError>)
 }
 
+/// The same, each time after so long: what happens meanwhile happens during an inference.
+#[must_use]
+pub fn slow_model(takes: Duration) -> Scorer {
+    Scorer::with_engine(move || Ok(Box::new(Slow(takes)) as Box<dyn Engine>) as Result<_, ModelError>)
+}
+
+struct Slow(Duration);
+
+impl Engine for Slow {
+    fn run(&mut self, features: &Features, scores: &mut Scores) -> Result<(), ScoreError> {
+        let until = std::time::Instant::now() + self.0;
+        while let Some(left) = until.checked_duration_since(std::time::Instant::now()) {
+            std::thread::park_timeout(left);
+        }
+        Nothing.run(features, scores)
+    }
+}
+
 struct Nothing;
 
 impl Engine for Nothing {

@@ -88,7 +88,7 @@ pub fn random_features(seed: u64, n: usize, e: usize) -> Features {
         }
         path_offsets.push(path_links.len() as i64);
     }
-    Features { nodes, edges, edge_features, path_offsets, path_links }
+    Features { nodes, edges, edge_features, path_offsets, path_links, shape: 0 }
 }
 
 /// The largest difference of two engines' answers, relative to values above 1; infinite when lengths differ or one

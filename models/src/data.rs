@@ -204,7 +204,7 @@ impl Sample {
             });
         }
         let path_offsets = (0..=c as i64).collect();
-        let features = Features { nodes, edges, edge_features, path_offsets, path_links };
+        let features = Features { nodes, edges, edge_features, path_offsets, path_links, shape: 0 };
         Ok(Some(Self { run, tick, features, candidates, node_load }))
     }
 }

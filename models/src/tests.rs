@@ -28,6 +28,7 @@ fn unknown() -> Features {
         edge_features: vec![f32::NAN; 2 * FE],
         path_offsets: vec![0, 1, 2],
         path_links: vec![0, 1],
+        shape: 0,
     }
 }
 
@@ -180,6 +181,7 @@ fn replicas(medians_s: &[f32]) -> Features {
         edges: (1..=count as i64).chain(std::iter::repeat_n(0, count)).collect(),
         path_offsets: (0..=count as i64).collect(),
         path_links: (0..count as i64).collect(),
+        shape: 0,
         ..Features::default()
     };
     features.nodes[6] = 0.0;

@@ -231,6 +231,7 @@ mod tests {
             edge_features: vec![1.0; 2 * FE],
             path_offsets: vec![0, 1, 2],
             path_links: vec![0, 1],
+            shape: 0,
         };
         let kind: Kind = "no-sharing".parse().unwrap();
         let before = kind.hide(&features).into_owned();

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 /// links, those with the most calls, and the nodes at their ends: a picture of a large mesh needs no more.
 pub fn graph(view: Option<&GraphView>, busiest: Option<usize>) -> Value {
     let Some(view) = view else {
-        return json!({ "generation": null, "total": { "nodes": 0, "links": 0 }, "nodes": [], "links": [] });
+        return json!({ "generation": null, "total": { "nodes": 0, "links": 0, "implausible": 0 }, "nodes": [], "links": [] });
     };
     let graph = &view.graph;
     let mut shown: Vec<(usize, &Link)> = graph.links.iter().enumerate().collect();
@@ -30,7 +30,7 @@ pub fn graph(view: Option<&GraphView>, busiest: Option<usize>) -> Value {
     let links: Vec<Value> = shown.iter().map(|(i, l)| link(graph, l, view.attention.get(*i).copied())).collect();
     json!({
         "generation": view.generation,
-        "total": { "nodes": graph.nodes.len(), "links": graph.links.len() },
+        "total": { "nodes": graph.nodes.len(), "links": graph.links.len(), "implausible": graph.implausible },
         "nodes": nodes,
         "links": links,
     })

@@ -15,16 +15,18 @@ impl Alias {
         let stay = |i| (1.0, i);
         // Configured weights mostly are all alike.
         if weights.first().is_some_and(|first| weights.iter().all(|w| w == first)) {
-            return Self { slots: (0..weights.len() as u32).map(stay).collect() };
+            return Self::equal(weights.len());
         }
-        let clean: Vec<f64> =
-            weights.iter().map(|w| if w.is_finite() && *w > 0.0 { f64::from(*w) } else { 0.0 }).collect();
-        let sum: f64 = clean.iter().sum();
-        let count = clean.len() as f64;
-        let mut scaled: Vec<f64> = clean.iter().map(|w| if sum > 0.0 { w / sum * count } else { 1.0 }).collect();
-        let mut slots: Vec<(f32, u32)> = (0..clean.len() as u32).map(stay).collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-            (0..scaled.len()).partition(|i| scaled.get(*i).is_some_and(|s| *s < 1.0));
+        let clean = |w: &f32| if w.is_finite() && *w > 0.0 { f64::from(*w) } else { 0.0 };
+        let sum: f64 = weights.iter().map(clean).sum();
+        let count = weights.len() as f64;
+        let scale = |w: &f32| if sum > 0.0 { clean(w) / sum * count } else { 1.0 };
+        let mut scaled: Vec<f64> = weights.iter().map(scale).collect();
+        let mut slots: Vec<(f32, u32)> = (0..weights.len() as u32).map(stay).collect();
+        let (mut small, mut large) = (Vec::with_capacity(weights.len()), Vec::with_capacity(weights.len()));
+        for (index, share) in scaled.iter().enumerate() {
+            if *share < 1.0 { small.push(index) } else { large.push(index) }
+        }
         while let (Some(less), Some(more)) = (small.pop(), large.last().copied()) {
             let Some(kept) = scaled.get(less).copied() else { break };
             if let Some(slot) = slots.get_mut(less) {
@@ -39,17 +41,23 @@ impl Alias {
             }
         }
         // What rounding left in `small` without a partner: a slot of no weight must still never be drawn.
-        if sum > 0.0
-            && let Some(heaviest) = (0..clean.len())
-                .max_by(|a, b| clean.get(*a).partial_cmp(&clean.get(*b)).unwrap_or(std::cmp::Ordering::Equal))
-        {
-            for less in small {
-                if let (Some(slot), Some(0.0)) = (slots.get_mut(less), clean.get(less)) {
+        let weightless = |i: &usize| weights.get(*i).map(clean) == Some(0.0);
+        if sum > 0.0 && small.iter().any(weightless) {
+            let heavier = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1);
+            let heaviest = weights.iter().map(clean).enumerate().max_by(heavier).map_or(0, |(i, _)| i);
+            for less in small.into_iter().filter(weightless) {
+                if let Some(slot) = slots.get_mut(less) {
                     *slot = (0.0, heaviest as u32);
                 }
             }
         }
         Self { slots: slots.into() }
+    }
+
+    /// All of so many outcomes alike.
+    #[must_use]
+    pub fn equal(count: usize) -> Self {
+        Self { slots: (0..count as u32).map(|i| (1.0, i)).collect() }
     }
 
     /// How many outcomes there are.

@@ -69,15 +69,24 @@ impl Table {
     pub fn new(mut candidates: Vec<Candidate>, panic: bool, options: TableOptions, traffic: Arc<Traffic>) -> Self {
         let takes =
             |c: &Candidate| (panic && c.health != Health::Drained || c.health.takes_requests()) && c.weight > 0.0;
-        // Stable, so that the order of the configuration shows in `/routing`.
-        candidates.sort_by_key(|c| !takes(c));
-        let eligible = candidates.iter().filter(|c| takes(c)).count();
+        let first = candidates.iter().take_while(|c| takes(c)).count();
+        if candidates.iter().skip(first).any(takes) {
+            // Stable, so that the order of the configuration shows in `/routing`.
+            candidates.sort_by_key(|c| !takes(c));
+        }
+        let eligible = first + candidates.iter().skip(first).take_while(|c| takes(c)).count();
         let weights: Vec<f32> = candidates.iter().take(eligible).map(|c| c.weight).collect();
-        let configured: Vec<u32> = candidates.iter().take(eligible).map(|c| c.endpoint.weight.max(1)).collect();
+        let configured = || candidates.iter().take(eligible).map(|c| c.endpoint.weight.max(1));
+        let alike = configured().next().is_none_or(|first| configured().all(|w| w == first));
+        let by_configured = match alike {
+            true => Alias::equal(eligible),
+            false => Alias::new(&configured().map(|w| w as f32).collect::<Vec<_>>()),
+        };
         let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
         let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
         let in_turn = options.policy == Policy::RoundRobin;
         let shortlist = Shortlist::new(candidates.iter().take(eligible), traffic.cores());
+        let turns = if in_turn { turns(&configured().collect::<Vec<_>>()) } else { Box::default() };
         Self {
             candidates: candidates.into(),
             eligible,
@@ -87,8 +96,8 @@ impl Table {
             options,
             traffic,
             alias: Alias::new(&weights),
-            configured: Alias::new(&configured.iter().map(|w| *w as f32).collect::<Vec<_>>()),
-            turns: if in_turn { turns(&configured) } else { Box::default() },
+            configured: by_configured,
+            turns,
             // Proxies that start together must not all begin with the same endpoint.
             turn: AtomicU32::new(if in_turn { rand::random() } else { 0 }),
         }

@@ -472,7 +472,7 @@ impl Default for Model {
             deadline: millis(500),
             temperature: 1.0,
             compare: Compare::Auto,
-            decay: secs(10),
+            decay: secs(20),
             guards: Guards::default(),
             triggers: Triggers::default(),
         }

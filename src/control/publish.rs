@@ -1,16 +1,16 @@
 //! The second half of a tick: from what is known of each candidate to a published generation.
 
 use super::desired::DesiredCluster;
-use super::roster::{Known, Remembered, Slot};
+use super::roster::{Remembered, Slot};
 use super::tick::State;
 use super::weights::{
-    EXPLORED, Guard, Guarded, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases, expected_success, guarded, leaning,
-    priors,
+    EXPLORED, Guard, Guarded, Guards, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases_into, expected_success,
+    leaning_with, priors_into,
 };
-use crate::balance::{Candidate, Cause, Cluster, Endpoint, Generation, Health, Rung, Table, TableOptions, Why};
+use crate::balance::{Candidate, Cause, Cluster, Generation, Health, Rung, Table, TableOptions, Why};
 use crate::config::{Mode, Policy};
 use crate::health::Verdict;
-use crate::links::Time;
+use crate::links::{Fading, Time};
 use crate::scorer::Scored;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,12 +25,17 @@ enum Turn {
     Whole,
 }
 
-/// A candidate as a table's making found it.
-struct Looked<'r> {
-    wanted: Wanted,
-    remembered: Remembered,
-    health: Health,
-    known: &'r Known,
+/// The memory that making a table needs, kept from table to table. One row for each candidate.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    wanted: Vec<Wanted>,
+    healths: Vec<Health>,
+    guards: Guards,
+    weights: Vec<f32>,
+    intrinsic_s: Vec<Option<f32>>,
+    biases: Vec<f32>,
+    priors: Vec<f32>,
+    ratios: Vec<f32>,
 }
 
 /// A turn that a trigger asked for moves weights by at least this part of a whole step: it was asked for a reason.
@@ -78,9 +83,15 @@ impl State {
         let routes = self.desired.routes.clone();
         let mut clusters = Vec::with_capacity(self.desired.clusters.len());
         self.roster.renew(&self.parts.links, now);
+        // Between two ticks only endpoints' states change, and with them the tables of those that have them.
+        let renewed = turn == Turn::Whole || cause != Cause::Health;
         let workloads = routes.workloads().len();
         for index in 0..self.desired.clusters.len() {
-            let tables = (0..workloads).filter_map(|w| self.table(index * workloads + w, &limits, now)).collect();
+            let mut tables = Vec::with_capacity(workloads);
+            for group in index * workloads..(index + 1) * workloads {
+                let kept = if renewed { None } else { self.kept_table(group) };
+                tables.extend(kept.or_else(|| self.table(group, &limits, now)));
+            }
             let Some(cluster) = self.desired.clusters.get(index) else { continue };
             clusters.push(Arc::new(Cluster {
                 name: cluster.name.clone(),
@@ -88,7 +99,7 @@ impl State {
                 protocol: cluster.config.protocol,
                 timeouts: cluster.config.timeouts.clone(),
                 ejection: cluster.config.ejection.clone(),
-                tables,
+                tables: tables.into(),
             }));
         }
         self.roster.forget(now);
@@ -126,28 +137,107 @@ impl State {
         model.guards.max_step.0 as f32 * part
     }
 
+    /// The last table of a group that still says what is known.
+    fn kept_table(&self, group: usize) -> Option<Arc<Table>> {
+        self.roster.groups.get(group)?.unchanged(&self.roster.endpoints)
+    }
+
     fn table(&mut self, group: usize, limits: &Limits, now: Time) -> Option<Arc<Table>> {
         // Taken out and put back, so that all the rest can be looked at while what is remembered changes.
         let mut taken = std::mem::take(&mut self.roster.groups.get_mut(group)?.slots);
-        let table = self.table_of(group, &mut taken, limits, now);
-        self.roster.groups.get_mut(group)?.slots = taken;
+        let mut work = std::mem::take(&mut self.work);
+        let table = self.table_of(group, &mut taken, &mut work, limits, now);
+        self.work = work;
+        let group = self.roster.groups.get_mut(group)?;
+        group.slots = taken;
+        group.table.clone_from(&table);
         table
     }
 
-    fn table_of(&self, group: usize, slots: &mut [Slot], limits: &Limits, now: Time) -> Option<Arc<Table>> {
+    fn table_of(
+        &self,
+        group: usize,
+        slots: &mut [Slot],
+        work: &mut Work,
+        limits: &Limits,
+        now: Time,
+    ) -> Option<Arc<Table>> {
         let group = self.roster.groups.get(group)?;
         let cluster = self.desired.clusters.get(group.cluster)?;
-        let workload = self.desired.routes.workloads().get(group.workload)?;
         let policy = self.policy_in_force(cluster);
         let model = &self.desired.config.model;
         let steered = policy == Policy::Model;
-        let slow_start = model.guards.slow_start.0;
+        self.look(slots, cluster, steered, work, now);
 
-        let look = |(slot, endpoint): (&mut Slot, &Arc<Endpoint>)| {
-            let known = self.roster.known(slot);
+        let Work { wanted, healths, guards, weights, intrinsic_s, biases, priors, ratios } = work;
+        let usable = healths.iter().filter(|health| **health != Health::Drained).count();
+        let healthy = healths.iter().filter(|health| health.takes_requests()).count();
+        let least = cluster.config.ejection.panic_below.0 * usable as f64;
+        let panic = usable > 0 && (healthy == 0 || (healthy as f64) < least);
+        if panic {
+            wanted.iter_mut().for_each(|w| w.takes_requests = w.configured > 0);
+        }
+        // Every configured weight is zero: better equal shares than no answer.
+        let all_zero = !wanted.is_empty() && wanted.iter().all(|w| w.configured == 0);
+        if all_zero {
+            wanted.iter_mut().for_each(|w| (w.configured, w.takes_requests) = (1, true));
+            healths.fill(Health::Healthy);
+        }
+        guards.guard(wanted, limits);
+        weights.clear();
+        weights.extend(guards.guarded.iter().map(|g| g.weight));
+        biases_into(wanted, biases);
+        priors_into(weights, biases, intrinsic_s, UNKNOWN_PRIOR_S, priors);
+        let tau_s = model.decay.0.as_secs_f32();
+        let fading = Fading::new(now, tau_s);
+        let measured = slots.iter().zip(priors.iter()).map(|(slot, prior)| {
+            let mean_s = slot.stats(&self.observation)?.latency_mean_s?;
+            let estimate = &slot.link.estimate;
+            let fresh = estimate.last(now)?.age_s <= tau_s;
+            fresh.then(|| (estimate.faded(&fading, *prior), mean_s))
+        });
+        let leaning = leaning_with(measured, ratios);
+
+        let numbers = guards.guarded.iter().zip(priors.iter()).zip(biases.iter()).zip(healths.iter());
+        let mut candidates = Vec::with_capacity(slots.len());
+        for ((slot, endpoint), (((guarded, prior_s), bias), health)) in
+            slots.iter_mut().zip(&cluster.endpoints).zip(numbers)
+        {
+            let (Some(known), Some(remembered)) = (self.roster.known(slot), &slot.remembered) else { continue };
+            candidates.push(Candidate {
+                endpoint: endpoint.clone(),
+                link: slot.link.clone(),
+                node: known.node.clone(),
+                weight: guarded.weight,
+                prior_s: prior_s * leaning,
+                measured_at: known.measured,
+                success: slot.stats(&self.observation).map_or(1.0, expected_success),
+                bias: *bias,
+                health: *health,
+                score: remembered.score,
+                predicted: remembered.predicted,
+                reason: self.why(known.verdict, *health, guarded, remembered, policy),
+            });
+            slot.shown = Some(*health);
+            if let Some(remembered) = &mut slot.remembered {
+                remembered.weight = (steered && guarded.weight > 0.0).then_some(guarded.weight);
+            }
+        }
+        if limits.max_step > 0.0 {
+            guards.guarded.iter().for_each(|g| self.count(g));
+        }
+        let options = TableOptions { policy, compare: model.compare, tau_s, explore: limits.floor * EXPLORED };
+        Some(Arc::new(Table::new(candidates, panic, options, group.traffic.clone())))
+    }
+
+    /// What is wanted of each candidate, and its endpoint's state.
+    fn look(&self, slots: &mut [Slot], cluster: &DesiredCluster, steered: bool, work: &mut Work, now: Time) {
+        let slow_start = self.desired.config.model.guards.slow_start.0;
+        (work.wanted.clear(), work.healths.clear(), work.intrinsic_s.clear());
+        for (slot, endpoint) in slots.iter_mut().zip(&cluster.endpoints) {
+            let verdict = self.roster.known(slot).and_then(|known| known.verdict);
             let remembered = slot.remembered.get_or_insert(Remembered::fresh(self.first, now));
             remembered.seen = now;
-            let verdict = known.and_then(|k| k.verdict);
             let health =
                 if endpoint.weight == 0 { Health::Drained } else { verdict.map_or(Health::Healthy, |v| v.health) };
             match health {
@@ -155,81 +245,19 @@ impl State {
                 Health::Healthy if std::mem::take(&mut remembered.was_out) => remembered.first_seen = now,
                 Health::Healthy | Health::Drained => {}
             }
-            let age = now.since(remembered.first_seen);
-            let new = remembered.first_seen != Time(0) && age < slow_start;
-            let grown = if new { (age.as_secs_f32() / slow_start.as_secs_f32()).max(LEAST_GROWN) } else { 1.0 };
-            let wanted = Wanted {
+            let age = || now.since(remembered.first_seen);
+            let new = remembered.first_seen != Time(0) && age() < slow_start;
+            let grown = if new { (age().as_secs_f32() / slow_start.as_secs_f32()).max(LEAST_GROWN) } else { 1.0 };
+            work.wanted.push(Wanted {
                 score: remembered.score.filter(|_| steered),
                 takes_requests: health.takes_requests(),
                 configured: endpoint.weight,
                 grown,
                 last: remembered.weight.filter(|_| steered),
-            };
-            Some(Looked { wanted, remembered: *remembered, health, known: known? })
-        };
-        let mut looked: Vec<Looked<'_>> = Vec::with_capacity(slots.len());
-        looked.extend(slots.iter_mut().zip(&cluster.endpoints).filter_map(look));
-
-        let usable = looked.iter().filter(|l| l.health != Health::Drained).count();
-        let healthy = looked.iter().filter(|l| l.health.takes_requests()).count();
-        let least = cluster.config.ejection.panic_below.0 * usable as f64;
-        let panic = usable > 0 && (healthy == 0 || (healthy as f64) < least);
-        let mut inputs: Vec<Wanted> = looked.iter().map(|l| l.wanted).collect();
-        if panic {
-            inputs.iter_mut().for_each(|w| w.takes_requests = w.configured > 0);
+            });
+            work.healths.push(health);
+            work.intrinsic_s.push(remembered.predicted.map(|p| p.intrinsic_s));
         }
-        // Every configured weight is zero: better equal shares than no answer.
-        let all_zero = !inputs.is_empty() && inputs.iter().all(|w| w.configured == 0);
-        if all_zero {
-            inputs.iter_mut().for_each(|w| (w.configured, w.takes_requests) = (1, true));
-        }
-        let guarded = guarded(&inputs, limits);
-        let weights: Vec<f32> = guarded.iter().map(|g| g.weight).collect();
-        let intrinsic: Vec<Option<f32>> =
-            looked.iter().map(|l| l.remembered.predicted.map(|p| p.intrinsic_s)).collect();
-        let biases = biases(&inputs);
-        let mut priors = priors(&weights, &biases, &intrinsic, UNKNOWN_PRIOR_S);
-        let tau_s = model.decay.0.as_secs_f32();
-        let measured = slots.iter().zip(&priors).map(|(slot, prior)| {
-            let mean_s = slot.stats(&self.observation)?.latency_mean_s?;
-            let estimate = &slot.link.estimate;
-            let fresh = estimate.last(now)?.age_s <= tau_s;
-            fresh.then(|| (estimate.at(now, *prior, tau_s), mean_s))
-        });
-        let leaning = leaning(measured);
-        priors.iter_mut().for_each(|p| *p *= leaning);
-
-        let rows = slots.iter().zip(&looked).zip(&cluster.endpoints).zip(guarded.iter().zip(priors).zip(biases));
-        let candidates = rows
-            .map(|(((slot, looked), endpoint), ((guarded, prior_s), bias))| {
-                let health = if all_zero { Health::Healthy } else { looked.health };
-                Candidate {
-                    endpoint: endpoint.clone(),
-                    link: slot.link.clone(),
-                    node: looked.known.node.clone(),
-                    weight: guarded.weight,
-                    prior_s,
-                    measured_at: looked.known.measured,
-                    success: slot.stats(&self.observation).map_or(1.0, expected_success),
-                    bias,
-                    health,
-                    score: looked.remembered.score,
-                    predicted: looked.remembered.predicted,
-                    reason: self.why(looked.known.verdict, health, guarded, &looked.remembered, policy),
-                }
-            })
-            .collect();
-        for (slot, guarded) in slots.iter_mut().zip(&guarded) {
-            if let Some(remembered) = &mut slot.remembered {
-                remembered.weight = (steered && guarded.weight > 0.0).then_some(guarded.weight);
-            }
-        }
-        if limits.max_step > 0.0 {
-            guarded.iter().for_each(|g| self.count(g));
-        }
-        let options = TableOptions { policy, compare: model.compare, tau_s, explore: limits.floor * EXPLORED };
-        let traffic = self.parts.traffic.of(&workload.name, &cluster.name);
-        Some(Arc::new(Table::new(candidates, panic, options, traffic)))
     }
 
     /// The cluster's own policy; for the model's, the ladder's while the model does not steer.

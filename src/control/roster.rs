@@ -5,9 +5,10 @@
 //! link that was evicted and made anew has another cell, and requests write to that one.
 
 use super::desired::Desired;
-use crate::balance::Predicted;
+use crate::balance::{Health, Predicted, Table};
 use crate::health::Verdict;
 use crate::links::{LinkCell, LinkKey, LinkStats, Links, NodeCell, NodeKey, Observation, Time};
+use crate::observe::{Traffic, TrafficRegistry};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct Known {
     pub verdict: Option<Verdict>,
     /// When it was last measured by anybody whose telemetry is known.
     pub measured: Option<Time>,
+    /// The age of its last measurement in seconds, as of the last observation; infinite when there was none.
+    youngest_s: f32,
 }
 
 /// A candidate.
@@ -61,6 +64,8 @@ pub struct Slot {
     pub endpoint: usize,
     /// None until a tick or a generation saw it.
     pub remembered: Option<Remembered>,
+    /// Its endpoint's state in the last table.
+    pub shown: Option<Health>,
     /// The place of its link in the last observation; none when it is not there.
     seen: Option<usize>,
 }
@@ -76,8 +81,24 @@ impl Slot {
 #[derive(Debug)]
 pub struct Group {
     pub cluster: usize,
-    pub workload: usize,
     pub slots: Vec<Slot>,
+    /// Where its requests are counted.
+    pub traffic: Arc<Traffic>,
+    /// The last table that was made of it, with the cells that are still those of the store.
+    pub table: Option<Arc<Table>>,
+}
+
+impl Group {
+    /// Its last table, where it says of all endpoints that they are well, and they are. (Of one that is not it says for how
+    /// long, from its own making on.)
+    pub fn unchanged(&self, endpoints: &[Known]) -> Option<Arc<Table>> {
+        let well = |slot: &Slot| match slot.shown? {
+            Health::Drained => Some(true),
+            Health::Healthy => Some(endpoints.get(slot.endpoint)?.verdict.is_none_or(|v| v.health == Health::Healthy)),
+            Health::Ejected | Health::Probation => Some(false),
+        };
+        self.table.clone().filter(|_| self.slots.iter().all(|slot| well(slot) == Some(true)))
+    }
 }
 
 /// All of them.
@@ -91,12 +112,19 @@ pub struct Roster {
     /// As of so many changes the cells are those of the store.
     changes: Option<u64>,
     /// For each link of the last observation, the endpoint that it leads to.
-    leads_to: Vec<Option<usize>>,
+    leads_to: Vec<Option<u32>>,
 }
 
 impl Roster {
     /// The roster of what is desired, with what the last one remembers.
-    pub fn new(desired: &Desired, mut last: Self, last_desired: Option<&Desired>, links: &Links, now: Time) -> Self {
+    pub fn new(
+        desired: &Desired,
+        mut last: Self,
+        last_desired: Option<&Desired>,
+        links: &Links,
+        traffic: &TrafficRegistry,
+        now: Time,
+    ) -> Self {
         let mut gone = std::mem::take(&mut last.gone);
         for (group, before) in last.groups.iter().zip(last_desired.into_iter().flat_map(names)) {
             for (slot, endpoint) in group.slots.iter().zip(before.endpoints) {
@@ -111,7 +139,7 @@ impl Roster {
         {
             places.entry(&endpoint.key).or_insert_with(|| {
                 let node = links.node(&endpoint.key, now);
-                endpoints.push(Known { node, cluster, verdict: None, measured: None });
+                endpoints.push(Known { node, cluster, verdict: None, measured: None, youngest_s: f32::INFINITY });
                 endpoints.len() - 1
             });
         }
@@ -120,13 +148,14 @@ impl Roster {
                 link: links.link(&LinkKey::new(names.source, key), now),
                 endpoint: places.get(key).copied().unwrap_or_default(),
                 remembered: gone.remove(&(names.workload.clone(), names.cluster.clone(), key.clone())),
+                shown: None,
                 seen: None,
             };
-            let workloads = desired.sources.len().max(1);
             Group {
-                cluster: place / workloads,
-                workload: place % workloads,
+                cluster: place / desired.sources.len().max(1),
                 slots: names.endpoints.map(slot).collect(),
+                traffic: traffic.of(names.workload, names.cluster),
+                table: None,
             }
         };
         let groups = names(desired).enumerate().map(group).collect();
@@ -141,8 +170,11 @@ impl Roster {
             for known in &mut self.endpoints {
                 known.node = links.node(&known.node.key, now);
             }
-            for slot in self.groups.iter_mut().flat_map(|g| &mut g.slots) {
-                slot.link = links.link(&slot.link.key, now);
+            for group in &mut self.groups {
+                group.table = None;
+                for slot in &mut group.slots {
+                    slot.link = links.link(&slot.link.key, now);
+                }
             }
         }
     }
@@ -153,19 +185,23 @@ impl Roster {
         for slot in self.groups.iter_mut().flat_map(|g| &mut g.slots) {
             slot.seen = places.get(&slot.link.key).copied();
         }
-        let endpoints: HashMap<&NodeKey, usize> =
-            self.endpoints.iter().enumerate().map(|(i, known)| (&known.node.key, i)).collect();
+        let endpoints: HashMap<&NodeKey, u32> =
+            self.endpoints.iter().zip(0..).map(|(known, i)| (&known.node.key, i)).collect();
         self.leads_to = observation.links.iter().map(|l| endpoints.get(&l.key.destination).copied()).collect();
     }
 
     /// Takes in when each endpoint was last measured, from an observation that was made at `now` and is placed.
     pub fn measure(&mut self, observation: &Observation, now: Time) {
-        self.endpoints.iter_mut().for_each(|known| known.measured = None);
+        self.endpoints.iter_mut().for_each(|known| known.youngest_s = f32::INFINITY);
         for (link, endpoint) in observation.links.iter().zip(&self.leads_to) {
-            let Some(known) = endpoint.and_then(|e| self.endpoints.get_mut(e)) else { continue };
-            let Some(age_s) = link.stats.age_s.filter(|a| a.is_finite() && *a >= 0.0) else { continue };
-            let at = Time(now.0.saturating_sub((f64::from(age_s) * 1e9) as u64));
-            known.measured = known.measured.max(Some(at));
+            let Some(known) = endpoint.and_then(|e| self.endpoints.get_mut(e as usize)) else { continue };
+            if let Some(age_s) = link.stats.age_s.filter(|age_s| *age_s >= 0.0 && *age_s < known.youngest_s) {
+                known.youngest_s = age_s;
+            }
+        }
+        for known in &mut self.endpoints {
+            let at = |age_s: f32| Time(now.0.saturating_sub((f64::from(age_s) * 1e9) as u64));
+            known.measured = known.youngest_s.is_finite().then(|| at(known.youngest_s));
         }
     }
 

@@ -72,8 +72,9 @@ impl Status {
         self.view.load_full()
     }
 
-    pub(super) fn show(&self, view: GraphView) {
-        self.view.store(Some(Arc::new(view)));
+    /// Shows a view; gives back the one before it where nobody looks at it any more.
+    pub(super) fn show(&self, view: GraphView) -> Option<GraphView> {
+        Arc::into_inner(self.view.swap(Some(Arc::new(view)))?)
     }
 
     pub(super) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {

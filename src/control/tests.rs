@@ -335,6 +335,54 @@ fn a_failed_endpoint_is_left_alone_probed_and_taken_back() {
 }
 
 #[test]
+fn a_failure_makes_only_the_tables_with_that_endpoint_anew() {
+    let mut config = config(&[1, 2, 3]);
+    config.clusters.insert("d".into(), Cluster { endpoints: vec![endpoint(8, 1), endpoint(9, 1)], ..Cluster::default() });
+    let mut bench = Bench::new(config);
+    bench.tick(Ok(&[0.010; 5]));
+    let before = bench.generation();
+    (0..3).for_each(|_| bench.call(0, 0.010, Outcome::Failure));
+    assert!(bench.state.health_changed());
+    bench.state.publish_at_once(Cause::Health);
+    let after = bench.generation();
+    let kept = |cluster: usize| Arc::ptr_eq(&before.clusters[cluster].tables[0], &after.clusters[cluster].tables[0]);
+    assert_eq!((kept(0), kept(1), bench.candidates()[0].health), (false, true, Health::Ejected));
+    bench.tick(Ok(&[0.010; 5]));
+    assert!(!Arc::ptr_eq(&after.clusters[1].tables[0], &bench.generation().clusters[1].tables[0]));
+}
+
+#[test]
+fn memory_that_is_kept_from_tick_to_tick_never_shows() {
+    let mut bench = Bench::new(config(&[1, 2, 3]));
+    bench.state.publish_at_once(Cause::Start);
+    for step in 0..12u16 {
+        let candidates = bench.candidates().len();
+        (0..candidates).for_each(|i| bench.call(i, 0.001 * f32::from(step + 1), Outcome::Success));
+        bench.pass(1.0);
+        if step % 4 == 3 {
+            let ports: Vec<u16> = (1..=3 + step).collect();
+            bench.state.reconfigure(Arc::new(config(&ports)));
+        }
+        let (features, _) = bench.state.prepare().unwrap();
+        let mut builder = crate::graph::GraphBuilder::default();
+        bench.state.desired.instances().for_each(|i| builder.instance(i));
+        for slot in &bench.state.roster.groups[0].slots {
+            builder.candidate(vec![slot.link.key.clone()]);
+        }
+        let (graph, mut anew) = (builder.build(&bench.state.observation).unwrap(), crate::graph::Features::default());
+        anew.fill(&graph);
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&features.nodes), bits(&anew.nodes), "step {step}");
+        assert_eq!(bits(&features.edge_features), bits(&anew.edge_features), "step {step}");
+        assert_eq!((&features.edges, &features.path_links), (&anew.edges, &anew.path_links));
+        let scored = Scored { features, result: Err(too_slow()), model: None, took: Duration::ZERO };
+        bench.state.publish_scored(Cause::Interval, scored, Duration::ZERO);
+        // Whoever looks at a graph keeps it whatever the next ticks do.
+        assert_eq!(bench.state.status().view().unwrap().graph, graph);
+    }
+}
+
+#[test]
 fn every_endpoint_ejected_is_a_panic_in_which_all_get_requests() {
     let mut bench = Bench::new(config(&[1, 2, 3]));
     bench.tick(Ok(&[0.010, 0.010, 0.010]));

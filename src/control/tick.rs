@@ -1,6 +1,7 @@
 //! What the slow loop remembers from tick to tick, and the first half of a tick: from observations to features.
 
 use super::desired::{Desired, EndpointIds};
+use super::publish::Work;
 use super::roster::{Group, Remembered, Roster};
 use super::{GraphView, Parts, Status};
 use crate::balance::{Cause, ModelIdentity, Predicted, Published, Rung};
@@ -8,7 +9,7 @@ use crate::config::Config;
 use crate::graph::{Features, Graph, GraphBuilder, Topology};
 use crate::health::Ejector;
 use crate::links::{LinkStats, NodeKey, Observation, Time};
-use crate::scorer::{Scored, Scorer, Scores};
+use crate::scorer::{ModelInfo, Scored, Scorer, Scores};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +32,21 @@ const MIN_SAMPLES: f32 = 5.0;
 
 /// A graph's shape, and the groups that it was made for.
 struct Shape {
+    /// Each shape has another one, from 1 on.
+    id: u64,
     topology: Topology,
     groups: Vec<usize>,
+}
+
+/// What is kept from tick to tick, so that only what was seen is written anew: for each the shape that it is of.
+#[derive(Default)]
+struct Kept {
+    shapes: u64,
+    graph: u64,
+    /// The graph before the one that is shown, when nobody looks at it.
+    spare: (u64, Graph),
+    shown: u64,
+    features: u64,
 }
 
 /// The slow loop's memory.
@@ -46,16 +60,22 @@ pub(super) struct State {
     /// What the last tick saw on the links, and when.
     pub observation: Observation,
     observed_at: Time,
+    /// As of so many changes of the links the observation's keys are theirs.
+    observed: Option<u64>,
     /// The shape of the graph, while the mesh stays the same.
     shape: Option<Shape>,
     /// The graph under way, and the groups whose candidates its paths are, one after another.
     graph: Graph,
     scored: Vec<usize>,
     features: Features,
+    kept: Kept,
+    pub work: Work,
     pub generation: u64,
     /// Until when the last good scores may steer.
     pub good_until: Option<Time>,
     pub model: Option<Arc<ModelIdentity>>,
+    /// What the scorer said of that model.
+    model_info: Option<Arc<ModelInfo>>,
     pub rung: Rung,
     pub rung_reason: String,
     error: Option<f64>,
@@ -74,20 +94,24 @@ impl State {
         let desired = Desired::of(config, &mut ids);
         let now = (parts.clock)();
         Self {
-            roster: Roster::new(&desired, Roster::default(), None, &parts.links, now),
+            roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
             parts,
             ids,
             desired,
             ejector: Ejector::default(),
             observation: Observation::default(),
             observed_at: now,
+            observed: None,
             shape: None,
             graph: Graph::default(),
             scored: Vec::new(),
             features: Features::default(),
+            kept: Kept::default(),
+            work: Work::default(),
             generation: 0,
             good_until: None,
             model: None,
+            model_info: None,
             rung: Rung::LeastRequest,
             rung_reason: "no scores yet".into(),
             error: None,
@@ -122,7 +146,8 @@ impl State {
         let next = Desired::of(config, &mut self.ids);
         let same = endpoints(&self.desired) == endpoints(&next);
         let (last, now) = (std::mem::take(&mut self.roster), self.now());
-        self.roster = Roster::new(&next, last, Some(&self.desired), &self.parts.links, now);
+        let Parts { links, traffic, .. } = &self.parts;
+        self.roster = Roster::new(&next, last, Some(&self.desired), links, traffic, now);
         self.desired = next;
         self.roster.place(&self.observation);
         self.roster.measure(&self.observation, self.observed_at);
@@ -160,10 +185,10 @@ impl State {
     pub fn prepare(&mut self) -> Option<(Features, Duration)> {
         let now = self.now();
         self.health_changed();
-        let observation = self.parts.links.observe(now);
+        let same = self.parts.links.observe_into(now, &mut self.observation, &mut self.observed);
+        self.observed_at = now;
         self.parts.links.evict(now, self.desired.config.telemetry.idle_links.0);
-        let fits = self.shape.as_ref().is_some_and(|s| s.topology.fits(&observation));
-        (self.observation, self.observed_at) = (observation, now);
+        let fits = self.shape.as_ref().is_some_and(|s| same || s.topology.fits(&self.observation));
         if !fits {
             self.roster.place(&self.observation);
         }
@@ -173,13 +198,46 @@ impl State {
         if !fits || self.shape.as_ref().is_none_or(|s| s.groups != self.scored) {
             self.shape = self.shaped();
         }
-        self.graph = self.shape.as_ref().map(|s| s.topology.graph(&self.observation)).unwrap_or_default();
+        self.fill_graph();
         if self.graph.candidates() == 0 {
             return None;
         }
+        Some((self.filled(), self.desired.config.model.deadline.0))
+    }
+
+    /// Makes the graph of the last observation, in the memory of one that nobody looks at any more.
+    fn fill_graph(&mut self) {
+        let (of, mut spare) = std::mem::take(&mut self.kept.spare);
+        let Some(shape) = &self.shape else {
+            (self.graph, self.kept.graph) = (Graph::default(), 0);
+            return;
+        };
+        if of == shape.id {
+            shape.topology.renew(&self.observation, &mut spare);
+            self.graph = spare;
+        } else {
+            self.graph = shape.topology.graph(&self.observation);
+        }
+        self.kept.graph = shape.id;
+    }
+
+    /// The graph's features, in the memory of the last ones.
+    fn filled(&mut self) -> Features {
         let mut features = std::mem::take(&mut self.features);
-        features.fill(&self.graph);
-        Some((features, self.desired.config.model.deadline.0))
+        if self.kept.features != self.kept.graph || !features.renew(&self.graph) {
+            features.fill(&self.graph);
+        }
+        (self.kept.features, features.shape) = (self.kept.graph, self.kept.graph);
+        features
+    }
+
+    /// Shows the graph with the model's word on it, and keeps the memory of the one before.
+    fn show(&mut self, attention: Vec<f32>, node_load: Vec<f32>) {
+        let graph = std::mem::take(&mut self.graph);
+        let view = GraphView { generation: self.generation + 1, graph, attention, node_load };
+        let last = self.status().show(view);
+        self.kept.spare = last.map(|view| (self.kept.shown, view.graph)).unwrap_or_default();
+        self.kept.shown = self.kept.graph;
     }
 
     /// The groups whose candidates are scored, by workload, then by cluster.
@@ -195,7 +253,7 @@ impl State {
     }
 
     /// The shape of the graph that is to be scored; none when it is too large.
-    fn shaped(&self) -> Option<Shape> {
+    fn shaped(&mut self) -> Option<Shape> {
         let mut builder = GraphBuilder::default();
         self.desired.instances().for_each(|i| builder.instance(i));
         let slots = self.scored.iter().filter_map(|g| self.roster.groups.get(*g)).flat_map(|g| &g.slots);
@@ -203,7 +261,10 @@ impl State {
             builder.candidate(vec![slot.link.key.clone()]);
         });
         match builder.topology(&self.observation) {
-            Ok(topology) => Some(Shape { topology, groups: self.scored.clone() }),
+            Ok(topology) => {
+                self.kept.shapes += 1;
+                Some(Shape { id: self.kept.shapes, topology, groups: self.scored.clone() })
+            }
             Err(error) => {
                 self.status().too_large.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 tracing::error!(%error, "the mesh cannot be scored");
@@ -215,17 +276,24 @@ impl State {
     /// Compares what the last scores predicted with what was seen since: the geometric mean of the factors by which
     /// they differ, less 1.
     fn measure_error(&mut self) {
-        let (mut sum, mut count) = (0.0, 0u32);
+        let (mut sum, mut product, mut count) = (0.0, 1.0f64, 0u32);
         for slot in self.roster.groups.iter().flat_map(|g| &g.slots) {
-            let (Some(remembered), Some(stats)) = (slot.remembered, slot.stats(&self.observation)) else { continue };
+            let (Some(remembered), Some(stats)) = (&slot.remembered, slot.stats(&self.observation)) else { continue };
             let recent = remembered.informed && stats.age_s == Some(0.0);
-            if let (true, Some(predicted), Some(seen)) = (recent, remembered.predicted, stats.latency_ewma_s) {
+            if let (true, Some(predicted), Some(seen)) = (recent, &remembered.predicted, stats.latency_ewma_s) {
                 // By factors, so that a thousandth is as wrong as a thousandfold.
-                let off = (f64::from(predicted.mean_s.max(1e-6)) / f64::from(seen.max(1e-6))).ln().abs();
-                sum += if off.is_finite() { off.min(MAX_SINGLE_FACTOR.ln()) } else { MAX_SINGLE_FACTOR.ln() };
+                let (predicted, seen) = (f64::from(predicted.mean_s.max(1e-6)), f64::from(seen.max(1e-6)));
+                let off = if predicted > seen { predicted / seen } else { seen / predicted };
+                product *= if off.is_finite() { off.min(MAX_SINGLE_FACTOR) } else { MAX_SINGLE_FACTOR };
                 count += 1;
+                // One logarithm for many factors, while their product is a number.
+                if product > 1e250 {
+                    sum += product.ln();
+                    product = 1.0;
+                }
             }
         }
+        sum += product.ln();
         if count > 0 {
             let error = (sum / f64::from(count)).exp() - 1.0;
             self.compared += 1;
@@ -259,23 +327,9 @@ impl State {
                     (self.error, self.compared, self.refused) = (None, 0, false);
                 }
                 self.remember(&scores, now);
-                self.model = scored.model.map(|info| {
-                    let engine = self
-                        .parts
-                        .scorer
-                        .status()
-                        .engine
-                        .map_or_else(String::new, |e| format!("{} {} ({})", e.engine, e.version, e.device));
-                    Arc::new(ModelIdentity { name: info.name.clone(), digest: info.digest.clone(), engine })
-                });
+                self.take_model(scored.model);
                 self.good_until = Some(now + self.desired.config.model.guards.expire_after.0);
-                let view = GraphView {
-                    generation: self.generation + 1,
-                    graph: std::mem::take(&mut self.graph),
-                    attention: scores.attention,
-                    node_load: scores.node_load,
-                };
-                self.status().show(view);
+                self.show(scores.attention, scores.node_load);
                 match self.model_refused() {
                     None => self.step_to(Rung::Model, "the model's scores".into()),
                     Some(error) => {
@@ -286,11 +340,24 @@ impl State {
                 }
             }
             Err(reason) => {
-                let graph = std::mem::take(&mut self.graph);
-                self.status().show(GraphView { generation: self.generation + 1, graph, ..GraphView::default() });
+                self.show(Vec::new(), Vec::new());
                 self.step_down(reason, now);
             }
         }
+    }
+
+    /// Notes which model gave the scores. A model that was loaded is one thing for as long as it runs.
+    fn take_model(&mut self, info: Option<Arc<ModelInfo>>) {
+        let same = |a: &Arc<ModelInfo>, b: &Arc<ModelInfo>| Arc::ptr_eq(a, b);
+        if self.model.is_some() && self.model_info.as_ref().zip(info.as_ref()).is_some_and(|(a, b)| same(a, b)) {
+            return;
+        }
+        self.model = info.as_ref().map(|info| {
+            let engine = self.parts.scorer.status().engine;
+            let engine = engine.map_or_else(String::new, |e| format!("{} {} ({})", e.engine, e.version, e.device));
+            Arc::new(ModelIdentity { name: info.name.clone(), digest: info.digest.clone(), engine })
+        });
+        self.model_info = info;
     }
 
     /// No scores this time: the last good ones while they last, then without.

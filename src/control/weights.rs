@@ -90,32 +90,62 @@ const TEMPERATURES: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
 /// The guarded weights of one table's candidates. They sum to 1, or are all 0 when no candidate may get requests.
 #[must_use]
 pub fn guarded(candidates: &[Wanted], limits: &Limits) -> Vec<Guarded> {
-    let mut out = vec![Guarded::default(); candidates.len()];
-    let taking: Vec<usize> = (0..candidates.len())
-        .filter(|i| candidates.get(*i).is_some_and(|c| c.takes_requests && c.configured > 0))
-        .collect();
-    let chosen: Vec<Wanted> = taking.iter().filter_map(|i| candidates.get(*i).copied()).collect();
-    if chosen.is_empty() {
-        return out;
-    }
-    let least = limits.floor.clamp(0.0, 1.0) / chosen.len() as f32;
-    let (mut wanted, mut by) = softmax(&chosen, limits.temperature);
-    for ((weight, candidate), by) in wanted.iter_mut().zip(&chosen).zip(&mut by) {
-        if candidate.grown < 1.0 {
-            *weight *= candidate.grown.max(0.0);
-            *by = by.or(Some(Guard::SlowStart));
-        }
-    }
-    normalise(&mut wanted);
-    raise_to(&mut wanted, least, |i| mark(&mut by, i, Guard::Floor));
-    step(&mut wanted, &chosen, least, limits, &mut by);
+    let mut guards = Guards::default();
+    guards.guard(candidates, limits);
+    guards.guarded
+}
 
-    for ((index, weight), by) in taking.iter().zip(wanted).zip(by) {
-        if let Some(slot) = out.get_mut(*index) {
-            *slot = Guarded { weight, by };
+/// The guards at work, with the memory that they need: kept from table to table.
+#[derive(Debug, Default)]
+pub struct Guards {
+    taking: Vec<usize>,
+    chosen: Vec<Wanted>,
+    wanted: Vec<f32>,
+    by: Vec<Option<Guard>>,
+    last: Vec<f32>,
+    low: Vec<bool>,
+    /// What they made of the candidates of the last table.
+    pub guarded: Vec<Guarded>,
+}
+
+impl Guards {
+    /// Guards the weights of one table's candidates, into `guarded`.
+    pub fn guard(&mut self, candidates: &[Wanted], limits: &Limits) {
+        let Self { taking, chosen, wanted, by, last, low, guarded } = self;
+        guarded.clear();
+        guarded.resize(candidates.len(), Guarded::default());
+        (taking.clear(), chosen.clear());
+        for (index, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.takes_requests && c.configured > 0) {
+            taking.push(index);
+            chosen.push(*candidate);
+        }
+        if chosen.is_empty() {
+            return;
+        }
+        let least = limits.floor.clamp(0.0, 1.0) / chosen.len() as f32;
+        softmax(chosen, limits.temperature, wanted, by);
+        for ((weight, candidate), by) in wanted.iter_mut().zip(chosen.iter()).zip(by.iter_mut()) {
+            if candidate.grown < 1.0 {
+                *weight *= candidate.grown.max(0.0);
+                *by = by.or(Some(Guard::SlowStart));
+            }
+        }
+        normalise(wanted);
+        raise_to(wanted, least, low, |i| mark(by, i, Guard::Floor));
+        if chosen.iter().any(|c| c.last.is_some()) {
+            // Who was not there last time starts from what slow start wants for it; the others share the rest as they did.
+            last.clear();
+            last.extend(chosen.iter().zip(wanted.iter()).map(|(c, w)| c.last.unwrap_or(*w)));
+            normalise(last);
+            raise_to(last, least, low, |_| ());
+            step(wanted, last, limits, by);
+        }
+        for ((index, weight), by) in taking.iter().zip(wanted.iter()).zip(by.iter()) {
+            if let Some(slot) = guarded.get_mut(*index) {
+                *slot = Guarded { weight: *weight, by: *by };
+            }
         }
     }
-    out
 }
 
 fn mark(by: &mut [Option<Guard>], index: usize, guard: Guard) {
@@ -125,24 +155,29 @@ fn mark(by: &mut [Option<Guard>], index: usize, guard: Guard) {
 }
 
 /// Softmax of the scores, times the configured weights; not yet normalised to a sum of exactly 1.
-fn softmax(candidates: &[Wanted], temperature: f32) -> (Vec<f32>, Vec<Option<Guard>>) {
+fn softmax(candidates: &[Wanted], temperature: f32, weights: &mut Vec<f32>, by: &mut Vec<Option<Guard>>) {
     let finite = |c: &Wanted| c.score.filter(|s| s.is_finite());
-    let mut known: Vec<f32> = candidates.iter().filter_map(finite).collect();
-    known.sort_unstable_by(f32::total_cmp);
-    let median = known.get(known.len() / 2).copied().unwrap_or(0.0);
-    let highest = known.last().copied().unwrap_or(0.0);
+    let highest = candidates.iter().filter_map(finite).max_by(f32::total_cmp).unwrap_or(0.0);
+    // Only who has no score of its own needs that of the middle.
+    let median = if candidates.iter().all(|c| finite(c).is_some()) {
+        highest
+    } else {
+        let mut known: Vec<f32> = candidates.iter().filter_map(finite).collect();
+        known.sort_unstable_by(f32::total_cmp);
+        known.get(known.len() / 2).copied().unwrap_or(0.0)
+    };
     let temperature =
         if temperature.is_nan() { 1.0 } else { temperature.clamp(*TEMPERATURES.start(), *TEMPERATURES.end()) };
-    let weights = candidates
-        .iter()
-        .map(|c| {
-            let score = f64::from(finite(c).unwrap_or(median)) - f64::from(highest);
-            ((score / f64::from(temperature)).exp() * f64::from(c.configured)) as f32
-        })
-        .collect();
-    let by =
-        candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)).collect();
-    (weights, by)
+    let weight = |c: &Wanted| {
+        let score = f64::from(finite(c).unwrap_or(median)) - f64::from(highest);
+        ((score / f64::from(temperature)).exp() * f64::from(c.configured)) as f32
+    };
+    weights.clear();
+    weights.extend(candidates.iter().map(weight));
+    by.clear();
+    by.extend(
+        candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)),
+    );
 }
 
 /// Scales to a sum of 1; weights that are all zero, or not finite, become equal.
@@ -159,12 +194,16 @@ fn normalise(weights: &mut [f32]) {
 }
 
 /// Raises weights below `least` to it, and takes that from the others in proportion.
-fn raise_to(weights: &mut [f32], least: f32, mut raised: impl FnMut(usize)) {
-    let mut low = vec![false; weights.len()];
+fn raise_to(weights: &mut [f32], least: f32, low: &mut Vec<bool>, mut raised: impl FnMut(usize)) {
+    if !weights.iter().any(|weight| *weight < least) {
+        return;
+    }
+    low.clear();
+    low.resize(weights.len(), false);
     // Each round raises at least one more, so there are at most as many rounds as weights.
     for _ in 0..weights.len() {
         let mut changed = false;
-        for (index, (weight, low)) in weights.iter_mut().zip(&mut low).enumerate() {
+        for (index, (weight, low)) in weights.iter_mut().zip(low.iter_mut()).enumerate() {
             if !*low && *weight < least {
                 (*weight, *low, changed) = (least, true, true);
                 raised(index);
@@ -174,34 +213,27 @@ fn raise_to(weights: &mut [f32], least: f32, mut raised: impl FnMut(usize)) {
             return;
         }
         let count = low.iter().filter(|l| **l).count() as f64;
-        let rest: f64 = weights.iter().zip(&low).filter(|(_, l)| !**l).map(|(w, _)| f64::from(*w)).sum();
+        let rest: f64 = weights.iter().zip(low.iter()).filter(|(_, l)| !**l).map(|(w, _)| f64::from(*w)).sum();
         if rest > 0.0 {
             let factor = (1.0 - count * f64::from(least)) / rest;
-            weights.iter_mut().zip(&low).filter(|(_, l)| !**l).for_each(|(w, _)| *w = (f64::from(*w) * factor) as f32);
+            weights.iter_mut().zip(low.iter()).filter(|(_, l)| !**l).for_each(|(w, _)| *w = (f64::from(*w) * factor) as f32);
         }
     }
 }
 
 /// Moves from the last weights towards the wanted ones, by the largest step at most, or not at all.
-fn step(wanted: &mut [f32], candidates: &[Wanted], least: f32, limits: &Limits, by: &mut [Option<Guard>]) {
-    if candidates.iter().all(|c| c.last.is_none()) {
-        return;
-    }
-    // Who was not there last time starts from what slow start wants for it; the others share the rest as they did.
-    let mut last: Vec<f32> = candidates.iter().zip(wanted.iter()).map(|(c, w)| c.last.unwrap_or(*w)).collect();
-    normalise(&mut last);
-    raise_to(&mut last, least, |_| ());
+fn step(wanted: &mut [f32], last: &[f32], limits: &Limits, by: &mut [Option<Guard>]) {
     let change = |w: &f32, l: &f32| (w - l).abs();
-    let largest = wanted.iter().zip(&last).map(|(w, l)| change(w, l)).fold(0.0, f32::max);
-    let relative = wanted.iter().zip(&last).map(|(w, l)| change(w, l) / l.max(f32::MIN_POSITIVE)).fold(0.0, f32::max);
+    let largest = wanted.iter().zip(last).map(|(w, l)| change(w, l)).fold(0.0, f32::max);
+    let relative = wanted.iter().zip(last).map(|(w, l)| change(w, l) / l.max(f32::MIN_POSITIVE)).fold(0.0, f32::max);
     if relative <= limits.dead_band {
         if largest > 0.0 {
             (0..by.len()).for_each(|i| mark(by, i, Guard::DeadBand));
         }
-        wanted.copy_from_slice(&last);
+        wanted.copy_from_slice(last);
     } else if largest > limits.max_step {
         let part = limits.max_step / largest;
-        for ((index, w), l) in wanted.iter_mut().enumerate().zip(&last) {
+        for ((index, w), l) in wanted.iter_mut().enumerate().zip(last) {
             if change(w, l) * (1.0 - part) > 1e-3 {
                 mark(by, index, Guard::Step);
             }
@@ -226,11 +258,25 @@ const MAX_PRIOR_S: f32 = 1e3;
 /// mean of those that take requests. The pick divides costs by it, so it must not be in the priors too.
 #[must_use]
 pub fn biases(candidates: &[Wanted]) -> Vec<f32> {
+    let mut biases = Vec::with_capacity(candidates.len());
+    biases_into(candidates, &mut biases);
+    biases
+}
+
+/// The same, into memory that is kept from table to table.
+pub fn biases_into(candidates: &[Wanted], biases: &mut Vec<f32>) {
+    biases.clear();
+    // Mostly all want the same.
+    let alike = |c: &Wanted| c.takes_requests && (c.configured, c.grown) == (1, 1.0);
+    if candidates.iter().all(alike) {
+        biases.resize(candidates.len(), 1.0);
+        return;
+    }
     let want = |c: &Wanted| c.configured as f32 * c.grown.clamp(0.0, 1.0);
     let taking = || candidates.iter().filter(|c| c.takes_requests && c.configured > 0);
     let mean = taking().map(want).sum::<f32>() / taking().count().max(1) as f32;
     let relative = |c: &Wanted| if mean > 0.0 { (want(c) / mean).max(MIN_BIAS) } else { 1.0 };
-    candidates.iter().map(relative).collect()
+    biases.extend(candidates.iter().map(relative));
 }
 
 /// The least bias that a cost is divided by.
@@ -244,6 +290,19 @@ const MIN_BIAS: f32 = 1e-4;
 /// around `fallback_s`.
 #[must_use]
 pub fn priors(weights: &[f32], biases: &[f32], intrinsic_s: &[Option<f32>], fallback_s: f32) -> Vec<f32> {
+    let mut priors = Vec::with_capacity(weights.len());
+    priors_into(weights, biases, intrinsic_s, fallback_s, &mut priors);
+    priors
+}
+
+/// The same, into memory that is kept from table to table.
+pub fn priors_into(
+    weights: &[f32],
+    biases: &[f32],
+    intrinsic_s: &[Option<f32>],
+    fallback_s: f32,
+    priors: &mut Vec<f32>,
+) {
     let sane = |latency: &Option<f32>| latency.filter(|l| l.is_finite() && *l > 0.0).map(|l| l.clamp(1e-6, 1e3));
     let (mut sum, mut mass) = (0.0f64, 0.0f64);
     let fair = |weight: f32, bias: f32| f64::from(weight) / f64::from(bias.max(MIN_BIAS));
@@ -261,7 +320,8 @@ pub fn priors(weights: &[f32], biases: &[f32], intrinsic_s: &[Option<f32>], fall
         Some(latency) => latency,
         None => fallback_s,
     };
-    weights.iter().zip(biases).zip(intrinsic_s).map(prior).map(|p| p.clamp(1e-6, MAX_PRIOR_S)).collect()
+    priors.clear();
+    priors.extend(weights.iter().zip(biases).zip(intrinsic_s).map(prior).map(|p| p.clamp(1e-6, MAX_PRIOR_S)));
 }
 
 /// Estimates are taken to lean towards peaks by no more than this factor.
@@ -275,10 +335,20 @@ const MAX_LEANING: f32 = 4.0;
 /// estimate and the mean, so what it says of the fast ones stays: they are avoided as far as they are busy.
 #[must_use]
 pub fn leaning(measured: impl Iterator<Item = Option<(f32, f32)>>) -> f32 {
-    let mut ratios: Vec<f32> =
-        measured.flatten().map(|(estimate, mean)| estimate / mean).filter(|r| r.is_finite() && *r > 0.0).collect();
-    ratios.sort_unstable_by(f32::total_cmp);
-    ratios.get(ratios.len() / 2).map_or(1.0, |r| r.clamp(1.0, MAX_LEANING))
+    leaning_with(measured, &mut Vec::new())
+}
+
+/// The same, in memory that is kept from table to table.
+pub fn leaning_with(measured: impl Iterator<Item = Option<(f32, f32)>>, ratios: &mut Vec<f32>) -> f32 {
+    let ratio = |(estimate, mean): (f32, f32)| estimate / mean;
+    ratios.clear();
+    ratios.extend(measured.flatten().map(ratio).filter(|r| r.is_finite() && *r > 0.0));
+    let middle = ratios.len() / 2;
+    if ratios.is_empty() {
+        return 1.0;
+    }
+    let (_, median, _) = ratios.select_nth_unstable_by(middle, f32::total_cmp);
+    median.clamp(1.0, MAX_LEANING)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! From observations and known instances to a graph.
 
+use super::plausible::plausible;
 use super::{Graph, Link, Neighbours, Node};
 use crate::links::{LinkKey, LinkStats, NodeKey, NodeStats, Observation};
 use std::collections::{BTreeMap, HashMap};
@@ -165,25 +166,38 @@ impl Topology {
     /// The graph of an observation that this fits.
     #[must_use]
     pub fn graph(&self, observation: &Observation) -> Graph {
-        let mut nodes: Vec<Node> = self.places.iter().map(|p| p.node.clone()).collect();
-        for (seen, (_, index)) in observation.nodes.iter().zip(&self.seen_nodes) {
-            if let Some(node) = index.and_then(|i| nodes.get_mut(i as usize)) {
-                node.stats = seen.stats;
-            }
-        }
-        self.neighbours(&mut nodes);
         let unseen = |(source, destination): &(u32, u32)| Link {
             source: *source,
             destination: *destination,
             stats: LinkStats::default(),
         };
-        let mut links: Vec<Link> = self.links.iter().map(unseen).collect();
-        for (seen, (_, index)) in observation.links.iter().zip(&self.seen_links) {
-            if let Some(link) = links.get_mut(*index as usize) {
-                link.stats = seen.stats;
+        let mut graph = Graph {
+            nodes: self.places.iter().map(|p| p.node.clone()).collect(),
+            links: self.links.iter().map(unseen).collect(),
+            path_offsets: self.path_offsets.clone(),
+            path_links: self.path_links.clone(),
+            implausible: 0,
+        };
+        self.renew(observation, &mut graph);
+        graph
+    }
+
+    /// Writes an observation that this fits over the one in a graph that this has made: nothing else changes.
+    pub fn renew(&self, observation: &Observation, graph: &mut Graph) {
+        for (seen, (_, index)) in observation.nodes.iter().zip(&self.seen_nodes) {
+            if let Some(node) = index.and_then(|i| graph.nodes.get_mut(i as usize)) {
+                node.stats = seen.stats;
             }
         }
-        Graph { nodes, links, path_offsets: self.path_offsets.clone(), path_links: self.path_links.clone() }
+        self.neighbours(&mut graph.nodes);
+        graph.implausible = 0;
+        for (seen, (_, index)) in observation.links.iter().zip(&self.seen_links) {
+            let believed = plausible(&seen.stats);
+            graph.implausible += usize::from(!believed);
+            if let Some(link) = graph.links.get_mut(*index as usize) {
+                link.stats = if believed { seen.stats } else { LinkStats::default() };
+            }
+        }
     }
 
     /// Fills in what is known of each node's neighbours: its host's sums less its own part.
@@ -265,6 +279,27 @@ mod tests {
         assert_eq!((rows[0][0], rows[0][8], rows[0][11]), (0.02, 1.0, 1.0));
         assert!(rows[1][0].is_nan() && rows[1][11] == 0.0);
         assert_eq!(features.nodes.len() % NODE_FEATURES.len(), 0);
+    }
+
+    #[test]
+    fn a_link_told_with_absurdities_is_one_that_nobody_used() {
+        let told = |of: &str, mean_s| LinkObservation {
+            key: key("f", of),
+            stats: LinkStats { latency_mean_s: Some(mean_s), calls_per_second: Some(5.0), ..LinkStats::default() },
+        };
+        let observation = Observation { links: vec![told("a", 0.02), told("b", 1e6)], nodes: vec![] };
+        let graph = GraphBuilder::default().build(&observation).unwrap();
+        assert_eq!(graph.implausible, 1);
+        assert_eq!(graph.links[0].stats, observation.links[0].stats);
+        assert_eq!(graph.links[1].stats, LinkStats::default());
+
+        let topology = GraphBuilder::default().topology(&observation).unwrap();
+        let mut renewed = topology.graph(&observation);
+        for (b, implausible) in [(0.5, 0), (1e6, 1)] {
+            let observation = Observation { links: vec![told("a", 0.03), told("b", b)], nodes: vec![] };
+            topology.renew(&observation, &mut renewed);
+            assert_eq!((&renewed, renewed.implausible), (&topology.graph(&observation), implausible));
+        }
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub struct Features {
     pub path_offsets: Vec<i64>,
     /// `[L]`: the links of all candidate paths, as indices of edges.
     pub path_links: Vec<i64>,
+    /// Features of one number have the same `edges`, `path_offsets` and `path_links`, so that an engine can keep those;
+    /// 0 where nobody can tell. No input of the model.
+    pub shape: u64,
 }
 
 impl Features {
@@ -87,6 +90,7 @@ impl Features {
 
     /// Fills this with a graph's features, keeping the memory of the last time.
     pub fn fill(&mut self, graph: &Graph) {
+        self.shape = 0;
         self.nodes.clear();
         for node in &graph.nodes {
             self.nodes.extend_from_slice(&node_row(&node.stats, node.replicas, &node.neighbours));
@@ -104,6 +108,27 @@ impl Features {
         self.path_offsets.extend(graph.path_offsets.iter().map(|o| i64::from(*o)));
         self.path_links.clear();
         self.path_links.extend(graph.path_links.iter().map(|l| i64::from(*l)));
+    }
+}
+
+impl Features {
+    /// Writes what was seen in a graph over what this was filled with, from a graph of the same shape: zones, edges and
+    /// paths are left as they are. Says whether it could; where it could not, nothing was written.
+    pub fn renew(&mut self, graph: &Graph) -> bool {
+        let counts = (self.node_count(), self.edge_count(), self.candidate_count());
+        if counts != (graph.nodes.len(), graph.links.len(), graph.candidates()) {
+            return false;
+        }
+        let (rows, _) = self.nodes.as_chunks_mut::<{ NODE_FEATURES.len() }>();
+        for (row, node) in rows.iter_mut().zip(&graph.nodes) {
+            *row = node_row(&node.stats, node.replicas, &node.neighbours);
+        }
+        let (rows, _) = self.edge_features.as_chunks_mut::<{ EDGE_FEATURES.len() }>();
+        for (row, link) in rows.iter_mut().zip(&graph.links) {
+            let [.., same_zone, _, _] = *row;
+            *row = edge_row(&link.stats, Some(same_zone));
+        }
+        true
     }
 }
 

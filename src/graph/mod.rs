@@ -7,6 +7,7 @@
 
 mod build;
 pub mod features;
+mod plausible;
 
 pub use build::{GraphBuilder, GraphError, Instance, Topology};
 pub use features::Features;
@@ -66,6 +67,8 @@ pub struct Graph {
     pub path_offsets: Vec<u32>,
     /// The links of all candidate paths, as indices into `links`.
     pub path_links: Vec<u32>,
+    /// How many links were told with statistics that nobody can have measured, and count as unknown.
+    pub implausible: usize,
 }
 
 impl Graph {

@@ -63,6 +63,10 @@ impl Ejector {
             self.records.remove(&node.key);
             return verdict(Health::Healthy, Duration::ZERO, false);
         }
+        // Who never failed often enough has no record: mostly nobody does, and a tick asks for all.
+        if failures < rules.consecutive_failures && !self.records.contains_key(&node.key) {
+            return verdict(Health::Healthy, Duration::ZERO, false);
+        }
         let fresh = Record { state: State::Healthy, ejections: 0, last_ejection: now };
         let record = self.records.entry(node.key.clone()).or_insert(fresh);
         let before = record.state;

@@ -27,6 +27,8 @@ pub struct LinkCell {
     pub key: LinkKey,
     /// This proxy's own estimate, for the pick.
     pub estimate: LocalEstimate,
+    /// When it was made.
+    pub(super) born: Time,
     pub(super) shards: Box<[Shard]>,
 }
 
@@ -101,7 +103,7 @@ impl LinkCell {
     pub(super) fn new(key: LinkKey, cores: usize, now: Time) -> Self {
         let shards: Box<[Shard]> = (0..cores.max(1)).map(|_| Shard::default()).collect();
         shards.iter().for_each(|s| s.last_used.store(now.0, Relaxed));
-        Self { key, estimate: LocalEstimate::default(), shards }
+        Self { key, estimate: LocalEstimate::default(), born: now, shards }
     }
 
     fn shard(&self, core: usize) -> Option<&Shard> {

@@ -45,7 +45,8 @@ impl Time {
     /// The seconds from `earlier` to this moment; zero when the clock went backwards.
     #[must_use]
     pub fn seconds_since(self, earlier: Time) -> f32 {
-        self.0.saturating_sub(earlier.0) as f32 * 1e-9
+        // Signed numbers become floats in one instruction; what is lost is beyond 292 years.
+        self.0.saturating_sub(earlier.0).min(i64::MAX as u64) as i64 as f32 * 1e-9
     }
 
     /// This moment in whole milliseconds, wrapping after 49 days: the coarse stamp of `LocalEstimate`.

@@ -9,6 +9,7 @@
 //! tick goes over every link's sketch four times.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How many buckets a sketch has.
 pub const BUCKETS: usize = 346;
@@ -32,9 +33,13 @@ pub fn bucket_of(seconds: f64) -> usize {
 /// The latency in seconds that stands for a bucket: the point of least relative error.
 #[must_use]
 pub fn value_of(bucket: usize) -> f64 {
+    values().get(bucket).copied().unwrap_or(f64::NAN)
+}
+
+fn values() -> &'static [f64; BUCKETS] {
     static VALUES: LazyLock<[f64; BUCKETS]> =
         LazyLock::new(|| std::array::from_fn(|i| LEAST_S * 2.0 * GAMMA.powi(i as i32) / (1.0 + GAMMA)));
-    VALUES.get(bucket).copied().unwrap_or(f64::NAN)
+    &VALUES
 }
 
 /// The buckets that may hold something: those from `low` to before `high`.
@@ -110,6 +115,26 @@ impl Sketch {
         self.sum_s += seconds;
     }
 
+    /// Adds what was counted in a row of buckets from `low` on since the counts in `seen`, without its sum.
+    pub(crate) fn add_new(&mut self, low: usize, counters: &[AtomicU32], seen: &mut [u32]) {
+        let Some(counts) = self.counts.get_mut(low..low + counters.len()) else { return };
+        let (mut first, mut last, mut total) = (usize::MAX, 0, self.total);
+        for (offset, ((counter, seen), slot)) in counters.iter().zip(seen).zip(counts).enumerate() {
+            let count = counter.load(Relaxed);
+            if count != *seen {
+                let new = count.wrapping_sub(*seen) as f32;
+                *seen = count;
+                *slot += new;
+                total += f64::from(new);
+                (first, last) = (first.min(offset), offset);
+            }
+        }
+        if first != usize::MAX {
+            self.span = self.span.with(low + first).with(low + last);
+            self.total = total;
+        }
+    }
+
     /// Adds `count` to a bucket, without its sum.
     pub(crate) fn add(&mut self, bucket: usize, count: f32) {
         if let Some(slot) = self.counts.get_mut(bucket) {
@@ -126,6 +151,19 @@ impl Sketch {
 
     fn spanned_mut(&mut self) -> &mut [f32] {
         self.counts.get_mut(self.span.range()).unwrap_or_default()
+    }
+
+    /// Takes buckets that have faded to nothing from the span's ends, or a single odd latency would widen it for good.
+    fn trim(&mut self) {
+        let at = |bucket: u16| self.counts.get(usize::from(bucket)).copied();
+        let Span { mut low, mut high } = self.span;
+        while low < high && at(low) == Some(0.0) {
+            low += 1;
+        }
+        while low < high && at(high - 1) == Some(0.0) {
+            high -= 1;
+        }
+        self.span = if low < high { Span { low, high } } else { Span::EMPTY };
     }
 
     /// Forgets all, and keeps the memory.
@@ -159,6 +197,7 @@ impl Sketch {
             let faded = *count * factor;
             *count = if faded < LEAST_COUNT { 0.0 } else { faded };
         }
+        self.trim();
         self.total *= f64::from(factor);
         self.sum_s *= f64::from(factor);
         if self.total < 1e-3 {
@@ -190,18 +229,28 @@ impl Sketch {
         if self.total <= 0.0 {
             return None;
         }
-        let mut values = [0.0; N];
-        let mut wanted = qs.iter().zip(values.iter_mut()).peekable();
-        let (mut seen, mut last) = (0.0, 0);
-        for (bucket, count) in self.span.range().zip(self.spanned()).filter(|(_, c)| **c > 0.0) {
+        let (spanned, values_s) = (self.spanned(), values().get(self.span.range()).unwrap_or_default());
+        let mut values = [f64::NAN; N];
+        let (mut seen, mut next, mut last) = (0.0, 0, value_of(0));
+        let mut targets = [f64::INFINITY; N];
+        for (target, q) in targets.iter_mut().zip(qs) {
+            *target = q.clamp(0.0, 1.0) * self.total;
+        }
+        for (count, value) in spanned.iter().zip(values_s).filter(|(count, _)| **count > 0.0) {
             seen += f64::from(*count);
-            last = bucket;
-            while let Some((_, value)) = wanted.next_if(|(q, _)| seen >= q.clamp(0.0, 1.0) * self.total) {
-                *value = value_of(bucket);
+            last = *value;
+            while let Some(slot) = values.get_mut(next)
+                && targets.get(next).is_some_and(|target| seen >= *target)
+            {
+                *slot = last;
+                next += 1;
+            }
+            if next == N {
+                break;
             }
         }
         // Float rounding may leave the highest quantile just out of reach: it is the last bucket's.
-        wanted.for_each(|(_, value)| *value = value_of(last));
+        values.iter_mut().skip(next).for_each(|value| *value = last);
         Some(values)
     }
 }
@@ -253,6 +302,19 @@ mod tests {
         let span = Span::EMPTY.with(7).with(345).with(3);
         assert_eq!((Span::unpacked(span.packed()), span.range()), (span, 3..346));
         assert!(span.holds(3) && span.holds(345) && !span.holds(2) && !Span::EMPTY.holds(0));
+    }
+
+    #[test]
+    fn an_odd_latency_widens_the_span_only_for_as_long_as_it_counts() {
+        let mut sketch = Sketch::default();
+        sketch.record(10.0);
+        for _ in 0..500 {
+            sketch.scale(0.9);
+            sketch.record(0.001);
+        }
+        assert_eq!(sketch.span.range().len(), 1);
+        sketch.merge(&Sketch::default());
+        assert_eq!(sketch.quantiles([0.0, 0.5, 1.0]), Some([value_of(bucket_of(0.001)); 3]));
     }
 
     #[test]

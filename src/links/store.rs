@@ -1,7 +1,8 @@
 //! All links and nodes that this proxy knows, by key: found when a generation is built, never by a request.
 //!
 //! A tick goes over all of them in the order of their keys. That order is kept from tick to tick (`Order`) and made anew
-//! only when a link or a node came or went, which `changes` counts; whoever keeps cells at hand asks it, too.
+//! only when a link or a node came or went, which `changes` counts; whoever keeps cells at hand asks it, too. What the
+//! ticks remember of each link lies in that order, side by side: a tick takes no lock and follows few pointers.
 
 use super::history::{Baseline, Fades, History, MEMORY_S};
 use super::{LinkCell, LinkKey, NodeCell, NodeKey, Sketch, Time, orca::Report};
@@ -98,20 +99,16 @@ pub struct Observation {
     pub nodes: Vec<NodeObservation>,
 }
 
-#[derive(Debug)]
-struct LinkEntry {
-    cell: Arc<LinkCell>,
-    history: Mutex<History>,
-}
-
 /// All links and nodes.
 #[derive(Debug)]
 pub struct Links {
-    links: DashMap<LinkKey, Arc<LinkEntry>>,
+    links: DashMap<LinkKey, Arc<LinkCell>>,
     nodes: DashMap<NodeKey, Arc<NodeCell>>,
     /// Rises whenever a link or a node has come or gone.
     changes: AtomicU64,
     order: Mutex<Order>,
+    /// Nothing was last used or asked for before this moment, in `Time`, as of the last look; 0 where nobody looked.
+    idlest: AtomicU64,
     cores: usize,
 }
 
@@ -119,13 +116,23 @@ pub struct Links {
 #[derive(Debug, Default)]
 struct Order {
     changes: Option<u64>,
-    /// Each link with the place of its destination among the nodes, when it is one.
-    links: Vec<(Arc<LinkEntry>, Option<usize>)>,
+    links: Vec<Watched>,
     nodes: Vec<Arc<NodeCell>>,
     /// What came in at each node, by its place; kept for its memory.
     incoming: Vec<Incoming>,
     fades: Fades,
 }
+
+/// A link and what the ticks so far have made of it.
+#[derive(Debug)]
+struct Watched {
+    cell: Arc<LinkCell>,
+    history: History,
+    /// The place of its destination among the nodes; `NOWHERE` when it is none of them.
+    place: usize,
+}
+
+const NOWHERE: usize = usize::MAX;
 
 impl Order {
     /// Sorts anew what has changed.
@@ -137,12 +144,16 @@ impl Order {
         }
         self.nodes = links.node_cells();
         let places: HashMap<&NodeKey, usize> = self.nodes.iter().enumerate().map(|(i, cell)| (&cell.key, i)).collect();
-        let place = |entry: Arc<LinkEntry>| {
-            let place = places.get(&entry.cell.key.destination).copied();
-            (entry, place)
+        // Both are sorted by key. A link that was evicted and came back has another cell, and no history.
+        let mut before = std::mem::take(&mut self.links).into_iter().peekable();
+        let watched = |cell: Arc<LinkCell>| {
+            while before.next_if(|w| w.cell.key < cell.key).is_some() {}
+            let known = before.next_if(|w| Arc::ptr_eq(&w.cell, &cell));
+            let history = known.map_or_else(|| History::of(&cell), |w| w.history);
+            let place = places.get(&cell.key.destination).copied().unwrap_or(NOWHERE);
+            Watched { cell, history, place }
         };
-        self.links = links.links.iter().map(|entry| place(entry.value().clone())).collect();
-        self.links.sort_unstable_by(|(a, _), (b, _)| a.cell.key.cmp(&b.cell.key));
+        self.links = links.link_cells().into_iter().map(watched).collect();
         self.incoming.resize_with(self.nodes.len(), Incoming::default);
         self.changes = Some(changes);
     }
@@ -157,6 +168,7 @@ impl Links {
             nodes: DashMap::new(),
             changes: AtomicU64::new(0),
             order: Mutex::default(),
+            idlest: AtomicU64::new(0),
             cores: cores.max(1),
         }
     }
@@ -174,16 +186,12 @@ impl Links {
     /// The cell of a link, made when it is new.
     #[must_use]
     pub fn link(&self, key: &LinkKey, now: Time) -> Arc<LinkCell> {
-        if let Some(entry) = self.links.get(key) {
-            return entry.cell.clone();
+        if let Some(cell) = self.links.get(key) {
+            return cell.value().clone();
         }
-        let made = || {
-            Arc::new(LinkEntry {
-                cell: Arc::new(LinkCell::new(key.clone(), self.cores, now)),
-                history: Mutex::new(History::new(self.cores, now)),
-            })
-        };
-        let cell = self.links.entry(key.clone()).or_insert_with(made).cell.clone();
+        let made = || Arc::new(LinkCell::new(key.clone(), self.cores, now));
+        let cell = self.links.entry(key.clone()).or_insert_with(made).clone();
+        self.idlest.fetch_min(now.0, Ordering::AcqRel);
         self.changed();
         cell
     }
@@ -195,6 +203,7 @@ impl Links {
         let cell = known.unwrap_or_else(|| {
             let made = || Arc::new(NodeCell::new(key.clone()));
             let cell = self.nodes.entry(key.clone()).or_insert_with(made).clone();
+            self.idlest.fetch_min(now.0, Ordering::AcqRel);
             self.changed();
             cell
         });
@@ -210,7 +219,7 @@ impl Links {
 
     /// The cells of all links, by key.
     pub(super) fn link_cells(&self) -> Vec<Arc<LinkCell>> {
-        let mut cells: Vec<Arc<LinkCell>> = self.links.iter().map(|entry| entry.cell.clone()).collect();
+        let mut cells: Vec<Arc<LinkCell>> = self.links.iter().map(|cell| cell.value().clone()).collect();
         cells.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         cells
     }
@@ -232,8 +241,12 @@ impl Links {
     /// Forgets links and nodes that no request touched, and no generation asked for, in `idle`. A link with a request
     /// in flight stays, however long that takes.
     pub fn evict(&self, now: Time, idle: Duration) {
+        // What is used later only makes this moment later, too: there is nothing to look for.
+        if now.since(Time(self.idlest.load(Ordering::Acquire))) < idle {
+            return;
+        }
         let before = self.len();
-        self.links.retain(|_, e| now.since(e.cell.last_used()) < idle || e.cell.in_flight() > 0);
+        self.links.retain(|_, cell| now.since(cell.last_used()) < idle || cell.in_flight() > 0);
         self.nodes.retain(|_, cell| now.since(cell.last_wanted()) < idle || cell.in_flight() > 0);
         if self.len() != before {
             self.changed();
@@ -243,25 +256,44 @@ impl Links {
     /// Drains all cells and says what is now known. One caller at a time: the tick.
     #[must_use]
     pub fn observe(&self, now: Time) -> Observation {
+        let mut observation = Observation::default();
+        self.observe_into(now, &mut observation, &mut None);
+        observation
+    }
+
+    /// The same into an observation that the caller keeps from tick to tick, together with the number of `changes` that
+    /// it is of. While that stays the same only what was seen is written, no key; says whether it did.
+    pub fn observe_into(&self, now: Time, observation: &mut Observation, as_of: &mut Option<u64>) -> bool {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         order.renew(self);
-        let Order { links, nodes, incoming, fades, .. } = &mut *order;
+        let Order { changes, links, nodes, incoming, fades } = &mut *order;
+        let same = as_of.is_some()
+            && *as_of == *changes
+            && (observation.links.len(), observation.nodes.len()) == (links.len(), nodes.len());
+        if !same {
+            let link = |w: &Watched| LinkObservation { key: w.cell.key.clone(), stats: LinkStats::default() };
+            let node = |cell: &Arc<NodeCell>| NodeObservation { key: cell.key.clone(), stats: NodeStats::default() };
+            observation.links = links.iter().map(link).collect();
+            observation.nodes = nodes.iter().map(node).collect();
+            *as_of = *changes;
+        }
+        let mut idlest = u64::MAX;
         incoming.iter_mut().for_each(Incoming::clear);
         // In the order of their keys, so that sums of floats come out the same whatever the map's order is.
-        let observe = |(entry, place): &(Arc<LinkEntry>, Option<usize>)| {
-            let mut history = entry.history.lock().unwrap_or_else(PoisonError::into_inner);
-            let stats = history.tick(&entry.cell, now, fades);
-            if let Some(incoming) = place.and_then(|p| incoming.get_mut(p)) {
-                incoming.add(&stats, &history);
+        for (watched, seen) in links.iter_mut().zip(&mut observation.links) {
+            let Watched { cell, history, place } = watched;
+            seen.stats = history.tick(cell, now, fades);
+            idlest = idlest.min(cell.last_used().0);
+            if let Some(incoming) = incoming.get_mut(*place) {
+                incoming.add(&seen.stats, history);
             }
-            LinkObservation { key: entry.cell.key.clone(), stats }
-        };
-        let links = links.iter().map(observe).collect();
-        let observe = |(cell, incoming): (&Arc<NodeCell>, &Incoming)| NodeObservation {
-            key: cell.key.clone(),
-            stats: node_stats(cell, Some(incoming).filter(|i| i.links > 0), now),
-        };
-        Observation { links, nodes: nodes.iter().zip(incoming.iter()).map(observe).collect() }
+        }
+        for ((cell, incoming), seen) in nodes.iter().zip(incoming.iter()).zip(&mut observation.nodes) {
+            seen.stats = node_stats(cell, Some(incoming).filter(|i| i.links > 0), now);
+            idlest = idlest.min(cell.last_wanted().0);
+        }
+        self.idlest.store(idlest, Ordering::Release);
+        same
     }
 }
 
@@ -381,6 +413,28 @@ mod tests {
         links.evict(Time(700 * SECOND), Duration::from_secs(600));
         let left: Vec<_> = links.observe(Time(700 * SECOND)).links.into_iter().map(|l| l.key).collect();
         assert_eq!((left, links.len()), (vec![busy], (1, 0)));
+    }
+
+    #[test]
+    fn an_observation_that_is_kept_says_what_one_that_is_made_anew_says() {
+        let (fresh, kept, keys) = (Links::new(1), Links::new(1), [key("a", "b"), key("c", "b"), key("a", "d")]);
+        let (mut observation, mut as_of) = (Observation::default(), None);
+        let mut same = Vec::new();
+        for tick in 1..60u64 {
+            let now = Time(tick * SECOND);
+            for links in [&fresh, &kept] {
+                // The third link comes late, the second goes after a while and comes back.
+                for (key, _) in keys.iter().zip([true, !(10..40).contains(&tick), tick > 5]).filter(|(_, there)| *there) {
+                    let _ = links.node(&key.destination, now);
+                    call(links, key, now, 0.010 * (1 + tick % 7) as f32, Outcome::Success);
+                }
+            }
+            same.push(kept.observe_into(now, &mut observation, &mut as_of));
+            assert_eq!(fresh.observe(now), observation, "tick {tick}");
+            [&fresh, &kept].into_iter().for_each(|links| links.evict(now, Duration::from_secs(20)));
+        }
+        let changed: Vec<usize> = (1..60).filter(|tick| !same[tick - 1]).collect();
+        assert_eq!(changed, [1, 6, 30, 40], "made, one more, one evicted at 29, back");
     }
 
     #[test]

@@ -10,12 +10,15 @@
 //! answered is still written to a client that reads slowly. The connections of a listener that is closed leave likewise.
 //!
 //! What is not HTTP is answered by hyper (400, or 431 for a head too large) and counted here as `bad_request`.
-//! 1xx answers of an endpoint other than 100 and 101 end here: hyper's server cannot send them. A client that closes
+//! 1xx answers of an endpoint other than 100 and 101 end here where the client speaks HTTP/1.1: hyper's server cannot send
+//! them (`early` passes them on over HTTP/2). A client that closes
 //! its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 
 use super::core::{Core, Held, Listener};
 use super::forward;
+use super::http2::{self, FAREWELL};
+use super::inbound::Inbound;
 use super::io::{Io, Marks, Spoken, sniff};
 use super::upstream::poll_now;
 use super::watch::Watch;
@@ -23,40 +26,31 @@ use crate::config::ListenerDefaults;
 use crate::links::Time;
 use crate::observe::Reason;
 use crate::route::WorkloadId;
-use http::HeaderValue;
-use hyper::server::conn::{http1, http2};
+use http::{HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// How long a drain leaves an idle HTTP/1.1 connection open for a request that is on its way.
 const DRAIN_IDLE: Duration = Duration::from_millis(100);
-/// How long an HTTP/2 client may take to close after it was asked to.
-const FAREWELL: Duration = Duration::from_secs(5);
 /// hyper's own default for the number of headers, which it parses without an allocation.
 const PLAIN_MAX_HEADERS: usize = 100;
 /// What a connection holds of a client's bytes, or for a client that reads slowly, in bytes.
 const MIN_BUFFER: usize = 64 * 1024;
-/// HTTP/2 flow control: what a client may send unread, a stream and a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How often an HTTP/2 client is checked to be alive, and how long that may take.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_WITHIN: Duration = Duration::from_secs(20);
 
 /// hyper's server settings, made once a core.
 pub(super) struct ServerBuilders {
     http1: http1::Builder,
-    limits: ListenerDefaults,
 }
 
 impl ServerBuilders {
@@ -68,21 +62,7 @@ impl ServerBuilders {
         if limits.max_headers != PLAIN_MAX_HEADERS {
             http1.max_headers(limits.max_headers);
         }
-        Self { http1, limits: limits.clone() }
-    }
-
-    fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
-        let mut http2 = http2::Builder::new(executor);
-        http2
-            .timer(hyper_util::rt::TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(self.limits.max_streams)
-            .max_header_list_size(u32::try_from(self.limits.max_header_bytes.0).unwrap_or(u32::MAX))
-            .max_send_buf_size(MIN_BUFFER)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN);
-        http2
+        Self { http1 }
     }
 }
 
@@ -98,13 +78,15 @@ pub(super) struct Conn {
     /// The deadline of the connection, and of an HTTP/1.1 connection's requests.
     pub watch: Rc<Watch>,
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
-    requests: Cell<usize>,
+    /// The authority that its last request asked for.
+    pub host: RefCell<HeaderValue>,
+    pub requests: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Time>,
     /// The idle limit runs.
     idle_armed: Cell<bool>,
     /// An HTTP/2 client was asked to close.
-    leaving: Cell<bool>,
+    pub leaving: Cell<bool>,
 }
 
 impl Conn {
@@ -137,8 +119,9 @@ impl Conn {
         self.core.gauge(|g| g.requests.sub(1));
         self.idle_since.set(now);
         self.idle_armed.set(false);
-        Marks::take(&self.marks.read);
-        if self.http2 && self.requests.get() == 0 {
+        if !self.http2 {
+            Marks::take(&self.marks.read);
+        } else if self.requests.get() == 0 {
             self.idle_armed.set(true);
             let within = if self.leaving.get() { FAREWELL } else { self.core.limits.idle.0 };
             self.watch.deadline.set(now + within);
@@ -146,7 +129,7 @@ impl Conn {
     }
 
     /// Whether this connection should end with what it has under way.
-    fn told_to_leave(&self) -> bool {
+    pub(super) fn told_to_leave(&self) -> bool {
         told_to_leave(&self.core, &self.listener)
     }
 }
@@ -169,6 +152,7 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
         marks: io.marks().clone(),
         watch,
         workload: RefCell::default(),
+        host: RefCell::new(HeaderValue::from_static("")),
         requests: Cell::new(0),
         idle_since: Cell::new(core.clock.now()),
         idle_armed: Cell::new(false),
@@ -177,7 +161,11 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     });
     let result = match spoken {
         Spoken::Http1 => serve1(&conn, io).await,
-        Spoken::Http2 => serve2(&conn, io).await,
+        Spoken::Http2 => {
+            // Boxed: a connection's future is as large as HTTP/1.1 needs.
+            Box::pin(http2::serve(&conn, io, |watch, request| forward::serve(&conn, watch, request))).await;
+            return;
+        }
     };
     if let Err(error) = result
         && error.is_parse()
@@ -218,7 +206,7 @@ async fn first_bytes(
 async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
     let service = {
         let conn = conn.clone();
-        service_fn(move |request| forward::serve(&conn, &conn.watch, request))
+        service_fn(move |request: Request<Incoming>| forward::serve(&conn, &conn.watch, request.map(Inbound::Http1)))
     };
     let mut serving = pin!(conn.core.servers.http1.serve_connection(TokioIo::new(io), service).with_upgrades());
     let (mut leaving, mut parting, mut part_of_head) = (false, false, false);
@@ -279,84 +267,4 @@ async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
         Poll::Ready(Ok(()))
     })
     .await
-}
-
-async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
-    let executor = StreamExecutor::default();
-    let service = {
-        let (conn, next) = (conn.clone(), executor.next.clone());
-        service_fn(move |request| {
-            let watch = Watch::new(&conn.core.deadlines);
-            *next.borrow_mut() = Some((conn.core.clone(), watch.clone()));
-            forward::serve(&conn, &watch, request)
-        })
-    };
-    let mut serving = pin!(conn.core.servers.http2(executor).serve_connection(TokioIo::new(io), service));
-    conn.watch.deadline.set(conn.core.clock.now() + conn.core.limits.idle.0);
-    std::future::poll_fn(|cx| {
-        conn.watch.deadline.register(cx.waker());
-        if let Some(over) = poll_now(serving.as_mut(), cx) {
-            return Poll::Ready(over);
-        }
-        let core = &conn.core;
-        let idle_over = conn.requests.get() == 0 && conn.watch.deadline.reached();
-        if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
-            serving.as_mut().graceful_shutdown();
-            if conn.requests.get() == 0 {
-                conn.watch.deadline.set(core.clock.now() + FAREWELL);
-            }
-            // GOAWAY goes out with this poll.
-            if let Some(over) = poll_now(serving.as_mut(), cx) {
-                return Poll::Ready(over);
-            }
-            Marks::take(&conn.marks.wrote);
-        } else if idle_over {
-            if !Marks::take(&conn.marks.wrote) {
-                return Poll::Ready(Ok(()));
-            }
-            // The end of the last answer is still on its way to a slow reader.
-            conn.watch.deadline.set(core.clock.now() + FAREWELL);
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-type Watched = (Rc<Core>, Rc<Watch>);
-
-/// Runs the streams of an HTTP/2 connection, each under its own watch.
-#[derive(Clone, Default)]
-struct StreamExecutor {
-    /// The watch of the request that hyper is about to spawn: it calls the service and then the executor.
-    next: Rc<RefCell<Option<Watched>>>,
-}
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, future: F) {
-        match self.next.take() {
-            Some((core, watch)) => drop(tokio::task::spawn_local(Stream { future: Box::pin(future), core, watch })),
-            None => drop(tokio::task::spawn_local(future)),
-        }
-    }
-}
-
-struct Stream<F> {
-    future: Pin<Box<F>>,
-    core: Rc<Core>,
-    watch: Rc<Watch>,
-}
-
-impl<F: Future<Output = ()>> Future for Stream<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.deadline.register(cx.waker());
-        if self.future.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if self.watch.deadline.reached() && self.watch.stalled(self.core.clock.now(), false) {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
 }

@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::conn;
 use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
+use super::http2;
 use super::ids::Ids;
 use super::shared;
 use super::upstream::{LocalExecutor, Pool};
@@ -75,8 +76,10 @@ pub(super) struct Core {
     pub ids: RefCell<Ids>,
     pub pool: Pool,
     pub deadlines: Rc<Deadlines>,
-    /// hyper's settings for HTTP/2 endpoints.
-    pub client2: shared::Builder,
+    /// What clients' HTTP/2 connections share.
+    pub http2: http2::Settings,
+    /// Settings for HTTP/2 endpoints.
+    pub client2: h2::client::Builder,
     /// What HTTP/1.1 endpoints' connections share.
     pub scratch: client1::Scratch,
     pub servers: conn::ServerBuilders,
@@ -106,7 +109,8 @@ impl Core {
             ids: RefCell::default(),
             pool: Pool::default(),
             deadlines: Deadlines::new(options.clock),
-            client2: shared::Builder::new(),
+            http2: http2::Settings::new(&options.limits),
+            client2: shared::builder(),
             scratch: client1::Scratch::default(),
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),

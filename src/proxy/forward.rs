@@ -5,16 +5,18 @@
 //!
 //! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
-//! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
+//! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
 use super::added::Added;
-use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
+use super::early::Early;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::inbound::Inbound;
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::shared::send2;
 use super::upgrade;
@@ -23,11 +25,10 @@ use super::watch::Watch;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use rand::Rng;
 use std::convert::Infallible;
@@ -55,16 +56,19 @@ struct Ready {
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     exchange(ready(conn, watch, request))
 }
 
-fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Inbound>) -> Ready {
     let now = conn.core.clock.now();
     let downstream = request.extensions_mut().remove::<OnUpgrade>();
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
+    if seen.lengths > 0 {
+        body.announced(&parts.headers);
+    }
     watch.limit.set(None);
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
@@ -111,14 +115,14 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, parts: &mut Parts, body: Inbound, seen: &Seen) -> Result<Asks, Failure> {
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
         flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
     }
-    let host = authority(parts, seen, &flight.conn.listener.name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
     if let Some((_, known)) = &mut flight.target {
         *known = host.clone();
     }
@@ -145,7 +149,8 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
-    let body = upload(flight, body, empty, asks);
+    let taken = (cluster.protocol == Protocol::Http2).then(Taken::default);
+    let body = upload(flight, body, empty, asks, taken);
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -157,7 +162,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
         Protocol::Http2 => {
-            added.insert(&mut parts.headers);
+            added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
             let empty = Request::new(()).into_parts().0;
             Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
         }
@@ -166,14 +171,14 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Option<RequestBody> {
+fn upload(flight: &mut Flight, body: Inbound, empty: bool, asks: Asks, taken: Option<Taken>) -> Option<RequestBody> {
     if empty {
         return None;
     }
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None })
+    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None, taken })
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
@@ -200,17 +205,18 @@ async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         flight.begin_attempt(choice, now);
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, .. } = flight;
+        let Flight { outgoing, head, latch, upload, watch, conn, .. } = flight;
+        let early = Early { latch: latch.as_ref(), hints: conn.http2.then_some(&watch.hints) };
         let upload = upload.as_ref();
         let late = || wait.overdue(watch, upload, core.clock);
         let sent = match outgoing {
             Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), head, now));
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, early, head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
             outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload, head, now));
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, (upload, early), head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
         };
@@ -271,6 +277,10 @@ fn answer(
     flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
     flight.status = Some(parts.status);
     parts.headers.insert(X_REQUEST_ID, flight.request_id.clone());
+    if flight.conn.http2 && !seen.date {
+        // Towards HTTP/1.1 the server sees to it.
+        parts.headers.insert(DATE, flight.core.http2.date());
+    }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
     }
@@ -316,12 +326,15 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
         flight.conn.marks.linger.store(true, Relaxed);
     }
     let mut response = failure.response(&flight.request_id, grpc, close);
-    if flight.method == Method::HEAD && !response.body().is_end_stream() {
-        // HTTP/2 would send the body.
-        let body = std::mem::replace(response.body_mut(), ResponseBody::empty());
-        if let Some(length) = body.size_hint().exact() {
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(length) = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream()) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if flight.method == Method::HEAD {
+            // HTTP/2 would send the body.
+            *response.body_mut() = ResponseBody::empty();
         }
+    }
+    if flight.conn.http2 {
+        response.headers_mut().insert(DATE, flight.core.http2.date());
     }
     flight.failed(failure.reason, response.status());
     response

@@ -12,10 +12,11 @@
 //! | `service` | the Pingora service: threads, listeners that follow the configuration, drain |
 //! | `core` | one thread: accepting, commands, the generation at hand |
 //! | `conn` | a client's connection: protocol, idle and head limits, farewell |
+//! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, pick, tries, answer |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
-//! | `body`, `expect`, `upgrade` | bodies, 100-continue, WebSocket |
+//! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `failure` | the answer when there is none |
@@ -31,13 +32,16 @@ mod clock;
 mod conn;
 mod core;
 mod deadlines;
+mod early;
 mod expect;
 mod failure;
 mod flight;
 mod forward;
 mod gauges;
 mod headers;
+mod http2;
 mod ids;
+mod inbound;
 mod io;
 mod names;
 mod service;

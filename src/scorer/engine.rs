@@ -276,6 +276,7 @@ fn warm_up_graph(value: f32) -> Features {
         edge_features: fill(EDGE_FEATURES.len(), 3, &place(&EDGE_FEATURES, ["in_flight", "samples"])),
         path_offsets: vec![0, 1, 2, 4],
         path_links: vec![0, 1, 0, 2],
+        shape: 0,
     }
 }
 

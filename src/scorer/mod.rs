@@ -2,19 +2,22 @@
 //!
 //! - `contract` judges a model file before any engine sees it.
 //! - `engine` chooses ONNX Runtime (CUDA, CPU) or the embedded engine and proves it; `onnx_runtime` and `embedded` are those.
-//! - `worker` owns the engine on a thread of its own, with a deadline, and recovers from crashes and hangs.
+//! - `worker` owns the engine on a thread of its own, with a deadline, and recovers from crashes and hangs; `priority`
+//!   makes that thread give way to requests.
 //!
 //! Whatever the model does, `score` answers within its deadline, and no failure here costs a request: the worst outcome is
 //! a tick without scores, which `control` bridges. Values are not judged here (a NaN passes), shapes are.
 //!
 //! This room starts no task and needs no timer of its own; `score`, `reload` and `ready` need a tokio runtime with time.
 
+mod bound;
 mod contract;
 mod embedded;
 mod engine;
 mod library;
 mod onnx;
 mod onnx_runtime;
+mod priority;
 mod status;
 mod worker;
 

@@ -34,5 +34,6 @@ fn mesh(n: usize, degree: usize, unknown: f32) -> Features {
         edges: links.iter().map(|l| l.1).chain(links.iter().map(|l| l.0)).collect(),
         path_offsets: (0..=links.len() as i64).collect(),
         path_links: (0..links.len() as i64).collect(),
+        shape: 0,
     }
 }

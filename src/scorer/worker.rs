@@ -1,6 +1,7 @@
 //! The thread that owns the engine, and what happens when it fails.
 //!
-//! One thread named `scorer` loads the model, then takes one job at a time; there is no queue. What can go wrong:
+//! One thread named `scorer` loads the model, then takes one job at a time; there is no queue. It is nicer than the
+//! serving threads (`priority`). What can go wrong:
 //!
 //! | what | the caller gets | then |
 //! | --- | --- | --- |
@@ -463,6 +464,8 @@ fn serve(thread: &Thread, role: Role, file: &str, delay: Duration, jobs: &Receiv
     if !delay.is_zero() && !matches!(jobs.recv_timeout(delay), Err(RecvTimeoutError::Timeout)) {
         return;
     }
+    // Before the engine is opened: threads that it starts inherit it.
+    super::priority::give_way();
     let shared = &thread.shared;
     let loaded = catch_unwind(AssertUnwindSafe(|| (shared.loader)(file)))
         .unwrap_or_else(|panic| Err(ModelError::Crashed { reason: panic_message(panic.as_ref()) }));

@@ -17,7 +17,7 @@ use pathloom::links::{LinkCell, LinkKey, LinkStats, Links, NodeCell, NodeKey, Ob
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// A quarter of the callers is poisoned.
+/// A quarter of the callers is poisoned, or misleads.
 const POISONED: usize = 4;
 
 /// Watches a run.
@@ -90,13 +90,15 @@ impl Eye {
         if silent.iter().any(|s| *s) {
             observation.links.retain(|l| source(&l.key).is_none_or(|i| !silent[mesh.instances[i].host]));
         }
-        if let Shared::Poisoned(from_s) = scenario.shared
-            && now.0 as f64 * 1e-9 >= from_s
-        {
-            for link in &mut observation.links {
-                if source(&link.key).is_some_and(|i| i % POISONED == 0) {
-                    poison(&mut link.stats);
+        let lies = |from_s: f64| now.0 as f64 * 1e-9 >= from_s;
+        for link in observation.links.iter_mut().filter(|l| source(&l.key).is_some_and(|i| i % POISONED == 0)) {
+            match scenario.shared {
+                Shared::Poisoned(from_s) if lies(from_s) => poison(&mut link.stats),
+                Shared::Misled(from_s) if lies(from_s) => {
+                    let odd = by_key.get(&link.key.destination).is_some_and(|i| i % 2 == 1);
+                    scale(&mut link.stats, if odd { 10.0 } else { 0.1 });
                 }
+                _ => {}
             }
         }
         let last = measured(mesh, &observation, now);
@@ -124,6 +126,21 @@ fn measured(mesh: &Mesh, observation: &Observation, now: Time) -> Vec<Option<Tim
         }
     }
     last
+}
+
+/// What somebody who lies with care would share.
+fn scale(stats: &mut LinkStats, factor: f32) {
+    let latencies = [
+        &mut stats.latency_mean_s,
+        &mut stats.latency_p10_s,
+        &mut stats.latency_p50_s,
+        &mut stats.latency_p90_s,
+        &mut stats.latency_p99_s,
+        &mut stats.latency_ewma_s,
+        &mut stats.latency_baseline_s,
+        &mut stats.jitter_s,
+    ];
+    latencies.into_iter().flatten().for_each(|latency| *latency *= factor);
 }
 
 /// What somebody who lies, or whose clock is broken, would share.

@@ -42,6 +42,9 @@ pub enum Shared {
     Sound,
     /// From this second on a quarter of the callers share absurd statistics.
     Poisoned(f64),
+    /// From this second on a quarter of the callers share what could be true and is not: latencies ten times too high
+    /// for every other replica, ten times too low for the rest.
+    Misled(f64),
     /// From this second on no scores come.
     ModelGone(f64),
 }
@@ -258,6 +261,12 @@ const ALL: &[(&str, Asks, &str, Make)] = &[
         Asks::InSight,
         "as gray, a quarter of the callers share absurd statistics",
         Small(|d| Parts { shared: Shared::Poisoned(TROUBLE.0), ..hit(fleet(16, 8, &[1.0], 0.7), d) }),
+    ),
+    (
+        "misled",
+        Asks::InSight,
+        "as gray, a quarter of the callers share latencies ten times too high or too low",
+        Small(|d| Parts { shared: Shared::Misled(TROUBLE.0), ..hit(fleet(16, 8, &[1.0], 0.7), d) }),
     ),
     (
         "model-gone",

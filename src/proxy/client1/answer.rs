@@ -45,7 +45,7 @@ pub(in crate::proxy) struct Head {
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
-    /// A 1xx other than 101; it was taken off.
+    /// A 1xx other than 101; its head is where it was asked for.
     Informational(StatusCode),
     /// The head is where it was asked for.
     Final(Framing, Keep),
@@ -84,11 +84,8 @@ pub(super) fn parse(
         Err(_) => return Err(Malformed),
     };
     let status = head.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Malformed)?;
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        bytes::Buf::advance(bytes, length);
-        return Ok(Parsed::Informational(status));
-    }
-    let mut headers = std::mem::take(spare);
+    let informational = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    let mut headers = if informational { HeaderMap::new() } else { std::mem::take(spare) };
     headers.clear();
     headers.reserve(head.headers.len() + ADDED);
     let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -97,14 +94,21 @@ pub(super) fn parse(
     for line in head.headers.iter() {
         building.add(bytes, line, names)?;
     }
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version) = (status, version);
+    if informational {
+        parts.headers = building.headers;
+        *place = Some(Head { parts, seen: building.seen });
+        bytes::Buf::advance(bytes, length);
+        return Ok(Parsed::Informational(status));
+    }
     let framing = building.framing(version, status, method)?;
     let Building { headers, seen, close, keep, .. } = building;
     let keep = !close
         && (version == Version::HTTP_11 || keep)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
-    let mut parts = Response::new(()).into_parts().0;
-    (parts.status, parts.version, parts.headers) = (status, version, headers);
+    parts.headers = headers;
     if let Some(phrase) = head.reason.filter(|r| status.canonical_reason() != Some(r)) {
         // Passed on to an HTTP/1.1 client as it is.
         parts.extensions.insert(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?);

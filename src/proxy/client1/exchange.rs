@@ -4,7 +4,7 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
-use super::super::expect::Latch;
+use super::super::early::Early;
 use super::answer::{self, Framing, Head, Keep, Malformed, Parsed};
 use super::decode::Decoder;
 use super::names::Names;
@@ -71,7 +71,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         scratch: &Scratch,
         sending: &mut Sending,
-        latch: Option<&Latch>,
+        early: Early<'_>,
         place: &mut Option<Head>,
     ) -> Poll<Result<(), Ended>> {
         loop {
@@ -83,7 +83,7 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(sending, latch, &mut scratch.names.borrow_mut(), place) {
+            match self.read(sending, early, &mut scratch.names.borrow_mut(), place) {
                 Ok(Some((framing, Keep(keep)))) => {
                     self.connection.body = Decoder::new(framing);
                     self.connection.keep &= keep && !self.deaf;
@@ -116,7 +116,7 @@ impl Exchange {
     fn read(
         &mut self,
         sending: &mut Sending,
-        latch: Option<&Latch>,
+        early: Early<'_>,
         names: &mut Names,
         place: &mut Option<Head>,
     ) -> Result<Option<(Framing, Keep)>, Malformed> {
@@ -143,8 +143,12 @@ impl Exchange {
                     if self.informational > MAX_INFORMATIONAL {
                         return Err(Malformed);
                     }
-                    if let Some(latch) = latch.filter(|_| status == StatusCode::CONTINUE) {
+                    let head = place.take();
+                    if let Some(latch) = early.latch.filter(|_| status == StatusCode::CONTINUE) {
                         latch.open();
+                    }
+                    if let (Some(hints), Some(head)) = (early.hints, head) {
+                        hints.give(head);
                     }
                 }
                 Parsed::Partial => {

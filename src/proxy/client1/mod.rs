@@ -77,11 +77,13 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    fn buffer(&self) -> Vec<u8> {
+    /// An empty buffer.
+    pub(super) fn buffer(&self) -> Vec<u8> {
         self.write.borrow_mut().pop().unwrap_or_default()
     }
 
-    fn recycle(&self, mut buffer: Vec<u8>) {
+    /// Keeps a buffer for later.
+    pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
         let mut buffers = self.write.borrow_mut();
         if buffers.len() < MAX_SPARE && buffer.capacity() <= READ {
             buffer.clear();

@@ -3,6 +3,7 @@
 mod bodies;
 mod endpoints;
 mod exchange;
+mod http2;
 mod life;
 mod special;
 mod support;

@@ -81,6 +81,29 @@ fn an_engine_gives_the_same_again() {
 }
 
 #[test]
+fn inputs_that_stay_on_the_device_are_those_of_the_mesh_at_hand() {
+    let Some(library) = library() else { return };
+    let library = resolve(&library).unwrap();
+    let mut bound = crate::scorer::onnx_runtime::for_tests::bound(&library, &Model::read(BUILTIN).unwrap());
+    let (mut plain, _) = open(&options(Choice::OnnxRuntime, Some(&library)));
+    let shaped = |shape: u64, nodes: usize, unknown: f32| Features { shape, ..mesh(nodes, 3, unknown) };
+    // The same shape with other numbers, others, one without a number, and one of the same size.
+    let other = Features { path_links: mesh(40, 3, 0.0).path_links.into_iter().rev().collect(), ..shaped(3, 40, 0.1) };
+    for features in [
+        shaped(1, 40, 0.0),
+        shaped(1, 40, 0.3),
+        shaped(2, 25, 0.1),
+        shaped(0, 25, 0.2),
+        shaped(0, 30, 0.2),
+        shaped(1, 40, 0.1),
+        other,
+        Features { nodes: mesh(2, 1, 0.0).nodes, path_offsets: vec![0, 0], ..Features::default() },
+    ] {
+        assert_eq!(run(bound.as_mut(), &features), run(plain.as_mut(), &features));
+    }
+}
+
+#[test]
 fn a_mesh_without_links_to_some_nodes_and_paths_that_share_links_are_fine() {
     let lonely = Features {
         nodes: mesh(6, 1, 0.0).nodes,
@@ -88,6 +111,7 @@ fn a_mesh_without_links_to_some_nodes_and_paths_that_share_links_are_fine() {
         edge_features: vec![0.1; 28],
         path_offsets: vec![0, 1, 3, 3, 4],
         path_links: vec![0, 0, 1, 1],
+        shape: 0,
     };
     let unlinked = Features { nodes: mesh(2, 1, 0.0).nodes, path_offsets: vec![0, 0], ..Features::default() };
     for features in [lonely, unlinked] {
