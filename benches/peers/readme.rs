@@ -21,12 +21,20 @@ pub struct Options {
     readme: PathBuf,
 }
 
-/// Writes the section.
+/// Writes the section, and the comparison's own page.
 ///
 /// # Errors
-/// When the page cannot be read or written, or has no place for the section.
+/// When a page cannot be read or written, or has no place for the section.
 pub fn run(options: &Options) -> Fallible<()> {
+    let peers = root(&options.readme).join(PEERS);
+    if let Some(folder) = peers.parent().filter(|_| peers.exists()) {
+        crate::report::write(folder)?;
+    }
     write(&options.readme)
+}
+
+fn root(readme: &Path) -> &Path {
+    readme.parent().unwrap_or(Path::new("."))
 }
 
 /// Writes the section of a page.
@@ -40,7 +48,7 @@ pub fn write(readme: &Path) -> Fallible<()> {
 
 /// The section as the results beside a page give it.
 fn from_results(readme: &Path) -> String {
-    let root = readme.parent().unwrap_or(Path::new("."));
+    let root = root(readme);
     section(Results::read(&root.join(PEERS)).as_ref(), Micro::read(&root.join(MICRO)).as_ref())
 }
 
@@ -75,7 +83,7 @@ fn compared(text: &mut String, results: &Results, micro: Option<&Micro>) -> std:
          [`benches/peers/RESULTS.md`](benches/peers/RESULTS.md) holds all figures and how they are measured.\n",
         results.commit, machine.kernel,
     )?;
-    let rounds = results.runs.iter().map(|run| run.rounds).max().unwrap_or(0);
+    let rounds = results.rounds;
     if rounds > 0 {
         writeln!(
             text,
@@ -95,7 +103,6 @@ fn compared(text: &mut String, results: &Results, micro: Option<&Micro>) -> std:
         "What was aimed at, and whether it was reached (of a rival's two configurations the better one is to be beaten):\n"
     )?;
     crate::targets::table(text, results, micro)?;
-    writeln!(text)?;
     losses(text, results)
 }
 
@@ -240,7 +247,7 @@ mod tests {
         let renewed = renewed(&page, &from_results(&readme)).unwrap();
         assert!(
             page == renewed,
-            "README's section on performance is not what the results give: `peers readme` writes it"
+            "README's section on performance is not what the results give: `peers pages` writes it"
         );
     }
 

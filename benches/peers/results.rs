@@ -19,6 +19,8 @@ pub struct Results {
     /// The commit that was measured, with `+` when the working tree differed from it.
     pub commit: String,
     pub machine: Machine,
+    /// How many rounds the timed figures are medians of.
+    pub rounds: usize,
     /// The runs that contributed, the first one first.
     pub runs: Vec<Run>,
     /// What each program says of its version.
