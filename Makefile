@@ -60,7 +60,7 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu --quiet -- -D warnings
 	cargo test --quiet
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
@@ -144,6 +144,11 @@ bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Env
 	@.ci/peers-packages
 	cargo build --release --package pathloom-benches --features peers --bin peers
 	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: setup ## Measures inference on a GPU beside the CPU; ARGS='--onnxruntime PATH' names a CUDA build, ARGS=--cpu-only needs none.
+	cargo build --quiet --release --package pathloom-benches --features gpu --bin gpu
+	$(TARGET)/release/gpu $(ARGS)
 
 .PHONY: bless
 bless: ## Writes anew what is generated from the code: reference.yaml, the JSON schema, golden files.

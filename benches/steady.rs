@@ -59,14 +59,14 @@ fn compare() -> Result<(), Error> {
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
         let order = if round % 2 == 0 { [true, false] } else { [false, true] };
-        let mut p99 = [0.0; 2];
+        let (mut with_us, mut without_us) = (f64::NAN, f64::NAN);
         for model in order {
-            let sidecar = if model { &with } else { &without };
-            p99[usize::from(model)] = percentile(load(sidecar.listen, ROUND)?, 0.99);
+            let (sidecar, p99) = if model { (&with, &mut with_us) } else { (&without, &mut without_us) };
+            *p99 = percentile(load(sidecar.listen, ROUND)?, 0.99);
         }
-        let [without, with] = p99;
-        println!("round {round}: p99 {with:.0} us with the model, {without:.0} us without: {:.2}", with / without);
-        rounds.push((with, without));
+        let ratio = with_us / without_us;
+        println!("round {round}: p99 {with_us:.0} us with the model, {without_us:.0} us without: {ratio:.2}");
+        rounds.push((with_us, without_us));
     }
     let column = |of: fn(&(f64, f64)) -> f64| rounds.iter().map(of).collect::<Vec<f64>>();
     let ratios = column(|(with, without)| with / without);
@@ -89,7 +89,8 @@ fn percentile(mut values: Vec<f64>, q: f64) -> f64 {
 
 /// The same mesh for both; what is not there is in a cluster that nobody calls.
 fn configuration(listen: SocketAddr, upstreams: &[SocketAddr], model: bool) -> Result<String, Error> {
-    let (mut workloads, mut real, mut others) = (format!("  w0: {{ listen: {listen} }}\n"), String::new(), String::new());
+    let (mut workloads, mut real, mut others) =
+        (format!("  w0: {{ listen: {listen} }}\n"), String::new(), String::new());
     for workload in 1..WORKLOADS {
         workloads += &format!("  w{workload}: {{ listen: {} }}\n", free_address()?);
     }

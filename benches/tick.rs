@@ -1,5 +1,5 @@
 //! A whole tick, from the links' counters to a published generation: without a model (everything but the inference), and
-//! with the built-in one on the embedded engine. 1,000 endpoints are called by five workloads: 5,000 links.
+//! with the built-in one on each engine. 1,000 endpoints are called by five workloads: 5,000 links.
 
 #![allow(missing_docs, reason = "a benchmark")]
 
@@ -12,11 +12,22 @@ fn tick(c: &mut Criterion) {
     let Ok(runtime) = runtime() else { return eprintln!("tick: skipped: the system refuses a runtime") };
     let mut group = c.benchmark_group("tick");
     group.sample_size(10);
-    for (name, engine) in [("without a model", None), ("embedded engine", Some(Engine::Embedded))] {
+    let cases = [
+        ("without a model", None),
+        ("onnxruntime", Some(Engine::OnnxRuntime)),
+        ("embedded engine", Some(Engine::Embedded)),
+    ];
+    for (name, engine) in cases {
         for nodes in [100, 1_000] {
             let scorer = engine.map_or_else(no_model, scorer);
             if let Err(error) = runtime.block_on(scorer.ready()) {
                 eprintln!("tick, {name}: skipped: {error}");
+                continue;
+            }
+            if let (Some(Engine::OnnxRuntime), Some(running)) = (engine, scorer.status().engine)
+                && running.engine != name
+            {
+                eprintln!("tick, {name}: skipped: {}", running.reason);
                 continue;
             }
             let mut mesh = Mesh::new(nodes, scorer);

@@ -47,6 +47,7 @@ pub struct Table {
     pub options: TableOptions,
     /// Where its requests are counted.
     pub traffic: Arc<Traffic>,
+    /// The weights; empty where nobody is drawn by them.
     alias: Alias,
     /// The configured weights alone, for when the others have expired.
     configured: Alias,
@@ -75,7 +76,9 @@ impl Table {
             candidates.sort_by_key(|c| !takes(c));
         }
         let eligible = first + candidates.iter().skip(first).take_while(|c| takes(c)).count();
-        let weights: Vec<f32> = candidates.iter().take(eligible).map(|c| c.weight).collect();
+        // Where all are compared nobody is drawn by weight, and the alias table is most of what a table takes to make.
+        let draws = options.policy != Policy::Model || drawn(options.compare, eligible).is_some();
+        let weights: Vec<f32> = candidates.iter().take(eligible).filter(|_| draws).map(|c| c.weight).collect();
         let configured = || candidates.iter().take(eligible).map(|c| c.endpoint.weight.max(1));
         let alike = configured().next().is_none_or(|first| configured().all(|w| w == first));
         let by_configured = match alike {
@@ -166,13 +169,7 @@ impl Table {
         {
             return Some(Choice { index, estimate_s: f32::NAN });
         }
-        let drawn = match self.options.compare {
-            Compare::All => None,
-            Compare::Auto if self.eligible <= COMPARE_ALL_UP_TO => None,
-            Compare::Auto => Some(DRAWN),
-            Compare::Draw(n) => Some(n),
-        };
-        match drawn {
+        match drawn(self.options.compare, self.eligible) {
             // The draw by weight holds the bias already.
             Some(n) => {
                 let fading = Fading::new(now, self.options.tau_s);
@@ -244,6 +241,17 @@ impl Table {
             Policy::Model => (candidate.prior_s, self.options.tau_s),
             _ => (0.0, PEAK_EWMA_DECAY_S),
         }
+    }
+}
+
+/// How many of the eligible candidates are drawn by weight and compared; none where all are.
+#[inline]
+fn drawn(compare: Compare, eligible: usize) -> Option<u16> {
+    match compare {
+        Compare::All => None,
+        Compare::Auto if eligible <= COMPARE_ALL_UP_TO => None,
+        Compare::Auto => Some(DRAWN),
+        Compare::Draw(n) => Some(n),
     }
 }
 

@@ -216,7 +216,7 @@ impl State {
                 health: *health,
                 score: remembered.score,
                 predicted: remembered.predicted,
-                reason: self.why(known.verdict, *health, guarded, remembered, policy),
+                reason: self.why(known.verdict.as_ref(), *health, guarded, remembered, policy),
             });
             slot.shown = Some(*health);
             if let Some(remembered) = &mut slot.remembered {
@@ -233,9 +233,11 @@ impl State {
     /// What is wanted of each candidate, and its endpoint's state.
     fn look(&self, slots: &mut [Slot], cluster: &DesiredCluster, steered: bool, work: &mut Work, now: Time) {
         let slow_start = self.desired.config.model.guards.slow_start.0;
-        (work.wanted.clear(), work.healths.clear(), work.intrinsic_s.clear());
+        work.wanted.clear();
+        work.healths.clear();
+        work.intrinsic_s.clear();
         for (slot, endpoint) in slots.iter_mut().zip(&cluster.endpoints) {
-            let verdict = self.roster.known(slot).and_then(|known| known.verdict);
+            let verdict = self.roster.known(slot).and_then(|known| known.verdict.as_ref());
             let remembered = slot.remembered.get_or_insert(Remembered::fresh(self.first, now));
             remembered.seen = now;
             let health =
@@ -271,7 +273,7 @@ impl State {
 
     fn why(
         &self,
-        verdict: Option<Verdict>,
+        verdict: Option<&Verdict>,
         health: Health,
         guarded: &Guarded,
         remembered: &Remembered,

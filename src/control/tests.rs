@@ -337,7 +337,9 @@ fn a_failed_endpoint_is_left_alone_probed_and_taken_back() {
 #[test]
 fn a_failure_makes_only_the_tables_with_that_endpoint_anew() {
     let mut config = config(&[1, 2, 3]);
-    config.clusters.insert("d".into(), Cluster { endpoints: vec![endpoint(8, 1), endpoint(9, 1)], ..Cluster::default() });
+    config
+        .clusters
+        .insert("d".into(), Cluster { endpoints: vec![endpoint(8, 1), endpoint(9, 1)], ..Cluster::default() });
     let mut bench = Bench::new(config);
     bench.tick(Ok(&[0.010; 5]));
     let before = bench.generation();

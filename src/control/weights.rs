@@ -114,7 +114,8 @@ impl Guards {
         let Self { taking, chosen, wanted, by, last, low, guarded } = self;
         guarded.clear();
         guarded.resize(candidates.len(), Guarded::default());
-        (taking.clear(), chosen.clear());
+        taking.clear();
+        chosen.clear();
         for (index, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.takes_requests && c.configured > 0) {
             taking.push(index);
             chosen.push(*candidate);
@@ -175,9 +176,7 @@ fn softmax(candidates: &[Wanted], temperature: f32, weights: &mut Vec<f32>, by: 
     weights.clear();
     weights.extend(candidates.iter().map(weight));
     by.clear();
-    by.extend(
-        candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)),
-    );
+    by.extend(candidates.iter().map(|c| (c.score.is_some() && finite(c).is_none()).then_some(Guard::NotFinite)));
 }
 
 /// Scales to a sum of 1; weights that are all zero, or not finite, become equal.
@@ -216,7 +215,11 @@ fn raise_to(weights: &mut [f32], least: f32, low: &mut Vec<bool>, mut raised: im
         let rest: f64 = weights.iter().zip(low.iter()).filter(|(_, l)| !**l).map(|(w, _)| f64::from(*w)).sum();
         if rest > 0.0 {
             let factor = (1.0 - count * f64::from(least)) / rest;
-            weights.iter_mut().zip(low.iter()).filter(|(_, l)| !**l).for_each(|(w, _)| *w = (f64::from(*w) * factor) as f32);
+            weights
+                .iter_mut()
+                .zip(low.iter())
+                .filter(|(_, l)| !**l)
+                .for_each(|(w, _)| *w = (f64::from(*w) * factor) as f32);
         }
     }
 }

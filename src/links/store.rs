@@ -424,7 +424,8 @@ mod tests {
             let now = Time(tick * SECOND);
             for links in [&fresh, &kept] {
                 // The third link comes late, the second goes after a while and comes back.
-                for (key, _) in keys.iter().zip([true, !(10..40).contains(&tick), tick > 5]).filter(|(_, there)| *there) {
+                for (key, _) in keys.iter().zip([true, !(10..40).contains(&tick), tick > 5]).filter(|(_, there)| *there)
+                {
                     let _ = links.node(&key.destination, now);
                     call(links, key, now, 0.010 * (1 + tick % 7) as f32, Outcome::Success);
                 }

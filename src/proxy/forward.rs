@@ -5,7 +5,7 @@
 //!
 //! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
-//! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
+//! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
 use super::added::{Added, via};
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
@@ -26,7 +26,7 @@ use super::wire1::Lines;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -57,8 +57,11 @@ pub(super) fn serve(
     watch: &Rc<Watch>,
     request: Request<Inbound>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
+    if seen.lengths > 0 {
+        body.announced(&parts.headers);
+    }
     let body = Some(body).filter(|b| !b.is_end_stream());
     let exchange = exchange(ready(conn, watch, parts, body, &seen));
     async move { Ok(exchange.await) }
@@ -297,6 +300,10 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
         }
         None => drop(parts.headers.insert(X_REQUEST_ID, flight.request_id.clone())),
     }
+    if flight.conn.http2 && !seen.date {
+        // Towards HTTP/1.1 the server sees to it.
+        parts.headers.insert(DATE, flight.core.http2.date());
+    }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
     }
@@ -335,12 +342,15 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
     let done = empty || flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Done);
     let close = !done && !flight.conn.http2;
     let mut response = failure.response(&flight.request_id, grpc, close);
-    if flight.method == Method::HEAD && !response.body().is_end_stream() {
-        // HTTP/2 would send the body.
-        let body = std::mem::replace(response.body_mut(), ResponseBody::empty());
-        if let Some(length) = body.size_hint().exact() {
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(length) = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream()) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if flight.method == Method::HEAD {
+            // HTTP/2 would send the body.
+            *response.body_mut() = ResponseBody::empty();
         }
+    }
+    if flight.conn.http2 {
+        response.headers_mut().insert(DATE, flight.core.http2.date());
     }
     flight.failed(failure.reason, response.status());
     response

@@ -66,6 +66,7 @@ pub(super) struct Seen {
     pub load_metrics: bool,
     pub grpc_status: bool,
     pub grpc: bool,
+    pub date: bool,
 }
 
 impl Seen {
@@ -82,7 +83,8 @@ impl Seen {
         match name.len() {
             2 => self.te |= name == "te",
             3 => self.via |= name == "via",
-            4 => self.hosts += u32::from(name == "host"),
+            4 if name == "host" => self.hosts += 1,
+            4 => self.date |= name == "date",
             6 if name == "cookie" => self.cookies += 1,
             6 => self.expect |= name == "expect",
             7 => self.upgrade |= name == "upgrade",
@@ -317,7 +319,7 @@ pub(super) fn to_upstream(
         headers.append(X_FORWARDED_FOR, hop.client.clone());
         join(headers, &X_FORWARDED_FOR, b", ");
     }
-    target(parts, protocol, hop.host)?;
+    target(parts, seen, protocol, hop.host)?;
     Ok(asks)
 }
 
@@ -352,7 +354,7 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
 }
 
 /// The target in the form that the endpoint's protocol wants, and the authority where it belongs.
-fn target(parts: &mut request::Parts, protocol: Protocol, host: &HeaderValue) -> Result<(), Failure> {
+fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, host: &HeaderValue) -> Result<(), Failure> {
     let malformed = || Failure::bad_request("The request's target is malformed.");
     match protocol {
         Protocol::Http1 => {
@@ -366,13 +368,19 @@ fn target(parts: &mut request::Parts, protocol: Protocol, host: &HeaderValue) ->
             parts.version = Version::HTTP_11;
         }
         Protocol::Http2 => {
-            parts.headers.remove(HOST);
+            if seen.hosts > 0 {
+                parts.headers.remove(HOST);
+            }
+            parts.version = Version::HTTP_2;
+            let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+            if authority == Some(host.as_bytes()) && parts.uri.scheme() == Some(&Scheme::HTTP) {
+                return Ok(());
+            }
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
             uri.scheme = Some(Scheme::HTTP);
             uri.authority =
                 Some(Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).map_err(|_| malformed())?);
             parts.uri = Uri::from_parts(uri).map_err(|_| malformed())?;
-            parts.version = Version::HTTP_2;
         }
     }
     Ok(())

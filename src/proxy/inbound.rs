@@ -5,6 +5,7 @@ use super::server1;
 use super::wire1::Incomplete;
 use bytes::Bytes;
 use h2::Reason;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use std::task::{Context, Poll};
 
@@ -20,6 +21,13 @@ impl Inbound {
         match self {
             Self::Http1(body) => body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|Incomplete| Reason::CANCEL))),
             Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    /// Takes note of the length that its head announces, where that was not done yet.
+    pub(super) fn announced(&mut self, headers: &HeaderMap) {
+        if let Self::Http2(body) = self {
+            body.announced(headers);
         }
     }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use http_body::Body;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -43,7 +43,7 @@ const FIRST_STREAMS: usize = 100;
 
 /// An HTTP/2 connection that requests share.
 pub(super) struct Shared {
-    sender: SendRequest<Bytes>,
+    sender: RefCell<SendRequest<Bytes>>,
     pub(super) streams: Cell<usize>,
     /// It takes no more requests.
     over: Rc<Cell<bool>>,
@@ -57,18 +57,22 @@ impl Shared {
 
     /// Whether the endpoint allows no more streams; it may change its mind at any time.
     pub(super) fn full(&self) -> bool {
-        self.streams.get() >= self.sender.current_max_send_streams()
+        self.streams.get() >= self.sender.borrow().current_max_send_streams()
     }
 
-    /// A handle for one request. `None` when the connection takes no more, which is noted.
-    fn handle(&self) -> Option<SendRequest<Bytes>> {
-        let mut sender = self.sender.clone();
-        // A handle that sent nothing yet waits for nothing.
-        if let Poll::Ready(Err(_)) = sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            self.over.set(true);
-            return None;
+    /// Whether it takes another request. That it does not is noted.
+    fn takes(&self) -> bool {
+        let mut sender = self.sender.borrow_mut();
+        match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {}
+            // The request before waits for a stream. `h2` lets a handle queue one alone; a new one may queue the next.
+            Poll::Pending => {
+                let fresh = sender.clone();
+                *sender = fresh;
+            }
+            Poll::Ready(Err(_)) => self.over.set(true),
         }
-        Some(sender)
+        !self.over.get()
     }
 }
 
@@ -144,18 +148,17 @@ pub(super) async fn send2(
                 }
             },
         };
-        let Some(mut sender) = shared.handle() else {
+        if !shared.takes() {
             if fresh {
                 *outgoing = Outgoing::Http2(request);
                 return Sent::Unsent(Reason::UpstreamReset);
             }
             continue;
-        };
+        }
         let guard = StreamGuard::new(shared);
         let (head, body) = request.into_parts();
         let spare = Spare::of(&head, core.scratch.buffer());
-        let sent = sender.send_request(Request::from_parts(head, ()), body.is_end_stream());
-        drop(sender);
+        let sent = guard.0.sender.borrow_mut().send_request(Request::from_parts(head, ()), body.is_end_stream());
         let Ok((response, stream)) = sent else {
             // The connection takes requests, as was asked just now: it is the request that it does not take.
             return Sent::Lost(Reason::Internal.into());
@@ -165,8 +168,10 @@ pub(super) async fn send2(
             Ok(response) => {
                 core.scratch.recycle(spare.headers);
                 let (parts, body) = response.into_parts();
-                let body = Received::new(body, &parts.headers);
-                let seen = Seen::in_headers(&parts.headers);
+                let (mut body, seen) = (Received::new(body), Seen::in_headers(&parts.headers));
+                if seen.lengths > 0 {
+                    body.announced(&parts.headers);
+                }
                 *place = Some(Head { parts, seen, lines: None });
                 let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
                     let sending = async move {
@@ -231,7 +236,7 @@ async fn exchange(
 struct Spare {
     method: Method,
     uri: Uri,
-    /// The length of a name and of its value, four bytes each, and then both of them; and again.
+    /// The lengths of a name and of its value, and then both of them; and again.
     headers: Vec<u8>,
 }
 
@@ -239,9 +244,8 @@ impl Spare {
     fn of(head: &request::Parts, mut headers: Vec<u8>) -> Self {
         for (name, value) in &head.headers {
             let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-            for part in [name, value] {
-                headers.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_ne_bytes());
-            }
+            let lengths = (name.len() as u64) << 32 | value.len() as u64;
+            headers.extend_from_slice(&lengths.to_ne_bytes());
             headers.extend_from_slice(name);
             headers.extend_from_slice(value);
         }
@@ -252,8 +256,9 @@ impl Spare {
         let mut request = Request::new(body);
         let mut rest = self.headers.as_slice();
         while !rest.is_empty() {
-            let lengths = (take_length(&mut rest)?, take_length(&mut rest)?);
-            let (name, value) = (rest.split_off(..lengths.0)?, rest.split_off(..lengths.1)?);
+            let lengths = u64::from_ne_bytes(rest.split_off(..size_of::<u64>())?.try_into().ok()?);
+            let (name, value) = ((lengths >> 32) as usize, lengths as u32 as usize);
+            let (name, value) = (rest.split_off(..name)?, rest.split_off(..value)?);
             let (name, value) = (HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
             request.headers_mut().append(name, value);
         }
@@ -261,11 +266,6 @@ impl Spare {
         *request.version_mut() = Version::HTTP_2;
         Some(request)
     }
-}
-
-fn take_length(bytes: &mut &[u8]) -> Option<usize> {
-    let length = bytes.split_off(..size_of::<u32>())?;
-    usize::try_from(u32::from_ne_bytes(length.try_into().ok()?)).ok()
 }
 
 /// How an HTTP/2 endpoint says that it did nothing with a request (RFC 9113, section 8.7).
@@ -319,7 +319,12 @@ async fn open_shared(
         }
     };
     let over = Rc::new(Cell::new(false));
-    let shared = Rc::new(Shared { sender, streams: Cell::new(0), over: over.clone(), used: Cell::new(now) });
+    let shared = Rc::new(Shared {
+        sender: RefCell::new(sender),
+        streams: Cell::new(0),
+        over: over.clone(),
+        used: Cell::new(now),
+    });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
@@ -456,7 +461,7 @@ mod tests {
         let spare = Spare::of(&head, Vec::new()).request(RequestBody::Empty).unwrap();
         assert_eq!((spare.method(), spare.uri(), spare.version()), (&head.method, &head.uri, head.version));
         assert_eq!(spare.headers(), &head.headers);
-        let cut = Spare { headers: vec![1, 0, 0], method: Method::GET, uri: Uri::default() };
+        let cut = Spare { headers: vec![1; 17], method: Method::GET, uri: Uri::default() };
         assert!(cut.request(RequestBody::Empty).is_none());
     }
 }

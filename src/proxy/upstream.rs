@@ -61,7 +61,7 @@ pub(super) enum Sent {
     /// The endpoint never saw the request, which is whole.
     Unsent(Reason),
     /// The endpoint says that it did nothing with the request: it has too many already, or is leaving. The request is
-    /// whole where it had no body, else gone.
+    /// whole where at most one frame was taken of its body, else gone.
     Declined,
     /// It may have.
     Lost(Failure),

@@ -39,6 +39,16 @@ impl Watch {
         })
     }
 
+    /// Makes it as new, for another request.
+    pub(super) fn reset(&mut self) {
+        self.deadline.clear();
+        self.hints = Hints::default();
+        self.moved.set(false);
+        self.idle.set(Duration::MAX);
+        self.limit.set(None);
+        self.verdict.set(None);
+    }
+
     /// Sets the deadline, or the request's own limit where that is sooner.
     pub(super) fn set(&self, at: Time) {
         self.deadline.set(self.limit.get().map_or(at, |limit| at.min(limit)));

@@ -8,7 +8,7 @@
 use super::super::headers::{Seen, digits, one_length};
 use super::super::wire1::{Framing, Header, Lines, Malformed, Names, Options};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
@@ -155,7 +155,9 @@ impl Building {
             aside.push(name.as_str(), value.as_bytes());
             return Ok(());
         }
-        if !plain {
+        if plain {
+            self.seen.date |= name == DATE;
+        } else {
             if !self.understand(&name, line.value)? {
                 return Ok(());
             }

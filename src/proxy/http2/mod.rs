@@ -69,7 +69,7 @@ impl Settings {
     }
 
     /// The moment, for an answer that has no date of its own (RFC 9110, section 6.6.1).
-    fn date(&self) -> HeaderValue {
+    pub(super) fn date(&self) -> HeaderValue {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let mut date = self.date.borrow_mut();
@@ -133,5 +133,79 @@ impl Silence {
             let _ = ping.send_ping(Ping::opaque());
         }
         self.silent >= self.patience.give_up_after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::task::Poll;
+
+    const QUICK: Patience = Patience { time: Duration::from_millis(10), ask_after: 2, give_up_after: 4 };
+
+    /// Looks until the peer is taken to be gone, or so many times; how often it was listened for.
+    async fn listen(heard: impl Fn(u32) -> bool, matters: bool, looks: u32) -> (bool, u32) {
+        let clock = Clock::start();
+        let all = Deadlines::new(clock);
+        tokio::task::spawn_local(all.clone().drive());
+        let mut silence = Silence::new(QUICK, clock, &all, None);
+        let looked = Cell::new(0);
+        let hear = || {
+            looked.set(looked.get() + 1);
+            heard(looked.get())
+        };
+        std::future::poll_fn(|cx| {
+            let gone = silence.broken(cx, hear, || matters);
+            if gone || looked.get() >= looks { Poll::Ready((gone, looked.get())) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn who_says_nothing_for_long_is_gone_and_who_says_anything_or_need_not_is_not() {
+        assert_eq!(listen(|_| false, true, 20).await, (true, 4));
+        assert_eq!(listen(|look| look == 3, true, 20).await, (true, 7), "its silence begins anew");
+        assert_eq!(listen(|look| look % 3 == 0, true, 20).await, (false, 20));
+        assert_eq!(listen(|_| false, false, 20).await, (false, 20));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_peer_is_pinged_before_it_is_given_up() {
+        for answers in [true, false] {
+            let (near, far) = tokio::io::duplex(1024);
+            let peer = tokio::task::spawn_local(async move {
+                let (_sender, connection) = h2::client::handshake(far).await.unwrap();
+                if answers {
+                    let _ = connection.await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            });
+            let clock = Clock::start();
+            let all = Deadlines::new(clock);
+            let driver = tokio::task::spawn_local(all.clone().drive());
+            let mut connection = h2::server::handshake(near).await.unwrap();
+            let pings = connection.ping_pong();
+            let mut silence = Silence::new(QUICK, clock, &all, pings);
+            let looks = Cell::new(0);
+            let gone = std::future::poll_fn(|cx| {
+                let _ = connection.poll_accept(cx);
+                let heard = || {
+                    looks.set(looks.get() + 1);
+                    false
+                };
+                let gone = silence.broken(cx, heard, || true);
+                if gone { Poll::Ready(true) } else { Poll::Pending }
+            });
+            assert!(gone.await && looks.get() == 4, "nobody told it that something was heard");
+            assert_eq!(silence.ping.as_mut().is_some_and(|p| matches!(pong(p), Poll::Ready(Ok(_)))), answers);
+            peer.abort();
+            driver.abort();
+        }
+    }
+
+    fn pong(ping: &mut PingPong) -> Poll<Result<h2::Pong, h2::Error>> {
+        ping.poll_pong(&mut Context::from_waker(std::task::Waker::noop()))
     }
 }

@@ -1,6 +1,7 @@
 //! A body that comes over HTTP/2. The peer may send on what was taken from here: it is taken only when the other side
 //! has room, which is how back-pressure reaches the peer.
 
+use super::super::headers::digits;
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http::HeaderMap;
@@ -21,14 +22,16 @@ pub(in crate::proxy) struct Received {
 }
 
 impl Received {
-    pub(in crate::proxy) fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+    pub(in crate::proxy) fn new(stream: RecvStream) -> Self {
         let ended = stream.is_end_stream();
-        let left = if ended {
-            Some(0)
-        } else {
-            headers.get(CONTENT_LENGTH).and_then(|length| super::super::headers::digits(length.as_bytes()))
-        };
-        Self { stream, left, taken: false, ended }
+        Self { stream, left: ended.then_some(0), taken: false, ended }
+    }
+
+    /// Takes note of the length that its head announces.
+    pub(in crate::proxy) fn announced(&mut self, headers: &HeaderMap) {
+        if !self.ended {
+            self.left = headers.get(CONTENT_LENGTH).and_then(|length| digits(length.as_bytes()));
+        }
     }
 
     /// The next frame. An error is the reason with which the stream was reset, or `INTERNAL_ERROR` where its connection

@@ -8,6 +8,7 @@
 
 use super::super::body::ResponseBody;
 use super::super::conn::Conn;
+use super::super::deadlines::Deadlines;
 use super::super::inbound::Inbound;
 use super::super::io::{Io, Marks};
 use super::super::upstream::poll_now;
@@ -16,8 +17,7 @@ use super::wakes::{StreamWake, Wakes};
 use super::{Patience, Pipe, Received, Silence};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
-use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use std::convert::Infallible;
 use std::future::Future;
@@ -40,26 +40,27 @@ where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
     A: Fn(&Rc<Watch>, Request<Inbound>) -> F,
 {
+    // Boxed, both: what a connection's future holds, it holds as long as the connection lives.
+    if let Some(connection) = Box::pin(connect(conn, io)).await {
+        let mut serving = Box::new(Serving::new(conn, ask, connection));
+        std::future::poll_fn(|cx| serving.poll(cx)).await;
+    }
+}
+
+/// Waits until the settings are out.
+async fn connect(conn: &Rc<Conn>, io: Io) -> Option<Connection<Io, Bytes>> {
     let core = &conn.core;
     conn.watch.deadline.set(core.clock.now() + core.limits.idle.0);
     let mut handshake = pin!(core.http2.builder.handshake(io));
-    let connected = std::future::poll_fn(|cx| {
+    std::future::poll_fn(|cx| {
         conn.watch.deadline.register(cx.waker());
         match poll_now(handshake.as_mut(), cx) {
             Some(connected) => Poll::Ready(connected.ok()),
             None if conn.watch.deadline.reached() => Poll::Ready(None),
             None => Poll::Pending,
         }
-    });
-    let Some(mut connection) = connected.await else { return };
-    let wakes = Arc::new(Wakes::default());
-    let silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
-    let waker = Waker::from(wakes.clone());
-    // The first turn looks at everything.
-    waker.wake_by_ref();
-    let streams = Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new() };
-    let mut serving = Serving { conn, ask, connection, waker, wakes, streams, silence };
-    std::future::poll_fn(|cx| serving.poll(cx)).await;
+    })
+    .await
 }
 
 struct Serving<'a, F, A> {
@@ -73,11 +74,23 @@ struct Serving<'a, F, A> {
     silence: Silence,
 }
 
-impl<F, A> Serving<'_, F, A>
+impl<'a, F, A> Serving<'a, F, A>
 where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
     A: Fn(&Rc<Watch>, Request<Inbound>) -> F,
 {
+    fn new(conn: &'a Rc<Conn>, ask: A, mut connection: Connection<Io, Bytes>) -> Self {
+        let core = &conn.core;
+        let wakes = Arc::new(Wakes::default());
+        let silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
+        let waker = Waker::from(wakes.clone());
+        // The first turn looks at everything.
+        waker.wake_by_ref();
+        let streams =
+            Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new(), watch: None };
+        Self { conn, ask, connection, waker, wakes, streams, silence }
+    }
+
     /// One turn. Ready when the connection is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.wakes.begin(cx.waker());
@@ -129,8 +142,8 @@ where
         // An error of the connection is the client's, and leaves nobody to tell.
         while let Some(Ok((request, respond))) = ready!(self.connection.poll_accept(&mut cx)) {
             let (parts, stream) = request.into_parts();
-            let body = Inbound::Http2(Received::new(stream, &parts.headers));
-            let watch = Watch::new(&self.conn.core.deadlines);
+            let body = Inbound::Http2(Received::new(stream));
+            let watch = self.streams.watch(&self.conn.core.deadlines);
             let asking = Box::pin((self.ask)(&watch, Request::from_parts(parts, body)));
             self.streams.begin(Stream { state: State::Asking(asking), respond, watch });
         }
@@ -145,6 +158,8 @@ struct Streams<F> {
     free: Vec<usize>,
     /// An empty list, to be exchanged for one that is not.
     woken: Vec<usize>,
+    /// The watch of a stream that is over.
+    watch: Option<Rc<Watch>>,
 }
 
 struct Slot<F> {
@@ -157,6 +172,11 @@ impl<F> Streams<F>
 where
     F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
 {
+    /// A watch for the next stream.
+    fn watch(&mut self, deadlines: &Rc<Deadlines>) -> Rc<Watch> {
+        self.watch.take().unwrap_or_else(|| Watch::new(deadlines))
+    }
+
     /// Takes a stream in, which is then polled with those that were woken.
     fn begin(&mut self, stream: Stream<F>) {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -178,8 +198,15 @@ where
             slot.wake.taken();
             let Some(stream) = &mut slot.stream else { continue };
             if stream.poll(&mut Context::from_waker(&slot.waker), conn).is_ready() {
-                slot.stream = None;
                 self.free.push(index);
+                if let Some(Stream { state, respond, mut watch }) = slot.stream.take() {
+                    drop((state, respond));
+                    // Unless an upload that outlives its answer holds it.
+                    if let Some(free) = Rc::get_mut(&mut watch) {
+                        free.reset();
+                        self.watch = Some(watch);
+                    }
+                }
             }
         }
         if self.slots.len() > MAX_SPARE && self.free.len() == self.slots.len() {
@@ -212,7 +239,7 @@ where
     /// Ready when it is over, whatever its end. Where that is too early, its end resets the stream.
     fn poll(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<()> {
         self.watch.deadline.register(cx.waker());
-        if self.poll_parts(cx, conn).is_ready() {
+        if self.poll_parts(cx).is_ready() {
             return Poll::Ready(());
         }
         if self.watch.deadline.reached() && self.watch.stalled(conn.core.clock.now(), false) {
@@ -221,11 +248,11 @@ where
         Poll::Pending
     }
 
-    fn poll_parts(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<()> {
+    fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.state {
                 State::Asking(asking) => match asking.as_mut().poll(cx) {
-                    Poll::Ready(Ok(response)) => match self.answer(response, conn) {
+                    Poll::Ready(Ok(response)) => match self.answer(response) {
                         Some(pipe) => self.state = State::Answering(pipe),
                         None => return Poll::Ready(()),
                     },
@@ -249,20 +276,10 @@ where
     }
 
     /// Sends the answer's head; its body, where it has one, comes back to be sent.
-    fn answer(&mut self, response: Response<ResponseBody>, conn: &Conn) -> Option<Pipe<ResponseBody>> {
+    fn answer(&mut self, response: Response<ResponseBody>) -> Option<Pipe<ResponseBody>> {
         self.pass_hints();
-        let (mut parts, body) = response.into_parts();
-        let headers = &mut parts.headers;
-        if !headers.contains_key(DATE) {
-            headers.insert(DATE, conn.core.http2.date());
-        }
+        let (parts, body) = response.into_parts();
         let empty = body.is_end_stream();
-        if !empty
-            && let Some(length) = body.size_hint().exact()
-            && !headers.contains_key(CONTENT_LENGTH)
-        {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
         match self.respond.send_response(Response::from_parts(parts, ()), empty) {
             Ok(stream) => (!empty).then(|| Pipe::new(stream, body)),
             Err(_) => {
