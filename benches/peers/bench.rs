@@ -367,7 +367,6 @@ impl Bench {
             let (tick, deadline) = if proxy.name == TEN_TICKS { ("100ms", "100ms") } else { ("1s", "500ms") };
             fill("@TICK@", tick);
             fill("@DEADLINE@", if is_slow { "20s" } else { deadline });
-            fill("@MAX_ERROR@", if is_slow { "100" } else { "1.0" });
         }
         let file = folder.join(match proxy.kind {
             Kind::Envoy | Kind::Pathloom { .. } => "config.yaml",

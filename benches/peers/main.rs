@@ -3,7 +3,7 @@
 //! | subcommand | what it is |
 //! | --- | --- |
 //! | `run` | the whole comparison: starts everything, measures by turns, writes `results.json`, `RESULTS.md` and README's section |
-//! | `readme` | writes README's section on performance from the results of `run` and of the microbenchmarks |
+//! | `pages` | writes `RESULTS.md`, and README's section on performance, from the results that are there |
 //! | `micro` | takes the microbenchmarks' figures from where criterion left them (`make bench`) |
 //! | `upstream` | the endpoints behind the proxies |
 //! | `load` | the client in front of them, open or closed loop |
@@ -43,8 +43,8 @@ type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 enum Command {
     /// Measures everything by turns.
     Run(run::Options),
-    /// Writes README's section on performance.
-    Readme(readme::Options),
+    /// Writes the pages from the results that are there.
+    Pages(readme::Options),
     /// Takes the microbenchmarks' figures.
     Micro(micro::Options),
     /// Endpoints that answer at once.
@@ -58,7 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Run(options) => run::run(&options),
-        Command::Readme(options) => readme::run(&options),
+        Command::Pages(options) => readme::run(&options),
         Command::Micro(options) => micro::run(&options),
         Command::Upstream(options) => upstream::run(&options),
         Command::Load(options) => load::run(&options),

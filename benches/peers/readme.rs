@@ -21,12 +21,20 @@ pub struct Options {
     readme: PathBuf,
 }
 
-/// Writes the section.
+/// Writes the section, and the comparison's own page.
 ///
 /// # Errors
-/// When the page cannot be read or written, or has no place for the section.
+/// When a page cannot be read or written, or has no place for the section.
 pub fn run(options: &Options) -> Fallible<()> {
+    let peers = root(&options.readme).join(PEERS);
+    if let Some(folder) = peers.parent().filter(|_| peers.exists()) {
+        crate::report::write(folder)?;
+    }
     write(&options.readme)
+}
+
+fn root(readme: &Path) -> &Path {
+    readme.parent().unwrap_or(Path::new("."))
 }
 
 /// Writes the section of a page.
@@ -40,7 +48,7 @@ pub fn write(readme: &Path) -> Fallible<()> {
 
 /// The section as the results beside a page give it.
 fn from_results(readme: &Path) -> String {
-    let root = readme.parent().unwrap_or(Path::new("."));
+    let root = root(readme);
     section(Results::read(&root.join(PEERS)).as_ref(), Micro::read(&root.join(MICRO)).as_ref())
 }
 
@@ -69,14 +77,19 @@ fn compared(text: &mut String, results: &Results, micro: Option<&Micro>) -> std:
     let rivals = versions.map(|(name, version)| format!("{} {version}", styled(name))).join(", ");
     writeln!(
         text,
-        "Beside {rivals}, by `make bench-peers` at commit {} on {cores} cores of {processor} with {gb} GB, Linux {}: each proxy alone \
-         on one core with one serving thread, four endpoints and the load on the other; routing, link statistics, metrics and tracing context on \
-         and the model ticking and steering. *Tuned* is as the makers recommend; *floor* is the least that a proxy can do. Timed figures are \
-         medians over {} interleaved rounds, least to most in brackets. [`benches/peers/RESULTS.md`](benches/peers/RESULTS.md) holds all figures and how they are measured.\n",
-        results.commit,
-        machine.kernel,
-        results.runs.iter().map(|run| run.rounds).max().unwrap_or(0),
+        "Beside {rivals}, at commit {} on {cores} cores of {processor} with {gb} GB, Linux {}: each proxy alone on one core with one \
+         serving thread, four endpoints and the load on the other; routing, link statistics, metrics and tracing context on, the model \
+         ticking and steering. *Tuned* is as the makers recommend, *floor* the least that a proxy can do. \
+         [`benches/peers/RESULTS.md`](benches/peers/RESULTS.md) holds all figures and how they are measured.\n",
+        results.commit, machine.kernel,
     )?;
+    let rounds = results.rounds;
+    if rounds > 0 {
+        writeln!(
+            text,
+            "What is timed is the median over {rounds} interleaved rounds, with the least and the most in brackets.\n"
+        )?;
+    }
     if results.runs.iter().any(|run| run.rounds > 0 && !run.was_quiet()) {
         writeln!(
             text,
@@ -90,7 +103,6 @@ fn compared(text: &mut String, results: &Results, micro: Option<&Micro>) -> std:
         "What was aimed at, and whether it was reached (of a rival's two configurations the better one is to be beaten):\n"
     )?;
     crate::targets::table(text, results, micro)?;
-    writeln!(text)?;
     losses(text, results)
 }
 
@@ -109,7 +121,8 @@ const COLUMNS: [Column; 7] = [
 
 /// Our row, and each rival's with what ours is divided by it.
 fn table(text: &mut String, results: &Results, case: Case) -> std::fmt::Result {
-    let rows: Vec<&Row> = rows(results, case).into_iter().filter(|row| row.proxy != "direct").collect();
+    let has_any = |row: &&Row| COLUMNS.iter().any(|(_, figure, ..)| figure(row).is_some());
+    let rows: Vec<&Row> = rows(results, case).into_iter().filter(|row| row.proxy != "direct").filter(has_any).collect();
     let Some(ours) = rows.iter().find(|row| row.proxy == "pathloom") else { return Ok(()) };
     let columns: Vec<&Column> =
         COLUMNS.iter().filter(|(_, figure, ..)| rows.iter().any(|r| figure(r).is_some())).collect();
@@ -234,7 +247,7 @@ mod tests {
         let renewed = renewed(&page, &from_results(&readme)).unwrap();
         assert!(
             page == renewed,
-            "README's section on performance is not what the results give: `peers readme` writes it"
+            "README's section on performance is not what the results give: `peers pages` writes it"
         );
     }
 

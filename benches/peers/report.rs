@@ -1,9 +1,21 @@
 //! `RESULTS.md`: the figures as tables, their ratios, and each target judged by them.
 
+use crate::Fallible;
 use crate::bench::{Case, Proxy};
 use crate::results::{BodyRow, Results, Row};
 use crate::table::{Figure, held, is_rival, number, rows, title};
 use std::fmt::Write;
+use std::path::Path;
+
+/// Writes the page beside `results.json`, from what is there.
+///
+/// # Errors
+/// When there are no results of this shape, or the page cannot be written.
+pub fn write(folder: &Path) -> Fallible<()> {
+    let results = folder.join("results.json");
+    let read = Results::read(&results).ok_or_else(|| format!("{} holds no results", results.display()))?;
+    Ok(std::fs::write(folder.join("RESULTS.md"), markdown(&read))?)
+}
 
 /// The whole page.
 pub fn markdown(results: &Results) -> String {
@@ -57,8 +69,7 @@ fn targets(page: &mut String, results: &Results) -> std::fmt::Result {
         page,
         "## Targets\n\nOf a rival's two configurations, as shipped and tuned, the better figure is the one to beat.\n"
     )?;
-    crate::targets::table(page, results, None)?;
-    writeln!(page)
+    crate::targets::table(page, results, None)
 }
 
 /// The columns of a case's table.
@@ -189,7 +200,7 @@ fn method(page: &mut String) -> std::fmt::Result {
          sides; access logs off for everybody. Pathloom chooses among five routes, keeps link statistics and metrics, starts traces, and \
          its model ticks and steers. The rivals have one route, count what their configuration counts, and run as shipped and as their \
          makers recommend tuning them (`proxies/`, with sources).\n\n\
-         - **Instructions, allocations**: callgrind, the difference of two loads of 1,000 and 4,000 requests over 64 connections; the serving \
+         - **Instructions, allocations**: callgrind, the difference of two loads of 500 and 2,500 requests over 64 connections; the serving \
          thread's. Allocations are calls into the allocator by the names of its functions.\n\
          - **System calls**: `strace -f -c`, the difference of two loads of 2,000 and 12,000 requests; all threads.\n\
          - **CPU**: the kernel's account of all threads' run time over a saturated load.\n\
@@ -199,4 +210,17 @@ fn method(page: &mut String) -> std::fmt::Result {
          half of the slowest proxy's.\n\
          - Timed figures are medians over rounds that measure every proxy once, in turn.\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_says_what_the_results_say() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+        let results = Results::read(&folder.join("results.json")).unwrap();
+        let page = std::fs::read_to_string(folder.join("RESULTS.md")).unwrap();
+        assert!(page == markdown(&results), "RESULTS.md is not what results.json gives: `peers pages` writes it");
+    }
 }

@@ -4,7 +4,7 @@
 //! else of that run stays, and `runs` says who contributed. Of another commit nothing is kept.
 
 use crate::Fallible;
-use crate::bench::{Case, Proxy};
+use crate::bench::{Case, Measured, Proxy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +19,8 @@ pub struct Results {
     /// The commit that was measured, with `+` when the working tree differed from it.
     pub commit: String,
     pub machine: Machine,
+    /// How many rounds the timed figures are medians of.
+    pub rounds: usize,
     /// The runs that contributed, the first one first.
     pub runs: Vec<Run>,
     /// What each program says of its version.
@@ -157,7 +159,8 @@ impl Results {
 
     /// Enters the body of 1 KB among the bodies: its figures are those of the case itself.
     fn repeat_small_bodies(&mut self) {
-        for row in self.rows.clone().into_iter().filter(|row| row.case == "h1" && row.proxy != "direct") {
+        let has_bodies = |row: &Row| Proxy::all().iter().any(|p| p.name == row.proxy && p.measured() == Measured::All);
+        for row in self.rows.clone().into_iter().filter(|row| row.case == "h1" && has_bodies(row)) {
             let (instructions, syscalls, rps, cpu_us) = (row.instructions, row.syscalls, row.rps, row.cpu_us);
             let spread = row.spread.into_iter().filter(|(figure, _)| ["rps", "cpu_us"].contains(&figure.as_str()));
             let spread = spread.collect();

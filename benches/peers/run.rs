@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long each timed load is measured, in seconds.
-    #[arg(long, default_value_t = 1.2)]
+    #[arg(long, default_value_t = 1.5)]
     seconds: f64,
     /// Only what is timed.
     #[arg(long, conflicts_with = "quick")]
@@ -141,7 +141,7 @@ pub fn run(options: &Options) -> Fallible<()> {
         }
         std::fs::write(&kept, serde_json::to_vec(done)?)?;
         results.write(&out.join("results.json"))?;
-        std::fs::write(out.join("RESULTS.md"), report::markdown(results))?;
+        report::write(&out)?;
         if out == ours {
             crate::readme::write(&options.readme)?;
         }
@@ -167,6 +167,7 @@ pub fn run(options: &Options) -> Fallible<()> {
         progress.says(&format!("round {} of {}", turn + 1, rounds.end));
         done.samples.round(&bench, &to_time, &cases, &mut results);
         run.rounds += 1;
+        results.rounds = done.samples.rounds();
         run.busy_with_others = done.samples.busy_with_others.iter().skip(rounds.start).copied().collect();
         done.samples.fill(&mut results);
         progress.done(done.samples.expected(&to_time, &cases, turn));

@@ -8,7 +8,7 @@ use super::names::{
     HTTP, TRACEPARENT, VIA_10, VIA_11, VIA_20, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
 };
 use http::header::VIA;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Version};
 
 /// The headers that a request gets. Of those that may stand once, the request has none any more.
 #[derive(Debug, Clone, Copy)]
@@ -26,50 +26,58 @@ pub(super) struct Added<'a> {
     pub traceparent: &'a [u8],
 }
 
-/// A header that is added: its name, and how it begins on the wire behind another line.
-struct Line(HeaderName, &'static [u8]);
-
-const FORWARDED_FOR: Line = Line(X_FORWARDED_FOR, b"\r\nx-forwarded-for: ");
-const FORWARDED_HOST: Line = Line(X_FORWARDED_HOST, b"\r\nx-forwarded-host: ");
-const FORWARDED_PROTO: Line = Line(X_FORWARDED_PROTO, b"\r\nx-forwarded-proto: ");
-const BY_WAY_OF: Line = Line(VIA, b"\r\nvia: ");
-const REQUEST_ID: Line = Line(X_REQUEST_ID, b"\r\nx-request-id: ");
-const TRACE: Line = Line(TRACEPARENT, b"\r\ntraceparent: ");
+/// How the headers that are added begin on the wire behind another line.
+const FORWARDED_FOR: &[u8] = b"\r\nx-forwarded-for: ";
+const FORWARDED_HOST: &[u8] = b"\r\nx-forwarded-host: ";
+const FORWARDED_PROTO: &[u8] = b"\r\nx-forwarded-proto: ";
+const BY_WAY_OF: &[u8] = b"\r\nvia: ";
+const REQUEST_ID: &[u8] = b"\r\nx-request-id: ";
+const TRACE: &[u8] = b"\r\ntraceparent: ";
 
 impl Added<'_> {
-    fn each(&self, mut give: impl FnMut(&Line, &[u8])) {
-        if !self.seen.forwarded_for {
-            give(&FORWARDED_FOR, self.client.as_bytes());
-        }
-        if !self.seen.forwarded_host {
-            give(&FORWARDED_HOST, self.host.as_bytes());
-        }
-        if !self.seen.forwarded_proto {
-            give(&FORWARDED_PROTO, HTTP.as_bytes());
-        }
-        give(&BY_WAY_OF, via(self.version).as_bytes());
-        if let Some(id) = self.request_id {
-            give(&REQUEST_ID, id.as_bytes());
-        }
-        give(&TRACE, self.traceparent);
-    }
-
     /// Writes them as lines that begin with the end of the line before.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        self.each(|Line(_, begin), value| {
+        let mut line = |begin, value: &[u8]| {
             out.extend_from_slice(begin);
             out.extend_from_slice(value);
-        });
+        };
+        if !self.seen.forwarded_for {
+            line(FORWARDED_FOR, self.client.as_bytes());
+        }
+        if !self.seen.forwarded_host {
+            line(FORWARDED_HOST, self.host.as_bytes());
+        }
+        if !self.seen.forwarded_proto {
+            line(FORWARDED_PROTO, HTTP.as_bytes());
+        }
+        line(BY_WAY_OF, via(self.version).as_bytes());
+        if let Some(id) = self.request_id {
+            line(REQUEST_ID, id.as_bytes());
+        }
+        line(TRACE, self.traceparent);
     }
 
-    /// Puts them among the others.
-    pub(super) fn insert(&self, headers: &mut HeaderMap) {
-        self.each(|Line(name, _), value| {
-            // All of them were values before, or are made of letters and digits.
-            if let Ok(value) = HeaderValue::from_bytes(value) {
-                headers.append(name, value);
+    /// Puts them among the others. `traceparent` is its own value once more, so that nothing is copied here.
+    pub(super) fn insert(&self, headers: &mut HeaderMap, traceparent: HeaderValue) {
+        if !self.seen.forwarded_for {
+            headers.append(X_FORWARDED_FOR, self.client.clone());
+        }
+        if !self.seen.forwarded_host {
+            headers.append(X_FORWARDED_HOST, self.host.clone());
+        }
+        if !self.seen.forwarded_proto {
+            headers.append(X_FORWARDED_PROTO, HTTP);
+        }
+        headers.append(VIA, via(self.version));
+        match self.request_id {
+            Some(id) => drop(headers.append(X_REQUEST_ID, id.clone())),
+            None => {
+                if let Some(given) = headers.get_mut(X_REQUEST_ID) {
+                    given.set_sensitive(true);
+                }
             }
-        });
+        }
+        headers.append(TRACEPARENT, traceparent);
     }
 }
 
@@ -87,9 +95,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_written_as_it_is_named() {
-        for Line(name, begin) in [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, BY_WAY_OF, REQUEST_ID, TRACE] {
-            assert_eq!(begin, format!("\r\n{name}: ").as_bytes());
+    fn the_same_is_written_as_is_put_among_others() {
+        let client = HeaderValue::from_static("10.0.0.1");
+        let (host, id) = (HeaderValue::from_static("shop"), HeaderValue::from_static("id-1"));
+        for said in [false, true] {
+            let seen = Seen { forwarded_for: said, forwarded_host: said, forwarded_proto: said, ..Seen::default() };
+            let added = Added {
+                client: &client,
+                host: &host,
+                seen: &seen,
+                version: Version::HTTP_2,
+                request_id: Some(&id).filter(|_| !said),
+                traceparent: b"00-1",
+            };
+            let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
+            added.write(&mut out);
+            added.insert(&mut headers, HeaderValue::from_static("00-1"));
+            let mut lines = Vec::new();
+            for (name, value) in &headers {
+                lines.extend_from_slice(format!("\r\n{name}: {}", value.to_str().unwrap()).as_bytes());
+            }
+            assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(lines).unwrap());
+            assert_eq!(headers.len(), if said { 2 } else { 6 });
         }
     }
 }

@@ -1,20 +1,20 @@
 //! Bodies on their way: counted, watched for stalls, never collected.
 //!
 //! A body is polled only when the other side has room, so back-pressure reaches from socket to socket, and what is
-//! held in between is bounded by hyper's buffers and windows.
+//! held in between is bounded by buffers and windows.
 
-use super::client1::{Incomplete, Scratch};
 use super::clock::Clock;
 use super::expect::Gate;
 use super::flight::Flight;
 use super::headers::clean_trailers;
-use super::upstream::Lease;
+use super::inbound::Inbound;
+use super::upstream::{Lease, Open};
 use super::watch::Watch;
+use super::wire1::{Incomplete, Lines, Raw, Scratch};
 use crate::links::Time;
 use crate::observe::Reason;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
@@ -24,20 +24,25 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::Sleep;
 
-/// Why a body broke off. An HTTP/2 reset's own code goes on to the other side through `source`.
-#[derive(Debug)]
+/// Why a body broke off, and how HTTP/2 says so to the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodyError {
     pub reason: Reason,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    code: h2::Reason,
 }
 
 impl BodyError {
-    fn broken(reason: Reason, cause: hyper::Error) -> Self {
-        Self { reason, source: Some(cause.into()) }
+    fn broken(reason: Reason, code: h2::Reason) -> Self {
+        Self { reason, code }
     }
 
     pub(super) fn cut(reason: Reason) -> Self {
-        Self { reason, source: Some(h2::Error::from(h2::Reason::CANCEL).into()) }
+        Self { reason, code: h2::Reason::CANCEL }
+    }
+
+    /// What an HTTP/2 stream is reset with.
+    pub(super) fn code(self) -> h2::Reason {
+        self.code
     }
 }
 
@@ -47,11 +52,7 @@ impl fmt::Display for BodyError {
     }
 }
 
-impl std::error::Error for BodyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|e| e as _)
-    }
-}
+impl std::error::Error for BodyError {}
 
 /// How far a request's body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,11 +147,40 @@ pub(super) enum RequestBody {
     #[default]
     Empty,
     Streaming {
-        inner: Incoming,
+        inner: Inbound,
         upload: Rc<Upload>,
         gate: Option<Gate>,
         alone: Option<Pin<Box<Sleep>>>,
+        /// What was taken of it, where it may have to be sent once more.
+        taken: Option<Taken>,
     },
+}
+
+/// What was taken of a body.
+#[derive(Default)]
+pub(super) enum Taken {
+    #[default]
+    Nothing,
+    /// One frame, and no more.
+    Frame(Bytes),
+    /// That frame is to be taken once more.
+    Again(Bytes),
+    /// More than is kept.
+    Much,
+}
+
+impl RequestBody {
+    /// The body from its beginning, if that is still to be had.
+    pub(super) fn rewound(mut self) -> Option<Self> {
+        if let Self::Streaming { taken, .. } = &mut self {
+            *taken = match taken.take()? {
+                Taken::Nothing => Some(Taken::Nothing),
+                Taken::Frame(data) | Taken::Again(data) => Some(Taken::Again(data)),
+                Taken::Much => return None,
+            };
+        }
+        Some(self)
+    }
 }
 
 impl Body for RequestBody {
@@ -158,9 +188,9 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Streaming { inner, upload, gate, alone } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Streaming { inner, upload, gate, alone, taken } = self.get_mut() else { return Poll::Ready(None) };
         if let Some(closed) = gate {
-            // Polling the body makes hyper's server tell the client to send it.
+            // Polling the body makes the server tell the client to send it.
             if ready!(closed.poll_open(cx)) {
                 *gate = None;
             } else {
@@ -168,10 +198,21 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Err(BodyError::cut(Reason::RequestIncomplete))));
             }
         }
-        match Pin::new(&mut *inner).poll_frame(cx) {
+        if let Some(Taken::Again(data)) = taken {
+            let data = data.clone();
+            *taken = Some(Taken::Frame(data.clone()));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match inner.poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 upload.moved.set(true);
                 *alone = None;
+                if let Some(taken) = taken {
+                    *taken = match (&taken, frame.data_ref()) {
+                        (Taken::Nothing, Some(data)) => Taken::Frame(data.clone()),
+                        _ => Taken::Much,
+                    };
+                }
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
                 } else if let Some(trailers) = frame.trailers_mut() {
@@ -184,9 +225,9 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(cause))) => {
+            Poll::Ready(Some(Err(code))) => {
                 upload.progress.set(Progress::Broken);
-                Poll::Ready(Some(Err(BodyError::broken(Reason::RequestIncomplete, cause))))
+                Poll::Ready(Some(Err(BodyError::broken(Reason::RequestIncomplete, code))))
             }
             Poll::Ready(None) => {
                 upload.done();
@@ -208,7 +249,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming { inner, .. } => inner.is_end_stream(),
+            Self::Streaming { inner, taken, .. } => inner.is_end_stream() && !matches!(taken, Some(Taken::Again(_))),
         }
     }
 
@@ -221,13 +262,25 @@ impl Body for RequestBody {
 }
 
 /// A response's body.
-pub(super) struct ResponseBody(Kind);
+pub(super) struct ResponseBody {
+    kind: Kind,
+    /// What goes out behind the answer's headers.
+    lines: Option<Lines>,
+}
 
 enum Kind {
     Empty,
     Full(Bytes),
     /// It comes from what the flight holds.
     Proxied(Box<Flight>),
+    /// There is none: the connection speaks another protocol from here on.
+    Switched(Box<Switched>),
+}
+
+/// A request that made its connection switch to another protocol, and the endpoint's side of it.
+pub(super) struct Switched {
+    pub flight: Box<Flight>,
+    pub upstream: Raw<Rc<Open>>,
 }
 
 impl Lease {
@@ -236,9 +289,9 @@ impl Lease {
         match self {
             Self::Http1(connection) => connection
                 .poll_frame(cx, scratch)
-                .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError { reason: incomplete, source: None }))),
-            Self::Http2(body, _) => {
-                Pin::new(body).poll_frame(cx).map(|f| f.map(|f| f.map_err(|e| BodyError::broken(incomplete, e))))
+                .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError::broken(incomplete, h2::Reason::INTERNAL_ERROR)))),
+            Self::Http2(lease) => {
+                lease.body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|code| BodyError::broken(incomplete, code))))
             }
         }
     }
@@ -246,30 +299,57 @@ impl Lease {
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_end_stream(),
-            Self::Http2(body, _) => body.is_end_stream(),
+            Self::Http2(lease) => lease.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(connection) => connection.size_hint(),
-            Self::Http2(body, _) => body.size_hint(),
+            Self::Http2(lease) => lease.body.size_hint(),
         }
     }
 }
 
 impl ResponseBody {
+    fn of(kind: Kind) -> Self {
+        Self { kind, lines: None }
+    }
+
+    /// The same, whose answer's head has these lines, too.
+    pub(super) fn with(mut self, lines: Option<Lines>) -> Self {
+        self.lines = lines;
+        self
+    }
+
+    pub(super) fn take_lines(&mut self) -> Option<Lines> {
+        self.lines.take()
+    }
+
     pub(super) fn empty() -> Self {
-        Self(Kind::Empty)
+        Self::of(Kind::Empty)
     }
 
     pub(super) fn full(bytes: Bytes) -> Self {
-        Self(Kind::Full(bytes))
+        Self::of(Kind::Full(bytes))
+    }
+
+    /// None, and another protocol after the answer's head.
+    pub(super) fn switching(flight: Box<Flight>, upstream: Raw<Rc<Open>>) -> Self {
+        Self::of(Kind::Switched(Box::new(Switched { flight, upstream })))
+    }
+
+    /// What the connection carries from here on, where it switched.
+    pub(super) fn switched(self) -> Option<Switched> {
+        match self.kind {
+            Kind::Switched(switched) => Some(*switched),
+            _ => None,
+        }
     }
 
     /// An endpoint's body; the request is over when it is.
     pub(super) fn proxied(flight: Box<Flight>) -> Self {
-        Self(Kind::Proxied(flight))
+        Self::of(Kind::Proxied(flight))
     }
 }
 
@@ -278,9 +358,9 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let kind = &mut self.get_mut().0;
+        let kind = &mut self.get_mut().kind;
         match kind {
-            Kind::Empty => Poll::Ready(None),
+            Kind::Empty | Kind::Switched(_) => Poll::Ready(None),
             Kind::Full(_) => match std::mem::replace(kind, Kind::Empty) {
                 Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
@@ -335,16 +415,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Kind::Empty => true,
+        match &self.kind {
+            Kind::Empty | Kind::Switched(_) => true,
             Kind::Full(_) => false,
             Kind::Proxied(flight) => flight.lease.as_ref().is_none_or(Lease::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Kind::Empty => SizeHint::with_exact(0),
+        match &self.kind {
+            Kind::Empty | Kind::Switched(_) => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Proxied(flight) => flight.lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint),
         }

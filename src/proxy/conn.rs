@@ -1,88 +1,48 @@
-//! A client's connection: HTTP/1.1 or HTTP/2 by its first bytes, its limits in time, and its farewell.
+//! A client's connection: HTTP/1.1 (`server1`) or HTTP/2 by its first bytes, its limits in time, and its farewell.
 //!
 //! One deadline a connection. Without a request it is the idle limit, or, once a part of a head is there, the limit
-//! for the rest of it (which starts with the first byte, so that dripping bytes does not help; a part that came in one
-//! piece with the request before is not seen and counts as idle). With a request under way, the request owns the
-//! deadline. HTTP/2 streams have a deadline each.
+//! for the rest of it (which starts with the first byte, so that dripping bytes does not help). With a request under
+//! way, the request owns the deadline. HTTP/2 streams have a deadline each.
 //!
 //! A drain lets an HTTP/1.1 client finish its request, which is answered with `Connection: close`, and lets an idle
-//! one go after a short while (`DRAIN_IDLE`), because a request may be on its way; HTTP/2 clients get GOAWAY. What was
-//! answered is still written to a client that reads slowly. The connections of a listener that is closed leave likewise.
+//! one go after a short while, because a request may be on its way; HTTP/2 clients get GOAWAY. What was answered is
+//! still written to a client that reads slowly. The connections of a listener that is closed leave likewise.
 //!
-//! What is not HTTP is answered by hyper (400, or 431 for a head too large) and counted here as `bad_request`.
-//! 1xx answers of an endpoint other than 100 and 101 end here: hyper's server cannot send them. A client that closes
-//! its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
+//! What is not HTTP is answered with 400, or 431 for a head too large, and counted as `bad_request`. A client that
+//! closes its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 
 use super::core::{Core, Held, Listener};
 use super::forward;
-use super::io::{Io, Marks, Spoken, sniff};
-use super::upstream::poll_now;
+use super::http2::{self, FAREWELL};
+use super::io::{Io, Marks, Spoken, spoken};
+use super::server1::{self, Downstream};
 use super::watch::Watch;
 use crate::config::ListenerDefaults;
 use crate::links::Time;
-use crate::observe::Reason;
 use crate::route::WorkloadId;
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// How long a drain leaves an idle HTTP/1.1 connection open for a request that is on its way.
-const DRAIN_IDLE: Duration = Duration::from_millis(100);
-/// How long an HTTP/2 client may take to close after it was asked to.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// hyper's own default for the number of headers, which it parses without an allocation.
-const PLAIN_MAX_HEADERS: usize = 100;
-/// What a connection holds of a client's bytes, or for a client that reads slowly, in bytes.
-const MIN_BUFFER: usize = 64 * 1024;
-/// HTTP/2 flow control: what a client may send unread, a stream and a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How often an HTTP/2 client is checked to be alive, and how long that may take.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(100);
 
-/// hyper's server settings, made once a core.
+/// The servers' settings, made once a core.
 pub(super) struct ServerBuilders {
-    http1: http1::Builder,
-    limits: ListenerDefaults,
+    pub http1: server1::Limits,
 }
 
 impl ServerBuilders {
     pub(super) fn new(limits: &ListenerDefaults) -> Self {
-        let mut http1 = http1::Builder::new();
         let head = usize::try_from(limits.max_header_bytes.0).unwrap_or(usize::MAX);
-        // Timeouts are this room's own: hyper's would count idle time as reading a head.
-        http1.header_read_timeout(None).max_header_size(head).max_buf_size(head.clamp(MIN_BUFFER, 1 << 30));
-        if limits.max_headers != PLAIN_MAX_HEADERS {
-            http1.max_headers(limits.max_headers);
-        }
-        Self { http1, limits: limits.clone() }
-    }
-
-    fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
-        let mut http2 = http2::Builder::new(executor);
-        http2
-            .timer(hyper_util::rt::TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(self.limits.max_streams)
-            .max_header_list_size(u32::try_from(self.limits.max_header_bytes.0).unwrap_or(u32::MAX))
-            .max_send_buf_size(MIN_BUFFER)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN);
-        http2
+        Self { http1: server1::Limits { head, headers: limits.max_headers } }
     }
 }
 
@@ -94,20 +54,50 @@ pub(super) struct Conn {
     pub peer: IpAddr,
     pub peer_value: HeaderValue,
     pub http2: bool,
+    /// What moved on it, where it speaks HTTP/2.
     pub marks: Arc<Marks>,
     /// The deadline of the connection, and of an HTTP/1.1 connection's requests.
     pub watch: Rc<Watch>,
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
-    requests: Cell<usize>,
+    /// The authority that its last request asked for.
+    pub host: RefCell<HeaderValue>,
+    pub requests: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Time>,
     /// The idle limit runs.
     idle_armed: Cell<bool>,
     /// An HTTP/2 client was asked to close.
-    leaving: Cell<bool>,
+    pub leaving: Cell<bool>,
 }
 
 impl Conn {
+    /// A connection; `marks` are those of an HTTP/2 one.
+    pub(super) fn new(
+        core: Rc<Core>,
+        listener: Rc<Listener>,
+        peer: IpAddr,
+        marks: Option<Arc<Marks>>,
+        watch: Rc<Watch>,
+    ) -> Rc<Self> {
+        let peer_value =
+            HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Rc::new(Self {
+            listener,
+            peer,
+            peer_value,
+            http2: marks.is_some(),
+            marks: marks.unwrap_or_default(),
+            watch,
+            workload: RefCell::default(),
+            host: RefCell::new(HeaderValue::from_static("")),
+            requests: Cell::new(0),
+            idle_since: Cell::new(core.clock.now()),
+            idle_armed: Cell::new(false),
+            leaving: Cell::new(false),
+            core,
+        })
+    }
+
     /// Whose connection this is; found once, and again when routes were replaced.
     pub(super) fn workload(&self, held: &Held) -> Option<WorkloadId> {
         let mut known = self.workload.borrow_mut();
@@ -126,9 +116,6 @@ impl Conn {
         self.core.gauge(|g| g.requests.add(1));
         if self.http2 {
             self.watch.deadline.clear();
-        } else {
-            // hyper reads the next head only when the body before it was read.
-            self.marks.linger.store(false, Relaxed);
         }
     }
 
@@ -137,7 +124,6 @@ impl Conn {
         self.core.gauge(|g| g.requests.sub(1));
         self.idle_since.set(now);
         self.idle_armed.set(false);
-        Marks::take(&self.marks.read);
         if self.http2 && self.requests.get() == 0 {
             self.idle_armed.set(true);
             let within = if self.leaving.get() { FAREWELL } else { self.core.limits.idle.0 };
@@ -145,8 +131,23 @@ impl Conn {
         }
     }
 
+    /// Whether a request is under way.
+    pub(super) fn busy(&self) -> bool {
+        self.requests.get() > 0
+    }
+
+    /// When the last request ended.
+    pub(super) fn idle_since(&self) -> Time {
+        self.idle_since.get()
+    }
+
+    /// Whether the idle limit does not run yet; it does from then on.
+    pub(super) fn begins_idle(&self) -> bool {
+        !self.idle_armed.replace(true)
+    }
+
     /// Whether this connection should end with what it has under way.
-    fn told_to_leave(&self) -> bool {
+    pub(super) fn told_to_leave(&self) -> bool {
         told_to_leave(&self.core, &self.listener)
     }
 }
@@ -158,32 +159,20 @@ fn told_to_leave(core: &Core, listener: &Listener) -> bool {
 /// Serves a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>) {
     let watch = Watch::new(&core.deadlines);
-    let Some((io, spoken)) = first_bytes(&core, &listener, &watch, stream).await else { return };
+    let Some((stream, read, spoken)) = first_bytes(&core, &listener, &watch, stream).await else { return };
     let peer = peer.ip().to_canonical();
-    let peer_value = HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-    let conn = Rc::new(Conn {
-        listener,
-        peer,
-        peer_value,
-        http2: spoken == Spoken::Http2,
-        marks: io.marks().clone(),
-        watch,
-        workload: RefCell::default(),
-        requests: Cell::new(0),
-        idle_since: Cell::new(core.clock.now()),
-        idle_armed: Cell::new(false),
-        leaving: Cell::new(false),
-        core,
-    });
-    let result = match spoken {
-        Spoken::Http1 => serve1(&conn, io).await,
-        Spoken::Http2 => serve2(&conn, io).await,
-    };
-    if let Err(error) = result
-        && error.is_parse()
-    {
-        let status = if error.is_parse_too_large() { 431 } else { 400 };
-        conn.core.unrouted.finished(conn.core.index, status, Some(Reason::BadRequest), 0, (0, 0));
+    match spoken {
+        Spoken::Http1 => {
+            let downstream = Downstream::new(core.clone(), stream, read);
+            let conn = Conn::new(core, listener, peer, None, watch);
+            server1::serve(&conn, &downstream).await;
+        }
+        Spoken::Http2 => {
+            let io = Io::new(stream, read);
+            let conn = Conn::new(core, listener, peer, Some(io.marks().clone()), watch);
+            // Boxed: a connection's future is as large as HTTP/1.1 needs.
+            Box::pin(http2::serve(&conn, io, |watch, request| forward::serve(&conn, watch, request))).await;
+        }
     }
 }
 
@@ -192,171 +181,42 @@ async fn first_bytes(
     core: &Rc<Core>,
     listener: &Listener,
     watch: &Rc<Watch>,
-    stream: TcpStream,
-) -> Option<(Io, Spoken)> {
+    mut stream: TcpStream,
+) -> Option<(TcpStream, Bytes, Spoken)> {
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
-    let begun = Cell::new(false);
-    let mut sniffing = pin!(sniff(stream, &begun));
-    let (mut leaving, mut part_of_head) = (false, false);
-    std::future::poll_fn(|cx| {
+    // A part of what HTTP/2 begins with.
+    let mut part = BytesMut::new();
+    let mut leaving = false;
+    let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
-        if let Some(first) = poll_now(sniffing.as_mut(), cx) {
-            return Poll::Ready(first.ok().flatten());
+        while let Poll::Ready(read) = core.scratch.poll_read(cx, &mut stream, false) {
+            let Ok((mut read, _)) = read else { return Poll::Ready(None) };
+            if read.is_empty() {
+                // Half a preface and no more: what is wrong with it is said as HTTP/1.1.
+                let known = (!part.is_empty()).then(|| (std::mem::take(&mut part).freeze(), Spoken::Http1));
+                return Poll::Ready(known);
+            }
+            let begun = !part.is_empty();
+            if begun {
+                part.extend_from_slice(&read);
+                read = part.clone().freeze();
+            }
+            if let Some(spoken) = spoken(&read) {
+                return Poll::Ready(Some((read, spoken)));
+            }
+            if !begun {
+                part.extend_from_slice(&read);
+                if !leaving {
+                    watch.deadline.set(core.clock.now() + core.limits.request_headers.0);
+                }
+            }
         }
         if told_to_leave(core, listener) && !leaving {
             leaving = true;
             watch.deadline.set(core.clock.now() + DRAIN_IDLE);
-        } else if begun.get() && !part_of_head && !leaving {
-            part_of_head = true;
-            watch.deadline.set(core.clock.now() + core.limits.request_headers.0);
         }
         if watch.deadline.reached() { Poll::Ready(None) } else { Poll::Pending }
     })
-    .await
-}
-
-async fn serve1(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
-    let service = {
-        let conn = conn.clone();
-        service_fn(move |request| forward::serve(&conn, &conn.watch, request))
-    };
-    let mut serving = pin!(conn.core.servers.http1.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let (mut leaving, mut parting, mut part_of_head) = (false, false, false);
-    std::future::poll_fn(|cx| {
-        conn.watch.deadline.register(cx.waker());
-        if let Some(over) = poll_now(serving.as_mut(), cx) {
-            return Poll::Ready(over);
-        }
-        let (core, deadline) = (&conn.core, &conn.watch.deadline);
-        if conn.requests.get() > 0 {
-            (parting, part_of_head) = (false, false);
-            if conn.told_to_leave() && !leaving {
-                leaving = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            let stuck = deadline.reached() && conn.watch.stalled(core.clock.now(), Marks::take(&conn.marks.wrote));
-            return if stuck { Poll::Ready(Ok(())) } else { Poll::Pending };
-        }
-        if !conn.idle_armed.replace(true) {
-            part_of_head = false;
-            Marks::take(&conn.marks.wrote);
-            deadline.set(conn.idle_since.get() + core.limits.idle.0);
-        }
-        if conn.told_to_leave() {
-            if !parting {
-                parting = true;
-                // Where hyper was already asked to close, it does so once the last answer is out.
-                deadline.set(core.clock.now() + if leaving { core.limits.idle.0 } else { DRAIN_IDLE });
-            }
-        } else if Marks::take(&conn.marks.read) && !part_of_head {
-            part_of_head = true;
-            deadline.set(core.clock.now() + core.limits.request_headers.0);
-        }
-        if !deadline.reached() {
-            return Poll::Pending;
-        }
-        if parting && !leaving {
-            leaving = true;
-            serving.as_mut().graceful_shutdown();
-            if let Some(over) = poll_now(serving.as_mut(), cx) {
-                return Poll::Ready(over);
-            }
-            if conn.requests.get() > 0 {
-                return Poll::Pending;
-            }
-            // hyper closes when the last answer is out and the lingering is done, or else waits for a part of a head.
-            if !conn.marks.blocked.load(Relaxed) && !conn.marks.linger.load(Relaxed) {
-                return Poll::Ready(Ok(()));
-            }
-            deadline.set(core.clock.now() + core.limits.idle.0);
-            return Poll::Pending;
-        }
-        if (leaving || !part_of_head) && Marks::take(&conn.marks.wrote) {
-            // The end of the last answer is still on its way to a slow reader.
-            deadline.set(core.clock.now() + core.limits.idle.0);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await
-}
-
-async fn serve2(conn: &Rc<Conn>, io: Io) -> hyper::Result<()> {
-    let executor = StreamExecutor::default();
-    let service = {
-        let (conn, next) = (conn.clone(), executor.next.clone());
-        service_fn(move |request| {
-            let watch = Watch::new(&conn.core.deadlines);
-            *next.borrow_mut() = Some((conn.core.clone(), watch.clone()));
-            forward::serve(&conn, &watch, request)
-        })
-    };
-    let mut serving = pin!(conn.core.servers.http2(executor).serve_connection(TokioIo::new(io), service));
-    conn.watch.deadline.set(conn.core.clock.now() + conn.core.limits.idle.0);
-    std::future::poll_fn(|cx| {
-        conn.watch.deadline.register(cx.waker());
-        if let Some(over) = poll_now(serving.as_mut(), cx) {
-            return Poll::Ready(over);
-        }
-        let core = &conn.core;
-        let idle_over = conn.requests.get() == 0 && conn.watch.deadline.reached();
-        if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
-            serving.as_mut().graceful_shutdown();
-            if conn.requests.get() == 0 {
-                conn.watch.deadline.set(core.clock.now() + FAREWELL);
-            }
-            // GOAWAY goes out with this poll.
-            if let Some(over) = poll_now(serving.as_mut(), cx) {
-                return Poll::Ready(over);
-            }
-            Marks::take(&conn.marks.wrote);
-        } else if idle_over {
-            if !Marks::take(&conn.marks.wrote) {
-                return Poll::Ready(Ok(()));
-            }
-            // The end of the last answer is still on its way to a slow reader.
-            conn.watch.deadline.set(core.clock.now() + FAREWELL);
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-type Watched = (Rc<Core>, Rc<Watch>);
-
-/// Runs the streams of an HTTP/2 connection, each under its own watch.
-#[derive(Clone, Default)]
-struct StreamExecutor {
-    /// The watch of the request that hyper is about to spawn: it calls the service and then the executor.
-    next: Rc<RefCell<Option<Watched>>>,
-}
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, future: F) {
-        match self.next.take() {
-            Some((core, watch)) => drop(tokio::task::spawn_local(Stream { future: Box::pin(future), core, watch })),
-            None => drop(tokio::task::spawn_local(future)),
-        }
-    }
-}
-
-struct Stream<F> {
-    future: Pin<Box<F>>,
-    core: Rc<Core>,
-    watch: Rc<Watch>,
-}
-
-impl<F: Future<Output = ()>> Future for Stream<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.deadline.register(cx.waker());
-        if self.future.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if self.watch.deadline.reached() && self.watch.stalled(self.core.clock.now(), false) {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    }
+    .await;
+    known.map(|(read, spoken)| (stream, read, spoken))
 }

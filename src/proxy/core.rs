@@ -5,14 +5,16 @@
 //! here too, listen there no more, drain. When it drains, it accepts what the kernel had already queued, closes its
 //! listeners, tells every client to leave, and ends with the last connection.
 
-use super::client1;
 use super::clock::Clock;
 use super::conn;
 use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
+use super::http2;
 use super::ids::Ids;
+use super::server1::Date;
 use super::shared;
 use super::upstream::{LocalExecutor, Pool};
+use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
 use crate::config::ListenerDefaults;
@@ -75,10 +77,13 @@ pub(super) struct Core {
     pub ids: RefCell<Ids>,
     pub pool: Pool,
     pub deadlines: Rc<Deadlines>,
-    /// hyper's settings for HTTP/2 endpoints.
-    pub client2: shared::Builder,
-    /// What HTTP/1.1 endpoints' connections share.
-    pub scratch: client1::Scratch,
+    /// What clients' HTTP/2 connections share.
+    pub http2: http2::Settings,
+    /// Settings for HTTP/2 endpoints.
+    pub client2: h2::client::Builder,
+    /// What HTTP/1.1 connections share.
+    pub scratch: Scratch,
+    pub date: Date,
     pub servers: conn::ServerBuilders,
     pub limits: ListenerDefaults,
     /// Of 2^32 requests that bring no trace, so many are recorded.
@@ -96,7 +101,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    fn new(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>) -> Rc<Self> {
+    pub(super) fn new(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>) -> Rc<Self> {
         let mut reader = options.published.reader();
         let held = Rc::new(Held { generation: reader.load().clone(), routes_epoch: 0 });
         Rc::new(Self {
@@ -106,8 +111,10 @@ impl Core {
             ids: RefCell::default(),
             pool: Pool::default(),
             deadlines: Deadlines::new(options.clock),
-            client2: shared::Builder::new(),
-            scratch: client1::Scratch::default(),
+            http2: http2::Settings::new(&options.limits),
+            client2: shared::builder(),
+            scratch: Scratch::default(),
+            date: Date::default(),
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),
             sample: (options.sample.clamp(0.0, 1.0) * 2f64.powi(32)) as u64,

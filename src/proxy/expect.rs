@@ -1,6 +1,6 @@
 //! `Expect: 100-continue`: the client's body is not asked for until the endpoint wants it.
 //!
-//! Polling a request's body makes hyper's server send `100 Continue`, so the body waits behind a gate. It opens when
+//! Polling a request's body makes the server (`server1`) send `100 Continue`, so the body waits behind a gate. It opens when
 //! the endpoint says 100, or after `PATIENCE`, because an endpoint may know nothing of expectations (RFC 9110, section
 //! 10.1.1). When the final answer comes first the gate stays shut: the client gets that answer and no 100, and both
 //! connections close afterwards, since nobody can know whether the body is still coming.

@@ -5,36 +5,36 @@
 //!
 //! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
-//! unless an HTTP/2 endpoint says that it did nothing with it and there was no body.
+//! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
-use super::added::Added;
-use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::added::{Added, via};
+use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
+use super::early::Early;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::inbound::Inbound;
 use super::names::{TRACEPARENT, X_REQUEST_ID};
+use super::server1;
 use super::shared::send2;
-use super::upgrade;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
+use super::wire1::Lines;
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use rand::Rng;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 /// How many endpoints a request may be tried at.
@@ -44,50 +44,65 @@ const MAX_ATTEMPTS: usize = 3;
 struct Ready {
     flight: Box<Flight>,
     refused: Option<Failure>,
-    /// The client's side of an upgrade that was asked for.
-    downstream: Option<OnUpgrade>,
+    /// An upgrade was asked for.
+    upgrade: bool,
     grpc: bool,
     empty: bool,
 }
 
-/// Serves one request. What needs no waiting happens at once, so that the future, which hyper copies around, holds
-/// only what the waiting needs.
+/// Serves one request of an HTTP/2 client. What needs no waiting happens at once, so that the future, which hyper
+/// copies around, holds only what the waiting needs.
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    exchange(ready(conn, watch, request))
+    let (parts, mut body) = request.into_parts();
+    let seen = Seen::in_headers(&parts.headers);
+    if seen.lengths > 0 {
+        body.announced(&parts.headers);
+    }
+    let body = Some(body).filter(|b| !b.is_end_stream());
+    let exchange = exchange(ready(conn, watch, parts, body, &seen));
+    async move { Ok(exchange.await) }
 }
 
-fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut request: Request<Incoming>) -> Ready {
+/// Serves one request of an HTTP/1.1 client.
+pub(super) fn serve1(
+    conn: &Rc<Conn>,
+    parts: Parts,
+    body: Option<server1::Body>,
+    seen: &Seen,
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
+    exchange(ready(conn, &conn.watch, parts, body.map(Inbound::Http1), seen))
+}
+
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut parts: Parts, body: Option<Inbound>, seen: &Seen) -> Ready {
     let now = conn.core.clock.now();
-    let downstream = request.extensions_mut().remove::<OnUpgrade>();
-    let (mut parts, body) = request.into_parts();
-    let seen = Seen::in_headers(&parts.headers);
     watch.limit.set(None);
+    watch.hints.clear();
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
-    let empty = body.is_end_stream();
-    let (refused, downstream) = match route(&mut flight, &mut parts, body, &seen) {
-        Ok(asks) => (None, downstream.filter(|_| asks.upgrade)),
-        Err(failure) => (Some(failure), None),
+    let empty = body.is_none();
+    let (refused, upgrade) = match route(&mut flight, &mut parts, body, seen) {
+        Ok(asks) => (None, asks.upgrade),
+        Err(failure) => (Some(failure), false),
     };
-    Ready { flight, refused, downstream, grpc: seen.grpc, empty }
+    Ready { flight, refused, upgrade, grpc: seen.grpc, empty }
 }
 
-async fn exchange(mut ready: Ready) -> Result<Response<ResponseBody>, Infallible> {
+async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
-            Ok(()) => match answer(ready.flight, ready.downstream) {
-                Ok(response) => return Ok(response),
-                Err((flight, failure)) => return Ok(refuse(flight, failure, ready.grpc, ready.empty)),
+            Ok(()) => match answer(ready.flight, ready.upgrade) {
+                Ok(response) => return response,
+                Err((flight, failure)) => return refuse(flight, failure, ready.grpc, ready.empty),
             },
             Err(failure) => failure,
         },
     };
-    Ok(refuse(ready.flight, failure, ready.grpc, ready.empty))
+    refuse(ready.flight, failure, ready.grpc, ready.empty)
 }
 
 /// Gives the request its id and its place in a trace, of which nothing old is left among its headers. Says whether
@@ -111,18 +126,18 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &Seen) -> Result<Asks, Failure> {
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
         flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
     }
-    let host = authority(parts, seen, &flight.conn.listener.name)?;
+    let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
     if let Some((_, known)) = &mut flight.target {
         *known = host.clone();
     }
-    let empty = body.is_end_stream();
+    let empty = body.is_none();
     check_lengths(&mut parts.headers, seen, empty)?;
     let generation = &held.generation;
     let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
@@ -145,7 +160,8 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
-    let body = upload(flight, body, empty, asks);
+    let taken = (cluster.protocol == Protocol::Http2).then(Taken::default);
+    let body = body.map(|body| upload(flight, body, asks, taken));
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -155,9 +171,13 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
     };
     flight.outgoing = match cluster.protocol {
-        Protocol::Http1 => Outgoing::Http1(Sending::new(parts, &added, body, &core.scratch)),
+        Protocol::Http1 => {
+            let mut sending = Sending::new(parts, &added, body, &core.scratch);
+            sending.lines = (!flight.conn.http2).then(|| Lines::new(core.scratch.buffer()));
+            Outgoing::Http1(sending)
+        }
         Protocol::Http2 => {
-            added.insert(&mut parts.headers);
+            added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
             let empty = Request::new(()).into_parts().0;
             Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
         }
@@ -166,14 +186,11 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Incoming, seen: &Seen) ->
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: Incoming, empty: bool, asks: Asks) -> Option<RequestBody> {
-    if empty {
-        return None;
-    }
+fn upload(flight: &mut Flight, body: Inbound, asks: Asks, taken: Option<Taken>) -> RequestBody {
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    Some(RequestBody::Streaming { inner: body, upload, gate, alone: None })
+    RequestBody::Streaming { inner: body, upload, gate, alone: None, taken }
 }
 
 /// Tries candidates until one answers, or the request may not go to another.
@@ -200,17 +217,20 @@ async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         flight.begin_attempt(choice, now);
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, .. } = flight;
+        let Flight { outgoing, head, latch, upload, watch, conn, version, .. } = flight;
+        // HTTP/1.0 knows no answers before the answer.
+        let hints = Some(&watch.hints).filter(|_| conn.http2 || *version == Version::HTTP_11);
+        let early = Early { latch: latch.as_ref(), hints };
         let upload = upload.as_ref();
         let late = || wait.overdue(watch, upload, core.clock);
         let sent = match outgoing {
             Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, latch.as_ref(), head, now));
+                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, early, head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
             outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, upload, head, now));
+                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, (upload, early), head, now));
                 std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
             }
         };
@@ -256,21 +276,34 @@ fn in_time<F: Future>(
 }
 
 /// Passes an endpoint's answer on.
-fn answer(
-    mut flight: Box<Flight>,
-    downstream: Option<OnUpgrade>,
-) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
+fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBody>, (Box<Flight>, Failure)> {
     let now = flight.core.clock.now();
-    let Some(Head { mut parts, seen }) = flight.head.take() else { return Err((flight, Reason::Internal.into())) };
+    let Some(Head { mut parts, seen, mut lines }) = flight.head.take() else {
+        return Err((flight, Reason::Internal.into()));
+    };
     let empty = flight.lease.as_ref().is_none_or(Lease::is_end_stream);
-    let answered = Answered { method: &flight.method, upgrade: downstream.is_some(), empty };
+    let answered = Answered { method: &flight.method, upgrade, empty, lines: lines.is_some() };
+    let via = via(parts.version);
     if let Err(failure) = to_downstream(&mut parts, &seen, &answered) {
         flight.fail_attempt(failure.reason, now);
         return Err((flight, failure));
     }
     flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
     flight.status = Some(parts.status);
-    parts.headers.insert(X_REQUEST_ID, flight.request_id.clone());
+    match &mut lines {
+        Some(lines) => {
+            if seen.request_id {
+                parts.headers.remove(X_REQUEST_ID);
+            }
+            lines.push("via", via.as_bytes());
+            lines.push("x-request-id", flight.request_id.as_bytes());
+        }
+        None => drop(parts.headers.insert(X_REQUEST_ID, flight.request_id.clone())),
+    }
+    if flight.conn.http2 && !seen.date {
+        // Towards HTTP/1.1 the server sees to it.
+        parts.headers.insert(DATE, flight.core.http2.date());
+    }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
     }
@@ -280,31 +313,27 @@ fn answer(
             Some(Lease::Http1(mut connection)) => connection.take_raw(),
             _ => None,
         };
-        if let (Some(downstream), Some(upstream)) = (downstream, upstream) {
-            upgrade::begin(flight, downstream, upstream);
-            return Ok(Response::from_parts(parts, ResponseBody::empty()));
-        }
-        return Err((flight, Reason::UpgradeFailed.into()));
+        return match upstream {
+            Some(upstream) => Ok(Response::from_parts(parts, ResponseBody::switching(flight, upstream).with(lines))),
+            None => Err((flight, Reason::UpgradeFailed.into())),
+        };
     }
     let bodiless =
         flight.method == Method::HEAD || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if empty || bodiless {
         flight.complete_at(now);
         drop(flight);
-        return Ok(Response::from_parts(parts, ResponseBody::empty()));
+        return Ok(Response::from_parts(parts, ResponseBody::empty().with(lines)));
     }
     flight.watch.set(now + flight.watch.idle.get());
-    Ok(Response::from_parts(parts, ResponseBody::proxied(flight)))
+    Ok(Response::from_parts(parts, ResponseBody::proxied(flight).with(lines)))
 }
 
 /// The answer goes out although the request's body was not read: an HTTP/1.1 connection cannot be used again.
 fn unread(flight: &Flight, headers: &mut HeaderMap) {
     let open = flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Open);
-    if open && !flight.conn.http2 {
-        flight.conn.marks.linger.store(true, Relaxed);
-        if flight.latch.as_ref().is_some_and(Latch::is_shut) {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+    if open && !flight.conn.http2 && flight.latch.as_ref().is_some_and(Latch::is_shut) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -312,16 +341,16 @@ fn unread(flight: &Flight, headers: &mut HeaderMap) {
 fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) -> Response<ResponseBody> {
     let done = empty || flight.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Done);
     let close = !done && !flight.conn.http2;
-    if close {
-        flight.conn.marks.linger.store(true, Relaxed);
-    }
     let mut response = failure.response(&flight.request_id, grpc, close);
-    if flight.method == Method::HEAD && !response.body().is_end_stream() {
-        // HTTP/2 would send the body.
-        let body = std::mem::replace(response.body_mut(), ResponseBody::empty());
-        if let Some(length) = body.size_hint().exact() {
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(length) = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream()) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if flight.method == Method::HEAD {
+            // HTTP/2 would send the body.
+            *response.body_mut() = ResponseBody::empty();
         }
+    }
+    if flight.conn.http2 {
+        response.headers_mut().insert(DATE, flight.core.http2.date());
     }
     flight.failed(failure.reason, response.status());
     response

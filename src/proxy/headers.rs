@@ -6,9 +6,8 @@
 //! - Headers of one hop go: `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `TE` but for `trailers`,
 //!   `Transfer-Encoding`, `Upgrade` unless it is passed on. `Connection` may not name what the request means
 //!   (`PROTECTED`): a caller must not be able to strip what this proxy or an endpoint relies on.
-//! - Lengths must agree. hyper's server refuses conflicting lengths itself, and of a request with both
-//!   `Transfer-Encoding` and `Content-Length` it keeps the former and closes afterwards; what HTTP/2 let through is
-//!   checked here, because it would desynchronise an HTTP/1.1 connection to an endpoint.
+//! - Lengths must agree, and no request may have both a length and a transfer coding: it would desynchronise an HTTP/1.1
+//!   connection to an endpoint. HTTP/1.1 clients' lengths are checked where their heads are read (`server1`), too.
 //! - Requests get `X-Forwarded-For`, `-Proto`, `-Host` and `Via` (`added`); responses get `Via`.
 //!
 //! `Host` reaches the endpoint as the client sent it. `Forwarded` (RFC 7239) is left alone.
@@ -25,6 +24,7 @@ use http::header::{
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
+use std::cell::RefCell;
 
 /// A request that names this proxy so often in `Via` goes round in circles.
 const MAX_HOPS: usize = 16;
@@ -66,6 +66,7 @@ pub(super) struct Seen {
     pub load_metrics: bool,
     pub grpc_status: bool,
     pub grpc: bool,
+    pub date: bool,
 }
 
 impl Seen {
@@ -82,7 +83,8 @@ impl Seen {
         match name.len() {
             2 => self.te |= name == "te",
             3 => self.via |= name == "via",
-            4 => self.hosts += u32::from(name == "host"),
+            4 if name == "host" => self.hosts += 1,
+            4 => self.date |= name == "date",
             6 if name == "cookie" => self.cookies += 1,
             6 => self.expect |= name == "expect",
             7 => self.upgrade |= name == "upgrade",
@@ -117,7 +119,15 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
 ///
 /// HTTP/1.1 needs exactly one `Host`; an absolute-form target overrides it. HTTP/2's `:authority` must agree with a
 /// `Host` beside it. Without any (HTTP/1.0), the listener's own name stands in.
-pub(super) fn authority(parts: &request::Parts, seen: &Seen, listener: &HeaderValue) -> Result<HeaderValue, Failure> {
+///
+/// `known` is what the connection's request before asked for, which is most often the same: it is neither looked at nor
+/// copied again then.
+pub(super) fn authority(
+    parts: &request::Parts,
+    seen: &Seen,
+    listener: &HeaderValue,
+    known: &RefCell<HeaderValue>,
+) -> Result<HeaderValue, Failure> {
     if parts.method == Method::CONNECT {
         return Err(Failure::bad_request("CONNECT is not served here.").with_status(StatusCode::NOT_IMPLEMENTED));
     }
@@ -128,26 +138,31 @@ pub(super) fn authority(parts: &request::Parts, seen: &Seen, listener: &HeaderVa
     if !(path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS) {
         return Err(Failure::bad_request("The request's target is none that a proxy can serve."));
     }
-    let header = parts.headers.get(HOST);
+    let header = if seen.hosts > 0 { parts.headers.get(HOST) } else { None };
     let host = match (parts.uri.authority(), header) {
         (Some(target), Some(host)) if parts.version == Version::HTTP_2 => {
             if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) {
                 return Err(Failure::bad_request("Host and :authority differ."));
             }
-            host.clone()
+            host.as_bytes()
         }
         (Some(target), _) => {
             if parts.uri.scheme().is_none_or(|s| *s != Scheme::HTTP && *s != Scheme::HTTPS) {
                 return Err(Failure::bad_request("The target's scheme is neither http nor https."));
             }
-            HeaderValue::from_str(target.as_str()).map_err(|_| Failure::bad_request("The authority is malformed."))?
+            target.as_str().as_bytes()
         }
-        (None, Some(host)) => host.clone(),
-        (None, None) if parts.version == Version::HTTP_10 => listener.clone(),
+        (None, Some(host)) => host.as_bytes(),
+        (None, None) if parts.version == Version::HTTP_10 => listener.as_bytes(),
         (None, None) => return Err(Failure::bad_request("The request has no Host.")),
     };
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(b);
-    if host.as_bytes().iter().all(allowed) { Ok(host) } else { Err(Failure::bad_request("The Host is malformed.")) }
+    let mut known = known.borrow_mut();
+    if known.as_bytes() != host {
+        let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(b);
+        let value = HeaderValue::from_bytes(host).ok().filter(|_| host.iter().all(allowed));
+        *known = value.ok_or(Failure::bad_request("The Host is malformed."))?;
+    }
+    Ok(known.clone())
 }
 
 /// Whether a request's lengths are what can be passed on; `empty` says that it has no body.
@@ -201,12 +216,12 @@ pub(super) fn one_length(headers: &mut HeaderMap, count: u32) -> Option<u64> {
 }
 
 /// The members of a list, however many lines it has.
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+pub(super) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     headers.get_all(name).iter().flat_map(|v| v.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Removes headers of one hop. `Connection`'s own options are returned: whether it asks to upgrade.
-fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) -> bool {
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, seen: &Seen) -> bool {
     let mut upgrade = false;
     if seen.connection {
         let mut named: Vec<HeaderName> = Vec::new();
@@ -304,7 +319,7 @@ pub(super) fn to_upstream(
         headers.append(X_FORWARDED_FOR, hop.client.clone());
         join(headers, &X_FORWARDED_FOR, b", ");
     }
-    target(parts, protocol, hop.host)?;
+    target(parts, seen, protocol, hop.host)?;
     Ok(asks)
 }
 
@@ -339,7 +354,7 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
 }
 
 /// The target in the form that the endpoint's protocol wants, and the authority where it belongs.
-fn target(parts: &mut request::Parts, protocol: Protocol, host: &HeaderValue) -> Result<(), Failure> {
+fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, host: &HeaderValue) -> Result<(), Failure> {
     let malformed = || Failure::bad_request("The request's target is malformed.");
     match protocol {
         Protocol::Http1 => {
@@ -353,13 +368,19 @@ fn target(parts: &mut request::Parts, protocol: Protocol, host: &HeaderValue) ->
             parts.version = Version::HTTP_11;
         }
         Protocol::Http2 => {
-            parts.headers.remove(HOST);
+            if seen.hosts > 0 {
+                parts.headers.remove(HOST);
+            }
+            parts.version = Version::HTTP_2;
+            let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+            if authority == Some(host.as_bytes()) && parts.uri.scheme() == Some(&Scheme::HTTP) {
+                return Ok(());
+            }
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
             uri.scheme = Some(Scheme::HTTP);
             uri.authority =
                 Some(Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).map_err(|_| malformed())?);
             parts.uri = Uri::from_parts(uri).map_err(|_| malformed())?;
-            parts.version = Version::HTTP_2;
         }
     }
     Ok(())
@@ -371,6 +392,8 @@ pub(super) struct Answered<'a> {
     pub upgrade: bool,
     /// Whether the response has no body.
     pub empty: bool,
+    /// Whether what it gets on top is written behind its headers, and not put among them.
+    pub lines: bool,
 }
 
 /// Makes a response fit for the client. `Err` when it is none that can be passed on.
@@ -405,9 +428,19 @@ pub(super) fn to_downstream(parts: &mut response::Parts, seen: &Seen, answered: 
             return Err(Reason::ResponseIncomplete.into());
         }
     }
-    headers.append(VIA, via(from));
+    if !answered.lines {
+        headers.append(VIA, via(from));
+    }
     parts.version = Version::HTTP_11;
     Ok(())
+}
+
+/// Makes an informational answer fit for the client.
+pub(super) fn informational(headers: &mut HeaderMap, seen: &Seen) {
+    remove_hop_by_hop(headers, seen);
+    for name in [&TE, &UPGRADE, &TRANSFER_ENCODING, &CONTENT_LENGTH] {
+        headers.remove(name);
+    }
 }
 
 /// Removes from trailers what may not stand there (RFC 9110, section 6.5.1): framing, routing, one-hop headers.

@@ -54,18 +54,22 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    fn value(&mut self, bytes: &[u8]) -> HeaderValue {
+    /// A header's value of these bytes, which are visible ones. It is marked as one that HTTP/2 keeps out of its table of
+    /// values that come again: it never does, and the table is searched from end to end for it.
+    pub(super) fn value(&mut self, bytes: &[u8]) -> HeaderValue {
         if self.arena.capacity() < bytes.len() {
             self.arena = BytesMut::with_capacity(ARENA);
         }
         self.arena.extend_from_slice(bytes);
         let bytes: Bytes = self.arena.split().freeze();
         // Hexadecimal digits and dashes are always a value.
-        HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static("0"))
+        let mut value = HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| HeaderValue::from_static("0"));
+        value.set_sensitive(true);
+        value
     }
 
     /// The caller's request id when it is sane, else a new one; and whether it is new. The caller's is copied: a part of
-    /// the block that the request was read into would keep hyper from using that again.
+    /// the block that the request was read into would keep the core from using that again.
     pub(super) fn request_id(&mut self, given: Option<&HeaderValue>, rng: &mut impl Rng) -> (HeaderValue, bool) {
         let sane = |id: &&HeaderValue| {
             (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)

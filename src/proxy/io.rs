@@ -1,44 +1,27 @@
-//! A downstream TCP connection with the bytes that sniffing took, and with marks of what moved on it.
+//! A downstream TCP connection as hyper's HTTP/2 server gets it: with the bytes that were read to know the protocol,
+//! and with a mark of what was written.
 //!
 //! hyper's own wrapper (`TokioIo`) turns this into its traits; this room has no unsafe code to do that itself.
-//!
-//! **Lingering close.** When an answer goes out before the request's body was read, closing at once would make the
-//! kernel reset the connection, and the client might never see the answer (RFC 9112, section 9.6). So where unread
-//! bytes are likely, `poll_shutdown` closes the sending side and then reads and discards for a while.
 
-use bytes::{Buf, Bytes, BytesMut};
-use std::cell::Cell;
-use std::future::Future;
+use bytes::{Buf, Bytes};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
 /// What every HTTP/2 connection with prior knowledge starts with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What sniffing reads at most; it is served from here and then given back.
-const SNIFFED: usize = 4096;
-/// What a lingering close discards at most, in bytes, and how long it waits for the client to close.
-const MAX_LINGER: usize = 256 * 1024;
-const LINGER: Duration = Duration::from_secs(2);
 
-/// Marks that the connection's task reads. Atomic only because an upgraded connection must be `Send`: one thread
-/// writes and the same one reads.
+/// Marks that the connection's task reads: one thread writes and the same one reads.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// Something was read since the mark was taken.
     pub read: AtomicBool,
     /// Something was written since the mark was taken.
     pub wrote: AtomicBool,
-    /// The last bytes given to the socket did not all fit.
-    pub blocked: AtomicBool,
-    /// Close by lingering.
-    pub linger: AtomicBool,
 }
 
 impl Marks {
@@ -56,74 +39,37 @@ pub(super) enum Spoken {
     Http2,
 }
 
+/// What a client speaks that begins with these bytes; `None` when more are needed to know.
+pub(super) fn spoken(first: &[u8]) -> Option<Spoken> {
+    let known = first.len().min(PREFACE.len());
+    if first.get(..known) != PREFACE.get(..known) {
+        return Some(Spoken::Http1);
+    }
+    (known == PREFACE.len()).then_some(Spoken::Http2)
+}
+
 /// A downstream connection.
 #[derive(Debug)]
 pub(super) struct Io {
     stream: TcpStream,
     prefix: Bytes,
     marks: Arc<Marks>,
-    /// The sending side is closed.
-    closed: bool,
-    lingering: Option<Lingering>,
-}
-
-#[derive(Debug)]
-struct Lingering {
-    discarded: usize,
-    until: Pin<Box<Sleep>>,
-}
-
-/// Reads the first bytes until they tell the protocol; `None` when the client closed before. Says in `begun` when the
-/// first one is there.
-pub(super) async fn sniff(mut stream: TcpStream, begun: &Cell<bool>) -> io::Result<Option<(Io, Spoken)>> {
-    let mut first = BytesMut::with_capacity(SNIFFED);
-    let spoken = loop {
-        if stream.read_buf(&mut first).await? == 0 {
-            if first.is_empty() {
-                return Ok(None);
-            }
-            // Half a preface and no more: hyper says what is wrong with it.
-            break Spoken::Http1;
-        }
-        begun.set(true);
-        let known = first.len().min(PREFACE.len());
-        if first.get(..known) != PREFACE.get(..known) {
-            break Spoken::Http1;
-        }
-        if known == PREFACE.len() {
-            break Spoken::Http2;
-        }
-    };
-    let io = Io { stream, prefix: first.freeze(), marks: Arc::default(), closed: false, lingering: None };
-    Ok(Some((io, spoken)))
 }
 
 impl Io {
+    /// A connection on which `read` came already.
+    pub(super) fn new(stream: TcpStream, read: Bytes) -> Self {
+        Self { stream, prefix: read, marks: Arc::default() }
+    }
+
     pub(super) fn marks(&self) -> &Arc<Marks> {
         &self.marks
     }
 
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
-        self.marks.blocked.store(written.is_pending(), Relaxed);
         if written.is_ready() {
             self.marks.wrote.store(true, Relaxed);
         }
-    }
-
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let lingering = self
-            .lingering
-            .get_or_insert_with(|| Lingering { discarded: 0, until: Box::pin(tokio::time::sleep(LINGER)) });
-        let mut discarded = [0u8; 4096];
-        while lingering.discarded < MAX_LINGER {
-            let mut buf = ReadBuf::new(&mut discarded);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => lingering.discarded += buf.filled().len(),
-                Poll::Ready(_) => break,
-                Poll::Pending => return lingering.until.as_mut().poll(cx),
-            }
-        }
-        Poll::Ready(())
     }
 }
 
@@ -140,11 +86,11 @@ impl AsyncRead for Io {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.marks.read.store(true, Relaxed);
         }
-        Poll::Ready(read)
+        read
     }
 }
 
@@ -174,13 +120,6 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.closed {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.closed = true;
-        }
-        if self.marks.linger.load(Relaxed) {
-            ready!(self.poll_linger(cx));
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

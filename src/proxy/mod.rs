@@ -1,9 +1,8 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
-//! Pingora's `Server` and `Service` are the chassis (threads' life, signals, the hand-over of sockets); hyper's
-//! low-level connections are the engine towards clients and HTTP/2 endpoints, a client of our own towards HTTP/1.1
-//! endpoints (`performance.md` says why). One thread a core, each with one current-thread
-//! runtime, its own sockets, pools, random numbers and ids. On a request's way there is no lock, no task and no
+//! Pingora's `Server` and `Service` are the chassis (threads' life, signals, the hand-over of sockets); the
+//! requests run on connections of our own (`performance.md` says why), those of HTTP/2 on the `h2` crate. One thread a
+//! core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's way there is no lock, no task and no
 //! channel of ours, no hashing of strings, and two readings of the clock: at its start and at its answer's head (a
 //! third at the end of a body).
 //!
@@ -11,12 +10,14 @@
 //! | --- | --- |
 //! | `service` | the Pingora service: threads, listeners that follow the configuration, drain |
 //! | `core` | one thread: accepting, commands, the generation at hand |
-//! | `conn` | a client's connection: protocol, idle and head limits, farewell |
+//! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
+//! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, pick, tries, answer |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
-//! | `body`, `expect`, `upgrade` | bodies, 100-continue, WebSocket |
+//! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
+//! | `wire1` | what HTTP/1.1 needs on both sides |
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `io`, `gauges` | what it says |
@@ -31,21 +32,26 @@ mod clock;
 mod conn;
 mod core;
 mod deadlines;
+mod early;
 mod expect;
 mod failure;
 mod flight;
 mod forward;
 mod gauges;
 mod headers;
+mod http2;
 mod ids;
+mod inbound;
 mod io;
 mod names;
+mod server1;
 mod service;
 mod shared;
 mod sockets;
 mod upgrade;
 mod upstream;
 mod watch;
+mod wire1;
 
 pub use clock::Clock;
 pub use gauges::{GaugesSnapshot, ProxyGauges};

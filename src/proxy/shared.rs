@@ -1,60 +1,78 @@
 //! HTTP/2 connections to endpoints, which requests share.
 //!
-//! hyper runs each in a task of its own. A request whose endpoint says that it did nothing with it (REFUSED_STREAM, or
-//! GOAWAY with an earlier stream) may be sent again where it has no body, of which a part would be gone.
+//! Each runs in a task of its own, so that what many requests have to say leaves in one write. A request whose endpoint
+//! says that it did nothing with it (REFUSED_STREAM, or GOAWAY with an earlier stream) may be sent again where no more
+//! was taken of its body than one frame, which is kept for that until the answer's head is there.
+//!
+//! Where an answer's head comes before the request's end, a task of its own sends the rest: whoever reads the answer may
+//! be held up by its client, which may want to be rid of its body first.
 
 use super::body::{Progress, RequestBody, Upload};
 use super::client1::Head;
 use super::core::Core;
+use super::early::{Early, Hints};
 use super::failure::Failure;
 use super::headers::Seen;
-use super::upstream::{Lease, LocalExecutor, Open, Outgoing, Sent, connect};
+use super::http2::{CONNECTION_WINDOW, MAX_BUFFER, Patience, Pipe, Received, STREAM_WINDOW, Silence};
+use super::upstream::{Lease, Open, Outgoing, Sent, connect};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
-use http::Request;
-use hyper::client::conn::{TrySendError, http2};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
+use http_body::Body;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
-/// What a connection holds of a request before it stops taking more, and how large a head may be, in bytes.
-const MAX_BUFFER: usize = 64 * 1024;
-/// HTTP/2 flow control: what an endpoint may send unread, a stream and a connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How often an HTTP/2 connection with requests on it is checked to be alive, and how long that may take.
-const PING_EVERY: Duration = Duration::from_secs(15);
-const PING_WITHIN: Duration = Duration::from_secs(10);
-
-type Sender = http2::SendRequest<RequestBody>;
-type Connection = http2::Connection<TokioIo<TcpStream>, RequestBody, LocalExecutor>;
+/// An endpoint with requests on its connection is pinged after 15 seconds without a byte of it, and gone after 10 more.
+const PATIENCE: Patience = Patience { time: Duration::from_secs(5), ask_after: 3, give_up_after: 5 };
+/// How many requests may be under way before the endpoint has said how many it takes: the least that the standard
+/// recommends to allow.
+const FIRST_STREAMS: usize = 100;
 
 /// An HTTP/2 connection that requests share.
 pub(super) struct Shared {
-    sender: Sender,
+    sender: RefCell<SendRequest<Bytes>>,
     pub(super) streams: Cell<usize>,
-    /// hyper's side of it, until it is over.
-    connection: Rc<RefCell<Option<Connection>>>,
+    /// It takes no more requests.
+    over: Rc<Cell<bool>>,
     pub(super) used: Cell<Time>,
 }
 
 impl Shared {
     pub(super) fn closed(&self) -> bool {
-        self.sender.is_closed()
+        self.over.get()
     }
 
     /// Whether the endpoint allows no more streams; it may change its mind at any time.
     pub(super) fn full(&self) -> bool {
-        let connection = self.connection.borrow();
-        connection.as_ref().is_some_and(|c| self.streams.get() >= c.current_max_send_streams())
+        self.streams.get() >= self.sender.borrow().current_max_send_streams()
+    }
+
+    /// Whether it takes another request. That it does not is noted.
+    fn takes(&self) -> bool {
+        let mut sender = self.sender.borrow_mut();
+        match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {}
+            // The request before waits for a stream. `h2` lets a handle queue one alone; a new one may queue the next.
+            Poll::Pending => {
+                let fresh = sender.clone();
+                *sender = fresh;
+            }
+            Poll::Ready(Err(_)) => self.over.set(true),
+        }
+        !self.over.get()
     }
 }
 
@@ -66,11 +84,37 @@ pub(super) struct Attempted {
 }
 
 /// Counts one stream of a shared connection.
-pub(super) struct StreamGuard(Rc<Shared>);
+struct StreamGuard(Rc<Shared>);
+
+impl StreamGuard {
+    fn new(shared: Rc<Shared>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self(shared)
+    }
+}
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+/// An answer that comes over a shared connection.
+pub(super) struct Lease2 {
+    pub(super) body: Received,
+    /// Sends the rest of the request.
+    rest: Option<AbortHandle>,
+    _guard: StreamGuard,
+}
+
+impl Drop for Lease2 {
+    fn drop(&mut self) {
+        // Where the answer came to its end, the endpoint may still want the rest of the request.
+        if let Some(rest) = self.rest.take()
+            && !self.body.is_end_stream()
+        {
+            rest.abort();
+        }
     }
 }
 
@@ -80,7 +124,7 @@ pub(super) async fn send2(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     outgoing: &mut Outgoing,
-    upload: Option<&Rc<Upload>>,
+    (upload, early): (Option<&Rc<Upload>>, Early<'_>),
     place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
@@ -104,56 +148,128 @@ pub(super) async fn send2(
                 }
             },
         };
-        let mut sender = shared.sender.clone();
-        shared.streams.set(shared.streams.get() + 1);
-        let guard = StreamGuard(shared);
-        let spare = spare(&request);
-        match sender.try_send_request(request).await {
-            Ok(response) => {
-                let (parts, body) = response.into_parts();
-                let seen = Seen::in_headers(&parts.headers);
-                *place = Some(Head { parts, seen });
-                return Sent::Answered(Lease::Http2(body, guard));
+        if !shared.takes() {
+            if fresh {
+                *outgoing = Outgoing::Http2(request);
+                return Sent::Unsent(Reason::UpstreamReset);
             }
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if fresh => {
-                    *outgoing = Outgoing::Http2(unsent);
-                    return Sent::Unsent(Reason::UpstreamReset);
+            continue;
+        }
+        let guard = StreamGuard::new(shared);
+        let (head, body) = request.into_parts();
+        let spare = Spare::of(&head, core.scratch.buffer());
+        let sent = guard.0.sender.borrow_mut().send_request(Request::from_parts(head, ()), body.is_end_stream());
+        let Ok((response, stream)) = sent else {
+            // The connection takes requests, as was asked just now: it is the request that it does not take.
+            return Sent::Lost(Reason::Internal.into());
+        };
+        let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(stream, body)) };
+        let error = match exchange(response, &mut pipe, early.hints).await {
+            Ok(response) => {
+                core.scratch.recycle(spare.headers);
+                let (parts, body) = response.into_parts();
+                let (mut body, seen) = (Received::new(body), Seen::in_headers(&parts.headers));
+                if seen.lengths > 0 {
+                    body.announced(&parts.headers);
                 }
-                Some(unsent) => request = unsent,
-                None => match (declined(error.error()), spare) {
-                    // The connection is leaving, not the endpoint.
-                    (Some(Declined::Leaving), Some(spare)) if !again => {
-                        again = true;
-                        request = spare;
-                    }
-                    (Some(Declined::Leaving | Declined::Refused), spare) => {
-                        *outgoing = spare.map_or(Outgoing::Gone, Outgoing::Http2);
-                        return Sent::Declined;
-                    }
-                    (Some(Declined::Failing), Some(spare)) => {
-                        *outgoing = Outgoing::Http2(spare);
-                        return Sent::Unsent(Reason::UpstreamReset);
-                    }
-                    _ => return Sent::Lost(classify(&error, upload)),
-                },
-            },
+                *place = Some(Head { parts, seen, lines: None });
+                let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
+                    let sending = async move {
+                        let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
+                    };
+                    tokio::task::spawn_local(sending).abort_handle()
+                });
+                return Sent::Answered(Lease::Http2(Lease2 { body, rest, _guard: guard }));
+            }
+            Err(error) => error,
+        };
+        let declined = declined(&error);
+        if matches!(declined, Some(Declined::Leaving | Declined::Failing)) {
+            guard.0.over.set(true);
+        }
+        let body = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
+        let whole = declined.is_some().then_some(body).flatten().and_then(|body| spare.request(body));
+        match (declined, whole) {
+            // The connection is leaving, not the endpoint.
+            (Some(Declined::Leaving), Some(whole)) if !again => {
+                again = true;
+                request = whole;
+            }
+            (Some(Declined::Leaving | Declined::Refused), whole) => {
+                *outgoing = whole.map_or(Outgoing::Gone, Outgoing::Http2);
+                return Sent::Declined;
+            }
+            (Some(Declined::Failing), Some(whole)) => {
+                *outgoing = Outgoing::Http2(whole);
+                return Sent::Unsent(Reason::UpstreamReset);
+            }
+            _ => return Sent::Lost(classify(&error, upload)),
         }
     }
 }
 
-/// The same request once more, where it has no body.
-fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let RequestBody::Empty = request.body() else { return None };
-    let mut spare = Request::new(RequestBody::Empty);
-    request.method().clone_into(spare.method_mut());
-    request.uri().clone_into(spare.uri_mut());
-    request.headers().clone_into(spare.headers_mut());
-    *spare.version_mut() = request.version();
-    Some(spare)
+/// Sends the request's body and waits for the answer's head, both at once.
+async fn exchange(
+    mut response: ResponseFuture,
+    pipe: &mut Option<Pipe<RequestBody>>,
+    hints: Option<&Hints>,
+) -> Result<Response<h2::RecvStream>, h2::Error> {
+    std::future::poll_fn(|cx| {
+        if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
+            // However it ends, the answer tells of it: a reset is what it then is.
+            let _ = pipe.poll(cx);
+        }
+        if let Some(hints) = hints {
+            while let Poll::Ready(Some(Ok(hint))) = response.poll_informational(cx) {
+                let parts = hint.into_parts().0;
+                let seen = Seen::in_headers(&parts.headers);
+                hints.give(Head { parts, seen, lines: None });
+            }
+        }
+        Pin::new(&mut response).poll(cx)
+    })
+    .await
+}
+
+/// A request's head once more. Its headers are written into one buffer, which costs a third of what a second map asks
+/// for; they are hardly ever read again.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    /// The lengths of a name and of its value, and then both of them; and again.
+    headers: Vec<u8>,
+}
+
+impl Spare {
+    fn of(head: &request::Parts, mut headers: Vec<u8>) -> Self {
+        for (name, value) in &head.headers {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            let lengths = (name.len() as u64) << 32 | value.len() as u64;
+            headers.extend_from_slice(&lengths.to_ne_bytes());
+            headers.extend_from_slice(name);
+            headers.extend_from_slice(value);
+        }
+        Self { method: head.method.clone(), uri: head.uri.clone(), headers }
+    }
+
+    fn request(&self, body: RequestBody) -> Option<Request<RequestBody>> {
+        let mut request = Request::new(body);
+        let mut rest = self.headers.as_slice();
+        while !rest.is_empty() {
+            let lengths = u64::from_ne_bytes(rest.split_off(..size_of::<u64>())?.try_into().ok()?);
+            let (name, value) = ((lengths >> 32) as usize, lengths as u32 as usize);
+            let (name, value) = (rest.split_off(..name)?, rest.split_off(..value)?);
+            let (name, value) = (HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+            request.headers_mut().append(name, value);
+        }
+        (*request.method_mut(), *request.uri_mut()) = (self.method.clone(), self.uri.clone());
+        *request.version_mut() = Version::HTTP_2;
+        Some(request)
+    }
 }
 
 /// How an HTTP/2 endpoint says that it did nothing with a request (RFC 9113, section 8.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Declined {
     /// It takes no more at the moment.
     Refused,
@@ -163,19 +279,17 @@ enum Declined {
     Failing,
 }
 
-fn declined(error: &hyper::Error) -> Option<Declined> {
-    let h2 = h2_error(error).filter(|e| e.is_remote())?;
+fn declined(error: &h2::Error) -> Option<Declined> {
+    if !error.is_remote() {
+        return None;
+    }
     // A stream only gets the GOAWAY for an error when it is above the last that the endpoint looked at.
-    match h2.reason() {
-        Some(h2::Reason::REFUSED_STREAM) if h2.is_reset() => Some(Declined::Refused),
-        Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Some(Declined::Leaving),
-        _ if h2.is_go_away() => Some(Declined::Failing),
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Some(Declined::Refused),
+        Some(h2::Reason::NO_ERROR) if error.is_go_away() => Some(Declined::Leaving),
+        _ if error.is_go_away() => Some(Declined::Failing),
         _ => None,
     }
-}
-
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    std::iter::successors(std::error::Error::source(error), |e| e.source()).find_map(|e| e.downcast_ref())
 }
 
 /// Opens a shared connection. `None` when another request was opening one, which is then over. Where that failed, it
@@ -192,34 +306,44 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
+    let heard = Rc::new(Cell::new(false));
     let opened = async {
         let stream = connect(endpoint, timeouts).await?;
-        core.client2.0.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::ConnectFailed)
+        core.client2.handshake(Wire { stream, heard: heard.clone() }).await.map_err(|_| Reason::ConnectFailed)
     };
-    let (sender, connection) = match opened.await {
+    let (sender, mut connection) = match opened.await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
             return Err(reason);
         }
     };
-    let connection = Rc::new(RefCell::new(Some(connection)));
-    let shared =
-        Rc::new(Shared { sender, streams: Cell::new(0), connection: connection.clone(), used: Cell::new(now) });
+    let over = Rc::new(Cell::new(false));
+    let shared = Rc::new(Shared {
+        sender: RefCell::new(sender),
+        streams: Cell::new(0),
+        over: over.clone(),
+        used: Cell::new(now),
+    });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
     drop(opening);
     let open = Open::new(core);
+    let mut silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
+    let asked = Rc::downgrade(&shared);
     tokio::task::spawn_local(async move {
-        // What went wrong is told to the requests on it: those not sent yet get their message back when it is dropped.
-        std::future::poll_fn(|cx| match connection.borrow_mut().as_mut() {
-            Some(running) => Pin::new(running).poll(cx).map(drop),
-            None => Poll::Ready(()),
+        // What went wrong is told to the requests on it.
+        std::future::poll_fn(|cx| {
+            let matters = || asked.upgrade().is_some_and(|s| s.streams.get() > 0);
+            if silence.broken(cx, || heard.take(), matters) {
+                return Poll::Ready(());
+            }
+            Pin::new(&mut connection).poll(cx).map(drop)
         })
         .await;
-        let over = connection.take();
-        drop((over, open));
+        over.set(true);
+        drop((connection, open));
     });
     Ok(Some(shared))
 }
@@ -252,15 +376,11 @@ impl Drop for Opening {
 }
 
 /// Why a request that was written got no answer.
-fn classify(error: &TrySendError<Request<RequestBody>>, upload: Option<&Rc<Upload>>) -> Failure {
+fn classify(error: &h2::Error, upload: Option<&Rc<Upload>>) -> Failure {
     if upload.is_some_and(|u| u.progress.get() == Progress::Broken) {
         return Reason::RequestIncomplete.into();
     }
-    let error = error.error();
-    if error.is_parse() {
-        return Reason::UpstreamProtocol.into();
-    }
-    match h2_error(error).and_then(h2::Error::reason) {
+    match error.reason() {
         Some(
             h2::Reason::PROTOCOL_ERROR
             | h2::Reason::FRAME_SIZE_ERROR
@@ -271,20 +391,77 @@ fn classify(error: &TrySendError<Request<RequestBody>>, upload: Option<&Rc<Uploa
     }
 }
 
-/// hyper's client settings, made once a core.
-pub(super) struct Builder(http2::Builder<LocalExecutor>);
+/// Settings for endpoints, made once a core.
+pub(super) fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_max_send_streams(FIRST_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_BUFFER as u32)
+        .max_send_buffer_size(MAX_BUFFER)
+        .enable_push(false);
+    builder
+}
 
-impl Builder {
-    pub(super) fn new() -> Self {
-        let mut client = http2::Builder::new(LocalExecutor);
-        client
-            .timer(hyper_util::rt::TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_BUFFER as u32)
-            .max_send_buf_size(MAX_BUFFER)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN);
-        Self(client)
+/// A connection's stream, which notes that something came.
+struct Wire {
+    stream: TcpStream,
+    heard: Rc<Cell<bool>>,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        self.heard.set(true);
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_head_is_the_head() {
+        let request = Request::post("http://shop/a?b")
+            .version(Version::HTTP_2)
+            .header("x-long", "y".repeat(300))
+            .header("x-bytes", HeaderValue::from_bytes(b"\xff\x80").unwrap())
+            .header("accept", "")
+            .header("cookie", "a")
+            .header("cookie", "b");
+        let head = request.body(()).unwrap().into_parts().0;
+        let spare = Spare::of(&head, Vec::new()).request(RequestBody::Empty).unwrap();
+        assert_eq!((spare.method(), spare.uri(), spare.version()), (&head.method, &head.uri, head.version));
+        assert_eq!(spare.headers(), &head.headers);
+        let cut = Spare { headers: vec![1; 17], method: Method::GET, uri: Uri::default() };
+        assert!(cut.request(RequestBody::Empty).is_none());
     }
 }

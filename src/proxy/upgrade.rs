@@ -1,16 +1,15 @@
 //! Connections that stopped speaking HTTP: WebSocket and whatever else HTTP/1.1's `Upgrade` switches to.
 //!
-//! Bytes are copied both ways by one task a connection; when one side closes its sending half, the other is told, and
+//! Bytes are copied both ways by the client's connection's task; when one side closes its sending half, the other is told, and
 //! the rest still flows. The request counts as under way until both directions are over, or nothing moved for the
 //! cluster's idle limit, or the whole-request limit passed.
 
-use super::client1::Raw;
+use super::body::Switched;
 use super::clock::Clock;
 use super::flight::Flight;
+use super::wire1::Raw;
 use crate::links::Time;
 use crate::observe::Reason;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::cell::Cell;
 use std::io;
 use std::pin::{Pin, pin};
@@ -21,61 +20,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 /// What each direction holds at most, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// Joins both sides as soon as the client's has switched, too.
-pub(super) fn begin(mut flight: Box<Flight>, downstream: OnUpgrade, upstream: Raw) {
-    tokio::task::spawn_local(async move {
-        let core = flight.core.clone();
-        let _open = Open::new(&flight);
-        let Ok(client) = downstream.await else {
-            flight.broken(Reason::UpgradeFailed);
-            return;
-        };
-        let moved_at = Rc::new(Cell::new(core.clock.now()));
-        let mut client = Side { inner: TokioIo::new(client), clock: core.clock, moved_at: moved_at.clone() };
-        let mut endpoint = Side { inner: upstream, clock: core.clock, moved_at: moved_at.clone() };
-        let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER));
-        let idle = flight.watch.idle.get();
-        let limit = flight.watch.limit.get();
-        let over = loop {
-            let due = moved_at.get() + idle;
-            let due = limit.map_or(due, |l| l.min(due));
-            tokio::select! {
-                copied = &mut copying => break copied,
-                () = tokio::time::sleep_until(core.clock.instant(due)) => {
-                    let now = core.clock.now();
-                    if limit.is_some_and(|l| now >= l) {
-                        return flight.broken(Reason::RequestTimeout);
-                    }
-                    if now >= moved_at.get() + idle {
-                        return flight.broken(Reason::IdleTimeout);
-                    }
+/// Joins both sides, until both are over.
+pub(super) async fn carry(switched: Switched, client: Raw<()>) {
+    let Switched { mut flight, upstream } = switched;
+    let core = flight.core.clone();
+    let _open = Open::new(&flight);
+    let moved_at = Rc::new(Cell::new(core.clock.now()));
+    let mut client = Side { inner: client, clock: core.clock, moved_at: moved_at.clone() };
+    let mut endpoint = Side { inner: upstream, clock: core.clock, moved_at: moved_at.clone() };
+    let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER));
+    let idle = flight.watch.idle.get();
+    let limit = flight.watch.limit.get();
+    let over = loop {
+        let due = moved_at.get() + idle;
+        let due = limit.map_or(due, |l| l.min(due));
+        tokio::select! {
+            copied = &mut copying => break copied,
+            () = tokio::time::sleep_until(core.clock.instant(due)) => {
+                let now = core.clock.now();
+                if limit.is_some_and(|l| now >= l) {
+                    return flight.broken(Reason::RequestTimeout);
+                }
+                if now >= moved_at.get() + idle {
+                    return flight.broken(Reason::IdleTimeout);
                 }
             }
-        };
-        // A reset is how many peers end such a connection; there is no answer left to break.
-        if let Ok((up, down)) = over {
-            flight.copied(up, down);
         }
-        flight.complete();
-    });
+    };
+    // A reset is how many peers end such a connection; there is no answer left to break.
+    if let Ok((up, down)) = over {
+        flight.copied(up, down);
+    }
+    flight.complete();
 }
 
-/// Counts an upgraded connection while it lives. The client's connection task has ended, so this keeps the core alive.
-struct Open {
-    core: Rc<super::core::Core>,
-    _counted: super::core::Counted,
-}
+/// Counts an upgraded connection while it lives.
+struct Open(Rc<super::core::Core>);
 
 impl Open {
     fn new(flight: &Flight) -> Self {
         flight.core.gauge(|g| g.upgraded.add(1));
-        Self { core: flight.core.clone(), _counted: super::core::Counted::new(&flight.core) }
+        Self(flight.core.clone())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.core.gauge(|g| g.upgraded.sub(1));
+        self.0.gauge(|g| g.upgraded.sub(1));
     }
 }
 

@@ -15,16 +15,15 @@
 use super::body::RequestBody;
 use super::client1::{Connection, Ended, Exchange, Head, Sending};
 use super::core::Core;
-use super::expect::Latch;
+use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
-use super::shared::{Attempted, Shared, StreamGuard};
+use super::shared::{Attempted, Lease2, Shared};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
 use http::Request;
-use hyper::body::Incoming;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
@@ -52,7 +51,7 @@ pub(super) enum Outgoing {
 /// What an answer's body comes from.
 pub(super) enum Lease {
     Http1(Box<Connection>),
-    Http2(Incoming, #[expect(dead_code, reason = "held for its drop")] StreamGuard),
+    Http2(Lease2),
 }
 
 /// How sending went.
@@ -62,7 +61,7 @@ pub(super) enum Sent {
     /// The endpoint never saw the request, which is whole.
     Unsent(Reason),
     /// The endpoint says that it did nothing with the request: it has too many already, or is leaving. The request is
-    /// whole where it had no body, else gone.
+    /// whole where at most one frame was taken of its body, else gone.
     Declined,
     /// It may have.
     Lost(Failure),
@@ -175,13 +174,13 @@ pub(super) async fn send1(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     sending: &mut Sending,
-    latch: Option<&Latch>,
+    early: Early<'_>,
     place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
     let mut written = false;
     if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
-        match exchange(core, connection, sending, latch, place).await {
+        match exchange(core, connection, sending, early, place).await {
             Ok(lease) => return Sent::Answered(lease),
             Err(Ended::Unused) => {}
             Err(Ended::Silent) if sending.repeatable() => {
@@ -192,7 +191,7 @@ pub(super) async fn send1(
         }
     }
     // Boxed: the rare way must not make every request's future as large as itself.
-    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, latch, place)).await {
+    match Box::pin(send1_afresh(core, endpoint, timeouts, sending, early, place)).await {
         Sent::Unsent(_) if written => Sent::Lost(Reason::UpstreamReset.into()),
         sent => sent,
     }
@@ -203,7 +202,7 @@ async fn send1_afresh(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     sending: &mut Sending,
-    latch: Option<&Latch>,
+    early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
     let stream = match connect(endpoint, timeouts).await {
@@ -215,7 +214,7 @@ async fn send1_afresh(
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
     }
-    match exchange(core, connection, sending, latch, place).await {
+    match exchange(core, connection, sending, early, place).await {
         Ok(lease) => Sent::Answered(lease),
         Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
         Err(ended) => Sent::Lost(ended.reason().into()),
@@ -226,11 +225,11 @@ async fn exchange(
     core: &Core,
     connection: Box<Connection>,
     sending: &mut Sending,
-    latch: Option<&Latch>,
+    early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Result<Lease, Ended> {
     let mut exchange = Exchange::new(connection);
-    std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, latch, place)).await?;
+    std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, early, place)).await?;
     Ok(Lease::Http1(exchange.into_connection()))
 }
 

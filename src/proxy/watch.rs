@@ -6,6 +6,7 @@
 //! for the request that is dropped with it.
 
 use super::deadlines::{Deadline, Deadlines};
+use super::early::Hints;
 use crate::links::Time;
 use crate::observe::Reason;
 use std::cell::Cell;
@@ -20,6 +21,8 @@ pub(super) struct Watch {
     pub idle: Cell<Duration>,
     /// When the whole request must be over.
     pub limit: Cell<Option<Time>>,
+    /// What the endpoint says before it answers, for the task to pass on.
+    pub hints: Hints,
     /// Why the task gave up.
     pub verdict: Cell<Option<Reason>>,
 }
@@ -31,8 +34,19 @@ impl Watch {
             moved: Cell::new(false),
             idle: Cell::new(Duration::MAX),
             limit: Cell::new(None),
+            hints: Hints::default(),
             verdict: Cell::new(None),
         })
+    }
+
+    /// Makes it as new, for another request.
+    pub(super) fn reset(&mut self) {
+        self.deadline.clear();
+        self.hints = Hints::default();
+        self.moved.set(false);
+        self.idle.set(Duration::MAX);
+        self.limit.set(None);
+        self.verdict.set(None);
     }
 
     /// Sets the deadline, or the request's own limit where that is sooner.

@@ -6,9 +6,9 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
-use super::names::{Header, Names};
+use super::super::wire1::{Framing, Header, Lines, Malformed, Names, Options};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
 use hyper::ext::ReasonPhrase;
 use std::mem::MaybeUninit;
@@ -19,19 +19,6 @@ const MAX_HEADERS: usize = 100;
 /// How many this proxy adds, for which there is room then.
 const ADDED: usize = 2;
 
-/// The bytes are no answer that can be passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
-
-/// Where an answer's body ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-    /// With the connection.
-    Close,
-}
-
 /// The head of a final answer, or of 101.
 #[derive(Debug)]
 pub(in crate::proxy) struct Head {
@@ -39,13 +26,15 @@ pub(in crate::proxy) struct Head {
     pub parts: response::Parts,
     /// What is among the headers. Lengths and codings are none any more: they were checked and agree.
     pub seen: Seen,
+    /// Those that nobody needs to look at, which are not among the others then.
+    pub lines: Option<Lines>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// More bytes are needed.
     Partial,
-    /// A 1xx other than 101; it was taken off.
+    /// A 1xx other than 101; its head is where it was asked for.
     Informational(StatusCode),
     /// The head is where it was asked for.
     Final(Framing, Keep),
@@ -55,18 +44,13 @@ pub(super) enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Keep(pub bool);
 
-/// Whether the end of a head may stand in these bytes, `seen` of which were looked at before. A head that comes in
-/// many pieces would otherwise be parsed from its start for each.
-pub(super) fn may_end(bytes: &[u8], seen: usize) -> bool {
-    let new = bytes.get(seen.saturating_sub(2)..).unwrap_or_default();
-    new.windows(2).any(|w| w == b"\n\n") || new.windows(3).any(|w| w == b"\n\r\n")
-}
-
-/// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more.
+/// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more; `plain`
+/// takes the headers of an answer that nobody needs to look at.
 pub(super) fn parse(
     bytes: &mut Bytes,
     method: &Method,
     spare: &mut HeaderMap,
+    plain: &mut Option<Lines>,
     names: &mut Names,
     place: &mut Option<Head>,
 ) -> Result<Parsed, Malformed> {
@@ -84,32 +68,43 @@ pub(super) fn parse(
         Err(_) => return Err(Malformed),
     };
     let status = head.code.and_then(|c| StatusCode::from_u16(c).ok()).ok_or(Malformed)?;
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        bytes::Buf::advance(bytes, length);
-        return Ok(Parsed::Informational(status));
-    }
-    let mut headers = std::mem::take(spare);
+    let informational = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    let mut headers = if informational { HeaderMap::new() } else { std::mem::take(spare) };
     headers.clear();
     headers.reserve(head.headers.len() + ADDED);
     let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let seen = Seen::default();
-    let mut building = Building { headers, seen, length: None, listed: false, close: false, keep: false };
-    for line in head.headers.iter() {
-        building.add(bytes, line, names)?;
+    let mut building = Building::new(headers);
+    let mut aside = plain.as_mut().filter(|_| !informational);
+    building.read(bytes, head.headers, names, aside.as_deref_mut())?;
+    if building.seen.connection
+        && let Some(lines) = aside
+    {
+        // It may name any of them.
+        lines.clear();
+        building.headers.clear();
+        building = Building::new(building.headers);
+        building.read(bytes, head.headers, names, None)?;
+    }
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version) = (status, version);
+    if informational {
+        parts.headers = building.headers;
+        *place = Some(Head { parts, seen: building.seen, lines: None });
+        bytes::Buf::advance(bytes, length);
+        return Ok(Parsed::Informational(status));
     }
     let framing = building.framing(version, status, method)?;
-    let Building { headers, seen, close, keep, .. } = building;
-    let keep = !close
-        && (version == Version::HTTP_11 || keep)
+    let Building { headers, seen, options, .. } = building;
+    let keep = !options.close
+        && (version == Version::HTTP_11 || options.keep_alive)
         && framing != Framing::Close
         && status != StatusCode::SWITCHING_PROTOCOLS;
-    let mut parts = Response::new(()).into_parts().0;
-    (parts.status, parts.version, parts.headers) = (status, version, headers);
+    parts.headers = headers;
     if let Some(phrase) = head.reason.filter(|r| status.canonical_reason() != Some(r)) {
         // Passed on to an HTTP/1.1 client as it is.
         parts.extensions.insert(ReasonPhrase::try_from(phrase.as_bytes()).map_err(|_| Malformed)?);
     }
-    *place = Some(Head { parts, seen });
+    *place = Some(Head { parts, seen, lines: plain.take() });
     bytes::Buf::advance(bytes, length);
     Ok(Parsed::Final(framing, Keep(keep)))
 }
@@ -121,14 +116,48 @@ struct Building {
     length: Option<u64>,
     /// A length is none that is only digits: a list, or nonsense.
     listed: bool,
-    close: bool,
-    keep: bool,
+    options: Options,
 }
 
 impl Building {
-    fn add(&mut self, bytes: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(), Malformed> {
+    fn new(headers: HeaderMap) -> Self {
+        Self { headers, seen: Seen::default(), length: None, listed: false, options: Options::default() }
+    }
+
+    /// Reads all headers; those that nobody needs to look at go to `plain`.
+    fn read(
+        &mut self,
+        bytes: &Bytes,
+        lines: &[httparse::Header<'_>],
+        names: &mut Names,
+        mut plain: Option<&mut Lines>,
+    ) -> Result<(), Malformed> {
+        for line in lines {
+            match (&mut plain, names.plain(line.name)) {
+                // httparse has looked at the value.
+                (Some(plain), Some(name)) => plain.push(name, line.value),
+                (plain, _) => self.add(bytes, line, names, plain.as_deref_mut())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        bytes: &Bytes,
+        line: &httparse::Header<'_>,
+        names: &mut Names,
+        aside: Option<&mut Lines>,
+    ) -> Result<(), Malformed> {
         let Header { name, value, plain } = names.read(bytes, line)?;
-        if !plain {
+        if let Some(aside) = aside.filter(|_| plain) {
+            // All of a name go the same way, so that they keep their order.
+            aside.push(name.as_str(), value.as_bytes());
+            return Ok(());
+        }
+        if plain {
+            self.seen.date |= name == DATE;
+        } else {
             if !self.understand(&name, line.value)? {
                 return Ok(());
             }
@@ -141,7 +170,7 @@ impl Building {
     /// Reads what is said of the connection and of the body. Whether the header is passed on.
     fn understand(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Malformed> {
         if *name == CONNECTION {
-            return Ok(!self.connection(value));
+            return Ok(!self.options.read(value));
         }
         if *name == TRANSFER_ENCODING {
             self.seen.codings += 1;
@@ -155,21 +184,6 @@ impl Building {
             }
         }
         Ok(true)
-    }
-
-    /// What `Connection` says of the connection. `false` when it says more, which others must read.
-    fn connection(&mut self, options: &[u8]) -> bool {
-        let mut understood = true;
-        for option in options.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-            if option.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if option.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep = true;
-            } else {
-                understood = false;
-            }
-        }
-        understood
     }
 
     /// RFC 9112, section 6.3.

@@ -1,5 +1,6 @@
 //! Which heads are taken, and which are refused.
 
+use super::super::super::wire1::may_end;
 use super::*;
 use http::HeaderValue;
 
@@ -13,14 +14,14 @@ struct Read {
 }
 
 fn parsed(bytes: &mut Bytes, method: &Method, place: &mut Option<Head>) -> Result<Parsed, Malformed> {
-    parse(bytes, method, &mut HeaderMap::new(), &mut Names::default(), place)
+    parse(bytes, method, &mut HeaderMap::new(), &mut None, &mut Names::default(), place)
 }
 
 fn read(text: &str, method: &Method) -> Result<Read, Malformed> {
     let (mut left, mut place) = (Bytes::copy_from_slice(text.as_bytes()), None);
     match parsed(&mut left, method, &mut place)? {
         Parsed::Final(framing, Keep(keep)) => {
-            let Head { parts, seen } = place.unwrap();
+            let Head { parts, seen, .. } = place.unwrap();
             Ok(Read { parts, seen, framing, keep, left })
         }
         other => panic!("{text:?}: {other:?}"),
@@ -223,7 +224,28 @@ fn the_map_that_is_filled_anew_keeps_nothing() {
     spare.insert("x-old", HeaderValue::from_static("1"));
     let mut bytes = Bytes::from_static(b"HTTP/1.1 200 OK\r\nx-new: 2\r\n\r\n");
     let mut place = None;
-    parse(&mut bytes, &Method::GET, &mut spare, &mut Names::default(), &mut place).unwrap();
+    parse(&mut bytes, &Method::GET, &mut spare, &mut None, &mut Names::default(), &mut place).unwrap();
     let headers = place.unwrap().parts.headers;
     assert_eq!((headers.len(), headers.contains_key("x-new")), (1, true));
+}
+
+#[test]
+fn what_nobody_needs_to_look_at_goes_aside_in_its_order() {
+    let (mut names, mut place) = (Names::default(), None);
+    let mut read = |text: &str| {
+        let mut lines = Some(Lines::default());
+        let mut bytes = Bytes::copy_from_slice(text.as_bytes());
+        parse(&mut bytes, &Method::GET, &mut HeaderMap::new(), &mut lines, &mut names, &mut place).unwrap();
+        let Head { parts, lines, .. } = place.take().unwrap();
+        let lines = lines.unwrap();
+        (String::from_utf8(lines.text().to_vec()).unwrap(), lines.dated, parts.headers.len())
+    };
+    let plain = "HTTP/1.1 200 OK\r\nDate: today\r\nX-A:  1 \r\nx-a: 2\r\ncontent-length: 0\r\n\r\n";
+    for _ in 0..3 {
+        assert_eq!(read(plain), ("\r\ndate: today\r\nx-a: 1\r\nx-a: 2".into(), true, 1));
+    }
+    let named = "HTTP/1.1 200 OK\r\nx-a: 1\r\ndate: today\r\nconnection: x-a\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(read(named), (String::new(), false, 4), "what `Connection` names must be found");
+    let closes = "HTTP/1.1 200 OK\r\nx-a: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(read(closes), ("\r\nx-a: 1".into(), false, 1));
 }

@@ -4,12 +4,11 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
-use super::super::expect::Latch;
-use super::answer::{self, Framing, Head, Keep, Malformed, Parsed};
-use super::decode::Decoder;
-use super::names::Names;
-use super::send::{Sending, Unwritten};
-use super::{Connection, Scratch, Stream};
+use super::super::early::Early;
+use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
+use super::answer::{self, Head, Keep, Parsed};
+use super::send::Sending;
+use super::{Connection, Stream};
 use crate::observe::Reason;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -71,7 +70,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         scratch: &Scratch,
         sending: &mut Sending,
-        latch: Option<&Latch>,
+        early: Early<'_>,
         place: &mut Option<Head>,
     ) -> Poll<Result<(), Ended>> {
         loop {
@@ -83,7 +82,7 @@ impl Exchange {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
-            match self.read(sending, latch, &mut scratch.names.borrow_mut(), place) {
+            match self.read(sending, early, &mut scratch.names.borrow_mut(), place) {
                 Ok(Some((framing, Keep(keep)))) => {
                     self.connection.body = Decoder::new(framing);
                     self.connection.keep &= keep && !self.deaf;
@@ -97,9 +96,9 @@ impl Exchange {
 
     fn write(&mut self, cx: &mut Context<'_>, sending: &mut Sending) -> Result<(), Ended> {
         let Stream::Whole(stream) = &mut self.connection.stream else { return Ok(()) };
-        match sending.poll(cx, stream) {
+        match sending.writer.poll(cx, stream) {
             Poll::Ready(Err(Unwritten::Broken)) => Err(Ended::Broken),
-            Poll::Ready(Err(Unwritten::Closed)) if !sending.begun => Err(Ended::Unused),
+            Poll::Ready(Err(Unwritten::Closed)) if !sending.writer.begun => Err(Ended::Unused),
             Poll::Ready(Err(Unwritten::Closed)) => {
                 self.deaf = true;
                 Ok(())
@@ -116,7 +115,7 @@ impl Exchange {
     fn read(
         &mut self,
         sending: &mut Sending,
-        latch: Option<&Latch>,
+        early: Early<'_>,
         names: &mut Names,
         place: &mut Option<Head>,
     ) -> Result<Option<(Framing, Keep)>, Malformed> {
@@ -125,14 +124,14 @@ impl Exchange {
             let seen = self.partial.len();
             self.partial.extend_from_slice(bytes);
             *bytes = Bytes::new();
-            if !answer::may_end(&self.partial, seen) {
+            if !may_end(&self.partial, seen) {
                 return if self.partial.len() > MAX_HEAD { Err(Malformed) } else { Ok(None) };
             }
             *bytes = self.partial.split().freeze();
         }
         while !bytes.is_empty() {
             let before = bytes.len();
-            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, names, place)?;
+            let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, &mut sending.lines, names, place)?;
             if before - bytes.len() > MAX_HEAD {
                 return Err(Malformed);
             }
@@ -143,8 +142,12 @@ impl Exchange {
                     if self.informational > MAX_INFORMATIONAL {
                         return Err(Malformed);
                     }
-                    if let Some(latch) = latch.filter(|_| status == StatusCode::CONTINUE) {
+                    let head = place.take();
+                    if let Some(latch) = early.latch.filter(|_| status == StatusCode::CONTINUE) {
                         latch.open();
+                    }
+                    if let (Some(hints), Some(head)) = (early.hints, head) {
+                        hints.give(head);
                     }
                 }
                 Parsed::Partial => {
@@ -157,8 +160,8 @@ impl Exchange {
     }
 
     fn answered(&mut self, sending: &mut Sending, scratch: &Scratch, head: Option<&Head>) -> Result<(), Ended> {
-        if sending.done() || self.deaf {
-            scratch.recycle(std::mem::take(&mut sending.out));
+        if sending.writer.done() || self.deaf {
+            scratch.recycle(std::mem::take(&mut sending.writer.out));
         } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
         } else {

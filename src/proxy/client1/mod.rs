@@ -8,8 +8,9 @@
 //! | `mod` | a connection: its stream, what was read too far, whether it may be used again |
 //! | `exchange` | one request and the head of its answer, full duplex |
 //! | `send` | a request's bytes |
-//! | `answer`, `names` | an answer's head |
-//! | `decode` | an answer's body |
+//! | `answer` | an answer's head |
+//!
+//! What both directions have in common is in `wire1`: bodies, headers that come again, buffers.
 //!
 //! ```text
 //!            exchange: write, and read at once         body, polled by the client's side
@@ -23,15 +24,9 @@
 //! is to be read: then the endpoint closed it, or said something that nobody asked for, and it is dropped. Between that
 //! look and the request's arrival the endpoint may still close it, which is the race of RFC 9112, section 9.3.1; who
 //! sends decides whether the request may be sent once more.
-//!
-//! **Buffers.** A core reads into one block and cuts what came off its front. When an answer is passed on before the
-//! next one is read, which is the rule, the block is its own again and nothing is allocated; a slow client keeps its
-//! part of a block, and the core goes on with a new one. Idle connections hold no memory but their socket's.
 
 mod answer;
-mod decode;
 mod exchange;
-mod names;
 mod send;
 
 pub(super) use answer::Head;
@@ -39,56 +34,19 @@ pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
 use super::upstream::Open;
+use super::wire1::{Decoder, Incomplete, Malformed, Piece, READ, Raw, Scratch};
 use crate::balance::EndpointId;
 use crate::links::Time;
-use answer::Malformed;
-use bytes::{Bytes, BytesMut};
-use decode::{Decoder, Piece};
+use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use names::Names;
-use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::cell::Cell;
 use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
-
-/// What is read at once of a head, or of a short body, in bytes.
-const READ: usize = 16 * 1024;
-/// What is read at once of a long body, in bytes.
-const READ_BULK: usize = 64 * 1024;
-
-/// How many buffers a core keeps for requests to come.
-const MAX_SPARE: usize = 64;
-
-/// What the connections of a core share.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    read: RefCell<BytesMut>,
-    bulk: RefCell<BytesMut>,
-    names: RefCell<Names>,
-    /// Empty buffers for requests.
-    write: RefCell<Vec<Vec<u8>>>,
-}
-
-impl Scratch {
-    fn buffer(&self) -> Vec<u8> {
-        self.write.borrow_mut().pop().unwrap_or_default()
-    }
-
-    fn recycle(&self, mut buffer: Vec<u8>) {
-        let mut buffers = self.write.borrow_mut();
-        if buffers.len() < MAX_SPARE && buffer.capacity() <= READ {
-            buffer.clear();
-            buffers.push(buffer);
-        }
-    }
-}
 
 /// A connection to an endpoint.
 pub(super) struct Connection {
@@ -165,10 +123,10 @@ impl Connection {
     }
 
     /// The bare stream of a connection that switched to another protocol, and what came after the answer.
-    pub(super) fn take_raw(&mut self) -> Option<Raw> {
+    pub(super) fn take_raw(&mut self) -> Option<Raw<Rc<Open>>> {
         let read = std::mem::take(&mut self.buf);
         match std::mem::replace(&mut self.stream, Stream::Gone) {
-            Stream::Whole(stream) => Some(Raw { stream, read, _open: self.open.clone() }),
+            Stream::Whole(stream) => Some(Raw::new(stream, read, self.open.clone())),
             Stream::Half(..) | Stream::Gone => None,
         }
     }
@@ -176,17 +134,13 @@ impl Connection {
     /// Reads once. What came is in `buf`, which must be empty; so much of it, and 0 is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> Poll<io::Result<usize>> {
         let long = self.long || self.body.left().is_some_and(|left| left > READ as u64);
-        let (block, room) = if long { (&scratch.bulk, READ_BULK) } else { (&scratch.read, READ) };
-        let mut block = block.borrow_mut();
-        block.reserve(room);
         let read = match &mut self.stream {
-            Stream::Whole(stream) => ready!(pin!(stream.read_buf(&mut *block)).poll(cx))?,
-            Stream::Half(reader, _) => ready!(pin!(reader.read_buf(&mut *block)).poll(cx))?,
-            Stream::Gone => 0,
+            Stream::Whole(stream) => scratch.poll_read(cx, stream, long),
+            Stream::Half(reader, _) => scratch.poll_read(cx, reader, long),
+            Stream::Gone => return Poll::Ready(Ok(0)),
         };
-        self.long = read >= room;
-        self.buf = block.split().freeze();
-        Poll::Ready(Ok(read))
+        (self.buf, self.long) = ready!(read)?;
+        Poll::Ready(Ok(self.buf.len()))
     }
 
     /// The next frame of the answer's body. `Err` when it breaks off, or is none.
@@ -211,7 +165,7 @@ impl Connection {
         if matches!(frame, Some(Err(Incomplete))) {
             self.keep = false;
             if !std::mem::replace(&mut self.breaking, true) {
-                // hyper's server forgets what it holds for the client when a body breaks off, the head too.
+                // hyper's server (HTTP/2) forgets what it holds for the client when a body breaks off, the head too.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -238,7 +192,7 @@ impl Connection {
                 let (place, open) = (sent.clone(), self.open.clone());
                 let task = tokio::task::spawn_local(async move {
                     let _open = open;
-                    if std::future::poll_fn(|cx| sending.poll(cx, &mut writer)).await.is_ok() {
+                    if std::future::poll_fn(|cx| sending.writer.poll(cx, &mut writer)).await.is_ok() {
                         place.set(Some(writer));
                     }
                 });
@@ -257,42 +211,5 @@ impl Drop for Connection {
         {
             rest.task.abort();
         }
-    }
-}
-
-/// An answer's body ended too early, or was malformed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Incomplete;
-
-/// A stream that speaks another protocol now.
-pub(super) struct Raw {
-    stream: TcpStream,
-    /// What was read with the answer.
-    read: Bytes,
-    _open: Rc<Open>,
-}
-
-impl AsyncRead for Raw {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let first = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read.split_to(first));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Raw {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

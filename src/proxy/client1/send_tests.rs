@@ -1,10 +1,16 @@
 //! What goes out, however little the other side takes.
 
 use super::super::super::headers::Seen;
+use super::super::super::wire1::Unwritten;
 use super::*;
-use http::{Method, Request, Version};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Version};
+use http_body::{Body, Frame};
 use std::collections::VecDeque;
-use std::task::Waker;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use tokio::io::AsyncWrite;
 
 /// Takes at most `most` bytes at once, and nothing every other time.
 struct Slow {
@@ -120,10 +126,10 @@ fn written(parts: &Parts, body: Option<Frames>, most: usize) -> Result<String, U
     let mut sending = sending(parts.clone(), body, &Scratch::default());
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..100_000 {
-        assert!(!sending.done());
-        if let Poll::Ready(over) = sending.poll(&mut cx, &mut to) {
+        assert!(!sending.writer.done());
+        if let Poll::Ready(over) = sending.writer.poll(&mut cx, &mut to) {
             return over.map(|()| {
-                assert!(sending.done() && sending.begun);
+                assert!(sending.writer.done() && sending.writer.begun);
                 let text = String::from_utf8(to.got).unwrap();
                 assert_eq!(text.matches(ADDED).count(), 1);
                 text.replace(ADDED, "")
@@ -197,10 +203,10 @@ fn a_frame_is_asked_for_when_the_one_before_is_written() {
     let body = frames((0..50).map(|_| data("0123456789")));
     let mut sending = sending(post, Some(body), &Scratch::default());
     let mut cx = Context::from_waker(Waker::noop());
-    while sending.poll(&mut cx, &mut to).is_pending() {
+    while sending.writer.poll(&mut cx, &mut to).is_pending() {
         let (head, chunk) = (52 + ADDED.len(), 15);
         let due = to.got.len().saturating_sub(head) / chunk + 1;
-        let given = sending.body.given;
+        let given = sending.writer.body.given;
         assert!(given <= due, "{given} of the frames were taken after {} bytes", to.got.len());
     }
 }
@@ -213,15 +219,15 @@ fn a_connection_that_breaks_is_told_from_one_that_never_was() {
         let mut sending = sending(post, Some(frames([data("abc")])), &Scratch::default());
         let mut cx = Context::from_waker(Waker::noop());
         let over = loop {
-            if let Poll::Ready(over) = sending.poll(&mut cx, &mut to) {
+            if let Poll::Ready(over) = sending.writer.poll(&mut cx, &mut to) {
                 break over;
             }
         };
-        assert_eq!((over, sending.begun, sending.repeatable()), (Err(Unwritten::Closed), begun, false));
+        assert_eq!((over, sending.writer.begun, sending.repeatable()), (Err(Unwritten::Closed), begun, false));
         if !begun {
             // Nothing is lost: the same goes to another connection.
             let mut to = Slow::new(1000);
-            while sending.poll(&mut cx, &mut to).is_pending() {}
+            while sending.writer.poll(&mut cx, &mut to).is_pending() {}
             assert!(to.got.ends_with(b"\r\n\r\nabc"));
         }
     }
@@ -233,10 +239,10 @@ fn only_a_whole_request_of_an_idempotent_method_is_repeated() {
         let mut sending = sending(parts(method, &[]), None, &Scratch::default());
         let (mut first, mut second) = (Slow::new(7), Slow::new(1000));
         let mut cx = Context::from_waker(Waker::noop());
-        while sending.poll(&mut cx, &mut first).is_pending() {}
+        while sending.writer.poll(&mut cx, &mut first).is_pending() {}
         assert_eq!(sending.repeatable(), repeatable);
         sending.rewind();
-        while sending.poll(&mut cx, &mut second).is_pending() {}
+        while sending.writer.poll(&mut cx, &mut second).is_pending() {}
         assert_eq!(first.got, second.got);
     }
 }

@@ -1,8 +1,10 @@
 //! The data path over real loopback sockets, against hyper servers and raw ones.
 
 mod bodies;
+mod clients;
 mod endpoints;
 mod exchange;
+mod http2;
 mod life;
 mod special;
 mod support;

@@ -1,14 +1,14 @@
-//! Headers as endpoints write them, remembered.
+//! Headers as they are written on the wire, remembered.
 //!
-//! Endpoints send the same few names again and again, many with the same value. To find out which name a text is (in
+//! Endpoints and clients send the same few names again and again, many with the same value. To find out which name a text is (in
 //! lower case, one of those that `http` knows, or a new one) and that a value holds nothing forbidden costs several
 //! times what it costs to see that it is what came last time. The table is a core's own and small; names that share a
 //! place take it from each other. A value that changes often is not kept: it would be copied for nothing.
 
 use super::super::headers::Seen;
-use super::answer::Malformed;
+use super::Malformed;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 /// How many names are remembered.
@@ -20,7 +20,7 @@ const LONGEST_VALUE: usize = 64;
 const MAX_CHANGES: u8 = 4;
 
 #[derive(Debug, Default)]
-pub(super) struct Names(Vec<Option<Known>>);
+pub(in crate::proxy) struct Names(Vec<Option<Known>>);
 
 #[derive(Debug)]
 struct Known {
@@ -34,7 +34,7 @@ struct Known {
 
 /// A header that was read.
 #[derive(Debug)]
-pub(super) struct Header {
+pub(in crate::proxy) struct Header {
     pub name: HeaderName,
     pub value: HeaderValue,
     /// It means nothing to a proxy.
@@ -43,7 +43,7 @@ pub(super) struct Header {
 
 impl Names {
     /// Reads a header, both parts of which lie in `block`.
-    pub(super) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
+    pub(in crate::proxy) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
         let text = line.name.as_bytes();
         let place = place(text);
         if let Some(Some(known)) = self.0.get_mut(place)
@@ -58,6 +58,12 @@ impl Names {
             self.remember(place, text, &name, plain);
         }
         Ok(Header { name, value: part(block, line.value)?, plain })
+    }
+
+    /// The name of a header that is known to mean nothing to a proxy.
+    pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&str> {
+        let known = self.0.get(place(text.as_bytes()))?.as_ref()?;
+        (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then(|| known.name.as_str())
     }
 
     fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
@@ -99,11 +105,12 @@ fn place(text: &[u8]) -> usize {
     (text.len() * 31 + letter(0) * 7 + letter(text.len().saturating_sub(2)) * 3) % PLACES
 }
 
-/// Whether nobody needs to look at a header of this name.
+/// Whether nobody needs to look at a header of this name. Of `Date` it matters only that it is there.
 fn plain(name: &HeaderName) -> bool {
     let mut seen = Seen::default();
     seen.note(name, &HeaderValue::from_static("application/grpc"));
-    seen == Seen::default() && *name != CONNECTION && *name != TRANSFER_ENCODING && *name != CONTENT_LENGTH
+    let unseen = Seen { date: seen.date, ..Seen::default() };
+    seen == unseen && ![CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH, TRAILER].contains(name)
 }
 
 #[cfg(test)]
@@ -158,13 +165,15 @@ mod tests {
 
     #[test]
     fn what_a_proxy_must_look_at_is_not_plain() {
-        for name in ["connection", "transfer-encoding", "content-length", "keep-alive", "upgrade", "te", "via"] {
+        for name in
+            ["connection", "transfer-encoding", "content-length", "keep-alive", "upgrade", "te", "via", "trailer"]
+        {
             assert!(!plain(&HeaderName::from_static(name)), "{name}");
         }
         for name in ["grpc-status", "endpoint-load-metrics", "endpoint-load-metrics-bin", "content-type"] {
             assert!(!plain(&HeaderName::from_static(name)), "{name}");
         }
-        assert!(plain(&HeaderName::from_static("date")) && plain(&HeaderName::from_static("set-cookie")));
+        assert!(plain(&HeaderName::from_static("server")) && plain(&HeaderName::from_static("set-cookie")));
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Takes an answer's body apart, whatever pieces it comes in (RFC 9112, sections 6 and 7).
+//! Takes a body apart, whatever pieces it comes in (RFC 9112, sections 6 and 7).
 //!
 //! Chunks are read as their grammar says, with one leniency that hyper has too: blanks between a size and its line's
 //! end, which some servers pad with. Refused: a size without a digit or of more than 64 bits, extensions and trailers
 //! beyond their limits, control characters in an extension, and every line that does not end in CR LF. Once something
 //! was refused the body stays refused: nobody knows where it ends.
 
-use super::answer::{Framing, Malformed};
+use super::{Framing, Malformed};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,7 +19,7 @@ const MAX_DIGITS: u8 = 16;
 
 /// What a body holds next.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(in crate::proxy) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
     /// More bytes are needed.
@@ -29,7 +29,7 @@ pub(super) enum Piece {
 
 /// Where in a body the reader is.
 #[derive(Debug)]
-pub(super) enum Decoder {
+pub(in crate::proxy) enum Decoder {
     Length(u64),
     Close,
     Chunked(Chunked),
@@ -38,7 +38,7 @@ pub(super) enum Decoder {
 }
 
 #[derive(Debug)]
-pub(super) struct Chunked {
+pub(in crate::proxy) struct Chunked {
     at: At,
     /// The chunk's size, or what is left of it.
     size: u64,
@@ -66,7 +66,7 @@ enum At {
 }
 
 impl Decoder {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(in crate::proxy) fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(0) => Self::Done,
             Framing::Length(length) => Self::Length(length),
@@ -78,12 +78,12 @@ impl Decoder {
     }
 
     /// Whether all of it was read.
-    pub(super) fn done(&self) -> bool {
+    pub(in crate::proxy) fn done(&self) -> bool {
         matches!(self, Self::Done)
     }
 
     /// How much is still to come, where that is known.
-    pub(super) fn left(&self) -> Option<u64> {
+    pub(in crate::proxy) fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             Self::Done => Some(0),
@@ -92,7 +92,7 @@ impl Decoder {
     }
 
     /// The connection ended. `Err` when it should not have yet.
-    pub(super) fn end(&mut self) -> Result<(), Malformed> {
+    pub(in crate::proxy) fn end(&mut self) -> Result<(), Malformed> {
         match self {
             Self::Close | Self::Done => {
                 *self = Self::Done;
@@ -103,7 +103,7 @@ impl Decoder {
     }
 
     /// Takes the next piece off the front of `bytes`.
-    pub(super) fn next(&mut self, bytes: &mut Bytes) -> Result<Piece, Malformed> {
+    pub(in crate::proxy) fn next(&mut self, bytes: &mut Bytes) -> Result<Piece, Malformed> {
         match self {
             Self::Done => Ok(Piece::End),
             Self::Refused => Err(Malformed),

@@ -1,0 +1,53 @@
+//! A connection that stopped speaking HTTP, with what was read of the new protocol already.
+
+use bytes::Bytes;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A stream that speaks another protocol now.
+#[derive(Debug)]
+pub(in crate::proxy) struct Raw<G> {
+    stream: TcpStream,
+    /// What was read with the last message.
+    read: Bytes,
+    /// Held as long as the stream.
+    _guard: G,
+}
+
+impl<G> Raw<G> {
+    pub(in crate::proxy) fn new(stream: TcpStream, read: Bytes, guard: G) -> Self {
+        Self { stream, read, _guard: guard }
+    }
+}
+
+impl<G: Unpin> AsyncRead for Raw<G> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let first = self.read.len().min(buf.remaining());
+        buf.put_slice(&self.read.split_to(first));
+        if self.read.is_empty() {
+            // The block that it was read into is wanted elsewhere.
+            self.read = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<G: Unpin> AsyncWrite for Raw<G> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
