@@ -21,10 +21,10 @@ const SETTLES: Duration = Duration::from_secs(2);
 pub fn expected(proxy: Proxy, cases: &[Case]) -> f64 {
     let all = match proxy.name {
         "floor" => 20.0,
-        "pathloom-embedded" => 30.0,
-        name if name.starts_with("envoy") => 150.0,
-        name if name.starts_with("pathloom") => 150.0,
-        _ => 50.0,
+        "pathloom-embedded" => 20.0,
+        name if name.starts_with("envoy") => 110.0,
+        name if name.starts_with("pathloom") => 80.0,
+        _ => 40.0,
     };
     all * cases.len() as f64 / Case::ALL.len() as f64
 }

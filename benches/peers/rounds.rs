@@ -26,7 +26,7 @@ const LOW_RATE: f64 = 2000.0;
 /// Warm-up of each load, in seconds.
 const WARM_UP: f64 = 0.3;
 /// What starting and ending a proxy takes, about, in seconds.
-const START: f64 = 1.5;
+const START: f64 = 1.2;
 
 /// Samples by proxy, case and figure.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long each timed load is measured, in seconds.
-    #[arg(long, default_value_t = 1.2)]
+    #[arg(long, default_value_t = 1.5)]
     seconds: f64,
     /// Only what is timed.
     #[arg(long, conflicts_with = "quick")]
