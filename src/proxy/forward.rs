@@ -50,8 +50,8 @@ struct Ready {
     empty: bool,
 }
 
-/// Serves one request of an HTTP/2 client. What needs no waiting happens at once, so that the future, which hyper
-/// copies around, holds only what the waiting needs.
+/// Serves one request of an HTTP/2 client. What needs no waiting happens at once, so that the future, which is
+/// copied around, holds only what the waiting needs.
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,

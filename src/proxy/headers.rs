@@ -305,7 +305,7 @@ pub(super) fn to_upstream(
     }
     if seen.expect {
         let known = headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        // HTTP/2 endpoints cannot tell us through hyper that they wait for the body; they are sent it at once.
+        // HTTP/2 endpoints are not waited for: they are sent the body at once.
         asks.expect = known && !hop.empty && from == Version::HTTP_11 && protocol == Protocol::Http1;
         if known && !asks.expect {
             headers.remove(EXPECT);
@@ -327,7 +327,7 @@ fn framing(headers: &mut HeaderMap, method: &Method, seen: &Seen, protocol: Prot
     match protocol {
         Protocol::Http2 if seen.codings > 0 => drop(headers.remove(TRANSFER_ENCODING)),
         Protocol::Http2 => {}
-        // Said explicitly: hyper's client takes a GET of unknown length for one without a body.
+        // Said explicitly: `client1` frames the body by it.
         Protocol::Http1 if !empty && seen.lengths == 0 => drop(headers.insert(TRANSFER_ENCODING, CHUNKED)),
         Protocol::Http1 if empty && seen.lengths == 0 => {
             headers.remove(TRANSFER_ENCODING);

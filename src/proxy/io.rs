@@ -1,7 +1,5 @@
-//! A downstream TCP connection as hyper's HTTP/2 server gets it: with the bytes that were read to know the protocol,
-//! and with a mark of what was written.
-//!
-//! hyper's own wrapper (`TokioIo`) turns this into its traits; this room has no unsafe code to do that itself.
+//! A downstream TCP connection as the HTTP/2 server gets it: with the bytes that were read to know the protocol, and
+//! with marks of what moved on it.
 
 use bytes::{Buf, Bytes};
 use std::io;

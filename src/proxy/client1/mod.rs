@@ -165,7 +165,7 @@ impl Connection {
         if matches!(frame, Some(Err(Incomplete))) {
             self.keep = false;
             if !std::mem::replace(&mut self.breaking, true) {
-                // hyper's server (HTTP/2) forgets what it holds for the client when a body breaks off, the head too.
+                // An HTTP/2 stream that is reset forgets what it holds for the client, the head too.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
