@@ -101,6 +101,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let admin_listener = runtime.block_on(admin::bind(config.admin.listen))?;
     let admin_address = admin_listener.local_addr()?;
     let scorer = Scorer::start(Options::from(&config.model));
+    let _ending = EndsScoring(scorer.clone());
     let (config_sender, config_receiver) = watch::channel(config.clone());
     let mut control = Control::new(
         Parts {
@@ -190,6 +191,17 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     }
     tracing::info!("done");
     Ok(())
+}
+
+/// Ends the scoring thread before the process ends, however it does: ONNX Runtime's globals go when `main` returns.
+struct EndsScoring(Scorer);
+
+impl Drop for EndsScoring {
+    fn drop(&mut self) {
+        if !self.0.close(LAST_WORDS) {
+            tracing::warn!("an inference did not end in time");
+        }
+    }
 }
 
 /// Why requests cannot be served now.

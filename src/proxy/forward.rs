@@ -173,7 +173,7 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &S
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => {
             let mut sending = Sending::new(parts, &added, body, &core.scratch);
-            sending.lines = (!flight.conn.http2).then(|| Lines::new(core.scratch.buffer()));
+            sending.lines = (!flight.conn.http2).then(Lines::default);
             Outgoing::Http1(sending)
         }
         Protocol::Http2 => {

@@ -162,6 +162,15 @@ impl Scorer {
         outcome.unwrap_or(Err(ModelError::Stopped))
     }
 
+    /// Ends the thread and waits for that, at most for `within`. Whether it ended.
+    ///
+    /// For the end of a process: a library that is torn down while a thread runs in it takes the process with it.
+    #[must_use]
+    pub fn close(&self, within: Duration) -> bool {
+        self.shared().close();
+        self.shared().wait(within)
+    }
+
     /// Engine, model, counts, and the last thing that went wrong.
     #[must_use]
     pub fn status(&self) -> ScorerStatus {

@@ -29,7 +29,7 @@ use crate::graph::Features;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
@@ -102,6 +102,9 @@ pub(super) struct Shared {
     loader: Box<Loader>,
     limits: Limits,
     state: Mutex<State>,
+    /// How many threads there are, whatever they do.
+    living: Mutex<usize>,
+    one_ended: Condvar,
     /// The outcome of the last attempt to load; `None` before the first.
     settled: watch::Sender<Option<Result<ModelInfo, ModelError>>>,
 }
@@ -164,7 +167,14 @@ impl Shared {
             model: None,
             tally: Tally::new(),
         };
-        let shared = Arc::new(Self { loader, limits, state: Mutex::new(state), settled: watch::Sender::new(None) });
+        let shared = Arc::new(Self {
+            loader,
+            limits,
+            state: Mutex::new(state),
+            living: Mutex::new(0),
+            one_ended: Condvar::new(),
+            settled: watch::Sender::new(None),
+        });
         shared.schedule(&mut shared.lock(), Duration::ZERO);
         shared
     }
@@ -230,9 +240,23 @@ impl Shared {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.current = None;
+        if let Some(interrupt) = state.current.take().and_then(|worker| worker.interrupt) {
+            interrupt();
+        }
         state.starting = None;
         state.candidate = None;
+    }
+
+    /// Waits until no thread is left. Whether that was in time.
+    pub(super) fn wait(&self, within: Duration) -> bool {
+        let living = self.living.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.one_ended.wait_timeout_while(living, within, |living| *living > 0);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    fn lives(&self, change: impl FnOnce(&mut usize)) {
+        change(&mut self.living.lock().unwrap_or_else(PoisonError::into_inner));
+        self.one_ended.notify_all();
     }
 
     pub(super) fn status(self: &Arc<Self>) -> ScorerStatus {
@@ -442,6 +466,7 @@ struct Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.shared.ended(self.id);
+        self.shared.lives(|living| *living -= 1);
     }
 }
 
@@ -453,10 +478,12 @@ fn spawn(
     delay: Duration,
     jobs: Receiver<Job>,
 ) -> std::io::Result<()> {
-    let shared = Arc::clone(shared);
+    shared.lives(|living| *living += 1);
+    let theirs = Arc::clone(shared);
     // The guard is made in the thread: here, where the lock is held, a closure that comes back must not take it.
-    let body = move || serve(&Thread { shared, id }, role, &file, delay, &jobs);
-    std::thread::Builder::new().name("scorer".into()).spawn(body).map(|_| ())
+    let body = move || serve(&Thread { shared: theirs, id }, role, &file, delay, &jobs);
+    let spawned = std::thread::Builder::new().name("scorer".into()).spawn(body);
+    spawned.map(|_| ()).inspect_err(|_| shared.lives(|living| *living -= 1))
 }
 
 fn serve(thread: &Thread, role: Role, file: &str, delay: Duration, jobs: &Receiver<Job>) {

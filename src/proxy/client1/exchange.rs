@@ -129,6 +129,12 @@ impl Exchange {
             }
             *bytes = self.partial.split().freeze();
         }
+        if !bytes.is_empty()
+            && let (Some(lines), Some(buffer)) = (&mut sending.lines, sending.writer.spent())
+        {
+            // The request is out, and an answer there: the buffer serves that, or each request would hold two.
+            lines.lend(buffer);
+        }
         while !bytes.is_empty() {
             let before = bytes.len();
             let parsed = answer::parse(bytes, &sending.method, &mut sending.spare, &mut sending.lines, names, place)?;

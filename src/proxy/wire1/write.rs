@@ -87,6 +87,14 @@ impl<B> Writer<B> {
         self.flushed() && matches!(self.rest, Rest::Nothing)
     }
 
+    /// The buffer of what is written whole, once.
+    pub(in crate::proxy) fn spent(&mut self) -> Option<Vec<u8>> {
+        (self.done() && !self.out.is_empty()).then(|| {
+            self.at = 0;
+            std::mem::take(&mut self.out)
+        })
+    }
+
     fn flushed(&self) -> bool {
         self.at == self.out.len() && self.data.is_empty() && self.tail.is_empty()
     }
@@ -250,9 +258,12 @@ pub(in crate::proxy) struct Lines {
 }
 
 impl Lines {
-    /// None yet, in a buffer of this core.
-    pub(in crate::proxy) fn new(text: Vec<u8>) -> Self {
-        Self { text, dated: false }
+    /// Gives it a buffer, while it is empty.
+    pub(in crate::proxy) fn lend(&mut self, mut buffer: Vec<u8>) {
+        if self.text.is_empty() {
+            buffer.clear();
+            self.text = buffer;
+        }
     }
 
     pub(in crate::proxy) fn push(&mut self, name: &str, value: &[u8]) {

@@ -309,6 +309,26 @@ async fn a_hung_inference_is_given_up_interrupted_and_replaced() {
 }
 
 #[tokio::test]
+async fn at_the_end_of_a_process_no_thread_is_left_unless_it_hangs() {
+    let stage = Stage::new(&[]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    assert_eq!(code(&scorer, 20_000).await, "ok");
+    assert!(scorer.close(SOON));
+    assert_eq!(stage.dropped.load(SeqCst), 1, "its engine went with it");
+    assert_eq!((code(&scorer, 20_000).await, scorer.status().state), ("stopped", State::Stopped));
+
+    let stage = Stage::new(&[Act::Hang]);
+    let scorer = stage.scorer(quick());
+    scorer.ready().await.unwrap();
+    assert_eq!(code(&scorer, 20).await, "too_slow");
+    assert!(!scorer.close(Duration::from_millis(20)));
+    assert_eq!(stage.interrupted.load(SeqCst), 1, "it was asked to stop");
+    stage.release();
+    assert!(scorer.close(SOON));
+}
+
+#[tokio::test]
 async fn hung_threads_are_limited_and_the_scorer_says_that_it_stalls() {
     let stage = Stage::new(&[Act::Hang, Act::Hang]);
     let scorer = stage.scorer(quick());
