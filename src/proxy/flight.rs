@@ -48,7 +48,7 @@ pub(super) struct Flight {
     pub version: Version,
     pub method: Method,
     /// What the log will say, where there is one: the target and the authority.
-    pub target: Option<(Uri, HeaderValue)>,
+    pub target: Option<Box<(Uri, HeaderValue)>>,
     pub request_id: HeaderValue,
     pub trace: Option<Trace>,
     pub workload: Option<WorkloadId>,
@@ -339,7 +339,7 @@ impl Flight {
     fn log(&self, now: Time, uploaded: u64) {
         let generation = &self.held.generation;
         let cluster = self.cluster.and_then(|id| generation.cluster(id));
-        let (tried, target) = (self.tried(), self.target.as_ref());
+        let (tried, target) = (self.tried(), self.target.as_deref());
         let duration = now.since(self.started);
         let wall = SystemTime::now();
         self.core.sink.log(

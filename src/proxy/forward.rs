@@ -131,11 +131,11 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &S
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
-        flight.target = Some((parts.uri.clone(), HeaderValue::from_static("")));
+        flight.target = Some(Box::new((parts.uri.clone(), HeaderValue::from_static(""))));
     }
     let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
-    if let Some((_, known)) = &mut flight.target {
-        *known = host.clone();
+    if let Some(target) = &mut flight.target {
+        target.1 = host.clone();
     }
     let empty = body.is_none();
     check_lengths(&mut parts.headers, seen, empty)?;
@@ -295,8 +295,8 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
             if seen.request_id {
                 parts.headers.remove(X_REQUEST_ID);
             }
-            lines.push("via", via.as_bytes());
-            lines.push("x-request-id", flight.request_id.as_bytes());
+            lines.push_text(b"\r\nvia: ", via.as_bytes());
+            lines.push_text(b"\r\nx-request-id: ", flight.request_id.as_bytes());
         }
         None => drop(parts.headers.insert(X_REQUEST_ID, flight.request_id.clone())),
     }

@@ -6,7 +6,7 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
-use super::super::wire1::{Framing, Header, Lines, Malformed, Names, Options};
+use super::super::wire1::{Framing, Header, LineStart, Lines, Malformed, Names, Options};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
@@ -135,7 +135,7 @@ impl Building {
         for line in lines {
             match (&mut plain, names.plain(line.name)) {
                 // httparse has looked at the value.
-                (Some(plain), Some(name)) => plain.push(name, line.value),
+                (Some(plain), Some(start)) => plain.push(start, line.value),
                 (plain, _) => self.add(bytes, line, names, plain.as_deref_mut())?,
             }
         }
@@ -152,7 +152,7 @@ impl Building {
         let Header { name, value, plain } = names.read(bytes, line)?;
         if let Some(aside) = aside.filter(|_| plain) {
             // All of a name go the same way, so that they keep their order.
-            aside.push(name.as_str(), value.as_bytes());
+            aside.push(&LineStart::of(&name), value.as_bytes());
             return Ok(());
         }
         if plain {

@@ -261,7 +261,7 @@ async fn a_stream_finishes_on_a_connection_that_its_endpoint_leaves_and_the_next
                     body.send_data(Bytes::from_static(b"first "), false).unwrap();
                     if request.uri().path() == "/long" {
                         leave.wait_for(|l| *l).await.unwrap();
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                     body.send_data(Bytes::from_static(b"last"), true).unwrap();
                 });

@@ -8,7 +8,7 @@
 use super::super::headers::Seen;
 use super::Malformed;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 /// How many names are remembered.
@@ -28,8 +28,25 @@ struct Known {
     length: usize,
     name: HeaderName,
     plain: bool,
+    /// How its line begins.
+    start: LineStart,
     value: Option<HeaderValue>,
     changes: u8,
+}
+
+/// How a header's line begins: the end of the line before, its name, and what comes before its value.
+#[derive(Debug)]
+pub(in crate::proxy) struct LineStart {
+    pub text: Box<[u8]>,
+    /// It is `Date`.
+    pub date: bool,
+}
+
+impl LineStart {
+    pub(in crate::proxy) fn of(name: &HeaderName) -> Self {
+        let text = [b"\r\n", name.as_str().as_bytes(), b": "].concat();
+        Self { text: text.into(), date: name == DATE }
+    }
 }
 
 /// A header that was read.
@@ -60,10 +77,10 @@ impl Names {
         Ok(Header { name, value: part(block, line.value)?, plain })
     }
 
-    /// The name of a header that is known to mean nothing to a proxy.
-    pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&str> {
+    /// How the line of a header begins that is known to mean nothing to a proxy.
+    pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&LineStart> {
         let known = self.0.get(place(text.as_bytes()))?.as_ref()?;
-        (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then(|| known.name.as_str())
+        (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then_some(&known.start)
     }
 
     fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
@@ -74,7 +91,8 @@ impl Names {
         kept.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
         if let Some(slot) = self.0.get_mut(place) {
             let (name, length) = (name.clone(), text.len());
-            *slot = Some(Known { text: kept, length, name, plain, value: None, changes: 0 });
+            let start = LineStart::of(&name);
+            *slot = Some(Known { text: kept, length, name, plain, start, value: None, changes: 0 });
         }
     }
 }

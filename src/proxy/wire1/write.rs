@@ -6,6 +6,7 @@
 //! Which framing the body has was decided with the head. Trailers go on where the body is chunked and announced them
 //! (RFC 9110, section 6.6.2), but for fields that may not stand there.
 
+use super::LineStart;
 use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS,
@@ -266,11 +267,14 @@ impl Lines {
         }
     }
 
-    pub(in crate::proxy) fn push(&mut self, name: &str, value: &[u8]) {
-        self.dated |= name == "date";
-        self.text.extend_from_slice(b"\r\n");
-        self.text.extend_from_slice(name.as_bytes());
-        self.text.extend_from_slice(b": ");
+    pub(in crate::proxy) fn push(&mut self, start: &LineStart, value: &[u8]) {
+        self.dated |= start.date;
+        self.push_text(&start.text, value);
+    }
+
+    /// The same for a line of ours, which is no date.
+    pub(in crate::proxy) fn push_text(&mut self, start: &[u8], value: &[u8]) {
+        self.text.extend_from_slice(start);
         self.text.extend_from_slice(value);
     }
 
