@@ -13,7 +13,7 @@ use super::http2;
 use super::ids::Ids;
 use super::server1::Date;
 use super::shared;
-use super::upstream::{LocalExecutor, Pool};
+use super::upstream::Pool;
 use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
@@ -296,8 +296,7 @@ fn begin(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: &Rc<Lis
     let _ = stream.set_nodelay(true);
     let counted = Counted::new(core);
     let (core, listener) = (core.clone(), listener.clone());
-    let executor = LocalExecutor;
-    hyper::rt::Executor::execute(&executor, async move {
+    tokio::task::spawn_local(async move {
         conn::serve(core, stream, peer, listener).await;
         drop(counted);
     });

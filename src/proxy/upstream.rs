@@ -270,16 +270,6 @@ pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<
     Ok(stream)
 }
 
-/// Runs hyper's tasks on the thread that they belong to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LocalExecutor;
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// Polls a future and says whether it is over; for waiting on something else beside it.
 pub(super) fn poll_now<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Option<F::Output> {
     match future.poll(cx) {

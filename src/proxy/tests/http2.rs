@@ -10,7 +10,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -240,11 +240,13 @@ async fn streams_that_their_client_resets_are_counted_and_end_at_the_endpoint_to
 #[tokio::test]
 async fn a_stream_finishes_on_a_connection_that_its_endpoint_leaves_and_the_next_one_goes_elsewhere() {
     let (sender, receiver) = tokio::sync::watch::channel(false);
+    let begun = AtomicBool::new(false);
     let server = Server::tcp(move |stream| {
         let mut leave = receiver.clone();
+        // It leaves its first connection only.
+        let mut told = begun.swap(true, SeqCst);
         async move {
             let mut connection = h2::server::handshake(stream).await.unwrap();
-            let mut told = false;
             loop {
                 let accepted = tokio::select! {
                     accepted = connection.accept() => accepted,
