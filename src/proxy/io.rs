@@ -1,7 +1,7 @@
-//! A downstream TCP connection as the HTTP/2 server gets it: with the bytes that were read to know the protocol, and
-//! with marks of what moved on it.
+//! A connection as `h2` gets it: with the bytes that were read to know the protocol, and with marks of what moved on it.
 
-use bytes::{Buf, Bytes};
+use super::wire1::Raw;
+use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,18 +46,17 @@ pub(super) fn spoken(first: &[u8]) -> Option<Spoken> {
     (known == PREFACE.len()).then_some(Spoken::Http2)
 }
 
-/// A downstream connection.
+/// A connection that speaks HTTP/2.
 #[derive(Debug)]
 pub(super) struct Io {
-    stream: TcpStream,
-    prefix: Bytes,
+    stream: Raw<()>,
     marks: Arc<Marks>,
 }
 
 impl Io {
     /// A connection on which `read` came already.
     pub(super) fn new(stream: TcpStream, read: Bytes) -> Self {
-        Self { stream, prefix: read, marks: Arc::default() }
+        Self { stream: Raw::new(stream, read, ()), marks: Arc::default() }
     }
 
     pub(super) fn marks(&self) -> &Arc<Marks> {
@@ -73,16 +72,6 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.has_remaining() {
-            let n = self.prefix.len().min(buf.remaining());
-            let part = self.prefix.split_to(n);
-            buf.put_slice(&part);
-            if self.prefix.is_empty() {
-                self.prefix = Bytes::new();
-            }
-            self.marks.read.store(true, Relaxed);
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {

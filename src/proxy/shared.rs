@@ -14,6 +14,7 @@ use super::early::{Early, Hints};
 use super::failure::Failure;
 use super::headers::Seen;
 use super::http2::{CONNECTION_WINDOW, MAX_BUFFER, Patience, Pipe, Received, STREAM_WINDOW, Silence};
+use super::io::{Io, Marks};
 use super::upstream::{Lease, Open, Outgoing, Sent, connect};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
@@ -25,13 +26,10 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, req
 use http_body::Body;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -306,12 +304,13 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
-    let heard = Rc::new(Cell::new(false));
     let opened = async {
-        let stream = connect(endpoint, timeouts).await?;
-        core.client2.handshake(Wire { stream, heard: heard.clone() }).await.map_err(|_| Reason::ConnectFailed)
+        let io = Io::new(connect(endpoint, timeouts).await?, Bytes::new());
+        let marks = io.marks().clone();
+        let (sender, connection) = core.client2.handshake(io).await.map_err(|_| Reason::ConnectFailed)?;
+        Ok((sender, connection, marks))
     };
-    let (sender, mut connection) = match opened.await {
+    let (sender, mut connection, marks) = match opened.await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
@@ -336,7 +335,7 @@ async fn open_shared(
         // What went wrong is told to the requests on it.
         std::future::poll_fn(|cx| {
             let matters = || asked.upgrade().is_some_and(|s| s.streams.get() > 0);
-            if silence.broken(cx, || heard.take(), matters) {
+            if silence.broken(cx, || Marks::take(&marks.read), matters) {
                 return Poll::Ready(());
             }
             Pin::new(&mut connection).poll(cx).map(drop)
@@ -402,46 +401,6 @@ pub(super) fn builder() -> Builder {
         .max_send_buffer_size(MAX_BUFFER)
         .enable_push(false);
     builder
-}
-
-/// A connection's stream, which notes that something came.
-struct Wire {
-    stream: TcpStream,
-    heard: Rc<Cell<bool>>,
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        self.heard.set(true);
-        Poll::Ready(read)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

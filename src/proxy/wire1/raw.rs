@@ -1,4 +1,4 @@
-//! A connection that stopped speaking HTTP, with what was read of the new protocol already.
+//! A connection that speaks another protocol from here on, with what was read of that already.
 
 use bytes::Bytes;
 use std::io;
@@ -41,6 +41,18 @@ impl<G: Unpin> AsyncRead for Raw<G> {
 impl<G: Unpin> AsyncWrite for Raw<G> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
