@@ -30,8 +30,8 @@ pub(super) struct Added<'a> {
 const FORWARDED_FOR: &[u8] = b"\r\nx-forwarded-for: ";
 const FORWARDED_HOST: &[u8] = b"\r\nx-forwarded-host: ";
 const FORWARDED_PROTO: &[u8] = b"\r\nx-forwarded-proto: ";
-const BY_WAY_OF: &[u8] = b"\r\nvia: ";
-const REQUEST_ID: &[u8] = b"\r\nx-request-id: ";
+pub(super) const BY_WAY_OF: &[u8] = b"\r\nvia: ";
+pub(super) const REQUEST_ID: &[u8] = b"\r\nx-request-id: ";
 const TRACE: &[u8] = b"\r\ntraceparent: ";
 
 impl Added<'_> {

@@ -5,13 +5,12 @@
 //! here too, listen there no more, drain. When it drains, it accepts what the kernel had already queued, closes its
 //! listeners, tells every client to leave, and ends with the last connection.
 
-use super::clock::Clock;
+use super::clock::{Clock, Date};
 use super::conn;
 use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
-use super::server1::Date;
 use super::shared;
 use super::upstream::Pool;
 use super::wire1::Scratch;

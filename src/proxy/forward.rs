@@ -7,7 +7,7 @@
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
 //! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
-use super::added::{Added, via};
+use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
@@ -295,14 +295,14 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
             if seen.request_id {
                 parts.headers.remove(X_REQUEST_ID);
             }
-            lines.push_text(b"\r\nvia: ", via.as_bytes());
-            lines.push_text(b"\r\nx-request-id: ", flight.request_id.as_bytes());
+            lines.push_text(BY_WAY_OF, via.as_bytes());
+            lines.push_text(REQUEST_ID, flight.request_id.as_bytes());
         }
         None => drop(parts.headers.insert(X_REQUEST_ID, flight.request_id.clone())),
     }
     if flight.conn.http2 && !seen.date {
         // Towards HTTP/1.1 the server sees to it.
-        parts.headers.insert(DATE, flight.core.http2.date());
+        parts.headers.insert(DATE, flight.core.date.now());
     }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
@@ -350,7 +350,7 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
         }
     }
     if flight.conn.http2 {
-        response.headers_mut().insert(DATE, flight.core.http2.date());
+        response.headers_mut().insert(DATE, flight.core.date.now());
     }
     flight.failed(failure.reason, response.status());
     response

@@ -2,7 +2,7 @@
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `mod` | settings, the date, and who finds out that a peer is gone |
+//! | `mod` | settings, and who finds out that a peer is gone |
 //! | `server` | a client's connection and its streams, all in one task |
 //! | `wakes` | which of them something happened to |
 //! | `receive` | a body that comes |
@@ -37,11 +37,9 @@ use super::clock::Clock;
 use super::deadlines::{Deadline, Deadlines};
 use crate::config::ListenerDefaults;
 use h2::{Ping, PingPong};
-use http::HeaderValue;
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::Context;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What a stream holds for a peer that reads slowly before it takes no more, in bytes.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
@@ -52,8 +50,6 @@ pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What clients' connections share, once a core.
 pub(super) struct Settings {
     builder: h2::server::Builder,
-    /// The second since 1970, and how an answer says it.
-    date: RefCell<(u64, HeaderValue)>,
 }
 
 impl Settings {
@@ -65,19 +61,7 @@ impl Settings {
             .max_concurrent_streams(limits.max_streams)
             .max_header_list_size(u32::try_from(limits.max_header_bytes.0).unwrap_or(u32::MAX))
             .max_send_buffer_size(MAX_BUFFER);
-        Self { builder, date: RefCell::new((0, HeaderValue::from_static(""))) }
-    }
-
-    /// The moment, for an answer that has no date of its own (RFC 9110, section 6.6.1).
-    pub(super) fn date(&self) -> HeaderValue {
-        let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let mut date = self.date.borrow_mut();
-        if date.0 != second {
-            let text = HeaderValue::from_str(&httpdate::fmt_http_date(now));
-            *date = (second, text.unwrap_or_else(|_| HeaderValue::from_static("")));
-        }
-        date.1.clone()
+        Self { builder }
     }
 }
 

@@ -6,14 +6,12 @@
 use super::super::body::ResponseBody;
 use super::super::core::Core;
 use super::super::headers::digits;
-use super::super::wire1::{Rest, Writer, announced, line};
+use super::super::wire1::{Options, Rest, Writer, announced, line};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
-use http::{HeaderValue, Method, Response, StatusCode, Version, response};
+use http::{Method, Response, StatusCode, Version, response};
 use http_body::Body;
 use hyper::ext::ReasonPhrase;
-use std::cell::{Cell, RefCell};
 use std::io::Write;
-use std::time::SystemTime;
 
 /// What a head takes that has not many headers, in bytes.
 const USUAL_HEAD: usize = 1024;
@@ -35,37 +33,13 @@ impl Asked {
     }
 }
 
-/// The date, as text that is made once a second.
-#[derive(Debug)]
-pub(in crate::proxy) struct Date {
-    second: Cell<u64>,
-    text: RefCell<String>,
-}
-
-impl Default for Date {
-    fn default() -> Self {
-        Self { second: Cell::new(u64::MAX), text: RefCell::default() }
-    }
-}
-
-impl Date {
-    fn write(&self, core: &Core, out: &mut Vec<u8>) {
-        let second = core.clock.now().0 / 1_000_000_000;
-        if self.second.replace(second) != second {
-            *self.text.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
-        }
-        out.extend_from_slice(b"\r\ndate: ");
-        out.extend_from_slice(self.text.borrow().as_bytes());
-    }
-}
-
 /// What an answer's headers say of how it is sent.
 #[derive(Default)]
 struct Said {
     length: Option<u64>,
     date: bool,
     connection: bool,
-    close: bool,
+    options: Options,
 }
 
 /// Encodes an answer's head, behind what `out` holds. Says whether the connection may be used again.
@@ -84,10 +58,10 @@ pub(in crate::proxy) fn begin(
         out.extend_from_slice(lines.text());
         core.scratch.recycle(lines.into_text());
     }
-    let mut keep = asked.keep && !said.close;
+    let mut keep = asked.keep && !said.options.close;
     let rest = framing(&parts, asked, &said, &body, &mut keep, &mut out);
     if !said.date {
-        core.date.write(core, &mut out);
+        line(&mut out, &DATE, &core.date.now());
     }
     if !said.connection {
         if !keep {
@@ -121,7 +95,7 @@ fn lines_of(parts: &response::Parts, out: &mut Vec<u8>) -> Said {
             4 => said.date |= *name == DATE,
             10 if *name == CONNECTION => {
                 said.connection = true;
-                said.close |= closes(value);
+                said.options.read(value.as_bytes());
             }
             14 if *name == CONTENT_LENGTH => said.length = digits(value.as_bytes()),
             _ => {}
@@ -129,10 +103,6 @@ fn lines_of(parts: &response::Parts, out: &mut Vec<u8>) -> Said {
         line(out, name, value);
     }
     said
-}
-
-fn closes(options: &HeaderValue) -> bool {
-    options.as_bytes().split(|b| *b == b',').any(|o| o.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 /// How the body is sent, which is said where the headers do not.

@@ -2,7 +2,7 @@
 
 use super::*;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 fn said(
     status: u16,

@@ -39,7 +39,6 @@ mod answer;
 mod downstream;
 mod request;
 
-pub(super) use answer::Date;
 pub(super) use downstream::{Body, Downstream};
 pub(super) use request::Limits;
 

@@ -3,8 +3,6 @@
 use super::support::*;
 use crate::config::Protocol::{Http1, Http2};
 use crate::observe::Reason;
-use http::Response;
-use http_body_util::BodyExt;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -124,12 +122,7 @@ async fn a_request_reads_the_same_wherever_it_is_cut() {
 async fn a_body_of_a_length_streams_whole_in_both_directions() {
     const SIZE: usize = 3_000_000;
     for endpoint in [Http1, Http2] {
-        let server =
-            Server::http(
-                endpoint,
-                |request| async move { Response::new(request.into_body().map_err(Into::into).boxed()) },
-            )
-            .await;
+        let server = Server::mirror(endpoint).await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
         let head = format!("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n");
         let (mut read, mut write) = TcpStream::connect(proxy.address).await.unwrap().into_split();

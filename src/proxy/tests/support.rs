@@ -332,6 +332,12 @@ impl Server {
         self.connections.load(SeqCst)
     }
 
+    /// Sends each frame of a request's body back as it comes.
+    pub async fn mirror(protocol: Protocol) -> Self {
+        Self::http(protocol, |request| async move { Response::new(request.into_body().map_err(Into::into).boxed()) })
+            .await
+    }
+
     /// Serves HTTP with this function.
     pub async fn http<F, R>(protocol: Protocol, serve: F) -> Self
     where

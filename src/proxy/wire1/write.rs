@@ -6,6 +6,7 @@
 //! Which framing the body has was decided with the head. Trailers go on where the body is chunked and announced them
 //! (RFC 9110, section 6.6.2), but for fields that may not stand there.
 
+use super::super::headers::members;
 use super::LineStart;
 use bytes::Bytes;
 use http::header::{
@@ -303,6 +304,5 @@ pub(in crate::proxy) fn line(out: &mut Vec<u8>, name: &HeaderName, value: &Heade
 
 /// The fields that `Trailer` names.
 pub(in crate::proxy) fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let names = headers.get_all(TRAILER).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
-    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+    members(headers, &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
