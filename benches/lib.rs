@@ -2,7 +2,9 @@
 //!
 //! They stand apart from the workspace's default members, so that tests need not build criterion. What both need lives
 //! here: `mesh` makes a slow loop with traffic on its links, `fast` what a request touches. Everything is seeded, and
-//! time is a number that the caller moves.
+//! time is a number that the caller moves. `host` says where and of what something was measured.
 
 pub mod fast;
+#[cfg(any(feature = "peers", feature = "gpu"))]
+pub mod host;
 pub mod mesh;

@@ -1,10 +1,10 @@
 //! What was measured, as `results.json` and `RESULTS.md` hold it.
 
 use super::Error;
+use pathloom_benches::host::{Machine, commit, first_line, machine};
 use serde::Serialize;
 use std::fmt::{self, Write};
 use std::path::Path;
-use std::process::Command;
 
 /// One mesh on one device.
 #[derive(Debug, Serialize)]
@@ -54,37 +54,19 @@ impl fmt::Display for Row {
 /// Everything.
 #[derive(Debug, Serialize)]
 pub struct Results {
-    /// The commit that was measured, with `+` when the working tree differed from it.
+    /// The commit that was measured, with `+` when its sources differed from it.
     commit: String,
     machine: Machine,
+    /// None when the driver's tool is not there.
+    gpu: Option<String>,
     engines: Vec<String>,
     rows: Vec<Row>,
 }
 
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    /// None when the driver's tool is not there.
-    gpu: Option<String>,
-}
-
 impl Results {
     pub fn new(engines: Vec<String>, rows: Vec<Row>) -> Self {
-        let said = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).output().ok().filter(|o| o.status.success())?;
-            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        };
-        let commit = said("git", &["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
-        let differs = said("git", &["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
-        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let processor = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let machine = Machine {
-            processor: processor.map_or_else(|| "unknown".into(), |(_, name)| name.to_owned()),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            gpu: said("nvidia-smi", &["--query-gpu=name,driver_version", "--format=csv,noheader"]),
-        };
-        Self { commit: commit + if differs { "+" } else { "" }, machine, engines, rows }
+        let gpu = first_line("nvidia-smi", &["--query-gpu=name,driver_version", "--format=csv,noheader"]);
+        Self { commit: commit(), machine: machine(), gpu: Some(gpu).filter(|g| !g.is_empty()), engines, rows }
     }
 
     /// Writes both files.
@@ -96,7 +78,7 @@ impl Results {
     }
 
     fn page(&self) -> Result<String, fmt::Error> {
-        let Machine { processor, cores, gpu } = &self.machine;
+        let (Machine { processor, cores, .. }, gpu) = (&self.machine, &self.gpu);
         let mut page = String::from("# Inference on a GPU and on the CPU\n\nWritten by `make bench-gpu`");
         writeln!(
             page,

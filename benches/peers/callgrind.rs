@@ -13,7 +13,7 @@
 use crate::Fallible;
 use crate::bench::{Amount, Bench, Load, Proxy};
 use crate::process::Running;
-use crate::results::first_line;
+use pathloom_benches::host::first_line;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -4,8 +4,8 @@
 //! file is of another commit, a part is printed and not written: one file holds the figures of one commit.
 
 use crate::Fallible;
-use crate::results::{Machine, commit, first_line, machine};
 use crate::table::number;
+use pathloom_benches::host::{Machine, commit, first_line, machine};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -5,10 +5,10 @@
 
 use crate::Fallible;
 use crate::bench::{Case, Measured, Proxy};
+use pathloom_benches::host::Machine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 /// The most that other work may take of all cores while something is timed.
 pub const QUIET: f64 = 0.05;
@@ -31,14 +31,6 @@ pub struct Results {
     pub memory: Vec<MemoryRow>,
     /// What could not be measured, or went wrong while it was.
     pub failures: Vec<Failure>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    pub processor: String,
-    pub cores: usize,
-    pub memory_gb: f64,
-    pub kernel: String,
 }
 
 /// One run of the command.
@@ -238,40 +230,6 @@ fn rounded(value: serde_json::Value) -> serde_json::Value {
         Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (k, rounded(v))).collect()),
         other => other,
     }
-}
-
-/// The first line that a command prints, or nothing.
-pub fn first_line(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
-}
-
-/// The machine.
-pub fn machine() -> Machine {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, name: &str| -> String {
-        let line = text.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(':')).map(|(_, v)| v.trim().to_owned()).unwrap_or_default()
-    };
-    let memory = field(&read("/proc/meminfo"), "MemTotal");
-    let kib: f64 = memory.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0);
-    Machine {
-        processor: field(&read("/proc/cpuinfo"), "model name"),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_gb: (kib * 1024.0 / 1e9).round(),
-        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-    }
-}
-
-/// What is measured: the commit, with `+` when the sources differ from it. Pages and results may: this writes them.
-pub fn commit() -> String {
-    let commit = first_line("git", &["rev-parse", "--short=12", "HEAD"]);
-    let sources = [":/", ":(exclude,top)*.md", ":(exclude,top)benches/*results.json"];
-    let changed =
-        first_line("git", &[&["status", "--porcelain", "--untracked-files=no", "--"], sources.as_slice()].concat());
-    if changed.is_empty() { commit } else { format!("{commit}+") }
 }
 
 /// The share of all cores that is busy now, watched for two seconds.

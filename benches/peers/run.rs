@@ -7,9 +7,10 @@
 use crate::Fallible;
 use crate::bench::{Bench, Case, Measured, Programs, Proxy};
 use crate::progress::Progress;
-use crate::results::{QUIET, Results, Run, busy_now, commit, first_line, machine};
+use crate::results::{QUIET, Results, Run, busy_now};
 use crate::rounds::Samples;
 use crate::{counted, report};
+use pathloom_benches::host::{commit, first_line, machine};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 

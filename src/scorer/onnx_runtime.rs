@@ -247,8 +247,13 @@ impl Engine for OnnxRuntime {
             "path_links" => path_links.map_err(failed)?,
         };
         let size = n + e;
-        let options = if size * SHRUNK < self.largest { &self.emptying } else { &self.options };
-        self.largest = if size * SHRUNK < self.largest { size } else { self.largest.max(size) };
+        let options = if size * SHRUNK < self.largest {
+            self.largest = size;
+            &self.emptying
+        } else {
+            self.largest = self.largest.max(size);
+            &self.options
+        };
         let outputs = self.session.run_with_options(inputs, &**options).map_err(failed)?;
         read(&outputs, features, scores)
     }

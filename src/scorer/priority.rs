@@ -1,9 +1,9 @@
-//! The scoring thread gives way: where requests want a core, they get it first.
+//! The scoring thread gives way: where requests want a core, they come first.
 //!
 //! An inference keeps a core busy for milliseconds. On a machine with as many serving threads as cores it would take one of
-//! them its turn, and what waits in that thread waits with it. So the scoring thread makes itself `NICER`: the kernel
-//! then gives a waking serving thread the core at once, and leaves the scorer about a tenth of a core that others want
-//! all of. Raising one's own niceness needs no privilege.
+//! them its turn, and what waits in that thread waits with it. So the scoring thread makes itself `NICER`: the kernel then
+//! prefers a waking serving thread, at once or when the scorer's slice of a few milliseconds is over, and leaves the
+//! scorer about a tenth of a core that others want all of. Raising one's own niceness needs no privilege.
 //!
 //! Not `SCHED_IDLE`: on a machine that is busy throughout it would starve the model, and the ladder would steer
 //! without it just when it matters. On Linux niceness belongs to a thread, and threads inherit it, so the engines' own

@@ -6,13 +6,10 @@
 use super::super::added::Added;
 use super::super::body::RequestBody;
 use super::super::headers::digits;
-use super::super::wire1::{Lines, Rest, Scratch, Writer, announced, line};
+use super::super::wire1::{Lines, Rest, Scratch, USUAL_HEAD, Writer, announced, line};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method};
-
-/// What a head takes that has not many headers, in bytes.
-const USUAL_HEAD: usize = 1024;
 
 /// A request on its way out. It goes from connection to connection until one takes it.
 #[derive(Default)]

@@ -6,15 +6,12 @@
 use super::super::body::ResponseBody;
 use super::super::core::Core;
 use super::super::headers::digits;
-use super::super::wire1::{Options, Rest, Writer, announced, line};
+use super::super::wire1::{Options, Rest, USUAL_HEAD, Writer, announced, line};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{Method, Response, StatusCode, Version, response};
 use http_body::Body;
 use hyper::ext::ReasonPhrase;
 use std::io::Write;
-
-/// What a head takes that has not many headers, in bytes.
-const USUAL_HEAD: usize = 1024;
 
 /// What must be known of a request to answer it.
 #[derive(Debug, Clone)]

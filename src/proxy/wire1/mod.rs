@@ -31,6 +31,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+/// What a head takes that has not many headers, in bytes.
+pub(super) const USUAL_HEAD: usize = 1024;
 /// What is read at once of a head, or of a short body, in bytes.
 pub(super) const READ: usize = 16 * 1024;
 /// What a block must have left to be read into once more, in bytes.
