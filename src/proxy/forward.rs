@@ -31,7 +31,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use rand::Rng;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -55,16 +54,11 @@ struct Ready {
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
-    request: Request<Inbound>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    let (parts, mut body) = request.into_parts();
-    let seen = Seen::in_headers(&parts.headers);
-    if seen.lengths > 0 {
-        body.announced(&parts.headers);
-    }
-    let body = Some(body).filter(|b| !b.is_end_stream());
-    let exchange = exchange(ready(conn, watch, parts, body, &seen));
-    async move { Ok(exchange.await) }
+    parts: Parts,
+    seen: &Seen,
+    body: Option<Inbound>,
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
+    exchange(ready(conn, watch, parts, body, seen))
 }
 
 /// Serves one request of an HTTP/1.1 client.

@@ -1,0 +1,491 @@
+//! Frames that came, and what RFC 9113 says to each.
+//!
+//! A frame is looked at where it was read. What is not whole is kept until it is, but for DATA, whose pieces go on as
+//! they come: flow control has bounded them already, when the frame began.
+//!
+//! What a peer may not do ends its stream, or the connection where the standard says so, or where the state that both
+//! sides share is in doubt.
+
+use super::super::headers::Seen;
+use super::super::wire1::Scratch;
+use super::super::wire2::{Code, FrameHead, HEAD, PREFACE, Settings, flags, kind, put_rst, put_window_update};
+use super::STREAM_WINDOW;
+use super::session::{Engine, MAX_31, Role, Session};
+use super::streams::Ended;
+use bytes::{Buf, Bytes, BytesMut};
+use http::request;
+
+/// The largest frame that we take (RFC 9113, section 6.5.2: the least that is allowed, and what everybody sends).
+const MAX_FRAME: usize = 16_384;
+
+/// What the peer did ends the connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Broken(pub Code, pub &'static str);
+
+/// A request that came.
+#[derive(Debug)]
+pub(in crate::proxy) struct Asked {
+    pub(super) slot: u32,
+    pub parts: request::Parts,
+    pub seen: Seen,
+    /// It has no body.
+    pub whole: bool,
+}
+
+/// What of a frame is awaited.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reading {
+    /// What a client begins with.
+    Preface,
+    /// The first frame, which must be the settings.
+    First,
+    Frame,
+    Data(Data),
+}
+
+impl Reading {
+    pub fn preface(role: Role) -> Self {
+        if role == Role::Server { Self::Preface } else { Self::First }
+    }
+}
+
+/// A DATA frame that is being read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Data {
+    id: u32,
+    /// So much of it is still to come, and so much of that is padding.
+    left: usize,
+    padding: usize,
+    /// How much padding there is comes first.
+    padded: bool,
+    end: bool,
+}
+
+/// Works off what was read, up to a request that is to be served.
+impl Session {
+    pub(in crate::proxy) fn next(&self) -> Option<Asked> {
+        let mut engine = self.engine.borrow_mut();
+        loop {
+            if engine.failed {
+                engine.input = Bytes::new();
+                return None;
+            }
+            match engine.step(&self.scratch) {
+                Ok(Step::Asked(asked)) => return Some(*asked),
+                Ok(Step::On) => {}
+                Ok(Step::Wait) => return None,
+                Err(Broken(code, why)) => engine.fail(code, why, &self.scratch),
+            }
+        }
+    }
+}
+
+enum Step {
+    On,
+    /// More must be read.
+    Wait,
+    Asked(Box<Asked>),
+}
+
+impl Engine {
+    fn step(&mut self, scratch: &Scratch) -> Result<Step, Broken> {
+        match self.reading {
+            Reading::Frame | Reading::First => {}
+            Reading::Preface => return self.preface(),
+            Reading::Data(data) => return self.data_goes_on(data, scratch),
+        }
+        let Some(head) = self.head()? else { return Ok(Step::Wait) };
+        if head.kind == kind::DATA {
+            if self.partial.is_empty() {
+                self.input.advance(HEAD);
+            }
+            self.partial = BytesMut::new();
+            return self.data_begins(head, scratch).map(|()| Step::On);
+        }
+        let Some(payload) = self.payload(head.len) else { return Ok(Step::Wait) };
+        self.frame(head, payload, scratch).map(|asked| asked.map_or(Step::On, |asked| Step::Asked(Box::new(asked))))
+    }
+
+    fn preface(&mut self) -> Result<Step, Broken> {
+        let known = self.partial.len();
+        let wanted = PREFACE.get(known..).unwrap_or_default();
+        let part = wanted.len().min(self.input.len());
+        if self.input.get(..part) != wanted.get(..part) {
+            return Err(Broken(Code::PROTOCOL_ERROR, "no preface"));
+        }
+        let came = self.input.split_to(part);
+        if part < wanted.len() {
+            self.partial.extend_from_slice(&came);
+            return Ok(Step::Wait);
+        }
+        self.partial = BytesMut::new();
+        self.reading = Reading::First;
+        Ok(Step::On)
+    }
+
+    /// How the next frame begins, once that is there.
+    fn head(&mut self) -> Result<Option<FrameHead>, Broken> {
+        let kept = self.partial.len();
+        let head = if kept == 0 {
+            FrameHead::read(&self.input)
+        } else {
+            if kept < HEAD {
+                let more = self.input.split_to(self.input.len().min(HEAD - kept));
+                self.partial.extend_from_slice(&more);
+            }
+            FrameHead::read(&self.partial)
+        };
+        let Some(head) = head else {
+            self.keep();
+            return Ok(None);
+        };
+        if kept < HEAD {
+            self.may_come(head)?;
+        }
+        Ok(Some(head))
+    }
+
+    /// Whether a frame may begin so, which must be known before all of it is kept.
+    fn may_come(&mut self, head: FrameHead) -> Result<(), Broken> {
+        if head.len > MAX_FRAME {
+            return Err(Broken(Code::FRAME_SIZE_ERROR, "a frame is too long"));
+        }
+        if matches!(self.reading, Reading::First) {
+            if head.kind != kind::SETTINGS || head.flags & flags::ACK != 0 {
+                return Err(Broken(Code::PROTOCOL_ERROR, "the first frame is none of settings"));
+            }
+            self.reading = Reading::Frame;
+        }
+        match &self.block {
+            Some(block) if head.kind != kind::CONTINUATION || head.stream != block.stream => {
+                Err(Broken(Code::PROTOCOL_ERROR, "a header block was not continued"))
+            }
+            None if head.kind == kind::CONTINUATION => {
+                Err(Broken(Code::PROTOCOL_ERROR, "a CONTINUATION continues nothing"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What follows a frame's head, once that is there; both are taken off what was read.
+    fn payload(&mut self, length: usize) -> Option<Bytes> {
+        if self.partial.is_empty() {
+            if self.input.len() >= HEAD + length {
+                self.input.advance(HEAD);
+                return Some(self.input.split_to(length));
+            }
+            self.keep();
+            return None;
+        }
+        let more = (HEAD + length).saturating_sub(self.partial.len()).min(self.input.len());
+        let more = self.input.split_to(more);
+        self.partial.extend_from_slice(&more);
+        if self.partial.len() < HEAD + length {
+            self.input = Bytes::new();
+            return None;
+        }
+        let mut whole = std::mem::take(&mut self.partial).freeze();
+        whole.advance(HEAD);
+        Some(whole)
+    }
+
+    fn keep(&mut self) {
+        self.partial.extend_from_slice(&self.input);
+        self.input = Bytes::new();
+    }
+
+    fn data_begins(&mut self, head: FrameHead, scratch: &Scratch) -> Result<(), Broken> {
+        if head.stream == 0 || self.idle(head.stream) {
+            return Err(Broken(Code::PROTOCOL_ERROR, "DATA on no stream"));
+        }
+        let length = head.len as i64;
+        self.receive_window -= length;
+        if self.receive_window < 0 {
+            return Err(Broken(Code::FLOW_CONTROL_ERROR, "the connection's window was overrun"));
+        }
+        let (padded, end) = (head.flags & flags::PADDED != 0, head.flags & flags::END_STREAM != 0);
+        if padded && head.len == 0 {
+            return Err(Broken(Code::FRAME_SIZE_ERROR, "no room for padding"));
+        }
+        if head.len == 0 && !end {
+            self.said_nothing()?;
+        }
+        match self.streams.find(head.stream) {
+            None => self.tolerate(head.stream)?,
+            Some(slot) => {
+                if let Some(stream) = self.streams.get(slot) {
+                    stream.receive_window -= length;
+                    let refusal = if !stream.receiving {
+                        Some(Code::STREAM_CLOSED)
+                    } else if stream.receive_window < 0 {
+                        Some(Code::FLOW_CONTROL_ERROR)
+                    } else if stream.awaiting {
+                        Some(Code::PROTOCOL_ERROR)
+                    } else {
+                        None
+                    };
+                    if let Some(code) = refusal {
+                        self.mistaken(slot, code, scratch)?;
+                    }
+                }
+            }
+        }
+        self.reading = Reading::Data(Data { id: head.stream, left: head.len, padding: 0, padded, end });
+        Ok(())
+    }
+
+    fn data_goes_on(&mut self, mut data: Data, scratch: &Scratch) -> Result<Step, Broken> {
+        if self.input.is_empty() && data.left > 0 {
+            self.input = Bytes::new();
+            return Ok(Step::Wait);
+        }
+        if data.padded {
+            data.padded = false;
+            data.padding = usize::from(self.input.get_u8());
+            data.left -= 1;
+            if data.padding > data.left {
+                return Err(Broken(Code::PROTOCOL_ERROR, "more padding than DATA"));
+            }
+            self.unasked(data.id, 1, scratch);
+        }
+        let wanted = data.left - data.padding;
+        if wanted > 0 {
+            let piece = if wanted >= self.input.len() {
+                std::mem::take(&mut self.input)
+            } else {
+                self.input.split_to(wanted)
+            };
+            data.left -= piece.len();
+            let last = data.left == 0 && data.end;
+            self.arrives(data.id, piece, last, scratch)?;
+            data.end &= !last;
+        } else if data.padding > 0 {
+            let part = data.padding.min(self.input.len());
+            self.input.advance(part);
+            (data.padding, data.left) = (data.padding - part, data.left - part);
+            self.unasked(data.id, part, scratch);
+        }
+        if data.left > 0 {
+            self.reading = Reading::Data(data);
+        } else {
+            if data.end {
+                self.arrives(data.id, Bytes::new(), true, scratch)?;
+            }
+            self.reading = Reading::Frame;
+        }
+        Ok(Step::On)
+    }
+
+    /// A piece of a body came.
+    fn arrives(&mut self, id: u32, piece: Bytes, last: bool, scratch: &Scratch) -> Result<(), Broken> {
+        let length = piece.len();
+        let found = self.streams.find(id);
+        let Some((slot, stream)) = found.and_then(|slot| Some((slot, self.streams.get(slot)?))) else {
+            // It was reset meanwhile.
+            self.give_back(length, scratch);
+            return Ok(());
+        };
+        if let Some(left) = &mut stream.left {
+            match left.checked_sub(length as u64) {
+                Some(rest) if rest == 0 || !last => *left = rest,
+                _ => {
+                    self.give_back(length, scratch);
+                    return self.mistaken(slot, Code::PROTOCOL_ERROR, scratch);
+                }
+            }
+        }
+        if stream.unwanted {
+            self.give_back(length, scratch);
+        } else if length > 0 {
+            stream.arrived.push(piece);
+        }
+        if last {
+            self.received_whole(slot);
+        } else if let Some(stream) = self.streams.look(slot) {
+            stream.wake_reader();
+        }
+        Ok(())
+    }
+
+    /// The peer's message came to its end.
+    pub fn received_whole(&mut self, slot: u32) {
+        let Some(stream) = self.streams.get(slot) else { return };
+        (stream.receiving, stream.whole) = (false, true);
+        stream.wake_reader();
+        if !stream.sending {
+            self.floods.completed();
+            self.close(slot);
+        }
+    }
+
+    /// What nobody takes counts against the windows, too (padding).
+    fn unasked(&mut self, id: u32, length: usize, scratch: &Scratch) {
+        self.give_back(length, scratch);
+        if let Some(slot) = self.streams.find(id) {
+            self.taken_of(slot, length, scratch);
+        }
+    }
+
+    /// So much was taken of a stream: when it is much, the peer may send it again.
+    pub fn taken_of(&mut self, slot: u32, length: usize, scratch: &Scratch) {
+        let Some(stream) = self.streams.get(slot).filter(|stream| stream.receiving) else { return };
+        stream.taken += u32::try_from(length).unwrap_or(0);
+        if stream.taken >= STREAM_WINDOW / 2 {
+            let (id, more) = (stream.id, std::mem::take(&mut stream.taken));
+            stream.receive_window += i64::from(more);
+            put_window_update(self.out.buffer(scratch), id, more);
+            self.rouse();
+        }
+    }
+
+    /// A frame other than DATA, all of it.
+    fn frame(&mut self, head: FrameHead, payload: Bytes, scratch: &Scratch) -> Result<Option<Asked>, Broken> {
+        match head.kind {
+            kind::HEADERS => return self.headers(head, payload, scratch),
+            kind::CONTINUATION => return self.continuation(head, &payload, scratch),
+            kind::RST_STREAM => self.rst_stream(head, &payload)?,
+            kind::WINDOW_UPDATE => self.window_update(head, &payload, scratch)?,
+            kind::SETTINGS => self.settings(head, &payload, scratch)?,
+            kind::PING => {
+                on_connection(head)?;
+                let data = payload.as_ref().try_into().map_err(|_| Broken(Code::FRAME_SIZE_ERROR, "PING"))?;
+                self.said_nothing()?;
+                self.pinged(head.flags & flags::ACK != 0, data, scratch);
+            }
+            kind::GOAWAY => {
+                on_connection(head)?;
+                let (Some(last), Some(code)) = (number(&payload, 0), number(&payload, 4)) else {
+                    return Err(Broken(Code::FRAME_SIZE_ERROR, "GOAWAY"));
+                };
+                self.told(last & MAX_31, Code(code)).map_err(|why| Broken(Code::PROTOCOL_ERROR, why))?;
+            }
+            kind::PUSH_PROMISE => return Err(Broken(Code::PROTOCOL_ERROR, "push was refused")),
+            kind::PRIORITY => {
+                self.said_nothing()?;
+                if head.stream == 0 {
+                    return Err(Broken(Code::PROTOCOL_ERROR, "PRIORITY on no stream"));
+                }
+                if payload.len() != 5 {
+                    match self.streams.find(head.stream) {
+                        Some(slot) => self.mistaken(slot, Code::FRAME_SIZE_ERROR, scratch)?,
+                        None => return Err(Broken(Code::FRAME_SIZE_ERROR, "PRIORITY")),
+                    }
+                }
+            }
+            // What is not known means nothing (RFC 9113, section 5.5).
+            _ => self.said_nothing()?,
+        }
+        Ok(None)
+    }
+
+    fn rst_stream(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        let code = number(payload, 0).filter(|_| payload.len() == 4);
+        let code = code.ok_or(Broken(Code::FRAME_SIZE_ERROR, "RST_STREAM"))?;
+        if head.stream == 0 || self.idle(head.stream) {
+            return Err(Broken(Code::PROTOCOL_ERROR, "RST_STREAM on no stream"));
+        }
+        if let Some(slot) = self.streams.find(head.stream) {
+            self.end_stream(slot, Ended::Reset(Code(code)));
+            if self.role == Role::Server && self.floods.reset() {
+                return Err(Broken(Code::ENHANCE_YOUR_CALM, "too many streams were reset"));
+            }
+        }
+        Ok(())
+    }
+
+    fn window_update(&mut self, head: FrameHead, payload: &[u8], scratch: &Scratch) -> Result<(), Broken> {
+        let more = number(payload, 0).filter(|_| payload.len() == 4);
+        let more = i64::from(more.ok_or(Broken(Code::FRAME_SIZE_ERROR, "WINDOW_UPDATE"))? & MAX_31);
+        if head.stream == 0 {
+            self.send_window += more;
+            if more == 0 {
+                return Err(Broken(Code::PROTOCOL_ERROR, "WINDOW_UPDATE of nothing"));
+            }
+            if self.send_window > i64::from(MAX_31) {
+                return Err(Broken(Code::FLOW_CONTROL_ERROR, "the connection's window is too large"));
+            }
+            self.stir();
+            return Ok(());
+        }
+        if self.idle(head.stream) {
+            return Err(Broken(Code::PROTOCOL_ERROR, "WINDOW_UPDATE on no stream"));
+        }
+        // On a closed one it may have been under way.
+        let Some(slot) = self.streams.find(head.stream) else { return Ok(()) };
+        let Some(stream) = self.streams.get(slot) else { return Ok(()) };
+        stream.send_window += more;
+        if more == 0 {
+            self.mistaken(slot, Code::PROTOCOL_ERROR, scratch)
+        } else if stream.send_window > i64::from(MAX_31) {
+            self.mistaken(slot, Code::FLOW_CONTROL_ERROR, scratch)
+        } else {
+            stream.wake_writer();
+            Ok(())
+        }
+    }
+
+    fn settings(&mut self, head: FrameHead, payload: &[u8], scratch: &Scratch) -> Result<(), Broken> {
+        on_connection(head)?;
+        if head.flags & flags::ACK != 0 {
+            if !payload.is_empty() {
+                return Err(Broken(Code::FRAME_SIZE_ERROR, "settings in an acknowledgement"));
+            }
+            // What we announced is only ever more than what holds without it.
+            return Ok(());
+        }
+        self.said_nothing()?;
+        let settings = Settings::read(payload).map_err(|code| Broken(code, "settings"))?;
+        self.settle(settings, scratch).map_err(|(code, why)| Broken(code, why))
+    }
+
+    /// Whether a stream was never opened.
+    pub fn idle(&self, id: u32) -> bool {
+        let theirs = id % 2 == 1 && self.role == Role::Server;
+        let ours = id % 2 == 1 && self.role == Role::Client;
+        !(theirs || ours) || id > self.streams.highest
+    }
+
+    /// Something came on a closed stream that may be ignored, or not.
+    pub fn tolerate(&self, id: u32) -> Result<(), Broken> {
+        if self.streams.resets.tolerates(id) || self.deaf() {
+            return Ok(());
+        }
+        Err(Broken(Code::STREAM_CLOSED, "a frame on a closed stream"))
+    }
+
+    /// The peer's mistake ends a stream.
+    pub fn mistaken(&mut self, slot: u32, code: Code, scratch: &Scratch) -> Result<(), Broken> {
+        self.reset(slot, code, scratch);
+        self.count_mistake()
+    }
+
+    /// The same for one that was not taken in.
+    pub fn refuse(&mut self, id: u32, code: Code, scratch: &Scratch) -> Result<(), Broken> {
+        self.streams.resets.note(id);
+        put_rst(self.out.buffer(scratch), id, code);
+        self.count_mistake()
+    }
+
+    fn count_mistake(&mut self) -> Result<(), Broken> {
+        if self.floods.mistake() {
+            return Err(Broken(Code::ENHANCE_YOUR_CALM, "too many streams had to be reset"));
+        }
+        Ok(())
+    }
+
+    fn said_nothing(&mut self) -> Result<(), Broken> {
+        if self.floods.idle() {
+            return Err(Broken(Code::ENHANCE_YOUR_CALM, "too many frames that say nothing"));
+        }
+        Ok(())
+    }
+}
+
+fn on_connection(head: FrameHead) -> Result<(), Broken> {
+    if head.stream == 0 { Ok(()) } else { Err(Broken(Code::PROTOCOL_ERROR, "a stream's frame is the connection's")) }
+}
+
+/// The number that begins there.
+fn number(payload: &[u8], at: usize) -> Option<u32> {
+    payload.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
