@@ -18,6 +18,7 @@
 //! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1` | what HTTP/1.1 needs on both sides |
+//! | `wire2` | what HTTP/2 needs on both sides, but for its connections |
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `io`, `gauges` | what it says |
@@ -52,6 +53,8 @@ mod upgrade;
 mod upstream;
 mod watch;
 mod wire1;
+#[allow(dead_code, unused_imports, reason = "the connections that are to speak it are built on it next")]
+mod wire2;
 
 pub use clock::Clock;
 pub use gauges::{GaugesSnapshot, ProxyGauges};
