@@ -36,6 +36,9 @@ mod receive;
 mod sending;
 mod server;
 mod session;
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod session_tests;
 mod streams;
 mod wakes;
 

@@ -120,11 +120,11 @@ where
             return Poll::Ready(Close::Now);
         }
         self.streams.poll(conn);
-        let idle_over = conn.requests.get() == 0 && conn.watch.deadline.reached();
+        let (mut parting, idle_over) = (false, conn.requests.get() == 0 && conn.watch.deadline.reached());
         if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
             self.session.leave();
             self.say_farewell();
-            self.session.wrote();
+            parting = true;
         } else if idle_over {
             if !self.session.wrote() {
                 return Poll::Ready(Close::Now);
@@ -133,6 +133,10 @@ where
             self.say_farewell();
         }
         let written = self.session.poll_flush(&mut Context::from_waker(&self.waker), &mut self.stream);
+        if parting {
+            // What it was told is no answer of which it might still read the end.
+            self.session.wrote();
+        }
         match written {
             Poll::Ready(Ok(())) if self.session.over() => {
                 Poll::Ready(if self.session.failed() { Close::Told } else { Close::Now })
