@@ -47,6 +47,12 @@ impl Reading {
     pub fn preface(role: Role) -> Self {
         if role == Role::Server { Self::Preface } else { Self::First }
     }
+
+    /// How much of a DATA frame is still to come, which the windows know already.
+    #[cfg(test)]
+    pub fn under_way(self) -> usize {
+        if let Self::Data(data) = self { data.left } else { 0 }
+    }
 }
 
 /// A DATA frame that is being read.
