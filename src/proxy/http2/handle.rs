@@ -101,11 +101,12 @@ impl Sender {
     }
 
     /// Sends trailers, with which the message ends. `false` where the stream is over.
-    pub(super) fn trailers(&self, trailers: &HeaderMap) -> bool {
+    pub(super) fn trailers(&self, trailers: HeaderMap) -> bool {
         self.0.with(|engine, slot, session| {
             let Some(stream) = engine.streams.look(slot).filter(|stream| stream.sending) else { return false };
             let Engine { out, deflate, peer, .. } = engine;
-            out.block(&session.scratch, (stream.id, true), peer.frame, |out| deflate.trailers(out, trailers));
+            out.block(&session.scratch, (stream.id, true), peer.frame, |out| deflate.trailers(out, &trailers));
+            session.scratch.recycle_map(trailers);
             engine.sent_whole(slot);
             engine.rouse();
             true
@@ -176,16 +177,11 @@ impl<'a> Opening<'a> {
             return Poll::Pending;
         }
         let id = if engine.streams.highest == 0 { 1 } else { engine.streams.highest + 2 };
-        let slot = engine.streams.insert(Stream {
-            id,
-            handles: 1,
-            receiving: true,
-            sending: !end,
-            awaiting: true,
-            head_only: parts.method == Method::HEAD,
-            receive_window: i64::from(STREAM_WINDOW),
-            send_window: i64::from(engine.peer.window),
-            ..Stream::default()
+        let window = i64::from(engine.peer.window);
+        let slot = engine.streams.insert(id, |stream| {
+            (stream.receiving, stream.sending, stream.awaiting) = (true, !end, true);
+            stream.head_only = parts.method == Method::HEAD;
+            (stream.receive_window, stream.send_window) = (i64::from(STREAM_WINDOW), window);
         });
         let Engine { out, deflate, peer, .. } = engine;
         out.block(&self.session.scratch, (id, end), peer.frame, |out| deflate.request(out, parts));

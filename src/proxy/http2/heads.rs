@@ -8,7 +8,6 @@ use super::super::wire1::Scratch;
 use super::super::wire2::{Code, FrameHead, Refused, flags, kind, put_rst, unpadded};
 use super::incoming::{Asked, Broken};
 use super::session::{Engine, Role};
-use super::streams::Stream;
 use super::{MAX_HINTS, STREAM_WINDOW};
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
@@ -38,7 +37,8 @@ impl Engine {
         head: FrameHead,
         payload: Bytes,
         scratch: &Scratch,
-    ) -> Result<Option<Asked>, Broken> {
+        place: &mut Option<Asked>,
+    ) -> Result<(), Broken> {
         if head.stream == 0 {
             return Err(Broken(Code::PROTOCOL_ERROR, "HEADERS on no stream"));
         }
@@ -49,11 +49,11 @@ impl Engine {
             unpadded(FrameHead { kind: kind::HEADERS, ..head }, payload).map_err(|code| Broken(code, "HEADERS"))?
         };
         if head.flags & flags::END_HEADERS != 0 {
-            return self.block(head.stream, end, &block, scratch);
+            return self.block((head.stream, end), &block, scratch, place);
         }
         let block = Block { stream: head.stream, end, bytes: BytesMut::from(&block[..]), frames: 1 };
         self.block = Some(Box::new(block));
-        Ok(None)
+        Ok(())
     }
 
     pub fn continuation(
@@ -61,84 +61,90 @@ impl Engine {
         head: FrameHead,
         payload: &[u8],
         scratch: &Scratch,
-    ) -> Result<Option<Asked>, Broken> {
+        place: &mut Option<Asked>,
+    ) -> Result<(), Broken> {
         let most = self.limits.head + ROOM;
-        let Some(block) = &mut self.block else { return Ok(None) };
+        let Some(block) = &mut self.block else { return Ok(()) };
         block.frames += 1;
         if block.frames > MAX_FRAMES || block.bytes.len() + payload.len() > most {
             return Err(Broken(Code::ENHANCE_YOUR_CALM, "a header block is too long"));
         }
         block.bytes.extend_from_slice(payload);
         if head.flags & flags::END_HEADERS == 0 {
-            return Ok(None);
+            return Ok(());
         }
-        let Some(block) = self.block.take() else { return Ok(None) };
-        self.block(block.stream, block.end, &block.bytes.freeze(), scratch)
+        let Some(block) = self.block.take() else { return Ok(()) };
+        self.block((block.stream, block.end), &block.bytes, scratch, place)
     }
 
-    fn block(&mut self, id: u32, end: bool, block: &Bytes, scratch: &Scratch) -> Result<Option<Asked>, Broken> {
+    fn block(
+        &mut self,
+        (id, end): (u32, bool),
+        block: &[u8],
+        scratch: &Scratch,
+        place: &mut Option<Asked>,
+    ) -> Result<(), Broken> {
         let Some(slot) = self.streams.find(id) else {
             if self.role == Role::Server && self.idle(id) && id % 2 == 1 {
-                return self.request(id, end, block, scratch);
+                return self.request((id, end), block, scratch, place);
             }
             if self.idle(id) {
                 return Err(Broken(Code::PROTOCOL_ERROR, "HEADERS on no stream"));
             }
             self.skip(block)?;
-            self.tolerate(id)?;
-            return Ok(None);
+            return self.tolerate(id);
         };
-        let Some(stream) = self.streams.get(slot) else { return Ok(None) };
+        let Some(stream) = self.streams.get(slot) else { return Ok(()) };
         if !stream.receiving {
             self.skip(block)?;
-            self.mistaken(slot, Code::STREAM_CLOSED, scratch)?;
+            self.mistaken(slot, Code::STREAM_CLOSED, scratch)
         } else if stream.awaiting {
-            self.response(slot, end, block, scratch)?;
+            self.response(slot, end, block, scratch)
         } else {
-            self.trailers(slot, end, block, scratch)?;
+            self.trailers(slot, end, block, scratch)
         }
-        Ok(None)
     }
 
-    fn skip(&mut self, block: &Bytes) -> Result<(), Broken> {
+    fn skip(&mut self, block: &[u8]) -> Result<(), Broken> {
         self.inflate.skip(block).map_err(undecodable)
     }
 
     /// A new stream.
-    fn request(&mut self, id: u32, end: bool, block: &Bytes, scratch: &Scratch) -> Result<Option<Asked>, Broken> {
+    fn request(
+        &mut self,
+        (id, end): (u32, bool),
+        block: &[u8],
+        scratch: &Scratch,
+        place: &mut Option<Asked>,
+    ) -> Result<(), Broken> {
         self.streams.highest = id;
         if self.deaf() {
             // GOAWAY said so.
-            return self.skip(block).map(|()| None);
+            return self.skip(block);
         }
         // Those count that were reset, until they are gone: else a client might have any number of them.
         if self.streams.held() >= self.limits.streams as usize {
             self.skip(block)?;
-            return self.refuse(id, Code::REFUSED_STREAM, scratch).map(|()| None);
+            return self.refuse(id, Code::REFUSED_STREAM, scratch);
         }
         let (parts, seen) = match self.inflate.request(block, self.limits.head, scratch) {
             Ok(request) => request,
             Err(Refused::Connection(code)) => return Err(undecodable(code)),
-            Err(Refused::Stream(code)) => return self.refuse(id, code, scratch).map(|()| None),
-            Err(Refused::TooLarge) => return self.too_large(id, end, scratch).map(|()| None),
+            Err(Refused::Stream(code)) => return self.refuse(id, code, scratch),
+            Err(Refused::TooLarge) => return self.too_large(id, end, scratch),
         };
         let left = match length(&parts.headers, &seen) {
-            Ok(Some(left)) if end && left > 0 => return self.refuse(id, Code::PROTOCOL_ERROR, scratch).map(|()| None),
+            Ok(Some(left)) if end && left > 0 => return self.refuse(id, Code::PROTOCOL_ERROR, scratch),
             Ok(left) => left,
-            Err(code) => return self.refuse(id, code, scratch).map(|()| None),
+            Err(code) => return self.refuse(id, code, scratch),
         };
-        let slot = self.streams.insert(Stream {
-            id,
-            handles: 1,
-            receiving: !end,
-            sending: true,
-            whole: end,
-            left,
-            receive_window: i64::from(STREAM_WINDOW),
-            send_window: i64::from(self.peer.window),
-            ..Stream::default()
+        let window = i64::from(self.peer.window);
+        let slot = self.streams.insert(id, |stream| {
+            (stream.receiving, stream.sending, stream.whole, stream.left) = (!end, true, end, left);
+            (stream.receive_window, stream.send_window) = (i64::from(STREAM_WINDOW), window);
         });
-        Ok(Some(Asked { slot, parts, seen, whole: end }))
+        *place = Some(Asked { slot, parts, seen, whole: end });
+        Ok(())
     }
 
     /// Answers a request whose headers are too many.
@@ -154,7 +160,7 @@ impl Engine {
     }
 
     /// An answer's head, or what is said before it.
-    fn response(&mut self, slot: u32, end: bool, block: &Bytes, scratch: &Scratch) -> Result<(), Broken> {
+    fn response(&mut self, slot: u32, end: bool, block: &[u8], scratch: &Scratch) -> Result<(), Broken> {
         let (parts, seen) = match self.inflate.response(block, self.limits.head, scratch) {
             Ok(response) => response,
             Err(Refused::Connection(code)) => return Err(undecodable(code)),
@@ -195,7 +201,7 @@ impl Engine {
         Ok(())
     }
 
-    fn trailers(&mut self, slot: u32, end: bool, block: &Bytes, scratch: &Scratch) -> Result<(), Broken> {
+    fn trailers(&mut self, slot: u32, end: bool, block: &[u8], scratch: &Scratch) -> Result<(), Broken> {
         let trailers = match self.inflate.trailers(block, self.limits.head, scratch) {
             Ok(trailers) => trailers,
             Err(Refused::Connection(code)) => return Err(undecodable(code)),

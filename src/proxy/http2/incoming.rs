@@ -70,19 +70,19 @@ pub(super) struct Data {
 /// Works off what was read, up to a request that is to be served.
 impl Session {
     pub(in crate::proxy) fn next(&self) -> Option<Asked> {
-        let mut engine = self.engine.borrow_mut();
-        loop {
+        let (mut engine, mut asked) = (self.engine.borrow_mut(), None);
+        while asked.is_none() {
             if engine.failed {
                 engine.input = Bytes::new();
                 return None;
             }
-            match engine.step(&self.scratch) {
-                Ok(Step::Asked(asked)) => return Some(*asked),
+            match engine.step(&self.scratch, &mut asked) {
                 Ok(Step::On) => {}
                 Ok(Step::Wait) => return None,
                 Err(Broken(code, why)) => engine.fail(code, why, &self.scratch),
             }
         }
+        asked
     }
 }
 
@@ -90,11 +90,11 @@ enum Step {
     On,
     /// More must be read.
     Wait,
-    Asked(Box<Asked>),
 }
 
 impl Engine {
-    fn step(&mut self, scratch: &Scratch) -> Result<Step, Broken> {
+    /// Works off a frame, or what there is of it. A request is put at `place`.
+    fn step(&mut self, scratch: &Scratch, place: &mut Option<Asked>) -> Result<Step, Broken> {
         match self.reading {
             Reading::Frame | Reading::First => {}
             Reading::Preface => return self.preface(),
@@ -109,7 +109,7 @@ impl Engine {
             return self.data_begins(head, scratch).map(|()| Step::On);
         }
         let Some(payload) = self.payload(head.len) else { return Ok(Step::Wait) };
-        self.frame(head, payload, scratch).map(|asked| asked.map_or(Step::On, |asked| Step::Asked(Box::new(asked))))
+        self.frame(head, payload, scratch, place).map(|()| Step::On)
     }
 
     fn preface(&mut self) -> Result<Step, Broken> {
@@ -345,10 +345,16 @@ impl Engine {
     }
 
     /// A frame other than DATA, all of it.
-    fn frame(&mut self, head: FrameHead, payload: Bytes, scratch: &Scratch) -> Result<Option<Asked>, Broken> {
+    fn frame(
+        &mut self,
+        head: FrameHead,
+        payload: Bytes,
+        scratch: &Scratch,
+        place: &mut Option<Asked>,
+    ) -> Result<(), Broken> {
         match head.kind {
-            kind::HEADERS => return self.headers(head, payload, scratch),
-            kind::CONTINUATION => return self.continuation(head, &payload, scratch),
+            kind::HEADERS => self.headers(head, payload, scratch, place)?,
+            kind::CONTINUATION => self.continuation(head, &payload, scratch, place)?,
             kind::RST_STREAM => self.rst_stream(head, &payload)?,
             kind::WINDOW_UPDATE => self.window_update(head, &payload, scratch)?,
             kind::SETTINGS => self.settings(head, &payload, scratch)?,
@@ -381,7 +387,7 @@ impl Engine {
             // What is not known means nothing (RFC 9113, section 5.5).
             _ => self.said_nothing()?,
         }
-        Ok(None)
+        Ok(())
     }
 
     fn rst_stream(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
@@ -461,6 +467,11 @@ impl Engine {
 
     /// The peer's mistake ends a stream.
     pub fn mistaken(&mut self, slot: u32, code: Code, scratch: &Scratch) -> Result<(), Broken> {
+        // Who sends after the end of its message may go on with that.
+        if let Some(stream) = self.streams.look(slot).filter(|stream| !stream.receiving) {
+            let id = stream.id;
+            self.streams.resets.note(id);
+        }
         self.reset(slot, code, scratch);
         self.count_mistake()
     }

@@ -70,7 +70,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Pipe<B> {
             match frame.into_data().map_err(Frame::into_trailers) {
                 Ok(data) => self.waiting = Some((data, self.body.is_end_stream())),
                 Err(Ok(trailers)) => {
-                    return Poll::Ready(if self.stream.trailers(&trailers) { Ok(()) } else { Err(Stopped) });
+                    return Poll::Ready(if self.stream.trailers(trailers) { Ok(()) } else { Err(Stopped) });
                 }
                 // There are no other frames.
                 Err(Err(_)) => {}

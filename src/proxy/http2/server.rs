@@ -242,29 +242,38 @@ where
 
     /// Polls those that something happened to.
     fn poll(&mut self, conn: &Conn) {
-        self.wakes.take_streams(&mut self.woken);
-        for index in self.woken.drain(..) {
-            let Some(slot) = self.slots.get_mut(index) else { continue };
-            slot.wake.taken();
-            let Some(stream) = &mut slot.stream else { continue };
-            if stream.poll(&mut Context::from_waker(&slot.waker), conn).is_ready() {
-                self.free.push(index);
-                if let Some(Stream { state, mut watch }) = slot.stream.take() {
-                    drop(state);
-                    // Unless an upload that outlives its answer holds it.
-                    if let Some(free) = Rc::get_mut(&mut watch) {
-                        free.reset();
-                        self.watch = Some(watch);
-                    }
-                }
-            }
+        let mut others = std::mem::take(&mut self.woken);
+        let mut first = self.wakes.take_streams(&mut others);
+        while first != 0 {
+            self.poll_one(first.trailing_zeros() as usize, conn);
+            first &= first - 1;
         }
+        others.drain(..).for_each(|index| self.poll_one(index, conn));
+        self.woken = others;
         if self.slots.len() > MAX_SPARE && self.free.len() == self.slots.len() {
             // What a burst of streams took is given back. Who still holds a waker of theirs wakes nobody.
             self.slots.truncate(MAX_SPARE);
             self.slots.shrink_to_fit();
             self.free = (0..MAX_SPARE).collect();
             self.woken = Vec::new();
+        }
+    }
+
+    fn poll_one(&mut self, index: usize, conn: &Conn) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.wake.taken();
+        let Some(stream) = &mut slot.stream else { return };
+        if stream.poll(&mut Context::from_waker(&slot.waker), conn).is_pending() {
+            return;
+        }
+        self.free.push(index);
+        if let Some(Stream { state, mut watch }) = slot.stream.take() {
+            drop(state);
+            // Unless an upload that outlives its answer holds it.
+            if let Some(free) = Rc::get_mut(&mut watch) {
+                free.reset();
+                self.watch = Some(watch);
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ use super::floods::Floods;
 use super::heads::Block;
 use super::incoming::Reading;
 use super::output::Output;
-use super::streams::{Ended, Stream, Streams};
+use super::streams::{Ended, Streams, Wakers};
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
@@ -477,7 +477,7 @@ impl Engine {
     }
 
     /// Lets a stream go that nobody holds any more.
-    pub fn let_go(&mut self, slot: u32, scratch: &Scratch) -> Option<Stream> {
+    pub fn let_go(&mut self, slot: u32, scratch: &Scratch) -> Option<Wakers> {
         let stream = self.streams.get(slot)?;
         stream.handles = stream.handles.saturating_sub(1);
         if stream.handles > 0 {

@@ -133,6 +133,20 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Makes it as new, but for its wakers, which are dropped where nothing is borrowed.
+    fn vacate(&mut self) -> Wakers {
+        let Self { receiving, sending, whole, unwanted, awaiting, head_only, in_line, .. } = self;
+        for flag in [receiving, sending, whole, unwanted, awaiting, head_only, in_line] {
+            *flag = false;
+        }
+        (self.id, self.handles, self.informational, self.taken) = (0, 0, 0, 0);
+        (self.receive_window, self.send_window) = (0, 0);
+        (self.head, self.trailers, self.left, self.ended) = (None, None, None, None);
+        self.hints = Vec::new();
+        self.arrived.clear();
+        (self.reader.take(), self.writer.take())
+    }
+
     pub fn closed(&self) -> bool {
         !self.receiving && !self.sending
     }
@@ -150,10 +164,14 @@ impl Stream {
     }
 }
 
+/// Those who waited for a stream.
+pub(super) type Wakers = (Option<Waker>, Option<Waker>);
+
 /// All of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    slots: Vec<Option<Stream>>,
+    /// The free ones have no id.
+    slots: Vec<Stream>,
     free: Vec<u32>,
     /// The id and the slot of those that are not closed, by id.
     open: Vec<(u32, u32)>,
@@ -174,11 +192,11 @@ impl Streams {
     }
 
     pub fn get(&mut self, slot: u32) -> Option<&mut Stream> {
-        self.slots.get_mut(slot as usize)?.as_mut()
+        self.slots.get_mut(slot as usize).filter(|stream| stream.id != 0)
     }
 
     pub fn look(&self, slot: u32) -> Option<&Stream> {
-        self.slots.get(slot as usize)?.as_ref()
+        self.slots.get(slot as usize).filter(|stream| stream.id != 0)
     }
 
     /// The slot of a stream that is not closed.
@@ -193,27 +211,28 @@ impl Streams {
     }
 
     /// Takes in a stream whose id is the highest.
-    pub fn insert(&mut self, stream: Stream) -> u32 {
-        self.highest = stream.id;
+    pub fn insert(&mut self, id: u32, fill: impl FnOnce(&mut Stream)) -> u32 {
+        self.highest = id;
         let slot = self.free.pop().unwrap_or_else(|| {
             if self.slots.is_empty() {
                 self.slots.reserve_exact(1);
                 self.open.reserve_exact(1);
                 self.free.reserve_exact(1);
             }
-            self.slots.push(None);
+            self.slots.push(Stream::default());
             (self.slots.len() - 1) as u32
         });
-        self.open.push((stream.id, slot));
+        self.open.push((id, slot));
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(stream);
+            (place.id, place.handles) = (id, 1);
+            fill(place);
         }
         slot
     }
 
     /// A stream is closed: nothing more comes on it, and nothing goes.
     pub fn close(&mut self, slot: u32) {
-        let Some(stream) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let Some(stream) = self.slots.get_mut(slot as usize) else { return };
         (stream.receiving, stream.sending) = (false, false);
         if let Ok(at) = self.open.binary_search_by_key(&stream.id, |(id, _)| *id) {
             self.open.remove(at);
@@ -221,18 +240,18 @@ impl Streams {
     }
 
     /// Empties a slot.
-    pub fn remove(&mut self, slot: u32) -> Option<Stream> {
-        let stream = self.slots.get_mut(slot as usize)?.take()?;
+    pub fn remove(&mut self, slot: u32) -> Option<Wakers> {
+        let wakers = self.get(slot)?.vacate();
         self.free.push(slot);
         if self.free.len() == self.slots.len() && self.slots.len() > 1 {
             // What a burst of streams took is given back.
             (self.slots, self.free, self.open) = (Vec::new(), Vec::new(), Vec::new());
         }
-        Some(stream)
+        Some(wakers)
     }
 
     pub fn each(&mut self) -> impl Iterator<Item = &mut Stream> {
-        self.slots.iter_mut().flatten()
+        self.slots.iter_mut().filter(|stream| stream.id != 0)
     }
 
     /// The slots of those that are not closed and whose ids are higher.
@@ -269,22 +288,22 @@ impl Resets {
 mod tests {
     use super::*;
 
-    fn stream(id: u32) -> Stream {
-        Stream { id, receiving: true, sending: true, ..Stream::default() }
+    fn insert(streams: &mut Streams, id: u32) -> u32 {
+        streams.insert(id, |stream| (stream.receiving, stream.sending) = (true, true))
     }
 
     #[test]
     fn a_stream_is_found_by_its_id_until_it_is_closed_and_holds_its_slot_until_it_is_let_go() {
         let mut streams = Streams::default();
-        let slots: Vec<u32> = [1, 3, 9, 11].into_iter().map(|id| streams.insert(stream(id))).collect();
+        let slots: Vec<u32> = [1, 3, 9, 11].into_iter().map(|id| insert(&mut streams, id)).collect();
         for (id, slot) in [(1, Some(0)), (2, None), (3, Some(1)), (9, Some(2)), (11, Some(3)), (13, None)] {
             assert_eq!(streams.find(id), slot, "{id}");
         }
         streams.close(slots[1]);
         assert_eq!((streams.find(3), streams.open(), streams.held()), (None, 3, 4));
         assert!(streams.look(slots[1]).is_some_and(Stream::closed));
-        assert_eq!(streams.remove(slots[1]).map(|s| s.id), Some(3));
-        assert_eq!((streams.insert(stream(13)), streams.find(13)), (1, Some(1)), "its slot is used again");
+        assert!(streams.remove(slots[1]).is_some() && streams.remove(slots[1]).is_none());
+        assert_eq!((insert(&mut streams, 13), streams.find(13)), (1, Some(1)), "its slot is used again");
         assert_eq!(streams.above(9), [3, 1]);
         for slot in slots {
             streams.close(slot);

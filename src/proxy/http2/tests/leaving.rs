@@ -107,7 +107,7 @@ fn a_stream_that_is_let_go_early_is_reset_and_politely_where_its_answer_is_whole
     let asked = peer.say(&get).remove(0);
     let sender = peer.serve(&asked);
     sender.head(StatusCode::OK, &HeaderMap::new(), false);
-    assert!(sender.trailers(&HeaderMap::new()));
+    assert!(sender.trailers(HeaderMap::new()));
     peer.hear();
     drop(sender);
     assert!(peer.hear().is_empty(), "it was over");
