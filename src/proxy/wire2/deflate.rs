@@ -55,7 +55,7 @@ impl Deflate {
         let size = usize::try_from(size).unwrap_or(usize::MAX).min(DEFAULT_SIZE);
         self.resized = match self.resized {
             Some((_, least)) => Some((size, least.min(size))),
-            None if size == self.known.max() => None,
+            None if size == self.known.order.max() => None,
             None => Some((size, size)),
         };
     }
@@ -63,27 +63,27 @@ impl Deflate {
     /// Appends a request's block. Of fields that HTTP/2 has not nothing is written.
     pub(in crate::proxy) fn request(&mut self, out: &mut Vec<u8>, parts: &request::Parts) {
         self.begin(out);
-        let known = &mut self.known;
+        let known = &mut self.known.order;
         match parts.method {
             Method::GET => out.push(GET),
             Method::POST => out.push(POST),
-            ref other => known.put(out, &mut self.methods, ":method", other.as_str().as_bytes(), false, true),
+            ref other => known.put(out, &mut self.methods, ":method", other.as_str().as_bytes(), false),
         }
         if parts.method != Method::CONNECT {
             match parts.uri.scheme() {
                 Some(scheme) if *scheme == Scheme::HTTPS => out.push(HTTPS),
                 Some(scheme) if *scheme != Scheme::HTTP => {
-                    known.put(out, &mut self.schemes, ":scheme", scheme.as_str().as_bytes(), false, true);
+                    known.put(out, &mut self.schemes, ":scheme", scheme.as_str().as_bytes(), false);
                 }
                 _ => out.push(HTTP),
             }
             match parts.uri.path_and_query().map_or("/", |path| path.as_str()) {
                 "/" => out.push(SLASH),
-                path => known.put(out, &mut self.paths, ":path", path.as_bytes(), false, true),
+                path => known.put(out, &mut self.paths, ":path", path.as_bytes(), false),
             }
         }
         if let Some(authority) = parts.uri.authority() {
-            known.put(out, &mut self.authorities, ":authority", authority.as_str().as_bytes(), false, true);
+            known.put(out, &mut self.authorities, ":authority", authority.as_str().as_bytes(), false);
         }
         self.headers(out, &parts.headers);
     }
@@ -99,7 +99,7 @@ impl Deflate {
             400 => out.push(0x80 | 12),
             404 => out.push(0x80 | 13),
             500 => out.push(0x80 | 14),
-            _ => self.known.put(out, &mut self.statuses, ":status", status.as_str().as_bytes(), false, true),
+            _ => self.known.order.put(out, &mut self.statuses, ":status", status.as_str().as_bytes(), false),
         }
         self.headers(out, headers);
     }
@@ -115,17 +115,15 @@ impl Deflate {
     fn begin(&mut self, out: &mut Vec<u8>) {
         if let Some((size, least)) = self.resized.take() {
             if least < size {
-                self.known.resize(least);
+                self.known.order.resize(least);
                 put_number(out, 0x20, 5, least);
             }
-            self.known.resize(size);
+            self.known.order.resize(size);
             put_number(out, 0x20, 5, size);
         }
     }
 
     fn headers(&mut self, out: &mut Vec<u8>, headers: &HeaderMap) {
-        for (name, value) in headers {
-            self.known.header(out, name, value.as_bytes(), value.is_sensitive());
-        }
+        self.known.headers(out, headers);
     }
 }

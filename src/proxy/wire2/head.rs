@@ -4,7 +4,9 @@
 //! alone; trailers have none. A message beyond the limit of its size keeps nothing more, and is not looked at further.
 
 use super::super::headers::Seen;
+use super::super::wire1::Scratch;
 use super::Code;
+use super::again::{Made, is_header};
 use super::field::Field;
 use super::inflate::Refused;
 use super::table::Entry;
@@ -24,8 +26,9 @@ pub(super) struct Head {
     path: Option<PathAndQuery>,
     authority: Option<Authority>,
     status: Option<StatusCode>,
-    /// What its fields may still take, in bytes.
-    left: usize,
+    /// What its fields take, and what they may take, in bytes.
+    pub size: usize,
+    limit: usize,
     /// A field came that is no pseudo-header.
     regular: bool,
     malformed: bool,
@@ -33,17 +36,18 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// One that fits into `limit` bytes, its headers into `headers`.
-    pub(super) fn new(headers: HeaderMap, limit: usize) -> Self {
+    /// One that fits into `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
         Self {
-            headers,
+            headers: HeaderMap::new(),
             seen: Seen::default(),
             method: None,
             scheme: None,
             path: None,
             authority: None,
             status: None,
-            left: limit,
+            size: 0,
+            limit,
             regular: false,
             malformed: false,
             too_large: false,
@@ -52,15 +56,42 @@ impl Head {
 
     /// One of which nothing is wanted.
     pub(super) fn unwanted() -> Self {
-        Self { too_large: true, ..Self::new(HeaderMap::new(), 0) }
+        Self { too_large: true, ..Self::new(0) }
+    }
+
+    /// Whether its next header is the first one, behind pseudo-headers: trailers are another matter.
+    #[inline]
+    pub(super) fn begins(&self) -> bool {
+        !self.regular && (self.method.is_some() || self.status.is_some())
+    }
+
+    /// Takes a spare map where the field needs one and there is none yet.
+    #[inline]
+    pub(super) fn make_ready(&mut self, field: &Field, scratch: &Scratch) {
+        if !self.regular && !self.too_large && self.headers.capacity() == 0 && is_header(field) {
+            fill(&mut self.headers, scratch.map());
+        }
+    }
+
+    /// Takes headers that were made before, where it has none yet.
+    pub(super) fn adopt(&mut self, made: &Made) {
+        if self.takes(made.size) {
+            self.headers = made.headers.clone();
+            self.seen = made.seen;
+        }
+        self.regular = true;
+    }
+
+    /// What its headers made, which count `size`. `None` where it is no message.
+    pub(super) fn kept(&self, size: usize) -> Option<Made> {
+        let right = !self.malformed && !self.too_large;
+        right.then(|| Made { headers: self.headers.clone(), seen: self.seen, size })
     }
 
     /// Whether there is place for so many bytes more.
     fn takes(&mut self, size: usize) -> bool {
-        match self.left.checked_sub(size) {
-            Some(left) => self.left = left,
-            None => self.too_large = true,
-        }
+        self.size = self.size.saturating_add(size);
+        self.too_large |= self.size > self.limit;
         !self.too_large
     }
 
@@ -113,7 +144,7 @@ impl Head {
         self.malformed |= put(self) | self.regular;
     }
 
-    fn checked(&self) -> Result<(), Refused> {
+    pub(super) fn checked(&self) -> Result<(), Refused> {
         if self.too_large {
             return Err(Refused::TooLarge);
         }
@@ -124,52 +155,63 @@ impl Head {
         self.method.is_some() || self.scheme.is_some() || self.path.is_some() || self.authority.is_some()
     }
 
-    /// What it is as a request. Where it is none, its map is left.
-    pub(super) fn request(&mut self) -> Result<(request::Parts, Seen), Refused> {
-        self.checked()?;
-        let method = self.method.take().filter(|_| self.status.is_none()).ok_or(MALFORMED)?;
-        let uri = self.uri(&method).ok_or(MALFORMED)?;
+    /// What it is as a request.
+    #[inline]
+    pub(super) fn request(self) -> Result<(request::Parts, Seen), Refused> {
+        let Self { headers, seen, method: Some(method), scheme, path, authority, status: None, .. } = self else {
+            return Err(MALFORMED);
+        };
+        let uri = uri(&method, scheme, path, authority).ok_or(MALFORMED)?;
         let mut parts = Request::new(()).into_parts().0;
-        (parts.method, parts.uri, parts.version) = (method, uri, Version::HTTP_2);
-        parts.headers = std::mem::take(&mut self.headers);
-        Ok((parts, self.seen))
+        (parts.method, parts.version) = (method, Version::HTTP_2);
+        fill(&mut parts.uri, uri);
+        fill(&mut parts.headers, headers);
+        Ok((parts, seen))
     }
 
-    /// CONNECT has an authority alone; the others need a scheme and a path.
-    fn uri(&mut self, method: &Method) -> Option<Uri> {
-        let mut uri = uri::Parts::default();
-        uri.authority = self.authority.take();
-        if *method == Method::CONNECT {
-            let alone = uri.authority.is_some() && self.scheme.is_none() && self.path.is_none();
-            return Uri::from_parts(uri).ok().filter(|_| alone);
-        }
-        let scheme = self.scheme.take()?;
-        let path = self.path.take()?;
-        if path.as_str() == "*" && *method != Method::OPTIONS {
-            return None;
-        }
-        // Without an authority, which a Host may name, there is no place for the scheme.
-        uri.scheme = Some(scheme).filter(|_| uri.authority.is_some());
-        uri.path_and_query = Some(path);
-        Uri::from_parts(uri).ok()
-    }
-
-    /// What it is as a response. Where it is none, its map is left.
-    pub(super) fn response(&mut self) -> Result<(response::Parts, Seen), Refused> {
-        self.checked()?;
+    /// What it is as a response.
+    #[inline]
+    pub(super) fn response(self) -> Result<(response::Parts, Seen), Refused> {
         let status = self.status.filter(|_| !self.asks()).ok_or(MALFORMED)?;
         let mut parts = Response::new(()).into_parts().0;
         (parts.status, parts.version) = (status, Version::HTTP_2);
-        parts.headers = std::mem::take(&mut self.headers);
+        fill(&mut parts.headers, self.headers);
         Ok((parts, self.seen))
     }
 
-    /// What it is as trailers. Where it is none, its map is left.
-    pub(super) fn trailers(&mut self) -> Result<HeaderMap, Refused> {
-        self.checked()?;
-        if self.asks() || self.status.is_some() {
-            return Err(MALFORMED);
-        }
-        Ok(std::mem::take(&mut self.headers))
+    /// What it is as trailers.
+    pub(super) fn trailers(self) -> Result<HeaderMap, Refused> {
+        if self.asks() || self.status.is_some() { Err(MALFORMED) } else { Ok(self.headers) }
     }
+}
+
+/// What a request asks for. CONNECT has an authority alone; the others need a scheme and a path.
+fn uri(
+    method: &Method,
+    scheme: Option<Scheme>,
+    path: Option<PathAndQuery>,
+    authority: Option<Authority>,
+) -> Option<Uri> {
+    let mut uri = uri::Parts::default();
+    uri.authority = authority;
+    if *method == Method::CONNECT {
+        let alone = uri.authority.is_some() && scheme.is_none() && path.is_none();
+        return Uri::from_parts(uri).ok().filter(|_| alone);
+    }
+    let (scheme, path) = (scheme?, path?);
+    if path.as_str() == "*" && *method != Method::OPTIONS {
+        return None;
+    }
+    // Without an authority, which a Host may name, there is no place for the scheme.
+    if uri.authority.is_some() {
+        uri.scheme = Some(scheme);
+    }
+    uri.path_and_query = Some(path);
+    Uri::from_parts(uri).ok()
+}
+
+/// Puts something where only a default is, which holds no memory: to drop it would cost for nothing.
+#[inline]
+fn fill<T>(place: &mut T, value: T) {
+    std::mem::forget(std::mem::replace(place, value));
 }

@@ -3,6 +3,7 @@
 use super::super::headers::Seen;
 use super::super::wire1::Scratch;
 use super::Code;
+use super::again::{Again, Run, is_header};
 use super::field::{Field, Name, OVERHEAD};
 use super::head::Head;
 use super::number::Reader;
@@ -24,12 +25,13 @@ pub(in crate::proxy) enum Refused {
 #[derive(Debug)]
 pub(in crate::proxy) struct Inflate {
     table: Table,
+    again: Again,
 }
 
 impl Inflate {
     /// `table_size`: what the peer was told that its table may take, in bytes. Below 4096 the peer is given 4096.
     pub(in crate::proxy) fn new(table_size: usize) -> Self {
-        Self { table: Table::new(table_size) }
+        Self { table: Table::new(table_size), again: Again::default() }
     }
 
     /// A request's head. Its fields may take `limit` bytes, each with its name, its value and 32 more.
@@ -72,31 +74,43 @@ impl Inflate {
         block: &[u8],
         limit: usize,
         scratch: &Scratch,
-        finish: impl FnOnce(&mut Head) -> Result<T, Refused>,
+        finish: impl FnOnce(Head) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
-        let mut head = Head::new(scratch.map(), limit);
+        let mut head = Head::new(limit);
         let read = self.read(block, &mut head, scratch).map_err(Refused::Connection);
-        let message = read.and_then(|()| finish(&mut head));
-        if message.is_err() {
+        if let Err(refused) = read.and_then(|()| head.checked()) {
             scratch.recycle_map(head.headers);
+            return Err(refused);
         }
-        message
+        finish(head)
     }
 
     fn read(&mut self, block: &[u8], head: &mut Head, scratch: &Scratch) -> Result<(), Code> {
         // For what is Huffman-coded; most blocks hold nothing of that.
         let mut buffer = Vec::new();
         let read = self.fields(block, head, scratch, &mut buffer);
-        scratch.recycle(buffer);
+        if buffer.capacity() > 0 {
+            scratch.recycle(buffer);
+        }
         read.ok_or(Code::COMPRESSION_ERROR)
     }
 
     fn fields(&mut self, block: &[u8], head: &mut Head, scratch: &Scratch, buffer: &mut Vec<u8>) -> Option<()> {
         let mut reader = Reader(block);
         let mut first = true;
-        while let Some(byte) = reader.byte() {
+        loop {
+            let here = reader.0;
+            let Some(byte) = reader.byte() else { return Some(()) };
             match byte {
-                0x80.. => head.add(self.table.get(reader.number(byte, 7)?)?),
+                0x80.. => {
+                    let entry = self.table.get(reader.number(byte, 7)?)?;
+                    if head.begins() && is_header(&entry.field) {
+                        reader.0 = self.headers(here, head, scratch)?;
+                    } else {
+                        head.make_ready(&entry.field, scratch);
+                        head.add(entry);
+                    }
+                }
                 0x20..0x40 => {
                     let size = reader.number(byte, 5)?;
                     // Only before all fields.
@@ -107,12 +121,34 @@ impl Inflate {
                     if buffer.capacity() == 0 {
                         *buffer = scratch.buffer();
                     }
-                    self.literal(byte, &mut reader, head, buffer)?;
+                    self.literal(byte, &mut reader, head, buffer, scratch)?;
                 }
             }
             first = false;
         }
-        Some(())
+    }
+
+    /// Reads the run with which the headers begin, or its first field; what is left of the block.
+    fn headers<'a>(&mut self, block: &'a [u8], head: &mut Head, scratch: &Scratch) -> Option<&'a [u8]> {
+        let length = match self.again.look(&self.table, block) {
+            Run::Known(length, made) => {
+                head.adopt(made);
+                return block.get(length..);
+            }
+            Run::Keep(length) => length,
+            Run::New => 0,
+        };
+        let (mut reader, before) = (Reader(block), head.size);
+        for _ in 0..length.max(1) {
+            let byte = reader.byte()?;
+            let entry = self.table.get(reader.number(byte, 7)?)?;
+            head.make_ready(&entry.field, scratch);
+            head.add(entry);
+        }
+        if length > 0 {
+            self.again.keep(head, head.size - before);
+        }
+        Some(reader.0)
     }
 
     #[cfg(test)]
@@ -121,7 +157,14 @@ impl Inflate {
     }
 
     /// A field that is said in letters, which the table may take in.
-    fn literal(&mut self, byte: u8, reader: &mut Reader<'_>, head: &mut Head, buffer: &mut Vec<u8>) -> Option<()> {
+    fn literal(
+        &mut self,
+        byte: u8,
+        reader: &mut Reader<'_>,
+        head: &mut Head,
+        buffer: &mut Vec<u8>,
+        scratch: &Scratch,
+    ) -> Option<()> {
         let kept = byte & 0x40 != 0;
         let index = reader.number(byte, if kept { 6 } else { 4 })?;
         let name = match index {
@@ -131,6 +174,7 @@ impl Inflate {
         let value = reader.string(buffer)?;
         let size = name.len() + value.len() + OVERHEAD;
         let entry = Entry { field: Field::new(name, value, byte & 0x10 != 0 && !kept), size };
+        head.make_ready(&entry.field, scratch);
         if !kept {
             head.put(entry);
         } else if let Some(entry) = self.table.insert(entry) {

@@ -11,7 +11,7 @@
 use super::field::{OVERHEAD, of_connection};
 use super::number::{put_number, put_plain, put_short};
 use super::table::{DEFAULT_SIZE, STATIC, place_of};
-use http::HeaderName;
+use http::header::{HOST, HeaderMap, HeaderName};
 use std::collections::VecDeque;
 
 /// How many places there are for names, and in how many of them one may stand.
@@ -29,19 +29,34 @@ const SHORT_COOKIE: usize = 20;
 /// A place in the order of what went in: the first is 1, and 0 is none.
 type Turn = u64;
 
-/// The peer's table, as large as it is here and there.
+/// The peer's table, and what is remembered of each name.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// What is in it counts so much, the newest first, in bytes.
+    pub order: Order,
+    /// For each place, which of the names stands there; 0 is none.
+    places: [u8; PLACES],
+    /// The first is where a message begins, and no name.
+    names: Vec<Named>,
+}
+
+/// What is in the peer's table, as large as it is here and there.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// What each counts, the newest first, in bytes.
     sizes: VecDeque<usize>,
     size: usize,
     max: usize,
     /// How many went in, and how many of them left again.
     came: Turn,
     went: Turn,
-    /// For each place, which of the names stands there, from 1 on.
-    places: [u8; PLACES],
-    names: Vec<(HeaderName, Values)>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: HeaderName,
+    values: Values,
+    /// The name that stood behind it last, which is most often the one that stands there now.
+    next: u8,
 }
 
 /// What is done with a name's values.
@@ -65,6 +80,8 @@ pub(super) struct Values {
     /// Its number in the static table, 0 where it has none.
     fixed: u8,
     rule: Rule,
+    /// It may go in: what went in is found again.
+    remembered: bool,
     changes: u8,
     /// Which value is replaced next.
     next: u8,
@@ -88,7 +105,7 @@ impl Values {
     }
 
     fn new(fixed: u8, rule: Rule) -> Self {
-        Self { fixed, rule, changes: 0, next: 0, turn: 0, last: Default::default(), passed: 0 }
+        Self { fixed, rule, remembered: true, changes: 0, next: 0, turn: 0, last: Default::default(), passed: 0 }
     }
 
     fn of(name: &HeaderName) -> Self {
@@ -101,6 +118,11 @@ impl Values {
             _ => Rule::Learn,
         };
         Self::new(place_of(name), rule)
+    }
+
+    /// Those of a name beyond all that are remembered.
+    fn forgotten(name: &HeaderName) -> Self {
+        Self { remembered: false, ..Self::of(name) }
     }
 
     /// Whether a value that is not in the table shall go in.
@@ -125,23 +147,73 @@ fn short(text: &[u8]) -> u64 {
 
 impl Known {
     pub(super) fn new() -> Self {
-        Self {
-            sizes: VecDeque::new(),
-            size: 0,
-            max: DEFAULT_SIZE,
-            came: 0,
-            went: 0,
-            places: [0; PLACES],
-            names: Vec::new(),
+        let order = Order { sizes: VecDeque::new(), size: 0, max: DEFAULT_SIZE, came: 0, went: 0 };
+        Self { order, places: [0; PLACES], names: Vec::new() }
+    }
+
+    /// Writes headers.
+    pub(super) fn headers(&mut self, out: &mut Vec<u8>, headers: &HeaderMap) {
+        if self.names.is_empty() {
+            self.names.push(Named { name: HOST, values: Values::new(0, Rule::Gone), next: 0 });
+        }
+        let mut before = 0;
+        for (name, value) in headers {
+            let (text, sensitive) = (value.as_bytes(), value.is_sensitive());
+            let guess = self.names.get(before).map_or(0, |named| usize::from(named.next));
+            let at = match self.names.get(guess) {
+                Some(named) if guess > 0 && named.name == *name => guess,
+                _ => self.find(name, before),
+            };
+            match self.names.get_mut(at) {
+                Some(named) if at > 0 => self.order.put(out, &mut named.values, named.name.as_str(), text, sensitive),
+                _ => self.order.put(out, &mut Values::forgotten(name), name.as_str(), text, sensitive),
+            }
+            before = at;
         }
     }
 
+    /// Where a name stands among the names, which is a new place for one that is new. 0 where there is none left.
+    #[cold]
+    fn find(&mut self, name: &HeaderName, before: usize) -> usize {
+        let at = self.stands(name).unwrap_or(0);
+        if let (Some(named), Ok(next)) = (self.names.get_mut(before), u8::try_from(at)) {
+            named.next = next;
+        }
+        at
+    }
+
+    fn stands(&mut self, name: &HeaderName) -> Option<usize> {
+        let first = place(name.as_str().as_bytes());
+        for probe in 0..PROBES {
+            let place = self.places.get_mut((first + probe) % PLACES)?;
+            match usize::from(*place) {
+                0 => {
+                    *place = u8::try_from(self.names.len()).ok()?;
+                    self.names.push(Named { name: name.clone(), values: Values::of(name), next: 0 });
+                    return Some(self.names.len() - 1);
+                }
+                at if self.names.get(at).is_some_and(|named| named.name == *name) => return Some(at),
+                _ => {}
+            }
+        }
+        // One that left the table makes room.
+        let went = self.order.went;
+        let at = (0..PROBES).find_map(|probe| {
+            let at = usize::from(*self.places.get((first + probe) % PLACES)?);
+            self.names.get(at).filter(|named| named.values.turn <= went).map(|_| at)
+        })?;
+        *self.names.get_mut(at)? = Named { name: name.clone(), values: Values::of(name), next: 0 };
+        Some(at)
+    }
+}
+
+impl Order {
     /// How large it may be, in bytes.
     pub(super) fn max(&self) -> usize {
         self.max
     }
 
-    /// How large the table is from here on.
+    /// How large it is from here on.
     pub(super) fn resize(&mut self, max: usize) {
         self.max = max;
         self.shrink(max);
@@ -156,59 +228,19 @@ impl Known {
         }
     }
 
-    /// Writes a header. `sensitive`: it may go into no table.
+    /// Writes a field. `sensitive`: it may go into no table.
     #[inline]
-    pub(super) fn header(&mut self, out: &mut Vec<u8>, name: &HeaderName, text: &[u8], sensitive: bool) {
-        let Some(at) = self.find(name) else {
-            // Too many names at once: this one is written in full.
-            let mut values = Values::of(name);
-            values.changes = MAX_CHANGES;
-            values.rule = if values.rule == Rule::Learn { Rule::Changing } else { values.rule };
-            return self.put(out, &mut values, name.as_str(), text, sensitive, false);
-        };
-        let mut names = std::mem::take(&mut self.names);
-        if let Some((_, values)) = names.get_mut(at) {
-            self.put(out, values, name.as_str(), text, sensitive, true);
+    pub(super) fn put(&mut self, out: &mut Vec<u8>, values: &mut Values, name: &str, text: &[u8], sensitive: bool) {
+        let went = self.went;
+        if !sensitive && let Some(value) = values.last.iter().find(|value| value.turn > went && *value.text == *text) {
+            values.changes = values.changes.saturating_sub(1);
+            return put_number(out, 0x80, 7, self.number(value.turn));
         }
-        self.names = names;
+        self.literal(out, values, name, text, sensitive);
     }
 
-    /// Where a name stands among the names, which is a new place for one that is new. `None` where there is none left.
-    fn find(&mut self, name: &HeaderName) -> Option<usize> {
-        let first = place(name.as_str().as_bytes());
-        for probe in 0..PROBES {
-            let place = self.places.get_mut((first + probe) % PLACES)?;
-            match usize::from(*place).checked_sub(1) {
-                Some(at) if self.names.get(at).is_some_and(|(known, _)| known == name) => return Some(at),
-                Some(_) => {}
-                None => {
-                    self.names.push((name.clone(), Values::of(name)));
-                    *place = u8::try_from(self.names.len()).ok()?;
-                    return Some(self.names.len() - 1);
-                }
-            }
-        }
-        // One that left the table makes room.
-        let mut probes = (0..PROBES).filter_map(|probe| self.places.get((first + probe) % PLACES));
-        let at = probes.find_map(|place| {
-            let at = usize::from(*place).checked_sub(1)?;
-            self.names.get(at).filter(|(_, values)| values.turn <= self.went).map(|_| at)
-        })?;
-        *self.names.get_mut(at)? = (name.clone(), Values::of(name));
-        Some(at)
-    }
-
-    /// Writes a field. `learn`: it may go in.
-    #[inline]
-    pub(super) fn put(
-        &mut self,
-        out: &mut Vec<u8>,
-        values: &mut Values,
-        name: &str,
-        text: &[u8],
-        sensitive: bool,
-        learn: bool,
-    ) {
+    /// Writes a field that is not in the table.
+    fn literal(&mut self, out: &mut Vec<u8>, values: &mut Values, name: &str, text: &[u8], sensitive: bool) {
         let secret = match values.rule {
             Rule::Learn | Rule::Changing => sensitive,
             Rule::Secret(below) => sensitive || text.len() < below,
@@ -216,24 +248,12 @@ impl Known {
             Rule::Trailers if text != b"trailers" => return,
             Rule::Trailers => false,
         };
-        if values.rule != Rule::Changing && !secret {
-            let went = self.went;
-            if let Some(value) = values.last.iter().find(|value| value.turn > went && *value.text == *text) {
-                values.changes = values.changes.saturating_sub(1);
-                return put_number(out, 0x80, 7, self.number(value.turn));
-            }
-        }
-        self.literal(out, values, name, text, secret, learn);
-    }
-
-    /// Writes a field that is not in the table.
-    fn literal(&mut self, out: &mut Vec<u8>, values: &mut Values, name: &str, text: &[u8], secret: bool, learn: bool) {
         let named = match values.fixed {
             0 if values.turn > self.went => self.number(values.turn),
             fixed => usize::from(fixed),
         };
         let size = name.len() + text.len() + OVERHEAD;
-        let fits = learn && !secret && size <= self.max / 2;
+        let fits = !secret && values.remembered && size <= self.max / 2;
         // A name without a number gets one.
         let goes_in = fits && (values.rule != Rule::Changing && values.worth(text) || named == 0);
         match (goes_in, secret) {

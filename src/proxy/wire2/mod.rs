@@ -8,6 +8,7 @@
 //! | `field` | one field, made at once into what the proxy works with, and what is wrong with it |
 //! | `table` | the fields that need not be said again, of a peer that talks |
 //! | `head` | what a message's fields make together |
+//! | `again` | the headers that a peer says again in the same order |
 //! | `inflate` | reads a header block |
 //! | `known` | the fields that need not be said again, to a peer that listens |
 //! | `deflate` | writes a header block |
@@ -21,6 +22,7 @@
 //! came is copied, so that no value holds the whole of what was read, and costs no more than its bytes: a field of the
 //! table beyond a message's limit is counted and not kept.
 
+mod again;
 mod deflate;
 mod field;
 mod frame;

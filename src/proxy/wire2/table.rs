@@ -18,6 +18,9 @@ pub(super) const DEFAULT_SIZE: usize = 4096;
 /// How many entries the static table has.
 pub(super) const STATIC: usize = 61;
 
+/// Which entry it is of all that ever were, those of the static table before the others; 0 is none.
+pub(super) type Turn = u64;
+
 /// A field and what it counts.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -32,6 +35,8 @@ pub(super) struct Table {
     /// The newest first.
     entries: VecDeque<Entry>,
     size: usize,
+    /// The turn of the newest.
+    turn: Turn,
     /// What it may hold, as the peer said, and what the peer may say at most.
     max: usize,
     limit: usize,
@@ -40,7 +45,13 @@ pub(super) struct Table {
 impl Table {
     /// The peer may say `limit` once it knows, and until then what is usual.
     pub(super) fn new(limit: usize) -> Self {
-        Self { entries: VecDeque::new(), size: 0, max: DEFAULT_SIZE, limit: limit.max(DEFAULT_SIZE) }
+        Self {
+            entries: VecDeque::new(),
+            size: 0,
+            turn: STATIC as Turn,
+            max: DEFAULT_SIZE,
+            limit: limit.max(DEFAULT_SIZE),
+        }
     }
 
     /// What a number stands for.
@@ -52,6 +63,16 @@ impl Table {
         }
     }
 
+    /// The turn of what a number stands for.
+    #[inline]
+    pub(super) fn turn(&self, index: usize) -> Turn {
+        match index.checked_sub(STATIC + 1) {
+            None => index as Turn,
+            Some(dynamic) if dynamic < self.entries.len() => self.turn - dynamic as Turn,
+            Some(_) => 0,
+        }
+    }
+
     /// Takes a field in, for which others may have to leave; it itself has no place where it is larger than the table.
     pub(super) fn insert(&mut self, entry: Entry) -> Option<Entry> {
         self.shrink(self.max.saturating_sub(entry.size));
@@ -59,6 +80,7 @@ impl Table {
             return Some(entry);
         }
         self.size += entry.size;
+        self.turn += 1;
         self.entries.push_front(entry);
         None
     }

@@ -215,6 +215,21 @@ fn a_number_that_stands_for_nothing_is_refused() {
 }
 
 #[test]
+fn a_number_of_more_than_a_byte_stands_for_what_it_says_wherever_it_stands() {
+    let mut inflate = Inflate::new(4096);
+    let mut fill = Vec::new();
+    for at in 0..100u8 {
+        fill.extend([0x40, 1, b'a' + at % 26, 1, b'!' + at % 90]);
+    }
+    trailers(&mut inflate, &fill).unwrap();
+    // The first, which is the 100th from the end; the second; and one of a byte.
+    for _ in 0..4 {
+        let (parts, _) = response(&mut inflate, &[0x88, 0xff, 161 - 127, 0xff, 160 - 127, 0x80 | 62]).unwrap();
+        assert_eq!(lines(&parts.headers), [("a", "!"), ("b", "\""), ("v", "*")]);
+    }
+}
+
+#[test]
 fn a_block_that_is_cut_off_is_refused() {
     for cut in [
         &b"\x40"[..],

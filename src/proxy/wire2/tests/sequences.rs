@@ -192,3 +192,112 @@ fn usual() -> request::Parts {
         .header("via", "1.1 pathloom");
     request.body(()).unwrap().into_parts().0
 }
+
+/// Runs of headers come again, change, come again behind others, lose their place in the table, and meet a limit.
+#[test]
+fn a_run_that_comes_again_is_what_it_says_each_time() {
+    let (mut deflate, mut inflate, scratch) = (Deflate::new(), Inflate::new(4096), Scratch::default());
+    for round in 0..200u32 {
+        let mut headers = usual().headers;
+        if round % 10 > 6 {
+            headers.insert("accept", HeaderValue::from_static("text/html"));
+        }
+        if round % 25 == 24 {
+            deflate.set_peer_limit(if round % 50 == 24 { 0 } else { 4096 });
+        }
+        if round % 3 == 0 {
+            headers.append("x-more", HeaderValue::from(round));
+        }
+        let (mut out, status) = (Vec::new(), if round % 4 == 0 { StatusCode::OK } else { StatusCode::ACCEPTED });
+        deflate.response(&mut out, status, &headers);
+        let limit = if round % 7 == 6 { 150 } else { ROOM };
+        match inflate.response(&out, limit, &scratch) {
+            Ok((parts, seen)) => {
+                assert_eq!((parts.status, &parts.headers), (status, &headers), "{round}");
+                assert_eq!((seen, limit), (crate::proxy::headers::Seen::in_headers(&headers), ROOM));
+            }
+            Err(refused) => assert_eq!((refused, limit), (Refused::TooLarge, 150), "{round}"),
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        out.clear();
+        deflate.trailers(&mut out, &trailers);
+        assert_eq!(inflate.trailers(&out, ROOM, &scratch).unwrap(), trailers);
+    }
+}
+
+/// What a response's block says of one header, beside its status.
+fn said(deflate: &mut Deflate, name: &'static str, value: &'static str, sensitive: bool) -> Vec<u8> {
+    let (mut headers, mut value) = (HeaderMap::new(), HeaderValue::from_static(value));
+    value.set_sensitive(sensitive);
+    headers.insert(name, value);
+    let mut out = Vec::new();
+    deflate.response(&mut out, StatusCode::OK, &headers);
+    out[1..].to_vec()
+}
+
+#[test]
+fn secrets_never_go_into_a_table_and_say_so() {
+    let mut deflate = Deflate::new();
+    let long = "session=0123456789abcdef0123456789abcdef";
+    for (name, value, sensitive, secret) in [
+        ("authorization", "Basic YTpi", false, true),
+        ("proxy-authorization", "Basic YTpi", false, true),
+        ("cookie", "a=b", false, true),
+        ("cookie", long, false, false),
+        ("cookie", long, true, true),
+        ("x-key", "key", true, true),
+        ("x-key", "key", false, false),
+        ("x-key", "key", true, true),
+    ] {
+        for _ in 0..3 {
+            let block = said(&mut deflate, name, value, sensitive);
+            assert_eq!(block[0] & 0xf0 == 0x10, secret, "{name}: {value}, {block:?}");
+            assert!(!secret || block.ends_with(value.as_bytes()), "as it is");
+        }
+    }
+}
+
+#[test]
+fn what_http_2_has_not_is_not_written() {
+    let mut deflate = Deflate::new();
+    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"] {
+        for value in ["x", "close", "x"] {
+            assert_eq!(said(&mut deflate, name, value, false), b"", "{name}");
+        }
+    }
+    assert!(!said(&mut deflate, "te", "trailers", false).is_empty());
+    assert_eq!(said(&mut deflate, "te", "trailers", false).len(), 1);
+}
+
+#[test]
+fn what_changes_each_time_takes_no_place_and_what_comes_twice_does() {
+    let mut deflate = Deflate::new();
+    let date = said(&mut deflate, "date", "Mon, 21 Oct 2013 20:13:21 GMT", false);
+    assert_eq!(date, [&[0x0f, 33 - 15, 29][..], b"Mon, 21 Oct 2013 20:13:21 GMT"].concat());
+    assert_eq!(said(&mut deflate, "x-request-id", "first", false)[0], 0x40, "its name goes in");
+    assert_eq!(said(&mut deflate, "x-request-id", "other", false), [&[0x0f, 62 - 15, 5][..], b"other"].concat());
+    let mut kept = Vec::new();
+    for value in ["1", "2", "3", "4", "5", "6", "6", "6", "7", "8"] {
+        kept.push(said(&mut deflate, "content-length", value, false)[0] >> 6);
+    }
+    assert_eq!(kept, [1, 1, 1, 1, 0, 0, 1, 2, 1, 0], "coming again makes good for some change");
+}
+
+#[test]
+fn a_peer_is_told_the_least_size_and_the_last_one() {
+    let mut deflate = Deflate::new();
+    let block = |deflate: &mut Deflate| {
+        let mut out = Vec::new();
+        deflate.response(&mut out, StatusCode::OK, &HeaderMap::new());
+        out
+    };
+    deflate.set_peer_limit(65_536);
+    assert_eq!(block(&mut deflate), [0x88], "4096 is what it was");
+    deflate.set_peer_limit(0);
+    deflate.set_peer_limit(100);
+    assert_eq!(block(&mut deflate), [0x20, 0x3f, 100 - 31, 0x88]);
+    assert_eq!(block(&mut deflate), [0x88]);
+    deflate.set_peer_limit(10);
+    assert_eq!(block(&mut deflate), [0x20 | 10, 0x88]);
+}
