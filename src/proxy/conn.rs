@@ -68,13 +68,7 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(
-        core: Rc<Core>,
-        listener: Rc<Listener>,
-        peer: IpAddr,
-        http2: bool,
-        watch: Rc<Watch>,
-    ) -> Rc<Self> {
+    pub(super) fn new(core: Rc<Core>, listener: Rc<Listener>, peer: IpAddr, http2: bool, watch: Rc<Watch>) -> Rc<Self> {
         let peer_value =
             HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         Rc::new(Self {

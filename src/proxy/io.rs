@@ -2,7 +2,6 @@
 
 use super::wire2::PREFACE;
 
-
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spoken {

@@ -179,11 +179,7 @@ pub(super) async fn send2(
 }
 
 /// Sends the request's body and waits for the answer's head, both at once.
-async fn exchange(
-    asking: &Asking,
-    pipe: &mut Option<Pipe<RequestBody>>,
-    hints: Option<&Hints>,
-) -> Result<Head, Ended> {
+async fn exchange(asking: &Asking, pipe: &mut Option<Pipe<RequestBody>>, hints: Option<&Hints>) -> Result<Head, Ended> {
     std::future::poll_fn(|cx| {
         if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
             // However it ends, the answer tells of it: a reset is what it then is.

@@ -233,7 +233,8 @@ impl Asking {
 
     /// What came before it.
     pub(in crate::proxy) fn hints(&self) -> Vec<Head> {
-        self.0.with(|engine, slot, _| engine.streams.get(slot).map(|s| std::mem::take(&mut s.hints)).unwrap_or_default())
+        self.0
+            .with(|engine, slot, _| engine.streams.get(slot).map(|s| std::mem::take(&mut s.hints)).unwrap_or_default())
     }
 
     /// The answer's body.

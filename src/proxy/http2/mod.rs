@@ -26,6 +26,7 @@
 //! What it deliberately does not do: push (refused), priorities (read and ignored), extended CONNECT, and the upgrade from
 //! HTTP/1.1 (`h2c`), which nobody uses and RFC 9113 has dropped.
 
+mod data;
 mod floods;
 mod handle;
 mod heads;

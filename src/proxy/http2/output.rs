@@ -181,7 +181,7 @@ mod tests {
     impl AsyncWrite for Slow {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
             self.2 += 1;
-            if self.2 % 3 == 0 {
+            if self.2.is_multiple_of(3) {
                 return Poll::Pending;
             }
             let part = data.len().min(self.1);

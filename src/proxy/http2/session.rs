@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `session` | the state itself, settings, its beginning and its end |
 //! | `incoming` | frames that came |
-//! | `heads` | header blocks that came |
+//! | `heads`, `data` | header blocks that came, and bodies |
 //! | `streams` | streams, and which ids are whose |
 //! | `output` | frames that go |
 //! | `sending` | who may send how much, and when |
@@ -151,7 +151,8 @@ impl Session {
         let mut engine = Engine {
             role,
             limits,
-            streams: Streams::default(),
+            // Clients' connections are many and idle, those to endpoints few and busy.
+            streams: Streams::keeping(if role == Role::Server { 1 } else { 64 }),
             input: Bytes::new(),
             reading: Reading::preface(role),
             partial: BytesMut::new(),

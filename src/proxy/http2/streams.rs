@@ -175,12 +175,18 @@ pub(super) struct Streams {
     free: Vec<u32>,
     /// The id and the slot of those that are not closed, by id.
     open: Vec<(u32, u32)>,
+    /// How many places are kept when all are free.
+    keep: usize,
     /// The highest id so far.
     pub highest: u32,
     pub resets: Resets,
 }
 
 impl Streams {
+    pub fn keeping(keep: usize) -> Self {
+        Self { keep, ..Self::default() }
+    }
+
     /// How many are not closed.
     pub fn open(&self) -> usize {
         self.open.len()
@@ -243,7 +249,7 @@ impl Streams {
     pub fn remove(&mut self, slot: u32) -> Option<Wakers> {
         let wakers = self.get(slot)?.vacate();
         self.free.push(slot);
-        if self.free.len() == self.slots.len() && self.slots.len() > 1 {
+        if self.free.len() == self.slots.len() && self.slots.len() > self.keep {
             // What a burst of streams took is given back.
             (self.slots, self.free, self.open) = (Vec::new(), Vec::new(), Vec::new());
         }
@@ -294,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_found_by_its_id_until_it_is_closed_and_holds_its_slot_until_it_is_let_go() {
-        let mut streams = Streams::default();
+        let mut streams = Streams::keeping(1);
         let slots: Vec<u32> = [1, 3, 9, 11].into_iter().map(|id| insert(&mut streams, id)).collect();
         for (id, slot) in [(1, Some(0)), (2, None), (3, Some(1)), (9, Some(2)), (11, Some(3)), (13, None)] {
             assert_eq!(streams.find(id), slot, "{id}");

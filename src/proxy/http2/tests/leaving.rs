@@ -65,20 +65,7 @@ fn a_connection_that_breaks_ends_all_that_is_on_it() {
     peer.session.broke();
     assert!(matches!(first.poll_head(&cx()), Poll::Ready(Err(Ended::Gone))));
     assert!(matches!(body.poll_frame(&mut cx()), Poll::Ready(Some(Err(Code::INTERNAL_ERROR)))));
-    assert!(body.poll_frame(&mut cx()).is_ready_and(|frame| frame.is_none()));
-}
-
-trait ReadyAnd<T> {
-    fn is_ready_and(self, is: impl FnOnce(T) -> bool) -> bool;
-}
-
-impl<T> ReadyAnd<T> for Poll<T> {
-    fn is_ready_and(self, is: impl FnOnce(T) -> bool) -> bool {
-        match self {
-            Poll::Ready(value) => is(value),
-            Poll::Pending => false,
-        }
-    }
+    assert!(matches!(body.poll_frame(&mut cx()), Poll::Ready(None)));
 }
 
 #[test]

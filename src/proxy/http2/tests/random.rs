@@ -25,7 +25,8 @@ fn any_frame(peer: &mut Peer, rng: &mut SmallRng, next: &mut u32, wild: bool) ->
     };
     let (mut stream, mut awaiting, mut room) = (0, rng.random(), 3_000);
     if wild {
-        stream = if rng.random() { rng.random_range(0..50) } else { (*next).saturating_sub(2 * rng.random_range(1..5)) };
+        stream =
+            if rng.random() { rng.random_range(0..50) } else { (*next).saturating_sub(2 * rng.random_range(1..5)) };
     } else if !open.is_empty() {
         (stream, awaiting, room) = open[rng.random_range(0..open.len())];
         room = room.min(peer.session.engine.borrow().receive_window);
