@@ -42,6 +42,12 @@ impl Output {
         self.bytes.len() - self.at
     }
 
+    /// What it holds, in bytes.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.bytes.capacity() + self.slices.capacity()
+    }
+
     /// Where frames are written.
     pub fn buffer(&mut self, scratch: &Scratch) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {

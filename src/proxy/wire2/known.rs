@@ -87,7 +87,7 @@ pub(super) struct Values {
     next: u8,
     /// When it went in last.
     turn: Turn,
-    last: [Value; VALUES],
+    last: Vec<Value>,
     /// The last value that did not go in, in short.
     passed: u64,
 }
@@ -105,7 +105,7 @@ impl Values {
     }
 
     fn new(fixed: u8, rule: Rule) -> Self {
-        Self { fixed, rule, remembered: true, changes: 0, next: 0, turn: 0, last: Default::default(), passed: 0 }
+        Self { fixed, rule, remembered: true, changes: 0, next: 0, turn: 0, last: Vec::new(), passed: 0 }
     }
 
     fn of(name: &HeaderName) -> Self {
@@ -154,6 +154,7 @@ impl Known {
     /// Writes headers.
     pub(super) fn headers(&mut self, out: &mut Vec<u8>, headers: &HeaderMap) {
         if self.names.is_empty() {
+            self.names.reserve_exact(4);
             self.names.push(Named { name: HOST, values: Values::new(0, Rule::Gone), next: 0 });
         }
         let mut before = 0;
@@ -189,6 +190,10 @@ impl Known {
             match usize::from(*place) {
                 0 => {
                     *place = u8::try_from(self.names.len()).ok()?;
+                    if self.names.len() == self.names.capacity() {
+                        // An idle connection holds little more than it needs.
+                        self.names.reserve_exact(4);
+                    }
                     self.names.push(Named { name: name.clone(), values: Values::of(name), next: 0 });
                     return Some(self.names.len() - 1);
                 }
@@ -276,10 +281,16 @@ impl Order {
         self.size += size;
         self.came += 1;
         values.turn = self.came;
-        if values.rule != Rule::Changing
-            && let Some(value) = values.last.get_mut(usize::from(values.next))
-        {
-            *value = Value { turn: self.came, text: text.into() };
+        if values.rule != Rule::Changing {
+            let value = Value { turn: self.came, text: text.into() };
+            match values.last.get_mut(usize::from(values.next)) {
+                Some(oldest) => *oldest = value,
+                None => {
+                    // Most names have one value, and most connections wait for their next request.
+                    values.last.reserve_exact(1);
+                    values.last.push(value);
+                }
+            }
             values.next = (values.next + 1) % VALUES as u8;
         }
     }

@@ -81,6 +81,10 @@ impl Table {
         }
         self.size += entry.size;
         self.turn += 1;
+        if self.entries.len() == self.entries.capacity() {
+            // An idle connection holds little more than it needs.
+            self.entries.reserve_exact(4);
+        }
         self.entries.push_front(entry);
         None
     }

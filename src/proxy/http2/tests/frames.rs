@@ -359,3 +359,20 @@ async fn a_peer_that_does_not_read_is_not_listened_to_until_it_does() {
     assert!(peer.session.poll_flush(&mut cx, &mut gone).is_ready());
     assert!(peer.session.poll_read(&mut cx, &mut near).is_ready(), "it is listened to again");
 }
+
+#[test]
+fn an_idle_connection_takes_little_memory() {
+    let engine = size_of::<super::super::session::Engine>();
+    let stream = size_of::<super::super::streams::Stream>();
+    assert!(engine <= 1_536 && stream <= 640, "{engine} and {stream} bytes");
+    // What it wrote and read is given back.
+    let mut peer = Peer::client();
+    for stream in 0..5 {
+        let get = peer.get(2 * stream + 1);
+        let asked = peer.say(&get).remove(0);
+        peer.serve(&asked).head(StatusCode::OK, &HeaderMap::new(), true);
+        peer.hear();
+    }
+    let engine = peer.session.engine.borrow();
+    assert!(engine.input.is_empty() && engine.partial.capacity() == 0 && engine.out.held() == 0);
+}
