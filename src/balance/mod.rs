@@ -21,8 +21,8 @@ mod table;
 
 pub use alias::Alias;
 pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
-pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
 pub use drawn::DRAWN;
+pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
 pub use table::{COMPARE_ALL_UP_TO, Choice, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 
 #[cfg(test)]

@@ -152,19 +152,27 @@ impl Table {
         let drawn_by = if policy == self.options.policy { &self.alias } else { &self.configured };
         let choice = match policy {
             Policy::Model => self.pick_by_model(now, rng, tried),
-            Policy::PeakEwma => self.pick_of_drawn(|| drawn_by.draw(rng.next_u64()), 2, tried, |c| {
-                let in_flight = c.node.in_flight();
-                let estimate_s = match c.link.estimate.last(now) {
-                    Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
-                    // Never measured: one request finds out, and the next ones wait for its word.
-                    None if in_flight == 0 => 0.0,
-                    None => PEAK_EWMA_DEFAULT_S,
-                };
-                (estimate_s * (in_flight + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
-            }),
-            Policy::LeastRequest => {
-                self.pick_of_drawn(|| drawn_by.draw(rng.next_u64()), 2, tried, |c| (c.node.in_flight() as f32, f32::NAN))
-            }
+            Policy::PeakEwma => self.pick_of_drawn(
+                || drawn_by.draw(rng.next_u64()),
+                2,
+                tried,
+                |c| {
+                    let in_flight = c.node.in_flight();
+                    let estimate_s = match c.link.estimate.last(now) {
+                        Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
+                        // Never measured: one request finds out, and the next ones wait for its word.
+                        None if in_flight == 0 => 0.0,
+                        None => PEAK_EWMA_DEFAULT_S,
+                    };
+                    (estimate_s * (in_flight + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
+                },
+            ),
+            Policy::LeastRequest => self.pick_of_drawn(
+                || drawn_by.draw(rng.next_u64()),
+                2,
+                tried,
+                |c| (c.node.in_flight() as f32, f32::NAN),
+            ),
             Policy::RoundRobin => self.in_turn(tried),
             Policy::Random => self.pick_of_drawn(|| drawn_by.draw(rng.next_u64()), 1, tried, |_| (0.0, f32::NAN)),
         };
