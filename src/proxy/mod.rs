@@ -19,6 +19,7 @@
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1` | what HTTP/1.1 needs on both sides |
 //! | `watch`, `deadlines`, `clock` | time |
+//! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `io`, `gauges` | what it says |
 //!
@@ -44,6 +45,7 @@ mod ids;
 mod inbound;
 mod io;
 mod names;
+mod places;
 mod server1;
 mod service;
 mod shared;

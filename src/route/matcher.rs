@@ -32,7 +32,7 @@ pub struct Matcher {
     pub host: HostMatch,
     pub path: PathMatch,
     method: Option<Method>,
-    headers: Box<[(HeaderName, HeaderValue)]>,
+    pub headers: Box<[(HeaderName, HeaderValue)]>,
 }
 
 impl Matcher {

@@ -3,7 +3,7 @@
 use super::index::Index;
 use super::matcher::{Matcher, host_without_port};
 use crate::config::{Config, Route, SourceNet};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -151,6 +151,11 @@ impl RouteTable {
     #[must_use]
     pub fn clusters(&self) -> &[Arc<str>] {
         &self.clusters
+    }
+
+    /// The headers that rules ask for, some more than once.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.rules.iter().flat_map(|(matcher, _)| matcher.headers.iter().map(|(name, _)| name))
     }
 
     /// The addresses to listen on.

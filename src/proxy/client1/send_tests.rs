@@ -115,7 +115,7 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         request_id: None,
         traceparent: b"00-1-2-00",
     };
-    Sending::new(&mut { parts }, &added, body, scratch)
+    Sending::new(&mut { parts }, None, &added, body, scratch)
 }
 
 const ADDED: &str = "via: 1.1 pathloom\r\ntraceparent: 00-1-2-00\r\n";

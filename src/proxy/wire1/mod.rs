@@ -98,6 +98,13 @@ impl Scratch {
         self.write.borrow_mut().pop().unwrap_or_default()
     }
 
+    /// An empty buffer for lines.
+    pub(super) fn lines(&self) -> Lines {
+        let mut lines = Lines::default();
+        lines.lend(self.buffer());
+        lines
+    }
+
     /// Takes a buffer back.
     pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
         let mut buffers = self.write.borrow_mut();

@@ -4,6 +4,8 @@
 //! lower case, one of those that `http` knows, or a new one) and that a value holds nothing forbidden costs several
 //! times what it costs to see that it is what came last time. The table is a core's own and small; names that share a
 //! place take it from each other. A value that changes often is not kept: it would be copied for nothing.
+//!
+//! Names that the routes in force ask for mean something to this proxy whatever they are (`route_by`).
 
 use super::super::headers::Seen;
 use super::Malformed;
@@ -20,7 +22,11 @@ const LONGEST_VALUE: usize = 64;
 const MAX_CHANGES: u8 = 4;
 
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct Names(Vec<Option<Known>>);
+pub(in crate::proxy) struct Names {
+    known: Vec<Option<Known>>,
+    /// Those that routes ask for.
+    routed: Vec<HeaderName>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -63,14 +69,14 @@ impl Names {
     pub(in crate::proxy) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
         let text = line.name.as_bytes();
         let place = place(text);
-        if let Some(Some(known)) = self.0.get_mut(place)
+        if let Some(Some(known)) = self.known.get_mut(place)
             && known.text.get(..known.length) == Some(text)
         {
             let value = known.value_of(block, line.value)?;
             return Ok(Header { name: known.name.clone(), value, plain: known.plain });
         }
         let name = HeaderName::from_bytes(text).map_err(|_| Malformed)?;
-        let plain = plain(&name);
+        let plain = plain(&name) && !self.routed.contains(&name);
         if text.len() <= LONGEST_NAME {
             self.remember(place, text, &name, plain);
         }
@@ -79,17 +85,23 @@ impl Names {
 
     /// How the line of a header begins that is known to mean nothing to a proxy.
     pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&LineStart> {
-        let known = self.0.get(place(text.as_bytes()))?.as_ref()?;
+        let known = self.known.get(place(text.as_bytes()))?.as_ref()?;
         (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then_some(&known.start)
     }
 
+    /// From now on routes ask for these.
+    pub(in crate::proxy) fn route_by<'n>(&mut self, names: impl Iterator<Item = &'n HeaderName>) {
+        self.known.clear();
+        self.routed = names.cloned().collect();
+    }
+
     fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
-        if self.0.is_empty() {
-            self.0.resize_with(PLACES, || None);
+        if self.known.is_empty() {
+            self.known.resize_with(PLACES, || None);
         }
         let mut kept = [0; LONGEST_NAME];
         kept.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
-        if let Some(slot) = self.0.get_mut(place) {
+        if let Some(slot) = self.known.get_mut(place) {
             let (name, length) = (name.clone(), text.len());
             let start = LineStart::of(&name);
             *slot = Some(Known { text: kept, length, name, plain, start, value: None, changes: 0 });
@@ -177,7 +189,7 @@ mod tests {
             read(&mut names, "date", &i.to_string()).unwrap();
             read(&mut names, "server", "same").unwrap();
         }
-        let kept = |name: &str| names.0[place(name.as_bytes())].as_ref().unwrap().value.clone();
+        let kept = |name: &str| names.known[place(name.as_bytes())].as_ref().unwrap().value.clone();
         assert_eq!((kept("date"), kept("server")), (None, Some(HeaderValue::from_static("same"))));
     }
 

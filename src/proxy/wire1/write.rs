@@ -7,7 +7,7 @@
 //! (RFC 9110, section 6.6.2), but for fields that may not stand there.
 
 use super::super::headers::members;
-use super::LineStart;
+use super::{LineStart, Malformed};
 use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS,
@@ -277,6 +277,18 @@ impl Lines {
     pub(in crate::proxy) fn push_text(&mut self, start: &[u8], value: &[u8]) {
         self.text.extend_from_slice(start);
         self.text.extend_from_slice(value);
+    }
+
+    /// Puts them among the others, for whoever has no use for text. Each is a name and a value, as they were read.
+    pub(in crate::proxy) fn put_into(&self, headers: &mut HeaderMap) -> Result<(), Malformed> {
+        for line in self.text.strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let end = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
+            let (name, value) = (line.get(..end).unwrap_or_default(), line.get(end + 2..).unwrap_or_default());
+            let value = HeaderValue::from_bytes(value).map_err(|_| Malformed)?;
+            headers.append(HeaderName::from_bytes(name).map_err(|_| Malformed)?, value);
+        }
+        Ok(())
     }
 
     pub(in crate::proxy) fn clear(&mut self) {
