@@ -12,6 +12,7 @@
 //! closes its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 
+use super::added::Usual;
 use super::core::{Core, Held, Listener};
 use super::forward;
 use super::http2::{self, FAREWELL};
@@ -61,6 +62,8 @@ pub(super) struct Conn {
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
     /// The authority that its last request asked for.
     pub host: RefCell<HeaderValue>,
+    /// What its requests get alike.
+    pub usual: Usual,
     pub requests: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Time>,
@@ -90,6 +93,7 @@ impl Conn {
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
+            usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
             idle_armed: Cell::new(false),

@@ -183,6 +183,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
+        usual: &flight.conn.usual,
     };
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => {

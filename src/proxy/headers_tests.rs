@@ -1,6 +1,6 @@
 //! Header rules, table by table.
 
-use super::super::added::Added;
+use super::super::added::{Added, Usual};
 use super::*;
 use http::{Request, Response};
 
@@ -156,7 +156,15 @@ fn headers_of_one_hop_stay_here() {
 /// What every request gets on top, put among the others.
 fn add(parts: &mut request::Parts, seen: &Seen) {
     let (host, version) = (HeaderValue::from_static("shop"), Version::HTTP_11);
-    let added = Added { client: &CLIENT, host: &host, seen, version, request_id: None, traceparent: b"00-1-2-00" };
+    let added = Added {
+        client: &CLIENT,
+        host: &host,
+        seen,
+        version,
+        request_id: None,
+        traceparent: b"00-1-2-00",
+        usual: &Usual::default(),
+    };
     added.insert(&mut parts.headers, HeaderValue::from_bytes(added.traceparent).unwrap());
 }
 

@@ -1,5 +1,6 @@
 //! What goes out, however little the other side takes.
 
+use super::super::super::added::Usual;
 use super::super::super::headers::Seen;
 use super::super::super::wire1::Unwritten;
 use super::*;
@@ -114,6 +115,7 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         version: Version::HTTP_11,
         request_id: None,
         traceparent: b"00-1-2-00",
+        usual: &Usual::default(),
     };
     Sending::new(&mut { parts }, None, &added, body, scratch)
 }
