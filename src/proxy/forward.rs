@@ -147,7 +147,8 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     if logged {
         flight.target = Some(Box::new((parts.uri.clone(), HeaderValue::from_static(""))));
     }
-    let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
+    let line = lines.as_ref().and_then(Lines::host);
+    let host = authority(parts, seen, line, &flight.conn.listener.name, &flight.conn.host)?;
     if let Some(target) = &mut flight.target {
         target.1 = host.clone();
     }

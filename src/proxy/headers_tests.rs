@@ -48,7 +48,7 @@ fn the_authority_is_what_the_client_asked_for_or_refused() {
     let ask = |version, method: Method, target: &str, lines: &[(&'static str, &str)]| {
         let parts = request(version, method, target, lines);
         let seen = Seen::in_headers(&parts.headers);
-        authority(&parts, &seen, &listener, &known)
+        authority(&parts, &seen, None, &listener, &known)
             .map(|h| h.to_str().unwrap().to_owned())
             .map_err(|f| f.status().as_u16())
     };

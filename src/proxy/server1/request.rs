@@ -9,7 +9,7 @@
 
 use super::super::failure::Failure;
 use super::super::headers::{Seen, digits, members};
-use super::super::wire1::{Framing, Header, LineStart, Lines, Names, Options};
+use super::super::wire1::{Framing, Header, Kind, LineStart, Lines, Names, Options};
 use bytes::{Buf, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri, Version, request};
@@ -114,10 +114,11 @@ fn take<'b>(
     let (headers, mut plain) = empty();
     let mut building = Building::new(headers);
     building.read(block, head.headers, names, plain.as_mut())?;
-    if building.seen.connection
+    let usual = building.seen.hosts == 1 && version == Version::HTTP_11 && target.starts_with('/');
+    if (building.seen.connection || !usual)
         && let Some(mut lines) = plain.take()
     {
-        // It may name any of them.
+        // `Connection` may name any of them; and `Host` is looked at, or written, among the others.
         lines.clear();
         building.headers.clear();
         building = Building::new(building.headers);
@@ -193,9 +194,13 @@ impl Building {
         mut plain: Option<&mut Lines>,
     ) -> Result<(), Failure> {
         for line in lines {
-            match (&mut plain, names.plain(line.name)) {
+            match (&mut plain, names.known(line.name)) {
                 // httparse has looked at the value.
-                (Some(plain), Some(start)) => plain.push(start, line.value),
+                (Some(plain), Some((Kind::Plain, start))) => plain.push(start, line.value),
+                (Some(plain), Some((Kind::Host, start))) if self.seen.hosts == 0 => {
+                    self.seen.hosts = 1;
+                    plain.push_host(start, line.value);
+                }
                 (plain, _) => self.add(block, line, names, plain.as_deref_mut())?,
             }
         }

@@ -1,6 +1,7 @@
 //! Which heads are taken, and which are refused.
 
 use super::*;
+use http::HeaderValue;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -223,6 +224,9 @@ fn as_lines_too(names: &mut Names, text: &[u8], whole: &Result<Option<Head>, Fai
             assert_eq!(routed(whole), routed(&head), "what routes ask for is no line");
             if let Some(lines) = head.lines.take() {
                 lines.put_into(&mut head.parts.headers).unwrap();
+                if let Some(host) = lines.host() {
+                    head.parts.headers.insert("host", HeaderValue::from_bytes(host).unwrap());
+                }
             }
             assert_eq!(head.parts.headers, whole.parts.headers, "{:?}", String::from_utf8_lossy(text));
             assert_eq!(head.seen, whole.seen);
@@ -239,12 +243,22 @@ fn headers_that_mean_nothing_to_a_proxy_are_lines() {
     names.route_by([HeaderName::from_static("x-canary")].iter());
     let text = "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: me\r\nX-Canary: yes\r\nAccept:\r\naccept: b: c\r\n\r\n";
     // Unknown names, and then known ones.
-    for _ in 0..2 {
+    for known in [false, true] {
         let (mut bytes, mut place) = (Bytes::from(text), None);
         parse(&mut bytes, LIMITS, || (HeaderMap::new(), Some(Lines::default())), &mut names, &mut place).unwrap();
         let head = place.unwrap();
-        assert_eq!(head.lines.unwrap().text(), b"\r\nuser-agent: me\r\naccept: \r\naccept: b: c");
-        assert_eq!(head.parts.headers.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["host", "x-canary"]);
+        let (lines, names) = (head.lines.unwrap(), head.parts.headers.keys().map(|n| n.as_str()).collect::<Vec<_>>());
+        let plain = "\r\nuser-agent: me\r\naccept: \r\naccept: b: c";
+        if known {
+            assert_eq!(lines.text(), ("\r\nhost: a".to_owned() + plain).as_bytes());
+            assert_eq!((lines.host(), names), (Some(&b"a"[..]), vec!["x-canary"]));
+        } else {
+            assert_eq!((lines.text(), lines.host(), names), (plain.as_bytes(), None, vec!["host", "x-canary"]));
+        }
+        let mut headers = HeaderMap::new();
+        lines.put_into(&mut headers).unwrap();
+        assert_eq!(headers.get_all("accept").iter().map(|v| v.as_bytes()).collect::<Vec<_>>(), [&b""[..], b"b: c"]);
+        assert!(!headers.contains_key("host"), "its place is elsewhere towards an HTTP/2 endpoint");
     }
     // What `Connection` names may be any of them.
     let (mut bytes, mut place) = (Bytes::from(text.replace("X-Canary: yes", "Connection: Accept")), None);

@@ -18,7 +18,7 @@ mod raw;
 mod write;
 
 pub(super) use decode::{Decoder, Piece};
-pub(super) use names::{Header, LineStart, Names};
+pub(super) use names::{Header, Kind, LineStart, Names};
 pub(super) use raw::Raw;
 pub(super) use write::{Lines, Rest, Unwritten, Writer, announced, line};
 

@@ -10,7 +10,7 @@
 use super::super::headers::Seen;
 use super::Malformed;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 /// How many names are remembered.
@@ -33,11 +33,24 @@ struct Known {
     text: [u8; LONGEST_NAME],
     length: usize,
     name: HeaderName,
-    plain: bool,
+    kind: Kind,
     /// How its line begins.
     start: LineStart,
     value: Option<HeaderValue>,
     changes: u8,
+}
+
+/// What a header may mean to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Kind {
+    /// Nothing. Of `Date` it matters only that it is there.
+    Plain,
+    Host,
+    /// `Content-Length`.
+    Length,
+    /// `Content-Type`: of an answer it means nothing.
+    Type,
+    Other,
 }
 
 /// How a header's line begins: the end of the line before, its name, and what comes before its value.
@@ -73,20 +86,20 @@ impl Names {
             && known.text.get(..known.length) == Some(text)
         {
             let value = known.value_of(block, line.value)?;
-            return Ok(Header { name: known.name.clone(), value, plain: known.plain });
+            return Ok(Header { name: known.name.clone(), value, plain: known.kind == Kind::Plain });
         }
         let name = HeaderName::from_bytes(text).map_err(|_| Malformed)?;
-        let plain = plain(&name) && !self.routed.contains(&name);
+        let kind = if self.routed.contains(&name) { Kind::Other } else { kind(&name) };
         if text.len() <= LONGEST_NAME {
-            self.remember(place, text, &name, plain);
+            self.remember(place, text, &name, kind);
         }
-        Ok(Header { name, value: part(block, line.value)?, plain })
+        Ok(Header { name, value: part(block, line.value)?, plain: kind == Kind::Plain })
     }
 
-    /// How the line of a header begins that is known to mean nothing to a proxy.
-    pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&LineStart> {
+    /// What a header means whose name is known, and how its line begins.
+    pub(in crate::proxy) fn known(&self, text: &str) -> Option<(Kind, &LineStart)> {
         let known = self.known.get(place(text.as_bytes()))?.as_ref()?;
-        (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then_some(&known.start)
+        (known.text.get(..known.length) == Some(text.as_bytes())).then_some((known.kind, &known.start))
     }
 
     /// From now on routes ask for these.
@@ -95,7 +108,7 @@ impl Names {
         self.routed = names.cloned().collect();
     }
 
-    fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
+    fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, kind: Kind) {
         if self.known.is_empty() {
             self.known.resize_with(PLACES, || None);
         }
@@ -104,7 +117,7 @@ impl Names {
         if let Some(slot) = self.known.get_mut(place) {
             let (name, length) = (name.clone(), text.len());
             let start = LineStart::of(&name);
-            *slot = Some(Known { text: kept, length, name, plain, start, value: None, changes: 0 });
+            *slot = Some(Known { text: kept, length, name, kind, start, value: None, changes: 0 });
         }
     }
 }
@@ -135,7 +148,17 @@ fn place(text: &[u8]) -> usize {
     (text.len() * 31 + letter(0) * 7 + letter(text.len().saturating_sub(2)) * 3) % PLACES
 }
 
-/// Whether nobody needs to look at a header of this name. Of `Date` it matters only that it is there.
+fn kind(name: &HeaderName) -> Kind {
+    match *name {
+        HOST => Kind::Host,
+        CONTENT_LENGTH => Kind::Length,
+        CONTENT_TYPE => Kind::Type,
+        _ if plain(name) => Kind::Plain,
+        _ => Kind::Other,
+    }
+}
+
+/// Whether nobody needs to look at a header of this name.
 fn plain(name: &HeaderName) -> bool {
     let mut seen = Seen::default();
     seen.note(name, &HeaderValue::from_static("application/grpc"));

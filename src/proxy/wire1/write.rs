@@ -16,6 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
@@ -257,6 +258,10 @@ pub(in crate::proxy) struct Lines {
     text: Vec<u8>,
     /// `Date` is one of them.
     pub dated: bool,
+    /// What `Content-Length` says, where that is one of them.
+    pub length: Option<u64>,
+    /// Where the value of `Host` stands, where that is one of them.
+    host: Option<Range<usize>>,
 }
 
 impl Lines {
@@ -273,18 +278,33 @@ impl Lines {
         self.push_text(&start.text, value);
     }
 
+    /// The same for `Host`.
+    pub(in crate::proxy) fn push_host(&mut self, start: &LineStart, value: &[u8]) {
+        self.push(start, value);
+        self.host = Some(self.text.len() - value.len()..self.text.len());
+    }
+
+    /// The value of `Host`.
+    pub(in crate::proxy) fn host(&self) -> Option<&[u8]> {
+        self.text.get(self.host.clone()?)
+    }
+
     /// The same for a line of ours, which is no date.
     pub(in crate::proxy) fn push_text(&mut self, start: &[u8], value: &[u8]) {
         self.text.extend_from_slice(start);
         self.text.extend_from_slice(value);
     }
 
-    /// Puts them among the others, for whoever has no use for text. Each is a name and a value, as they were read.
+    /// Puts them among the others, for whoever has no use for text, but for `Host`. Each is a name and a value, as they
+    /// were read.
     pub(in crate::proxy) fn put_into(&self, headers: &mut HeaderMap) -> Result<(), Malformed> {
         for line in self.text.strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let end = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
             let (name, value) = (line.get(..end).unwrap_or_default(), line.get(end + 2..).unwrap_or_default());
+            if self.host.is_some() && name == b"host" {
+                continue;
+            }
             let value = HeaderValue::from_bytes(value).map_err(|_| Malformed)?;
             headers.append(HeaderName::from_bytes(name).map_err(|_| Malformed)?, value);
         }
@@ -293,7 +313,7 @@ impl Lines {
 
     pub(in crate::proxy) fn clear(&mut self) {
         self.text.clear();
-        self.dated = false;
+        (self.dated, self.length, self.host) = (false, None, None);
     }
 
     pub(in crate::proxy) fn text(&self) -> &[u8] {
