@@ -185,7 +185,7 @@ async fn first_bytes(
     core: &Rc<Core>,
     listener: &Listener,
     watch: &Rc<Watch>,
-    mut stream: TcpStream,
+    stream: TcpStream,
 ) -> Option<(TcpStream, Bytes, Spoken)> {
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
     // A part of what HTTP/2 begins with.
@@ -193,7 +193,7 @@ async fn first_bytes(
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
-        while let Poll::Ready(read) = core.scratch.poll_read(cx, &mut stream, false) {
+        while let Poll::Ready(read) = core.scratch.poll_read(cx, &stream, false) {
             let Ok((mut read, _)) = read else { return Poll::Ready(None) };
             if read.is_empty() {
                 // Half a preface and no more: what is wrong with it is said as HTTP/1.1.

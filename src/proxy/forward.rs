@@ -345,6 +345,10 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
         drop(flight);
         return Ok(Response::from_parts(parts, ResponseBody::empty().with(lines)));
     }
+    if !flight.conn.http2 && matches!(&flight.lease, Some(Lease::Http1(connection)) if connection.is_here()) {
+        // It goes out with its head: to ask for the time once more would tell nothing new.
+        flight.ends_with_head(now);
+    }
     flight.watch.set(now + flight.watch.idle.get());
     Ok(Response::from_parts(parts, ResponseBody::proxied(flight).with(lines)))
 }

@@ -4,7 +4,7 @@
 //! connections of our own, those of HTTP/2 on the `h2` crate: by counted instructions hyper's took a third more. One
 //! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
 //! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
-//! start and at its answer's head (a third at the end of a body).
+//! start and at its answer's head (a third at the end of a body that did not come with the head).
 //!
 //! | file | what it holds |
 //! | --- | --- |

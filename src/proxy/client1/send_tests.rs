@@ -2,7 +2,7 @@
 
 use super::super::super::added::Usual;
 use super::super::super::headers::Seen;
-use super::super::super::wire1::Unwritten;
+use super::super::super::wire1::{Out, Unwritten};
 use super::*;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Version};
@@ -62,6 +62,19 @@ impl AsyncWrite for Slow {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Out for Slow {
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
+        // The next time it rests, for which somebody must wait.
+        if !self.rests {
+            return None;
+        }
+        match self.take(&[data]) {
+            Poll::Ready(written) => Some(written),
+            Poll::Pending => None,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ use super::failure::Failure;
 use super::forward;
 use super::places::Running;
 use super::upgrade;
-use super::wire1::{Unwritten, Writer, may_end};
+use super::wire1::{Out, Unwritten, Writer, may_end};
 use crate::observe::Reason;
 use answer::Asked;
 use bytes::{Bytes, BytesMut};
@@ -288,7 +288,7 @@ async fn answer(conn: &Conn, downstream: &Downstream, response: Response<Respons
 }
 
 /// Writes as much of an answer as there is. What came before its body broke off is written, too.
-fn write<W: AsyncWrite + Unpin>(
+fn write<W: Out>(
     writer: &mut Writer<ResponseBody>,
     broken: &mut bool,
     cx: &mut Context<'_>,

@@ -20,6 +20,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 /// Pieces of a body up to this size are copied behind what is there, in bytes; a write of several parts costs more.
 const COPIED: usize = 4 * 1024;
@@ -59,6 +61,29 @@ pub(in crate::proxy) enum Rest {
     Chunked(Vec<HeaderName>),
     /// Until the connection is closed.
     Close,
+}
+
+/// What a message is written to.
+pub(in crate::proxy) trait Out: AsyncWrite + Unpin {
+    /// Writes at once; none when it would have to wait. A socket nearly always takes a message, and needs not be asked
+    /// first whether it would.
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>>;
+}
+
+impl Out for TcpStream {
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
+        at_once(self.try_write(data))
+    }
+}
+
+impl Out for OwnedWriteHalf {
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
+        at_once(self.try_write(data))
+    }
+}
+
+fn at_once(written: io::Result<usize>) -> Option<io::Result<usize>> {
+    Some(written).filter(|w| !w.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
 }
 
 /// A message on its way out.
@@ -108,7 +133,7 @@ impl<B> Writer<B> {
     }
 
     /// Writes what there is, and asks for no more of the body.
-    pub(in crate::proxy) fn poll_flush<W: AsyncWrite + Unpin>(
+    pub(in crate::proxy) fn poll_flush<W: Out>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
@@ -119,10 +144,13 @@ impl<B> Writer<B> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_write<W: Out>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
         let head = self.out.get(self.at..).unwrap_or_default();
         let written = if self.data.is_empty() && self.tail.is_empty() {
-            ready!(Pin::new(to).poll_write(cx, head))?
+            match to.write_now(head) {
+                Some(written) => written?,
+                None => ready!(Pin::new(to).poll_write(cx, head))?,
+            }
         } else {
             let parts = [IoSlice::new(head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
             ready!(Pin::new(to).poll_write_vectored(cx, &parts))?
@@ -212,11 +240,7 @@ impl<B> Writer<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
     /// Writes as much as there is. Ready when all of the message was written.
-    pub(in crate::proxy) fn poll<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut W,
-    ) -> Poll<Result<(), Unwritten>> {
+    pub(in crate::proxy) fn poll<W: Out>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<Result<(), Unwritten>> {
         loop {
             let waits = self.poll_pull(cx)?.is_pending();
             ready!(self.poll_flush(cx, to))?;
