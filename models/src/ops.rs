@@ -37,6 +37,8 @@ pub trait Ops {
 
     /// `a + b`
     fn add(&self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
+    /// The same row of constants added to each row of a finite matrix.
+    fn add_row(&self, x: &Self::Value, row: &[f32]) -> Result<Self::Value>;
     /// `a - b`
     fn sub(&self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
     /// `a * b`, element by element

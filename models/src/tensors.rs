@@ -117,6 +117,9 @@ impl Ops for Candle<'_> {
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Ok(a.broadcast_add(b)?)
     }
+    fn add_row(&self, x: &Tensor, row: &[f32]) -> Result<Tensor> {
+        self.add(x, &self.constant(row)?)
+    }
     fn sub(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Ok(a.broadcast_sub(b)?)
     }

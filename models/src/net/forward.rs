@@ -16,6 +16,8 @@ use crate::ops::{Inputs, Ops};
 
 /// What an unknown anchor's gate loses, as a logarithm: a known one counts at least e^40 times as much.
 const UNKNOWN: f32 = 60.0;
+/// Messages and edges are weighed by the same numbers.
+const _: () = assert!(MESSAGE == EDGE);
 
 /// What is known of a matrix of features.
 pub(crate) struct Known<V> {
@@ -42,7 +44,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
 
     let (mut h, mut attention) = (start, o.add(&o.mul(&anchors.has, &o.constant(&[0.0])?)?, &o.constant(&[1.0])?)?);
     let logits = if variant.edges && variant.layers > 0 {
-        o.split(&o.product(&e, &below(o, &o.weight("edge.attention")?, variant.layers)?)?, &vec![1; variant.layers])?
+        o.split(&o.product(&e, &o.weight("edge.attention")?)?, &vec![1; variant.layers])?
     } else {
         Vec::new()
     };
@@ -58,19 +60,18 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
         let weight = o.exp(&o.clip(&o.leaky_relu(&logit, SLOPE)?, -CLAMP, CLAMP)?)?;
 
         let heard = o.weight(&format!("layer{layer}.heard"))?;
-        let sent = o.mul(&o.gather(&message, &inputs.called)?, &weight)?;
-        let from_nodes = o.product(&o.scatter_sum(&sent, MESSAGE, &inputs.caller)?, &o.rows(&heard, 0, MESSAGE)?)?;
-        // What edges say, and beside it the weights' sum, for which an edge says 1.
-        let of_total = o.rows(&heard, MESSAGE, 1)?;
-        let (said, of_said, width) = if variant.edges {
-            (o.mul(&e, &weight)?, o.stack(&[o.rows(&heard, MESSAGE + 1, EDGE)?, of_total])?, EDGE + 1)
-        } else {
-            (weight.clone(), of_total, 1)
-        };
-        let said = o.scatter_sum(&said, width, &inputs.caller)?;
+        let wide = o.product(&weight, &o.table("repeated", EDGE, &[1.0; EDGE])?)?;
+        let said = |x: &O::Value| o.scatter_sum(&o.mul(x, &wide)?, EDGE, &inputs.caller);
         // Any real total is at least exp(-CLAMP) = 4.5e-5, so this only keeps nodes without calls from dividing by 0.
-        let total = o.clip(&o.columns(&said, width - 1, 1)?, 1e-6, f32::MAX)?;
-        let heard = o.div(&o.gemm(&said, &of_said, &from_nodes)?, &total)?;
+        let sum = o.scatter_sum(&weight, 1, &inputs.caller)?;
+        let total = o.clip(&sum, 1e-6, f32::MAX)?;
+        let sum = o.product(&sum, &o.rows(&heard, MESSAGE, 1)?)?;
+        let from_nodes = said(&o.gather(&message, &inputs.called)?)?;
+        let mut sum = o.gemm(&from_nodes, &o.rows(&heard, 0, MESSAGE)?, &sum)?;
+        if variant.edges {
+            sum = o.gemm(&said(&e)?, &o.rows(&heard, MESSAGE + 1, EDGE)?, &sum)?;
+        }
+        let heard = o.div(&sum, &total)?;
         h = o.add(&h, &o.relu(&o.add(&own, &heard)?)?)?;
         if layer + 1 == variant.layers {
             attention = o.div(&weight, &o.gather(&total, &inputs.caller)?)?;
@@ -86,8 +87,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
     let caller = o.gather_index(&inputs.caller, &inputs.path_links)?;
     let mut read = o.add(&o.gather(&of_called, &called)?, &o.gather(&of_caller, &caller)?)?;
     if variant.edges {
-        let of_edge = below(o, &o.weight("read.edges")?, READ)?;
-        read = o.gemm(&o.gather(&e, &inputs.path_links)?, &of_edge, &read)?;
+        read = o.gemm(&o.gather(&e, &inputs.path_links)?, &o.weight("read.edges")?, &read)?;
     }
     let read = o.relu(&o.linear(&o.relu(&read)?, "read.hidden")?)?;
     let correction = bounded(o, &o.linear(&read, "read.out")?, REACH)?;
@@ -126,7 +126,7 @@ pub(crate) fn answers<O: Ops>(
 pub(crate) fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32]) -> Result<Known<O::Value>> {
     let mask = o.known(x)?;
     let raw = o.clip(&o.or_zero(x)?, 0.0, LARGEST)?;
-    let logs = o.mul(&o.ln(&o.add(&raw, &o.constant(eps)?)?)?, &mask)?;
+    let logs = o.mul(&o.ln(&o.add_row(&raw, eps)?)?, &mask)?;
     Ok(Known { mask, logs, raw })
 }
 
@@ -145,12 +145,7 @@ fn folded<O: Ops>(o: &O, w: &O::Value, width: usize, name: &str) -> Result<(O::V
     Ok((of_logs, of_mask))
 }
 
-/// The matrix with a row of zeros below.
-fn below<O: Ops>(o: &O, w: &O::Value, width: usize) -> Result<O::Value> {
-    o.stack(&[w.clone(), o.table(&format!("zeros 1 {width}"), width, &vec![0.0; width])?])
-}
-
-/// `[E, EDGE + 1]`: the edges' embedding, and a one.
+/// `[E, EDGE]`: the edges' embedding.
 fn edge_state<O: Ops>(
     o: &O,
     inputs: &Inputs<O>,
@@ -158,13 +153,9 @@ fn edge_state<O: Ops>(
     edges: &Known<O::Value>,
     anchors: &Anchors<O::Value>,
 ) -> Result<O::Value> {
-    let wider = |w: &O::Value, rows: usize, last: f32| {
-        o.concat(&[w.clone(), o.table(&format!("column {rows} {last}"), 1, &vec![last; rows])?])
-    };
-    let (ends, w) = (o.weight("ends")?, wider(&o.weight("edge.in.w")?, 2 * FE + EXTRA, 0.0)?);
-    let of_called = o.product(start, &wider(&o.columns(&ends, 0, EDGE)?, HIDDEN, 0.0)?)?;
-    let bias = wider(&o.weight("edge.in.b")?, 1, 1.0)?;
-    let of_caller = o.gemm(start, &wider(&o.columns(&ends, EDGE, EDGE)?, HIDDEN, 0.0)?, &bias)?;
+    let (ends, w) = (o.weight("ends")?, o.weight("edge.in.w")?);
+    let of_called = o.product(start, &o.columns(&ends, 0, EDGE)?)?;
+    let of_caller = o.gemm(start, &o.columns(&ends, EDGE, EDGE)?, &o.weight("edge.in.b")?)?;
     let (of_logs, of_mask) = folded(o, &w, FE, "edge")?;
     let e = o.gemm(&edges.logs, &of_logs, &o.gather(&of_called, &inputs.called)?)?;
     let e = o.add(&o.gemm(&edges.mask, &of_mask, &e)?, &o.gather(&of_caller, &inputs.caller)?)?;
