@@ -48,6 +48,8 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
     } else {
         Vec::new()
     };
+    // 1 for a node that calls somebody, or 0.
+    let mut calls = None;
     for layer in 0..variant.layers {
         let (w, b) = (o.weight(&format!("layer{layer}.nodes.w"))?, o.weight(&format!("layer{layer}.nodes.b"))?);
         let part = |from, width| o.gemm(&h, &o.columns(&w, from, width)?, &o.columns(&b, from, width)?);
@@ -59,23 +61,25 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
         }
         let weight = o.exp(&o.clip(&o.leaky_relu(&logit, SLOPE)?, -CLAMP, CLAMP)?)?;
 
-        let heard = o.weight(&format!("layer{layer}.heard"))?;
-        let wide = o.product(&weight, &o.table("repeated", EDGE, &[1.0; EDGE])?)?;
-        let said = |x: &O::Value| o.scatter_sum(&o.mul(x, &wide)?, EDGE, &inputs.caller);
         // Any real total is at least exp(-CLAMP) = 4.5e-5, so this only keeps nodes without calls from dividing by 0.
-        let sum = o.scatter_sum(&weight, 1, &inputs.caller)?;
-        let total = o.clip(&sum, 1e-6, f32::MAX)?;
-        let sum = o.product(&sum, &o.rows(&heard, MESSAGE, 1)?)?;
-        let from_nodes = said(&o.gather(&message, &inputs.called)?)?;
-        let mut sum = o.gemm(&from_nodes, &o.rows(&heard, 0, MESSAGE)?, &sum)?;
+        let total = o.clip(&o.scatter_sum(&weight, 1, &inputs.caller)?, 1e-6, f32::MAX)?;
+        attention = o.div(&weight, &o.gather(&total, &inputs.caller)?)?;
+        let calls = match &calls {
+            Some(calls) => calls,
+            None => {
+                calls.insert(o.clip(&o.add(&o.mul(&total, &o.constant(&[1e6])?)?, &o.constant(&[-1.0])?)?, 0.0, 1.0)?)
+            }
+        };
+
+        let heard = o.weight(&format!("layer{layer}.heard"))?;
+        let wide = o.product(&attention, &o.table("repeated", EDGE, &[1.0; EDGE])?)?;
+        let said = |x: &O::Value| o.scatter_sum(&o.mul(x, &wide)?, EDGE, &inputs.caller);
+        let mut sum = o.gemm(calls, &o.rows(&heard, MESSAGE, 1)?, &own)?;
         if variant.edges {
             sum = o.gemm(&said(&e)?, &o.rows(&heard, MESSAGE + 1, EDGE)?, &sum)?;
         }
-        let heard = o.div(&sum, &total)?;
-        h = o.add(&h, &o.relu(&o.add(&own, &heard)?)?)?;
-        if layer + 1 == variant.layers {
-            attention = o.div(&weight, &o.gather(&total, &inputs.caller)?)?;
-        }
+        let sum = o.gemm(&said(&o.gather(&message, &inputs.called)?)?, &o.rows(&heard, 0, MESSAGE)?, &sum)?;
+        h = o.add(&h, &o.relu(&sum)?)?;
     }
 
     let (w, b) = (o.weight("read.nodes.w")?, o.weight("read.nodes.b")?);
