@@ -113,7 +113,7 @@ pub fn run(args: &ClosedLoop) -> Result<()> {
         command: std::env::args().skip(1).fold("pathloom-models".to_string(), |line, arg| line + " " + &arg),
         commit: super::about("", "").commit,
         date: now(),
-        machine: machine(),
+        machine: crate::results::machine(),
         model: digest,
         seeds: seeds.clone(),
         seconds: SecondsOf { warm_up: WARM_UP_S, trouble: TROUBLE, duration: DURATION_S },
@@ -181,13 +181,6 @@ fn load(path: &Path) -> Result<(Option<Arc<Rten>>, Option<String>)> {
 fn now() -> String {
     let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output();
     date.map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).trim().to_string())
-}
-
-fn machine() -> String {
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m.to_string()));
-    format!("{cpus} x {}", model.unwrap_or_else(|| std::env::consts::ARCH.into()))
 }
 
 fn percent(interval: Option<&Interval>) -> String {

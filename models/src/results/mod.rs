@@ -11,7 +11,7 @@ mod replayed;
 mod stamp;
 mod table;
 
-pub use stamp::stamped;
+pub use stamp::{machine, stamped};
 
 use crate::{Error, Result};
 use serde_json::Value;

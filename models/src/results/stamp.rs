@@ -20,7 +20,8 @@ pub fn stamped(figures: Value) -> Value {
 }
 
 /// The processor's name, how many of them, and the memory, where Linux says so.
-fn machine() -> String {
+#[must_use]
+pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, key: &str| {
         let line = text.lines().find(|l| l.starts_with(key));
