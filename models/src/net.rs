@@ -18,10 +18,10 @@
 //! agg_i = sum_j w_ij (W2 h_j | e_ij) / sum_j w_ij                            zero for a node that calls nobody
 //! h_i'  = h_i + relu(W1 h_i + b + U agg_i)
 //! ```
-//! This is attention with `a` split over the concatenation, so that `[W1 | W2 | k | q]` is one matrix product per layer;
-//! the softmax's denominator is one more column of the same sum. The logits are clamped instead of having their maximum
-//! subtracted: exp(CLAMP) is far from overflow, and one pass over the edges is saved. Messages are `MESSAGE` wide and U
-//! acts on the sum because it is linear: that moves a product from E rows to N rows.
+//! This is attention with `a` split over the concatenation, so that `W1 h`, `W2 h`, `k h` and `q h` are products of N rows. The
+//! logits are clamped instead of having their maximum subtracted: exp(CLAMP) is far from overflow, and one pass over the
+//! edges is saved. Messages are `MESSAGE` wide and U acts on the sum because it is linear: that moves a product from E
+//! rows to N rows. The middle row of U acts on what every edge says, a one, so only a node that calls nobody does without it.
 //!
 //! **Alike.** A link that nobody knows is most like the caller's links to other replicas of the same service, and the
 //! inputs do not name services. So each called node has `ALIKE` positive numbers phi, learned from its features (how
