@@ -11,6 +11,7 @@ use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
+use super::places::Places;
 use super::sockets;
 use super::upstream::Pool;
 use super::wire1::Scratch;
@@ -79,6 +80,8 @@ pub(super) struct Core {
     pub http2: http2::Limits,
     /// What connections share.
     pub scratch: Rc<Scratch>,
+    /// What requests under way live in.
+    pub places: Places,
     pub date: Date,
     pub servers: conn::ServerBuilders,
     pub limits: ListenerDefaults,
@@ -100,6 +103,8 @@ impl Core {
     pub(super) fn new(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>) -> Rc<Self> {
         let mut reader = options.published.reader();
         let held = Rc::new(Held { generation: reader.load().clone(), routes_epoch: 0 });
+        let scratch = Scratch::default();
+        scratch.names.borrow_mut().route_by(held.generation.routes.headers());
         Rc::new(Self {
             index,
             clock: options.clock,
@@ -111,7 +116,8 @@ impl Core {
                 streams: options.limits.max_streams,
                 head: usize::try_from(options.limits.max_header_bytes.0).unwrap_or(usize::MAX),
             },
-            scratch: Rc::default(),
+            scratch: Rc::new(scratch),
+            places: Places::default(),
             date: Date::default(),
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),
@@ -134,7 +140,8 @@ impl Core {
         }
     }
 
-    /// The current generation, for a request to hold to its end.
+    /// The current generation, for a request to hold to its end. An HTTP/1.1 request asks for it before its head is read,
+    /// because what its routes look at decides which headers are put among the others.
     pub(super) fn generation(&self) -> Rc<Held> {
         let mut reader = self.reader.borrow_mut();
         let latest = reader.load();
@@ -142,6 +149,9 @@ impl Core {
         if !Arc::ptr_eq(&held.generation, latest) {
             let same_routes = Arc::ptr_eq(&held.generation.routes, &latest.routes);
             let routes_epoch = held.routes_epoch + u64::from(!same_routes);
+            if !same_routes {
+                self.scratch.names.borrow_mut().route_by(latest.routes.headers());
+            }
             *held = Rc::new(Held { generation: latest.clone(), routes_epoch });
         }
         held.clone()

@@ -4,7 +4,7 @@
 //! counted instructions those of hyper and h2 take from a third more to the double. One
 //! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
 //! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
-//! start and at its answer's head (a third at the end of a body).
+//! start and at its answer's head (a third at the end of a body that did not come with the head).
 //!
 //! | file | what it holds |
 //! | --- | --- |
@@ -19,6 +19,7 @@
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
 //! | `watch`, `deadlines`, `clock` | time |
+//! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
@@ -46,6 +47,7 @@ mod ids;
 mod inbound;
 mod io;
 mod names;
+mod places;
 mod server1;
 mod service;
 mod shared;

@@ -279,7 +279,7 @@ impl Connection {
         if self.silence.broken(cx, || session.heard(), matters, || session.ping()) {
             return Poll::Ready(());
         }
-        while let Poll::Ready(read) = session.poll_read(cx, &mut self.stream) {
+        while let Poll::Ready(read) = session.poll_read(cx, &self.stream) {
             if !matches!(read, Ok(true)) {
                 return Poll::Ready(());
             }

@@ -148,7 +148,7 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn a_peer_is_pinged_before_it_is_given_up() {
         for answers in [true, false] {
-            let (mut near, far) = tokio::io::duplex(1024);
+            let (mut near, far) = session_tests::pair().await;
             let peer = tokio::task::spawn_local(async move {
                 let (_sender, connection) = h2::client::handshake(far).await.unwrap();
                 if answers {
@@ -164,7 +164,7 @@ mod tests {
             let mut silence = Silence::new(QUICK, clock, &all);
             let (looks, came) = (Cell::new(0), Cell::new(0));
             let gone = std::future::poll_fn(|cx| {
-                while let Poll::Ready(Ok(true)) = session.poll_read(cx, &mut near) {
+                while let Poll::Ready(Ok(true)) = session.poll_read(cx, &near) {
                     while session.next().is_some() {}
                     came.set(looks.get());
                 }

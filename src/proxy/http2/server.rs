@@ -44,7 +44,7 @@ const MAX_SPARE: usize = 1;
 pub(in crate::proxy) async fn serve<F, A>(conn: &Rc<Conn>, stream: TcpStream, read: Bytes, ask: A)
 where
     F: Future<Output = Response<ResponseBody>>,
-    A: Fn(&Rc<Watch>, request::Parts, &Seen, Option<Inbound>) -> F,
+    A: Fn(&Rc<Watch>, &mut request::Parts, &Seen, Option<Inbound>) -> F,
 {
     // Boxed: what a connection's future holds, it holds as long as the connection lives.
     let mut serving = Box::new(Serving::new(conn, ask, stream, read));
@@ -77,7 +77,7 @@ struct Serving<'a, F, A> {
 impl<'a, F, A> Serving<'a, F, A>
 where
     F: Future<Output = Response<ResponseBody>>,
-    A: Fn(&Rc<Watch>, request::Parts, &Seen, Option<Inbound>) -> F,
+    A: Fn(&Rc<Watch>, &mut request::Parts, &Seen, Option<Inbound>) -> F,
 {
     fn new(conn: &'a Rc<Conn>, ask: A, stream: TcpStream, read: Bytes) -> Self {
         let core = &conn.core;
@@ -156,11 +156,11 @@ where
     fn read(&mut self) -> bool {
         let mut cx = Context::from_waker(&self.waker);
         loop {
-            while let Some(Asked { slot, parts, seen, whole }) = self.session.next() {
+            while let Some(Asked { slot, mut parts, seen, whole }) = self.session.next() {
                 let sender = Sender::new(Handle::first(&self.session, slot));
                 let body = (!whole).then(|| Inbound::Http2(sender.receiver()));
                 let watch = self.streams.watch(&self.conn.core.deadlines);
-                let asking = Box::pin((self.ask)(&watch, parts, &seen, body));
+                let asking = Box::pin((self.ask)(&watch, &mut parts, &seen, body));
                 self.streams.begin(Stream { state: State::Asking(asking, sender), watch });
             }
             if self.session.failed() {
@@ -169,7 +169,7 @@ where
                 }
                 return true;
             }
-            match self.session.poll_read(&mut cx, &mut self.stream) {
+            match self.session.poll_read(&mut cx, &self.stream) {
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(_) => return false,
                 Poll::Pending => return true,
@@ -190,7 +190,7 @@ async fn linger(conn: &Conn, mut stream: TcpStream) {
             let _ = Pin::new(&mut stream).poll_shutdown(cx);
         }
         while discarded < MAX_LINGER {
-            match core.scratch.poll_read(cx, &mut stream, false) {
+            match core.scratch.poll_read(cx, &stream, false) {
                 Poll::Ready(Ok((read, _))) if !read.is_empty() => discarded += read.len(),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,

@@ -38,7 +38,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 
 /// What of bodies waits to be written, a connection, in bytes.
 pub(super) const MAX_WAITING: usize = 64 * 1024;
@@ -199,11 +200,7 @@ impl Session {
     }
 
     /// Reads once. `Ok(false)` is the end of what the peer says, or of our patience.
-    pub(in crate::proxy) fn poll_read<R: AsyncRead + Unpin>(
-        &self,
-        cx: &mut Context<'_>,
-        from: &mut R,
-    ) -> Poll<io::Result<bool>> {
+    pub(in crate::proxy) fn poll_read(&self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<bool>> {
         let mut engine = self.engine.borrow_mut();
         if engine.out.buffered() > MAX_ANSWERS {
             engine.held_up = true;

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
+use tokio::net::{TcpListener, TcpStream};
 
 const LIMITS: Limits = Limits { streams: 8, head: 16 * 1024 };
 
@@ -39,6 +40,13 @@ struct Peer {
     session: Rc<Session>,
     deflate: Deflate,
     inflate: Inflate,
+}
+
+/// Both ends of a connection.
+pub(super) async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (listener.accept().await.unwrap().0, far)
 }
 
 fn cx() -> Context<'static> {
