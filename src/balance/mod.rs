@@ -13,14 +13,16 @@
 //! swapped by the same pointer.
 
 mod alias;
+mod budget;
 mod candidate;
 mod generation;
 mod shortlist;
 mod table;
 
 pub use alias::Alias;
+pub use budget::{Budget, MIN_PER_SECOND};
 pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
-pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
+pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Retrying, Rung};
 pub use table::{COMPARE_ALL_UP_TO, Choice, DRAWN, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 
 #[cfg(test)]

@@ -118,6 +118,12 @@ impl Table {
         self.candidates.get(..self.eligible).unwrap_or_default()
     }
 
+    /// Whether there is a candidate that may get requests beside these.
+    #[must_use]
+    pub fn has_beside(&self, tried: &[usize]) -> bool {
+        (0..self.eligible).any(|i| !tried.contains(&i))
+    }
+
     /// Chooses a candidate for a request; none when no endpoint may get requests, or all that may are in `tried`.
     ///
     /// `expired` says that the generation no longer steers: peak EWMA then stands in for the model.

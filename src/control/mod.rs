@@ -17,6 +17,7 @@
 //!
 //! Failures here never reach a request: the last generation stays until it expires, and then steers by peak EWMA.
 
+mod budgets;
 mod desired;
 mod publish;
 mod roster;

@@ -7,7 +7,7 @@ use super::weights::{
     EXPLORED, Guard, Guarded, Guards, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases_into, expected_success,
     leaning_with, priors_into,
 };
-use crate::balance::{Candidate, Cause, Cluster, Generation, Health, Rung, Table, TableOptions, Why};
+use crate::balance::{Candidate, Cause, Cluster, Generation, Health, Retrying, Rung, Table, TableOptions, Why};
 use crate::config::{Mode, Policy};
 use crate::health::Verdict;
 use crate::links::{Fading, Time};
@@ -98,6 +98,7 @@ impl State {
                 service: cluster.service.clone(),
                 protocol: cluster.config.protocol,
                 timeouts: cluster.config.timeouts.clone(),
+                retrying: Retrying::new(&cluster.config.retries, self.budgets.of(cluster, now)),
                 ejection: cluster.config.ejection.clone(),
                 tables: tables.into(),
             }));
@@ -105,6 +106,7 @@ impl State {
         self.roster.forget(now);
         let configured = &self.desired.config;
         self.parts.traffic.retain(|w, c| configured.workloads.contains_key(w) && configured.clusters.contains_key(c));
+        self.budgets.retain(|c| configured.clusters.contains_key(c));
         self.first = false;
         self.generation += 1;
         self.parts.published.publish(Generation {

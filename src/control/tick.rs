@@ -1,5 +1,6 @@
 //! What the slow loop remembers from tick to tick, and the first half of a tick: from observations to features.
 
+use super::budgets::Budgets;
 use super::desired::{Desired, EndpointIds};
 use super::publish::Work;
 use super::roster::{Group, Remembered, Roster};
@@ -55,6 +56,7 @@ pub(super) struct State {
     pub ids: EndpointIds,
     pub desired: Desired,
     pub ejector: Ejector,
+    pub budgets: Budgets,
     /// What is at hand of each endpoint and candidate of `desired`.
     pub roster: Roster,
     /// What the last tick saw on the links, and when.
@@ -95,6 +97,7 @@ impl State {
         let now = (parts.clock)();
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
+            budgets: Budgets::new(parts.traffic.cores()),
             parts,
             ids,
             desired,

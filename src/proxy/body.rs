@@ -24,6 +24,9 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::Sleep;
 
+/// How many frames of an answer that nobody wants are read, so that its connection can be used again.
+const MAX_DRAINED: usize = 8;
+
 /// Why a body broke off, and how HTTP/2 says so to the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodyError {
@@ -156,28 +159,72 @@ pub(super) enum RequestBody {
     },
 }
 
-/// What was taken of a body.
+/// What was taken of a body, as long as that is one frame, or no more than the limit.
 #[derive(Default)]
-pub(super) enum Taken {
-    #[default]
-    Nothing,
-    /// One frame, and no more.
-    Frame(Bytes),
-    /// That frame is to be taken once more.
-    Again(Bytes),
-    /// More than is kept.
-    Much,
+pub(super) struct Taken {
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
+    /// How many of them were given since the body was rewound.
+    given: usize,
+    /// How much more may be kept.
+    left: usize,
+    /// More was taken than is kept.
+    lost: bool,
+}
+
+impl Taken {
+    /// Nothing yet; keeps one frame, and more up to `limit`.
+    pub(super) fn up_to(limit: usize) -> Self {
+        Self { left: limit, ..Self::default() }
+    }
+
+    fn count(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// The next frame that is to be taken once more.
+    fn again(&mut self) -> Option<Bytes> {
+        let data = match self.given.checked_sub(1) {
+            None => self.first.clone()?,
+            Some(i) => self.more.get(i)?.clone(),
+        };
+        self.given += 1;
+        Some(data)
+    }
+
+    fn note(&mut self, data: Option<&Bytes>) {
+        let fits = data.map(|d| self.left.checked_sub(d.len()));
+        match (data, fits) {
+            _ if self.lost => return,
+            (Some(data), left) if self.first.is_none() => {
+                self.first = Some(data.clone());
+                self.left = left.flatten().unwrap_or(0);
+            }
+            (Some(data), Some(Some(left))) => {
+                self.more.push(data.clone());
+                self.left = left;
+            }
+            // Trailers, too: who gets them has had all before.
+            _ => *self = Self { lost: true, ..Self::default() },
+        }
+        self.given = self.count();
+    }
 }
 
 impl RequestBody {
+    /// Whether it could be had from its beginning.
+    pub(super) fn whole(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming { taken, .. } => taken.as_ref().is_some_and(|t| !t.lost),
+        }
+    }
+
     /// The body from its beginning, if that is still to be had.
     pub(super) fn rewound(mut self) -> Option<Self> {
         if let Self::Streaming { taken, .. } = &mut self {
-            *taken = match taken.take()? {
-                Taken::Nothing => Some(Taken::Nothing),
-                Taken::Frame(data) | Taken::Again(data) => Some(Taken::Again(data)),
-                Taken::Much => return None,
-            };
+            let taken = taken.as_mut().filter(|t| !t.lost)?;
+            taken.given = 0;
         }
         Some(self)
     }
@@ -198,9 +245,7 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Err(BodyError::cut(Reason::RequestIncomplete))));
             }
         }
-        if let Some(Taken::Again(data)) = taken {
-            let data = data.clone();
-            *taken = Some(Taken::Frame(data.clone()));
+        if let Some(data) = taken.as_mut().and_then(Taken::again) {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         match inner.poll_frame(cx) {
@@ -208,10 +253,7 @@ impl Body for RequestBody {
                 upload.moved.set(true);
                 *alone = None;
                 if let Some(taken) = taken {
-                    *taken = match (&taken, frame.data_ref()) {
-                        (Taken::Nothing, Some(data)) => Taken::Frame(data.clone()),
-                        _ => Taken::Much,
-                    };
+                    taken.note(frame.data_ref());
                 }
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
@@ -249,7 +291,9 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming { inner, taken, .. } => inner.is_end_stream() && !matches!(taken, Some(Taken::Again(_))),
+            Self::Streaming { inner, taken, .. } => {
+                inner.is_end_stream() && taken.as_ref().is_none_or(|t| t.given == t.count())
+            }
         }
     }
 
@@ -294,6 +338,22 @@ impl Lease {
                 lease.body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|code| BodyError::broken(incomplete, code))))
             }
         }
+    }
+
+    /// Reads an answer that nobody wants to its end, where that has come already. Whether it has.
+    pub(super) fn drain(&mut self, scratch: &Scratch) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..MAX_DRAINED {
+            if self.is_end_stream() {
+                return true;
+            }
+            match self.poll_frame(&mut cx, scratch) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+            }
+        }
+        false
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::headers::Seen;
 use super::http2::{CONNECTION_WINDOW, MAX_BUFFER, Patience, Pipe, Received, STREAM_WINDOW, Silence};
 use super::io::{Io, Marks};
-use super::upstream::{Lease, Open, Outgoing, Sent, connect};
+use super::upstream::{Lease, Open, Outgoing, Sent, connect, unsent};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
@@ -161,17 +161,24 @@ pub(super) async fn send2(
             // The connection takes requests, as was asked just now: it is the request that it does not take.
             return Sent::Lost(Reason::Internal.into());
         };
-        let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(stream, body)) };
-        let error = match exchange(response, &mut pipe, early.hints).await {
+        let pipe = if body.is_end_stream() { None } else { Some(Pipe::new(stream, body)) };
+        // Where it stays when nobody waits for it any more.
+        *outgoing = Outgoing::Spent(spare, pipe);
+        let error = match exchange(response, outgoing, early.hints).await {
             Ok(response) => {
-                core.scratch.recycle(spare.headers);
                 let (parts, body) = response.into_parts();
                 let (mut body, seen) = (Received::new(body), Seen::in_headers(&parts.headers));
                 if seen.lengths > 0 {
                     body.announced(&parts.headers);
                 }
                 *place = Some(Head { parts, seen, lines: None });
-                let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
+                // A body that is still on its way has somebody else to see to it from here on.
+                let rest = match outgoing {
+                    Outgoing::Spent(_, pipe) if pipe.as_ref().is_some_and(|p| !p.is_over()) => pipe.take(),
+                    _ => None,
+                };
+                let rest = rest.map(|mut pipe| {
+                    outgoing.recycle(&core.scratch);
                     let sending = async move {
                         let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
                     };
@@ -185,8 +192,13 @@ pub(super) async fn send2(
         if matches!(declined, Some(Declined::Leaving | Declined::Failing)) {
             guard.0.over.set(true);
         }
-        let body = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
-        let whole = declined.is_some().then_some(body).flatten().and_then(|body| spare.request(body));
+        let whole = match declined {
+            None => return Sent::Lost(classify(&error, upload)),
+            Some(_) => match std::mem::replace(outgoing, Outgoing::Gone) {
+                Outgoing::Spent(spare, pipe) => unsent(pipe).and_then(|body| spare.request(body)),
+                _ => None,
+            },
+        };
         match (declined, whole) {
             // The connection is leaving, not the endpoint.
             (Some(Declined::Leaving), Some(whole)) if !again => {
@@ -209,11 +221,13 @@ pub(super) async fn send2(
 /// Sends the request's body and waits for the answer's head, both at once.
 async fn exchange(
     mut response: ResponseFuture,
-    pipe: &mut Option<Pipe<RequestBody>>,
+    outgoing: &mut Outgoing,
     hints: Option<&Hints>,
 ) -> Result<Response<h2::RecvStream>, h2::Error> {
     std::future::poll_fn(|cx| {
-        if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
+        if let Outgoing::Spent(_, Some(pipe)) = outgoing
+            && !pipe.is_over()
+        {
             // However it ends, the answer tells of it: a reset is what it then is.
             let _ = pipe.poll(cx);
         }
@@ -231,11 +245,11 @@ async fn exchange(
 
 /// A request's head once more. Its headers are written into one buffer, which costs a third of what a second map asks
 /// for; they are hardly ever read again.
-struct Spare {
+pub(super) struct Spare {
     method: Method,
     uri: Uri,
     /// The lengths of a name and of its value, and then both of them; and again.
-    headers: Vec<u8>,
+    pub(super) headers: Vec<u8>,
 }
 
 impl Spare {
@@ -250,7 +264,7 @@ impl Spare {
         Self { method: head.method.clone(), uri: head.uri.clone(), headers }
     }
 
-    fn request(&self, body: RequestBody) -> Option<Request<RequestBody>> {
+    pub(super) fn request(&self, body: RequestBody) -> Option<Request<RequestBody>> {
         let mut request = Request::new(body);
         let mut rest = self.headers.as_slice();
         while !rest.is_empty() {

@@ -18,7 +18,9 @@ use super::core::Core;
 use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
-use super::shared::{Attempted, Lease2, Shared};
+use super::http2::Pipe;
+use super::shared::{Attempted, Lease2, Shared, Spare};
+use super::wire1::Scratch;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
@@ -45,7 +47,58 @@ const MAX_SHARED: usize = 8;
 pub(super) enum Outgoing {
     Http1(Sending),
     Http2(Request<RequestBody>),
+    /// It is being sent over HTTP/2, or was: what could be sent again.
+    Spent(Spare, Option<Pipe<RequestBody>>),
     Gone,
+}
+
+impl Outgoing {
+    /// Makes it as it was before it was sent, if that is still to be had.
+    pub(super) fn rewind(&mut self) -> bool {
+        *self = match std::mem::replace(self, Self::Gone) {
+            Self::Http1(mut sending) => {
+                let whole = sending.writer.whole();
+                if whole {
+                    sending.rewind();
+                }
+                *self = Self::Http1(sending);
+                return whole;
+            }
+            Self::Spent(spare, pipe) => match unsent(pipe).and_then(|body| spare.request(body)) {
+                Some(request) => Self::Http2(request),
+                None => return false,
+            },
+            other => other,
+        };
+        !matches!(self, Self::Gone)
+    }
+
+    /// It is not sent again: what it kept for that goes back.
+    pub(super) fn recycle(&mut self, scratch: &Scratch) {
+        match self {
+            Self::Http1(sending) => scratch.recycle(std::mem::take(&mut sending.writer.out)),
+            Self::Spent(spare, _) => {
+                scratch.recycle(std::mem::take(&mut spare.headers));
+                *self = Self::Gone;
+            }
+            Self::Http2(_) | Self::Gone => {}
+        }
+    }
+
+    /// Whether `rewind` would succeed.
+    pub(super) fn whole(&self) -> bool {
+        match self {
+            Self::Http1(sending) => sending.writer.whole(),
+            Self::Http2(_) => true,
+            Self::Spent(_, pipe) => pipe.as_ref().is_none_or(|pipe| pipe.body().whole()),
+            Self::Gone => false,
+        }
+    }
+}
+
+/// A body from its beginning, of which a part was sent.
+pub(super) fn unsent(pipe: Option<Pipe<RequestBody>>) -> Option<RequestBody> {
+    pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound())
 }
 
 /// What an answer's body comes from.

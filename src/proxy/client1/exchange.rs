@@ -130,10 +130,11 @@ impl Exchange {
             *bytes = self.partial.split().freeze();
         }
         if !bytes.is_empty()
-            && let (Some(lines), Some(buffer)) = (&mut sending.lines, sending.writer.spent())
+            && let (keep, Some(lines), Some(buffer)) =
+                (sending.writer.whole(), &mut sending.lines, sending.writer.spent())
         {
             // The request is out, and an answer there: the buffer serves that, or each request would hold two.
-            lines.lend(buffer);
+            lines.lend(buffer, keep);
         }
         while !bytes.is_empty() {
             let before = bytes.len();
@@ -167,7 +168,9 @@ impl Exchange {
 
     fn answered(&mut self, sending: &mut Sending, scratch: &Scratch, head: Option<&Head>) -> Result<(), Ended> {
         if sending.writer.done() || self.deaf {
-            scratch.recycle(std::mem::take(&mut sending.writer.out));
+            if !sending.writer.whole() {
+                scratch.recycle(std::mem::take(&mut sending.writer.out));
+            }
         } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
         } else {
