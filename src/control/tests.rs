@@ -44,6 +44,7 @@ fn parts(clock: Clock, scorer: Scorer) -> Parts {
         traffic: Arc::new(TrafficRegistry::new(1)),
         scorer,
         status: Arc::default(),
+        checks: Default::default(),
         clock,
     }
 }

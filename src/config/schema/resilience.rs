@@ -78,9 +78,9 @@ pub enum Check {
 pub struct Ejection {
     /// How many failures in a row eject an endpoint (connection refused or reset, or no answer in time); 0 never ejects.
     pub consecutive_failures: u32,
-    /// By how many standard deviations an endpoint's success rate must lie below the cluster's mean to be ejected; 0 never ejects.
+    /// By how many standard deviations an endpoint's success rate must lie below the others' mean to be ejected; 0 never ejects.
     pub success_rate: f64,
-    /// By which factor an endpoint's mean latency must lie above the cluster's median to be ejected; 0 never ejects, and leaves it to the model to steer around slow ones.
+    /// By which factor an endpoint's mean latency must lie above the median of the others to be ejected; 0 never ejects, and leaves it to the model to steer around slow ones.
     pub latency: f64,
     /// Over which time success rates and latencies are compared.
     pub interval: Timespan,

@@ -44,7 +44,7 @@ fn retries(retries: &Retries, timeouts: &Timeouts, path: &Path, findings: &mut F
         let message = format!("{} are too much to keep of each request", retries.body);
         findings.error(path.key("body"), message, format!("write `{MAX_REPLAY}` or less"));
     }
-    if retries.per_try >= timeouts.response_headers {
+    if retries.per_try > Timespan::default() && retries.per_try >= timeouts.response_headers {
         let message =
             format!("an answer must begin within {} anyway, so that no try ends earlier", timeouts.response_headers);
         findings.warning(path.key("per_try"), message, format!("write less than `{}`", timeouts.response_headers));

@@ -130,8 +130,8 @@ impl Exchange {
             *bytes = self.partial.split().freeze();
         }
         if !bytes.is_empty()
-            && let (keep, Some(lines), Some(buffer)) =
-                (sending.writer.whole(), &mut sending.lines, sending.writer.spent())
+            && let Some(lines) = &mut sending.lines
+            && let (keep, Some(buffer)) = (sending.writer.whole(), sending.writer.spent())
         {
             // The request is out, and an answer there: the buffer serves that, or each request would hold two.
             lines.lend(buffer, keep);

