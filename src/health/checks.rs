@@ -83,7 +83,8 @@ impl Checks {
         all
     }
 
-    fn take(&self, key: &NodeKey, answer: Result<(), Unwell>, rules: &HealthCheck) -> bool {
+    /// Takes an answer in; says whether the endpoint's state is another now.
+    pub fn told(&self, key: &NodeKey, answer: Result<(), Unwell>, rules: &HealthCheck) -> bool {
         let mut all = self.all();
         let checked = all.entry(key.clone()).or_insert(Checked::UNCHECKED);
         let changed = checked.take(answer, rules);
@@ -154,7 +155,7 @@ impl Drop for Stops {
 async fn ask(checks: Checks, key: NodeKey, asking: Asking, changed: impl Fn()) {
     loop {
         let answer = probe(asking.address, asking.protocol, &asking.check).await;
-        if checks.take(&key, answer, &asking.check) {
+        if checks.told(&key, answer, &asking.check) {
             changed();
         }
         let wait = asking.check.every.0.mul_f64(rand::rng().random_range(0.9..1.1));

@@ -22,7 +22,7 @@
 //! It deliberately knows no retries after a head was passed on, and none at the same endpoint but for the one race that
 //! `upstream` tells of.
 
-use super::body::Upload;
+use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::clock::Clock;
 use super::deadline;
@@ -329,10 +329,12 @@ fn late(
     if let Some(at) = watch.patience.get() {
         let now = clock.now();
         if now >= at {
-            watch.patience.set(None);
+            // Whose body is not sent yet waits for its client, and not for the endpoint.
+            let sent = upload.is_none_or(|u| u.progress.get() != Progress::Open);
+            watch.patience.set(retrying.per_try.filter(|_| !sent).map(|t| now + t));
             let whole = upload.is_none_or(|u| u.bytes.get() <= retrying.body as u64);
             let in_time = watch.limit.get().is_none_or(|limit| now < limit);
-            if whole && in_time && retrying.budget.take(now) {
+            if sent && whole && in_time && retrying.budget.take(now) {
                 return Some(Late::Slow);
             }
         }
