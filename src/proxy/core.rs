@@ -11,7 +11,9 @@ use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
+use super::places::Places;
 use super::shared;
+use super::sockets;
 use super::upstream::Pool;
 use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
@@ -22,7 +24,6 @@ use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
 use rand::rngs::SmallRng;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,9 +39,9 @@ const REST: Duration = Duration::from_millis(50);
 /// What a core is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Serve this socket; the address is the configured one.
+    /// Serve this socket, too; the address is the configured one.
     Listen(SocketAddr, std::net::TcpListener),
-    /// Close the socket of this configured address.
+    /// Close the sockets of this configured address.
     Close(SocketAddr),
     /// Leave.
     Drain,
@@ -82,6 +83,8 @@ pub(super) struct Core {
     pub client2: h2::client::Builder,
     /// What HTTP/1.1 connections share.
     pub scratch: Scratch,
+    /// What requests under way live in.
+    pub places: Places,
     pub date: Date,
     pub servers: conn::ServerBuilders,
     pub limits: ListenerDefaults,
@@ -103,6 +106,8 @@ impl Core {
     pub(super) fn new(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>) -> Rc<Self> {
         let mut reader = options.published.reader();
         let held = Rc::new(Held { generation: reader.load().clone(), routes_epoch: 0 });
+        let scratch = Scratch::default();
+        scratch.names.borrow_mut().route_by(held.generation.routes.headers());
         Rc::new(Self {
             index,
             clock: options.clock,
@@ -112,7 +117,8 @@ impl Core {
             deadlines: Deadlines::new(options.clock),
             http2: http2::Settings::new(&options.limits),
             client2: shared::builder(),
-            scratch: Scratch::default(),
+            scratch,
+            places: Places::default(),
             date: Date::default(),
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),
@@ -135,7 +141,8 @@ impl Core {
         }
     }
 
-    /// The current generation, for a request to hold to its end.
+    /// The current generation, for a request to hold to its end. An HTTP/1.1 request asks for it before its head is read,
+    /// because what its routes look at decides which headers are put among the others.
     pub(super) fn generation(&self) -> Rc<Held> {
         let mut reader = self.reader.borrow_mut();
         let latest = reader.load();
@@ -143,6 +150,9 @@ impl Core {
         if !Arc::ptr_eq(&held.generation, latest) {
             let same_routes = Arc::ptr_eq(&held.generation.routes, &latest.routes);
             let routes_epoch = held.routes_epoch + u64::from(!same_routes);
+            if !same_routes {
+                self.scratch.names.borrow_mut().route_by(latest.routes.headers());
+            }
             *held = Rc::new(Held { generation: latest.clone(), routes_epoch });
         }
         held.clone()
@@ -187,7 +197,7 @@ pub(super) fn run(
 
 async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let driver = tokio::task::spawn_local(core.deadlines.clone().drive());
-    let mut accepting: HashMap<SocketAddr, Accepting> = HashMap::new();
+    let mut accepting: Vec<Accepting> = Vec::new();
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -202,17 +212,17 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                                 .unwrap_or_else(|_| HeaderValue::from_static(""));
                             let listener = Rc::new(Listener { address, name, closed: Cell::new(false) });
                             let accepts = accept(core.clone(), socket, listener.clone(), close.clone());
-                            accepting.insert(address, (listener, close, tokio::task::spawn_local(accepts)));
+                            accepting.push((listener, close, tokio::task::spawn_local(accepts)));
                         }
                         Err(error) => tracing::error!(%address, %error, core = core.index, "cannot serve a listener"),
                     }
                 }
                 Some(Command::Close(address)) => {
-                    if let Some((listener, close, _)) = accepting.remove(&address) {
+                    for (listener, close, _) in accepting.extract_if(.., |(listener, ..)| listener.address == address) {
                         close.notify_one();
                         listener.closed.set(true);
-                        core.deadlines.wake_all();
                     }
+                    core.deadlines.wake_all();
                 }
                 Some(Command::Drain) => break,
                 Some(Command::Stop) | None => return,
@@ -220,7 +230,7 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
             _ = sweep.tick() => core.pool.sweep(&core, core.clock.now()),
         }
     }
-    for (_, close, task) in accepting.into_values() {
+    for (_, close, task) in accepting {
         close.notify_one();
         // Only a panic could end it otherwise, and then there is nothing left to close.
         let _ = task.await;
@@ -263,7 +273,8 @@ async fn accept(core: Rc<Core>, socket: TcpListener, listener: Rc<Listener>, clo
     }
     // Asked of the kernel itself: the runtime says that nothing waits when its budget or its last news says so.
     let Ok(socket) = socket.into_std() else { return };
-    loop {
+    // No more than were queued: another process may listen on, and new ones are for it.
+    for _ in 0..sockets::BACKLOG {
         match socket.accept() {
             Ok((stream, peer)) => {
                 if stream.set_nonblocking(true).is_ok()

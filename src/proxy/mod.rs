@@ -1,10 +1,10 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
-//! Pingora's `Server` and `Service` are the chassis (threads' life, signals, the hand-over of sockets); requests run on
+//! Pingora's `Server` and `Service` are the chassis (threads' life, signals); requests run on
 //! connections of our own, those of HTTP/2 on the `h2` crate: by counted instructions hyper's took a third more. One
 //! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
 //! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
-//! start and at its answer's head (a third at the end of a body).
+//! start and at its answer's head (a third at the end of a body that did not come with the head).
 //!
 //! | file | what it holds |
 //! | --- | --- |
@@ -20,8 +20,10 @@
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1` | what HTTP/1.1 needs on both sides |
 //! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
+//! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
-//! | `sockets`, `io`, `gauges` | what it says |
+//! | `sockets`, `handover` | listening sockets, and how the next process gets them |
+//! | `io`, `gauges` | what it says |
 //!
 //! What it deliberately does not do: repeat a request that may not be repeated, collect a body (but for the part that is
 //! kept to be sent again), serve CONNECT, or answer from a cache.
@@ -41,12 +43,14 @@ mod failure;
 mod flight;
 mod forward;
 mod gauges;
+mod handover;
 mod headers;
 mod http2;
 mod ids;
 mod inbound;
 mod io;
 mod names;
+mod places;
 mod server1;
 mod service;
 mod shared;
@@ -58,8 +62,9 @@ mod wire1;
 
 pub use clock::Clock;
 pub use gauges::{GaugesSnapshot, ProxyGauges};
+pub use handover::{HandoverError, Offer, Sockets, Taken, take};
 pub use service::{Drain, DrainOnSignal, Proxy, ProxyOptions, chassis, run};
-pub use sockets::BindError;
+pub use sockets::{BindError, Listening};
 
 use crate::links::NodeCell;
 use crate::observe::Reason;

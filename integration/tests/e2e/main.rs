@@ -22,6 +22,7 @@ mod failures;
 mod fleet_itself;
 mod foreign_clients;
 mod grpc;
+mod handover;
 mod http2;
 mod leaving;
 mod model_trouble;

@@ -262,7 +262,7 @@ async fn a_slow_endpoint_is_given_up_only_where_another_can_be_tried() {
         let proxy = TestProxy::start(&patient(&[first.address, fast.address]));
         for _ in 0..2 {
             let answer = ask(&proxy, Http1, request("PUT", full("body"))).await;
-            assert!(answer.body.ends_with(b"\n\nbody"), "{endpoint:?}");
+            assert!(answer.body.ends_with(b"\n\nbody"), "{endpoint:?} {answer:?} {:?}", proxy.log.0.lock().unwrap());
         }
         assert!(proxy.traffic().retries > 0, "{endpoint:?}: one of the two began at the slow one");
         // Both are slow: the second one is waited for, because there is no third.
