@@ -2,7 +2,8 @@
 //!
 //! Each runs in a task of its own, so that what many requests have to say leaves in one write. A request whose endpoint
 //! says that it did nothing with it (REFUSED_STREAM, or GOAWAY with an earlier stream) may be sent again where no more
-//! was taken of its body than one frame, which is kept for that until the answer's head is there.
+//! was taken of its body than one frame, or than is kept for `attempts`. Until the answer's head is there, what is kept
+//! stays with whoever sends (`Outgoing::Spent`), also when nobody waits for the answer any more.
 //!
 //! Where an answer's head comes before the request's end, a task of its own sends the rest: whoever reads the answer may
 //! be held up by its client, which may want to be rid of its body first.

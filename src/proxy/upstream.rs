@@ -5,12 +5,13 @@
 //! full; one that its endpoint closes or asks to leave (GOAWAY) is found closed and forgotten. Everything belongs to one
 //! thread: no locks.
 //!
-//! **What is sent twice.** What was not written at all: a pooled connection that had died costs a fresh connection, and
-//! a fresh one that refuses is reported to the caller, who may try another endpoint. What was written goes out once more
-//! only in the race that nobody can avoid (RFC 9112, section 9.3.1): on a connection from the pool, which its endpoint
-//! closed before anything of an answer came, a request without a body (or none of it sent) whose method is idempotent;
-//! once, to the same endpoint, on a fresh connection. Where that cannot be opened the request is lost, because its
-//! endpoint may have acted on it before it went away. HTTP/2 endpoints say what they did nothing with.
+//! **What is sent twice** to the same endpoint (`attempts` says what goes to another). What was not written at all: a
+//! pooled connection that had died costs a fresh connection, and a fresh one that refuses is reported to the caller, who
+//! may try another endpoint. What was written goes out once more only in the race that nobody can avoid (RFC 9112,
+//! section 9.3.1): on a connection from the pool, which its endpoint closed before anything of an answer came, a request
+//! without a body (or none of it sent) that is idempotent; once, on a fresh connection. Where that cannot be opened the
+//! request is lost to this endpoint, which may have acted on it before it went away. HTTP/2 endpoints say what they did
+//! nothing with.
 
 use super::body::RequestBody;
 use super::client1::{Connection, Ended, Exchange, Head, Sending};

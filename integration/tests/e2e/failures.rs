@@ -67,7 +67,7 @@ async fn endpoints_that_die_hang_reset_and_refuse_are_nothing_that_clients_of_id
         .await;
         let hangs = RawEndpoint::silent().await;
         let all = list(fleet.endpoints.iter().map(|e| e.address).chain([resets.address, hangs.address]));
-        let more = "retries: { per_try: 150ms, budget: 100% }, ejection: { first: 1s }";
+        let more = "retries: { per_try: 300ms, budget: 100% }, ejection: { first: 1s }";
         let sidecar = sidecar(catalog(&all, more) + QUICK).start().await;
         let load = Load::start(version, sidecar.address("in"), 8, "/").await;
         load.further(400).await;
