@@ -20,22 +20,19 @@ use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2::Pipe;
-use super::shared::{Attempted, Lease2, Shared, Spare};
+use super::shared::{Attempted, Lease2, Shared};
 use super::wire1::Scratch;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
-use http::Request;
+use http::{Request, request};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -49,7 +46,7 @@ pub(super) enum Outgoing {
     Http1(Sending),
     Http2(Request<RequestBody>),
     /// It is being sent over HTTP/2, or was: what could be sent again.
-    Spent(Spare, Option<Pipe<RequestBody>>),
+    Spent(request::Parts, Option<Pipe<RequestBody>>),
     Gone,
 }
 
@@ -65,8 +62,8 @@ impl Outgoing {
                 *self = Self::Http1(sending);
                 return whole;
             }
-            Self::Spent(spare, pipe) => match unsent(pipe).and_then(|body| spare.request(body)) {
-                Some(request) => Self::Http2(request),
+            Self::Spent(parts, pipe) => match unsent(pipe) {
+                Some(body) => Self::Http2(Request::from_parts(parts, body)),
                 None => return false,
             },
             other => other,
@@ -78,8 +75,8 @@ impl Outgoing {
     pub(super) fn recycle(&mut self, scratch: &Scratch) {
         match self {
             Self::Http1(sending) => scratch.recycle(std::mem::take(&mut sending.writer.out)),
-            Self::Spent(spare, _) => {
-                scratch.recycle(std::mem::take(&mut spare.headers));
+            Self::Spent(parts, _) => {
+                scratch.recycle_map(std::mem::take(&mut parts.headers));
                 *self = Self::Gone;
             }
             Self::Http2(_) | Self::Gone => {}
@@ -322,12 +319,4 @@ pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
     Ok(stream)
-}
-
-/// Polls a future and says whether it is over; for waiting on something else beside it.
-pub(super) fn poll_now<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Option<F::Output> {
-    match future.poll(cx) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
-    }
 }
