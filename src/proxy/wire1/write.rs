@@ -395,7 +395,7 @@ impl Lines {
     /// Puts them among the others, for whoever has no use for text, but for `Host`. Each is a name and a value, as they
     /// were read.
     pub(in crate::proxy) fn put_into(&self, headers: &mut HeaderMap) -> Result<(), Malformed> {
-        for line in self.text.strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
+        for line in self.text().strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let end = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
             let (name, value) = (line.get(..end).unwrap_or_default(), line.get(end + 2..).unwrap_or_default());
