@@ -187,7 +187,7 @@ fn pick(flight: &Flight, table: &Table, tried: &Tried, now: Time) -> Option<Choi
 }
 
 /// Whether an answer may be one that is tried again.
-fn suspect(head: &Head) -> bool {
+pub(super) fn suspect(head: &Head) -> bool {
     is_gateway(head.parts.status) || head.seen.grpc_status
 }
 
@@ -214,7 +214,7 @@ fn again(
         .and_then(|pause| Some((pick(flight, table, tried, now)?, pause)));
     if matches!(failed, Failed::Answered) {
         if next.is_none() {
-            flight.outgoing.recycle(&flight.core.scratch);
+            settle(flight);
             return Ok(None);
         }
         let_go(flight, now);
@@ -290,9 +290,22 @@ fn asked_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     (asked <= LONGEST_RETRY_AFTER).then_some(asked)
 }
 
+/// The answer stands: what is left of the request is sent, if anything is.
+fn settle(flight: &mut Flight) {
+    match (&mut flight.outgoing, &mut flight.lease) {
+        (Outgoing::Http1(sending), Some(Lease::Http1(connection))) if !sending.writer.done() => {
+            connection.detach(std::mem::take(sending));
+        }
+        (outgoing, Some(Lease::Http2(lease))) => lease.send_rest(outgoing),
+        _ => {}
+    }
+    flight.outgoing.recycle(&flight.core.scratch);
+}
+
 /// Lets an answer go that is not the client's, counted as what it was.
 fn let_go(flight: &mut Flight, now: Time) {
     let lease = flight.lease.take();
+    let sent = !matches!(&flight.outgoing, Outgoing::Http1(sending) if !sending.writer.done());
     if let Some(Head { parts, seen, lines }) = flight.head.take() {
         flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
         flight.grpc_status = None;
@@ -300,7 +313,9 @@ fn let_go(flight: &mut Flight, now: Time) {
             (sending.spare, sending.lines) = (parts.headers, lines);
         }
     }
+    // A connection that has a part of the request only carries no other.
     if let Some(mut lease) = lease
+        && sent
         && lease.drain(&flight.core.scratch)
     {
         flight.core.pool.give_back(&flight.core, lease, now);

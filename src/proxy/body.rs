@@ -8,6 +8,7 @@ use super::expect::Gate;
 use super::flight::Flight;
 use super::headers::clean_trailers;
 use super::inbound::Inbound;
+use super::taken::Taken;
 use super::upstream::{Lease, Open};
 use super::watch::Watch;
 use super::wire1::{Incomplete, Lines, Raw, Scratch};
@@ -160,72 +161,19 @@ pub(super) enum RequestBody {
     },
 }
 
-/// What was taken of a body, as long as that is one frame, or no more than the limit.
-#[derive(Default)]
-pub(super) struct Taken {
-    first: Option<Bytes>,
-    more: Vec<Bytes>,
-    /// How many of them were given since the body was rewound.
-    given: usize,
-    /// How much more may be kept.
-    left: usize,
-    /// More was taken than is kept.
-    lost: bool,
-}
-
-impl Taken {
-    /// Nothing yet; keeps one frame, and more up to `limit`.
-    pub(super) fn up_to(limit: usize) -> Self {
-        Self { left: limit, ..Self::default() }
-    }
-
-    fn count(&self) -> usize {
-        usize::from(self.first.is_some()) + self.more.len()
-    }
-
-    /// The next frame that is to be taken once more.
-    fn again(&mut self) -> Option<Bytes> {
-        let data = match self.given.checked_sub(1) {
-            None => self.first.clone()?,
-            Some(i) => self.more.get(i)?.clone(),
-        };
-        self.given += 1;
-        Some(data)
-    }
-
-    fn note(&mut self, data: Option<&Bytes>) {
-        let fits = data.map(|d| self.left.checked_sub(d.len()));
-        match (data, fits) {
-            _ if self.lost => return,
-            (Some(data), left) if self.first.is_none() => {
-                self.first = Some(data.clone());
-                self.left = left.flatten().unwrap_or(0);
-            }
-            (Some(data), Some(Some(left))) => {
-                self.more.push(data.clone());
-                self.left = left;
-            }
-            // Trailers, too: who gets them has had all before.
-            _ => *self = Self { lost: true, ..Self::default() },
-        }
-        self.given = self.count();
-    }
-}
-
 impl RequestBody {
     /// Whether it could be had from its beginning.
     pub(super) fn whole(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming { taken, .. } => taken.as_ref().is_some_and(|t| !t.lost),
+            Self::Streaming { taken, .. } => taken.as_ref().is_some_and(Taken::is_whole),
         }
     }
 
     /// The body from its beginning, if that is still to be had.
     pub(super) fn rewound(mut self) -> Option<Self> {
         if let Self::Streaming { taken, .. } = &mut self {
-            let taken = taken.as_mut().filter(|t| !t.lost)?;
-            taken.given = 0;
+            taken.as_mut().filter(|t| t.is_whole())?.rewind();
         }
         Some(self)
     }
@@ -292,9 +240,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming { inner, taken, .. } => {
-                inner.is_end_stream() && taken.as_ref().is_none_or(|t| t.given == t.count())
-            }
+            Self::Streaming { inner, taken, .. } => inner.is_end_stream() && taken.as_ref().is_none_or(Taken::is_given),
         }
     }
 

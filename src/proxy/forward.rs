@@ -7,7 +7,7 @@
 
 use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
 use super::attempts::attempts;
-use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
+use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
 use super::core::Held;
@@ -19,6 +19,7 @@ use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_dow
 use super::inbound::Inbound;
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::server1;
+use super::taken::Taken;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use super::wire1::{Lines, Malformed};

@@ -16,7 +16,7 @@
 //! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
-//! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
+//! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
 //! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
@@ -55,6 +55,7 @@ mod server1;
 mod service;
 mod shared;
 mod sockets;
+mod taken;
 mod upgrade;
 mod upstream;
 mod watch;

@@ -8,6 +8,7 @@
 //! Where an answer's head comes before the request's end, a task of its own sends the rest: whoever reads the answer may
 //! be held up by its client, which may want to be rid of its body first.
 
+use super::attempts::suspect;
 use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::Core;
@@ -91,6 +92,21 @@ pub(super) struct Lease2 {
     _guard: StreamGuard,
 }
 
+impl Lease2 {
+    /// Lets a task of its own send what is left of the request, which is then not to be had again.
+    pub(super) fn send_rest(&mut self, outgoing: &mut Outgoing) {
+        if let Outgoing::Spent(_, pipe) = outgoing
+            && let Some(mut pipe) = pipe.take_if(|pipe| !pipe.is_over())
+        {
+            *outgoing = Outgoing::Gone;
+            let sending = async move {
+                let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
+            };
+            self.rest = Some(tokio::task::spawn_local(sending).abort_handle());
+        }
+    }
+}
+
 impl Drop for Lease2 {
     fn drop(&mut self) {
         // Where the answer came to its end, the endpoint may still want the rest of the request.
@@ -147,20 +163,12 @@ pub(super) async fn send2(
         *outgoing = Outgoing::Spent(parts, pipe);
         let ended = match exchange(&asking, outgoing, early.hints).await {
             Ok(head) => {
+                let mut lease = Lease2 { body: asking.into_body(), rest: None, _guard: guard };
+                if !suspect(&head) {
+                    lease.send_rest(outgoing);
+                }
                 *place = Some(head);
-                // A body that is still on its way has somebody else to see to it from here on.
-                let rest = match outgoing {
-                    Outgoing::Spent(_, pipe) if pipe.as_ref().is_some_and(|p| !p.is_over()) => pipe.take(),
-                    _ => None,
-                };
-                let rest = rest.map(|mut pipe| {
-                    outgoing.recycle(&core.scratch);
-                    let sending = async move {
-                        let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
-                    };
-                    tokio::task::spawn_local(sending).abort_handle()
-                });
-                return Sent::Answered(Lease::Http2(Lease2 { body: asking.into_body(), rest, _guard: guard }));
+                return Sent::Answered(Lease::Http2(lease));
             }
             Err(ended) => ended,
         };

@@ -4,6 +4,7 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
+use super::super::attempts::suspect;
 use super::super::early::Early;
 use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
 use super::answer::{self, Head, Keep, Parsed};
@@ -173,9 +174,10 @@ impl Exchange {
             }
         } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
-        } else {
+        } else if !(sending.writer.whole() && head.is_some_and(suspect)) {
             self.connection.detach(std::mem::take(sending));
         }
+        // Whoever may send it again decides first (`attempts`), and has it detached then.
         Ok(())
     }
 }

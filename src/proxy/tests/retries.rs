@@ -119,6 +119,42 @@ async fn a_streamed_body_is_kept_too_and_one_above_the_limit_is_not_sent_again()
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_before_the_request_ends_is_tried_again_with_what_is_still_to_come() {
+    for (client, endpoint) in BOTH.into_iter().flat_map(|c| BOTH.map(|e| (c, e))) {
+        for (method, again) in [("PUT", true), ("POST", false)] {
+            let case = format!("{client:?} {endpoint:?} {method}");
+            let hasty = Server::http(endpoint, |request: Request<hyper::body::Incoming>| async move {
+                // It takes the rest in its own time.
+                tokio::spawn(request.into_body().collect());
+                status(503)
+            })
+            .await;
+            let echo = Server::echo(endpoint).await;
+            let mut config = config(endpoint, &[hasty.address, echo.address]);
+            cluster(&mut config).retries.budget = Share(1.0);
+            let proxy = TestProxy::start(&config);
+            let mut right = 0;
+            for _ in 0..4 {
+                let (frames, body) = super::bodies::stream(1);
+                let sending = tokio::spawn(async move {
+                    for part in ["one ", "two ", "three"] {
+                        tokio::time::sleep(Duration::from_millis(30)).await;
+                        let _ = frames.send(Ok(http_body::Frame::data(part.into()))).await;
+                    }
+                });
+                let answer = ask(&proxy, client, request(method, body)).await;
+                sending.await.unwrap();
+                let whole = answer.status == 200 && answer.body.ends_with(b"\n\none two three");
+                assert!(whole || !again && answer.status == 503, "{case}: {answer:?}");
+                right += usize::from(whole);
+            }
+            assert!(if again { right == 4 } else { right < 4 }, "{case}");
+            assert_eq!(proxy.traffic().retries > 0, again, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_safe_is_not_tried_again() {
     let off = |config: &mut Config| cluster(config).retries.attempts = 0;
     let only_reset = |config: &mut Config| cluster(config).retries.on = vec![RetryOn::Reset];

@@ -107,7 +107,7 @@ pub(in crate::proxy) struct Writer<B> {
     /// Something of the body was asked for.
     pub pulled: bool,
     /// How much more of the body may be kept; none where nothing is kept, or no longer.
-    keep: Option<usize>,
+    keep: Option<u32>,
     /// What is kept beside `out`.
     large: Vec<Large>,
     /// The next of them to be written.
@@ -130,7 +130,7 @@ impl<B> Writer<B> {
 
     /// Keeps what is written, up to so much of the body, so that it can be written again.
     pub(in crate::proxy) fn keep(&mut self, body: usize) {
-        self.keep = Some(body);
+        self.keep = Some(u32::try_from(body).unwrap_or(u32::MAX));
     }
 
     /// Whether all that was taken of the message is still there.
@@ -315,7 +315,7 @@ impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
         self.pulled = true;
         if let Some(left) = self.keep {
             let size = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
-            self.keep = left.checked_sub(size);
+            self.keep = u32::try_from(size).ok().and_then(|size| left.checked_sub(size));
             if self.keep.is_none() {
                 (self.large, self.next) = (Vec::new(), 0);
             }
