@@ -379,3 +379,46 @@ async fn a_grpc_deadline_that_passes_is_its_callers_doing() {
     assert_eq!(proxy.logged(4).await[3].reason, Some(Reason::RequestTimeout));
     assert_eq!(proxy.alarms.0.lock().unwrap().len(), 0, "a caller cannot have an endpoint ejected");
 }
+
+#[tokio::test]
+async fn answers_that_are_let_go_leak_no_window_and_no_connection() {
+    const SIZE: usize = 40_000;
+    for endpoint in BOTH {
+        let answering = |code: u16| {
+            Server::http(endpoint, move |_: Request<hyper::body::Incoming>| async move {
+                Response::builder().status(code).body(full(vec![b'x'; SIZE])).unwrap()
+            })
+        };
+        let (sick, well) = (answering(503).await, answering(200).await);
+        let mut config = config(endpoint, &[sick.address, well.address]);
+        cluster(&mut config).retries.budget = Share(1.0);
+        let proxy = TestProxy::start(&config);
+        let mut client = proxy.connect2().await;
+        for _ in 0..150 {
+            let answer = tokio::time::timeout(Duration::from_secs(10), client.get("/")).await.expect("a window");
+            assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, SIZE), "{endpoint:?}");
+        }
+        let retries = proxy.traffic().retries;
+        assert!(retries > 30, "{endpoint:?} {retries}");
+        if endpoint == Http2 {
+            assert_eq!((sick.connections(), well.connections()), (1, 1));
+        }
+        let nodes = [&sick, &well].map(|s| crate::links::NodeKey::new(&s.address.to_string()));
+        let in_flight = nodes.map(|key| proxy.links.node(&key, crate::links::Time(0)).in_flight());
+        assert_eq!(in_flight, [0, 0], "{endpoint:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_request_waits_for_another_try_is_counted() {
+    let (servers, seen) =
+        pair(Http1, || Response::builder().status(503).header("retry-after", "1").body(full("later")).unwrap()).await;
+    let proxy = TestProxy::start(&config(Http1, &addresses(&servers)));
+    let mut client = proxy.connect1().await;
+    let asked = tokio::time::timeout(Duration::from_millis(300), client.send(request("GET", empty()))).await;
+    assert!(asked.is_err(), "it waits");
+    drop(client);
+    let log = proxy.logged(1).await;
+    assert_eq!((log[0].reason, log[0].attempts, log[0].status), (Some(Reason::ClientGone), 1, None));
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
