@@ -12,7 +12,7 @@ use crate::graph::{Features, Graph, GraphBuilder, Topology};
 use crate::health::Ejector;
 use crate::links::{LinkStats, NodeKey, Observation, Time};
 use crate::scorer::{ModelInfo, Scored, Scorer, Scores};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub(super) struct State {
     pub desired: Desired,
     pub ejector: Ejector,
     pub budgets: Budgets,
-    pub spans: HashMap<Arc<str>, Compared>,
+    pub compared_endpoints: Compared,
     /// What is at hand of each endpoint and candidate of `desired`.
     pub roster: Roster,
     /// What the last tick saw on the links, and when.
@@ -100,7 +100,7 @@ impl State {
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
             budgets: Budgets::new(parts.traffic.cores()),
-            spans: HashMap::new(),
+            compared_endpoints: Compared::default(),
             parts,
             ids,
             desired,
@@ -159,6 +159,7 @@ impl State {
         self.roster.measure(&self.observation, self.observed_at);
         let keys: HashSet<&NodeKey> = self.roster.endpoints.iter().map(|known| &known.node.key).collect();
         self.ejector.retain(|key| keys.contains(key));
+        self.compared_endpoints.look_again();
         // What is being scored was asked of the configuration before.
         (self.shape, self.scored) = (None, Vec::new());
         if same { Cause::Reload } else { Cause::Endpoints }

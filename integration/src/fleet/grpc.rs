@@ -179,7 +179,9 @@ pub(super) async fn answer(state: &Arc<State>, request: Request<Incoming>) -> Re
         "/test.Numbers/Sum" => grpc.client_streaming(Sum, request).await,
         "/test.Numbers/Echo" => grpc.streaming(Echo(state.clone()), request).await,
         "/test.Numbers/Never" => grpc.unary(Never, request).await,
-        "/grpc.health.v1.Health/Check" => Grpc::new(ProstCodec::default()).unary(Check(state.clone()), request).await,
+        "/grpc.health.v1.Health/Check" => {
+            Grpc::new(ProstCodec::<HealthSaid, HealthAsked>::default()).unary(Check(state.clone()), request).await
+        }
         _ => Status::unimplemented("no such method").into_http(),
     };
     response.map(|body: tonic::body::Body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync())
