@@ -79,6 +79,7 @@ impl Mesh {
             traffic: Arc::new(TrafficRegistry::new(1)),
             scorer,
             status: status.clone(),
+            checks: Default::default(),
             clock: Arc::new(move || Time(read.load(SeqCst))),
         };
         let (sender, receiver) = watch::channel(config.clone());

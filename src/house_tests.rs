@@ -13,7 +13,7 @@ const FORBIDDEN: [(&str, &[&str]); 8] = [
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
     ("record", &["pingora", "ort::", "tokio::"]),
-    ("health", &["pingora", "ort::", "tokio::"]),
+    ("health", &["pingora", "ort::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),
     ("control", &["pingora", "ort::"]),

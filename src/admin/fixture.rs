@@ -2,8 +2,8 @@
 
 use super::state::{AdminState, ConfigState, ScorerStatus};
 use crate::balance::{
-    Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published, Rung,
-    Table, TableOptions, Why,
+    Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published,
+    Retrying, Rung, Table, TableOptions, Why,
 };
 use crate::config::{AccessLog, Compare, Config, Policy, Protocol, Telemetry};
 use crate::control::{GraphView, Status};
@@ -92,6 +92,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             service: name.into(),
             protocol: Protocol::Http1,
             timeouts: crate::config::Timeouts::default(),
+            retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, &Default::default(), Time(0)))),
             ejection: crate::config::Ejection::default(),
             tables: routes.workloads().iter().map(|w| table(&w.name, name, count)).collect(),
         })

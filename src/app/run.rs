@@ -10,6 +10,7 @@ use crate::admin::{self, AdminState, ConfigState};
 use crate::balance::Published;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
+use crate::health::{self, Checks};
 use crate::links::{Links, NodeCell};
 use crate::observe::log::{self, LogControl};
 use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
@@ -86,6 +87,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let (published, bell) = (Published::default(), Bell::default());
     let (links, traffic) = (Arc::new(Links::new(cores)), Arc::new(TrafficRegistry::new(cores)));
     let status = Arc::new(Status::default());
+    let checks = Checks::default();
     let reporting = Arc::new(Reporting::start(&config.telemetry, &config.node.name, cores)?);
 
     let recorder = Arc::new(Recorder::start(
@@ -115,9 +117,10 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
             traffic: traffic.clone(),
             scorer: scorer.clone(),
             status: status.clone(),
+            checks: checks.clone(),
             clock: read_clock.clone(),
         },
-        config_receiver,
+        config_receiver.clone(),
         bell.clone(),
     );
     // The listeners are those of the first generation; its weights are equal until the model has spoken.
@@ -132,7 +135,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         drain: config.process.drain.0,
         sample: config.telemetry.traces.sample.0,
         sink: reporting.clone(),
-        alarm: Arc::new(RingsBell(bell)),
+        alarm: Arc::new(RingsBell(bell.clone())),
         unrouted: traffic.unrouted().clone(),
         inherited: Mutex::new(std::mem::take(&mut succession.sockets)),
         on_bind_error: Box::new(|error| tracing::error!("a listener of the new configuration is not served: {error}")),
@@ -158,11 +161,12 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         not_ready: not_ready(accepting, drain.clone()),
         scorer: scorer_view(scorer.clone()),
         gauges: {
-            let (reporting, recorder) = (reporting.clone(), recorder.clone());
+            let (reporting, recorder, checked) = (reporting.clone(), recorder.clone(), checks.clone());
             Box::new(move || {
                 let mut families = proxy_families(&gauges.snapshot());
                 families.extend(reporting.families());
                 families.extend(recording_families(&recorder));
+                families.push(check_family(&checked));
                 families
             })
         },
@@ -188,7 +192,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                     Err(error) => tracing::error!(%error, "the admin port is not served"),
                 }
             };
-            tokio::join!(control.run(), admin, reloads.follow(events), on_hang_up,);
+            let checking = health::check(checks, config_receiver, move || bell.ring());
+            tokio::join!(control.run(), checking, admin, reloads.follow(events), on_hang_up,);
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));
@@ -258,6 +263,16 @@ fn recording_families(recorder: &Recorder) -> Vec<Family> {
             recorder.lost(),
         ),
     ]
+}
+
+fn check_family(checks: &Checks) -> Family {
+    let help = "Health checks of an endpoint, by whether it was well.";
+    let family = Family::new("health_checks", Kind::Counter, Measure::Number, help);
+    checks.snapshot().into_iter().fold(family, |family, (key, checked)| {
+        let labels = |result: &str| vec![("endpoint", key.to_string()), ("result", result.to_owned())];
+        let (good, bad) = checked.counts;
+        family.with(labels("well"), Value::Count(good)).with(labels("unwell"), Value::Count(bad))
+    })
 }
 
 fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {

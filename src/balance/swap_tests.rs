@@ -69,6 +69,10 @@ impl Kit {
             service: "c".into(),
             protocol: Protocol::Http1,
             timeouts: Timeouts::default(),
+            retrying: crate::balance::Retrying::new(
+                &Default::default(),
+                Arc::new(crate::balance::Budget::new(1, &Default::default(), Time(0))),
+            ),
             ejection: Ejection::default(),
             tables: Box::new([table]),
         });

@@ -302,5 +302,7 @@ fn an_endpoint_on_probation_gets_the_one_probe() {
     let probed = table.candidates().iter().position(|c| c.health == Health::Probation).unwrap();
     assert_eq!(shares(&table, 100)[probed], 0.0);
     node.offer_probe();
+    let again = table.pick(Time(1), false, &mut SmallRng::seed_from_u64(1), &[1 - probed]);
+    assert_eq!(again, None, "what failed elsewhere is no probe");
     assert_eq!(shares(&table, 100)[probed], 0.01);
 }

@@ -194,6 +194,10 @@ impl Walk {
                     self.entry(entry, schema, text, path, indent + 2, false);
                 }
             }
+            Value::List(items) if items.iter().all(|item| matches!(item.value, Value::Scalar(_))) => {
+                let written = |item: &Node| text.get(item.place.start..item.place.end).unwrap_or_default().to_owned();
+                let _ = writeln!(self.out, " [{}]", items.iter().map(written).collect::<Vec<_>>().join(", "));
+            }
             Value::List(items) => {
                 self.out.push('\n');
                 let of = self.resolve(schema.get("items").unwrap_or(&Json::Null));
@@ -227,7 +231,14 @@ impl Walk {
 
     /// The words of an enum; schemars gives each its own alternative, with its sentence.
     fn words(&self, target: &Json) -> Vec<(String, String)> {
-        let alternatives = target.get("oneOf").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+        let listed = target.get("items").map(|items| self.resolve(items));
+        let alternatives = listed
+            .as_ref()
+            .unwrap_or(target)
+            .get("oneOf")
+            .and_then(Json::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         alternatives
             .iter()
             .filter_map(|one| Some((one.get("const")?.as_str()?.to_owned(), sentence(one, one))))
@@ -286,7 +297,10 @@ fn sentence(property: &Json, target: &Json) -> String {
 fn yaml(value: &Json) -> String {
     match value.as_str() {
         Some(text) if !text.is_empty() => text.to_owned(),
-        _ => value.to_string(),
+        _ => match value.as_array().filter(|items| items.iter().all(Json::is_string)) {
+            Some(words) => format!("[{}]", words.iter().map(yaml).collect::<Vec<_>>().join(", ")),
+            None => value.to_string(),
+        },
     }
 }
 

@@ -5,6 +5,10 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+mod resilience;
+
+pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+
 use super::units::{ByteSize, Share, SourceNet, Timespan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,6 +116,8 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// Whether a request may safely be repeated, whatever its method says; without it, what HTTP says of the method.
+    pub idempotent: Option<bool>,
 }
 
 /// What a request must look like: every named condition must hold.
@@ -144,6 +150,10 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// When a request that failed is tried at another endpoint.
+    pub retries: Retries,
+    /// How endpoints are asked whether they are well, beside what requests see of them.
+    pub health: HealthCheck,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
 }
@@ -215,20 +225,6 @@ pub struct Timeouts {
     pub request: Timespan,
     /// A pooled connection that nobody uses is closed after this long.
     pub pooled: Timespan,
-}
-
-/// When an endpoint that fails is left alone, and for how long.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ejection {
-    /// How many failures in a row eject an endpoint (connection refused or reset, or no answer in time); 0 never ejects.
-    pub consecutive_failures: u32,
-    /// How long the first ejection lasts; each further one lasts twice as long, up to `longest`.
-    pub first: Timespan,
-    /// How long an ejection lasts at most.
-    pub longest: Timespan,
-    /// When fewer than this share of the endpoints are healthy, all of them get requests.
-    pub panic_below: Share,
 }
 
 /// `auto`, or a value of one's own.
@@ -454,12 +450,6 @@ impl Default for ListenerDefaults {
 impl Default for Timeouts {
     fn default() -> Self {
         Self { connect: secs(1), response_headers: secs(15), idle: secs(60), request: secs(0), pooled: secs(60) }
-    }
-}
-
-impl Default for Ejection {
-    fn default() -> Self {
-        Self { consecutive_failures: 3, first: secs(5), longest: secs(60), panic_below: Share(0.5) }
     }
 }
 

@@ -54,6 +54,12 @@ pub(super) struct Flight {
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
+    /// It may be repeated.
+    pub idempotent: bool,
+    /// It is a gRPC call.
+    pub grpc: bool,
+    /// Its caller set the limit of its time.
+    pub impatient: bool,
     pub attempts: u32,
     pub attempt: Option<Attempt>,
     pub upload: Option<Rc<Upload>>,
@@ -110,6 +116,9 @@ impl Flight {
             workload: None,
             route: None,
             cluster: None,
+            idempotent: false,
+            grpc: false,
+            impatient: false,
             attempts: 0,
             attempt: None,
             upload: None,
@@ -150,10 +159,10 @@ impl Flight {
 
     /// The attempt failed before an answer.
     pub(super) fn fail_attempt(&mut self, reason: Reason, now: Time) {
-        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: whoever set
-        // the shorter limit, it is the endpoint that failed.
+        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: it is the
+        // endpoint that failed, unless the caller has set the limit, who could have any endpoint ejected then.
         let sent = self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
-        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent);
+        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent && !self.impatient);
         self.record(if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
         if blamed {
             self.node_failed(reason);

@@ -66,6 +66,8 @@ pub(super) struct Seen {
     pub load_metrics: bool,
     pub grpc_status: bool,
     pub grpc: bool,
+    pub grpc_timeout: bool,
+    pub retry_after: bool,
     pub date: bool,
 }
 
@@ -92,8 +94,10 @@ impl Seen {
             10 if name == "connection" => self.connection = true,
             10 => self.hop |= name == "keep-alive",
             11 if name == "traceparent" => self.traceparent = true,
-            11 => self.grpc_status |= name == "grpc-status",
+            11 if name == "grpc-status" => self.grpc_status = true,
+            11 => self.retry_after |= name == "retry-after",
             12 if name == "content-type" => self.grpc = is_grpc(value),
+            12 if name == "grpc-timeout" => self.grpc_timeout = true,
             12 => self.request_id |= name == "x-request-id",
             14 if name == "content-length" => self.lengths += 1,
             14 => self.hop |= name == "http2-settings",
@@ -102,6 +106,7 @@ impl Seen {
             16 => self.hop |= name == "proxy-connection",
             17 if name == "transfer-encoding" => self.codings += 1,
             17 => self.forwarded_proto |= name == "x-forwarded-proto",
+            22 => self.retry_after |= name == "grpc-retry-pushback-ms",
             21 | 25 => self.load_metrics |= name == orca::HEADER || name == orca::HEADER_BIN,
             _ => {}
         }

@@ -12,27 +12,30 @@
 //! | `core` | one thread: accepting, commands, the generation at hand |
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
-//! | `forward` | a request's way: route, pick, tries, answer |
+//! | `forward` | a request's way: route, tries, answer |
+//! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
-//! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
+//! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
-//! | `watch`, `deadlines`, `clock` | time |
+//! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
 //!
-//! What it deliberately does not do: repeat a request that was written to an endpoint (but for the one race that
-//! `upstream` tells of), collect a body, serve CONNECT, or answer from a cache.
+//! What it deliberately does not do: repeat a request that may not be repeated, collect a body (but for the part that is
+//! kept to be sent again), serve CONNECT, or answer from a cache.
 
 mod added;
+mod attempts;
 mod body;
 mod client1;
 mod clock;
 mod conn;
 mod core;
+mod deadline;
 mod deadlines;
 mod early;
 mod expect;
@@ -52,6 +55,7 @@ mod server1;
 mod service;
 mod shared;
 mod sockets;
+mod taken;
 mod upgrade;
 mod upstream;
 mod watch;

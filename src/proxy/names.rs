@@ -18,6 +18,8 @@ names! {
     ENDPOINT_LOAD_METRICS = "endpoint-load-metrics";
     ENDPOINT_LOAD_METRICS_BIN = "endpoint-load-metrics-bin";
     GRPC_STATUS = "grpc-status";
+    GRPC_TIMEOUT = "grpc-timeout";
+    GRPC_PUSHBACK = "grpc-retry-pushback-ms";
 }
 
 pub(super) const HTTP: HeaderValue = HeaderValue::from_static("http");

@@ -2,18 +2,20 @@
 //!
 //! Each runs in a task of its own, so that what many requests have to say leaves in one write. A request whose endpoint
 //! says that it did nothing with it (REFUSED_STREAM, or GOAWAY with an earlier stream) may be sent again where no more
-//! was taken of its body than one frame, which is kept for that until the answer's head is there.
+//! was taken of its body than one frame, or than is kept for `attempts`. Until the answer's head is there, what is kept
+//! stays with whoever sends (`Outgoing::Spent`), also when nobody waits for the answer any more.
 //!
 //! Where an answer's head comes before the request's end, a task of its own sends the rest: whoever reads the answer may
 //! be held up by its client, which may want to be rid of its body first.
 
-use super::body::{Progress, RequestBody, Upload};
+use super::attempts::suspect;
+use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::Core;
 use super::early::{Early, Hints};
 use super::failure::Failure;
 use super::http2::{Asking, Ended, Limits, Opening, Patience, Pipe, Received, Role, Session, Silence};
-use super::upstream::{Lease, Open, Outgoing, Sent, connect};
+use super::upstream::{Lease, Open, Outgoing, Sent, connect, unsent};
 use super::wire2::Code;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
@@ -90,6 +92,21 @@ pub(super) struct Lease2 {
     _guard: StreamGuard,
 }
 
+impl Lease2 {
+    /// Lets a task of its own send what is left of the request, which is then not to be had again.
+    pub(super) fn send_rest(&mut self, outgoing: &mut Outgoing) {
+        if let Outgoing::Spent(_, pipe) = outgoing
+            && let Some(mut pipe) = pipe.take_if(|pipe| !pipe.is_over())
+        {
+            *outgoing = Outgoing::Gone;
+            let sending = async move {
+                let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
+            };
+            self.rest = Some(tokio::task::spawn_local(sending).abort_handle());
+        }
+    }
+}
+
 impl Drop for Lease2 {
     fn drop(&mut self) {
         // Where the answer came to its end, the endpoint may still want the rest of the request.
@@ -114,7 +131,7 @@ pub(super) async fn send2(
     let Outgoing::Http2(request) = std::mem::replace(outgoing, Outgoing::Gone) else {
         return Sent::Lost(Reason::Internal.into());
     };
-    let (parts, mut body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let (mut fresh, mut again) = (false, false);
     loop {
         let shared = match core.pool.take_shared(endpoint.id, now) {
@@ -142,46 +159,50 @@ pub(super) async fn send2(
             continue;
         };
         drop(opening);
-        let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(asking.sender(), body)) };
-        let ended = match exchange(&asking, &mut pipe, early.hints).await {
+        let pipe = if body.is_end_stream() { None } else { Some(Pipe::new(asking.sender(), body)) };
+        *outgoing = Outgoing::Spent(parts, pipe);
+        let ended = match exchange(&asking, outgoing, early.hints).await {
             Ok(head) => {
-                core.scratch.recycle_map(parts.headers);
+                let mut lease = Lease2 { body: asking.into_body(), rest: None, _guard: guard };
+                if !suspect(&head) {
+                    lease.send_rest(outgoing);
+                }
                 *place = Some(head);
-                let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
-                    let sending = async move {
-                        let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
-                    };
-                    tokio::task::spawn_local(sending).abort_handle()
-                });
-                return Sent::Answered(Lease::Http2(Lease2 { body: asking.into_body(), rest, _guard: guard }));
+                return Sent::Answered(Lease::Http2(lease));
             }
             Err(ended) => ended,
         };
-        let declined = declined(ended);
-        let rewound = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
-        match (declined, rewound) {
+        let Some(declined) = declined(ended) else { return Sent::Lost(classify(ended, upload)) };
+        let whole = match std::mem::replace(outgoing, Outgoing::Gone) {
+            Outgoing::Spent(parts, pipe) => unsent(pipe).map(|body| (parts, body)),
+            _ => None,
+        };
+        match (declined, whole) {
             // The connection is leaving, not the endpoint.
-            (Some(Declined::Leaving), Some(whole)) if !again => {
+            (Declined::Leaving, Some(whole)) if !again => {
                 again = true;
-                body = whole;
+                (parts, body) = whole;
             }
-            (Some(Declined::Leaving | Declined::Refused), whole) => {
-                *outgoing = whole.map_or(Outgoing::Gone, |body| Outgoing::Http2(Request::from_parts(parts, body)));
+            (Declined::Leaving | Declined::Refused, whole) => {
+                let whole = whole.map(|(parts, body)| Outgoing::Http2(Request::from_parts(parts, body)));
+                *outgoing = whole.unwrap_or(Outgoing::Gone);
                 return Sent::Declined;
             }
-            (Some(Declined::Failing), Some(whole)) => {
-                *outgoing = Outgoing::Http2(Request::from_parts(parts, whole));
+            (Declined::Failing, Some((parts, body))) => {
+                *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
                 return Sent::Unsent(Reason::UpstreamReset);
             }
-            _ => return Sent::Lost(classify(ended, upload)),
+            (Declined::Failing, None) => return Sent::Lost(classify(ended, upload)),
         }
     }
 }
 
 /// Sends the request's body and waits for the answer's head, both at once.
-async fn exchange(asking: &Asking, pipe: &mut Option<Pipe<RequestBody>>, hints: Option<&Hints>) -> Result<Head, Ended> {
+async fn exchange(asking: &Asking, outgoing: &mut Outgoing, hints: Option<&Hints>) -> Result<Head, Ended> {
     std::future::poll_fn(|cx| {
-        if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
+        if let Outgoing::Spent(_, Some(pipe)) = outgoing
+            && !pipe.is_over()
+        {
             // However it ends, the answer tells of it: a reset is what it then is.
             let _ = pipe.poll(cx);
         }

@@ -5,12 +5,13 @@
 //! full; one that its endpoint closes or asks to leave (GOAWAY) is found closed and forgotten. Everything belongs to one
 //! thread: no locks.
 //!
-//! **What is sent twice.** What was not written at all: a pooled connection that had died costs a fresh connection, and
-//! a fresh one that refuses is reported to the caller, who may try another endpoint. What was written goes out once more
-//! only in the race that nobody can avoid (RFC 9112, section 9.3.1): on a connection from the pool, which its endpoint
-//! closed before anything of an answer came, a request without a body (or none of it sent) whose method is idempotent;
-//! once, to the same endpoint, on a fresh connection. Where that cannot be opened the request is lost, because its
-//! endpoint may have acted on it before it went away. HTTP/2 endpoints say what they did nothing with.
+//! **What is sent twice** to the same endpoint (`attempts` says what goes to another). What was not written at all: a
+//! pooled connection that had died costs a fresh connection, and a fresh one that refuses is reported to the caller, who
+//! may try another endpoint. What was written goes out once more only in the race that nobody can avoid (RFC 9112,
+//! section 9.3.1): on a connection from the pool, which its endpoint closed before anything of an answer came, a request
+//! without a body (or none of it sent) that is idempotent; once, on a fresh connection. Where that cannot be opened the
+//! request is lost to this endpoint, which may have acted on it before it went away. HTTP/2 endpoints say what they did
+//! nothing with.
 
 use super::body::RequestBody;
 use super::client1::{Connection, Ended, Exchange, Head, Sending};
@@ -18,12 +19,14 @@ use super::core::Core;
 use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
+use super::http2::Pipe;
 use super::shared::{Attempted, Lease2, Shared};
+use super::wire1::Scratch;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
-use http::Request;
+use http::{Request, request};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -42,7 +45,58 @@ const MAX_SHARED: usize = 8;
 pub(super) enum Outgoing {
     Http1(Sending),
     Http2(Request<RequestBody>),
+    /// It is being sent over HTTP/2, or was: what could be sent again.
+    Spent(request::Parts, Option<Pipe<RequestBody>>),
     Gone,
+}
+
+impl Outgoing {
+    /// Makes it as it was before it was sent, if that is still to be had.
+    pub(super) fn rewind(&mut self) -> bool {
+        *self = match std::mem::replace(self, Self::Gone) {
+            Self::Http1(mut sending) => {
+                let whole = sending.writer.whole();
+                if whole {
+                    sending.rewind();
+                }
+                *self = Self::Http1(sending);
+                return whole;
+            }
+            Self::Spent(parts, pipe) => match unsent(pipe) {
+                Some(body) => Self::Http2(Request::from_parts(parts, body)),
+                None => return false,
+            },
+            other => other,
+        };
+        !matches!(self, Self::Gone)
+    }
+
+    /// It is not sent again: what it kept for that goes back.
+    pub(super) fn recycle(&mut self, scratch: &Scratch) {
+        match self {
+            Self::Http1(sending) => scratch.recycle(std::mem::take(&mut sending.writer.out)),
+            Self::Spent(parts, _) => {
+                scratch.recycle_map(std::mem::take(&mut parts.headers));
+                *self = Self::Gone;
+            }
+            Self::Http2(_) | Self::Gone => {}
+        }
+    }
+
+    /// Whether `rewind` would succeed.
+    pub(super) fn whole(&self) -> bool {
+        match self {
+            Self::Http1(sending) => sending.writer.whole(),
+            Self::Http2(_) => true,
+            Self::Spent(_, pipe) => pipe.as_ref().is_none_or(|pipe| pipe.body().whole()),
+            Self::Gone => false,
+        }
+    }
+}
+
+/// A body from its beginning, of which a part was sent.
+pub(super) fn unsent(pipe: Option<Pipe<RequestBody>>) -> Option<RequestBody> {
+    pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound())
 }
 
 /// What an answer's body comes from.

@@ -39,6 +39,8 @@ pub struct Rule {
     pub label: Arc<str>,
     /// How long a whole request may take, where the rule says so.
     pub timeout: Option<Duration>,
+    /// Whether its requests may be repeated, where the rule says so.
+    pub idempotent: Option<bool>,
     /// Clusters with the upper end of their part of 0..2^32.
     targets: Box<[(u64, ClusterId)]>,
 }
@@ -187,7 +189,8 @@ fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Op
         (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
     };
     let timeout = route.timeout.map(|t| t.0).filter(|t| !t.is_zero());
-    Some((matcher, Rule { index, label: label.into(), timeout, targets: targets.into() }))
+    let idempotent = route.idempotent;
+    Some((matcher, Rule { index, label: label.into(), timeout, idempotent, targets: targets.into() }))
 }
 
 #[cfg(test)]

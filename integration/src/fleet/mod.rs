@@ -56,6 +56,8 @@ pub struct State {
     pub delay_us: AtomicU64,
     /// The status of every answer; 0 is what the script says.
     pub status: AtomicU16,
+    /// What it says of itself as `grpc.health.v1.Health`.
+    pub serving: AtomicBool,
     /// Whether each request's body is echoed without the ORCA header (`false`) or with it.
     pub orca: AtomicBool,
     /// Connections that it accepted.
@@ -125,6 +127,7 @@ impl Endpoint {
             number,
             delay_us: AtomicU64::new(0),
             status: AtomicU16::new(0),
+            serving: AtomicBool::new(true),
             orca: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),

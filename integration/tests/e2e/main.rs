@@ -18,6 +18,7 @@ mod bodies;
 mod cli;
 mod connections;
 mod dead_upstream;
+mod failures;
 mod fleet_itself;
 mod foreign_clients;
 mod grpc;

@@ -7,6 +7,7 @@
 //! Nothing here looks at the world: whether a file exists or a port is free is found out by whoever opens it.
 
 mod mesh;
+mod resilience;
 mod settings;
 mod syntax;
 #[cfg(test)]

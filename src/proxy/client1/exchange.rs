@@ -4,6 +4,7 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
+use super::super::attempts::suspect;
 use super::super::early::Early;
 use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
 use super::answer::{self, Head, Keep, Parsed};
@@ -130,10 +131,11 @@ impl Exchange {
             *bytes = self.partial.split().freeze();
         }
         if !bytes.is_empty()
-            && let (Some(lines), Some(buffer)) = (&mut sending.lines, sending.writer.spent())
+            && let Some(lines) = &mut sending.lines
+            && let (keep, Some(buffer)) = (sending.writer.whole(), sending.writer.spent())
         {
             // The request is out, and an answer there: the buffer serves that, or each request would hold two.
-            lines.lend(buffer);
+            lines.lend(buffer, keep);
         }
         while !bytes.is_empty() {
             let before = bytes.len();
@@ -167,12 +169,15 @@ impl Exchange {
 
     fn answered(&mut self, sending: &mut Sending, scratch: &Scratch, head: Option<&Head>) -> Result<(), Ended> {
         if sending.writer.done() || self.deaf {
-            scratch.recycle(std::mem::take(&mut sending.writer.out));
+            if !sending.writer.whole() {
+                scratch.recycle(std::mem::take(&mut sending.writer.out));
+            }
         } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
-        } else {
+        } else if !(sending.writer.whole() && head.is_some_and(suspect)) {
             self.connection.detach(std::mem::take(sending));
         }
+        // Whoever may send it again decides first (`attempts`), and has it detached then.
         Ok(())
     }
 }

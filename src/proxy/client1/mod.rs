@@ -189,7 +189,7 @@ impl Connection {
 
     /// Lets a task of its own send what is left of the request: whoever reads the answer may be held up by its client,
     /// which may want to be rid of its body first.
-    fn detach(&mut self, mut sending: Sending) {
+    pub(super) fn detach(&mut self, mut sending: Sending) {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
             Stream::Whole(stream) => {
                 let (reader, mut writer) = stream.into_split();

@@ -6,6 +6,7 @@ mod endpoints;
 mod exchange;
 mod http2;
 mod life;
+mod retries;
 mod special;
 mod support;
 mod times;

@@ -1,7 +1,9 @@
 //! A proxy on a port of its own, endpoints to serve, and clients to ask.
 
 use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
-use crate::balance::{Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Published, Table, TableOptions};
+use crate::balance::{
+    Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Published, Retrying, Table, TableOptions,
+};
 use crate::config::{self, Compare, Config, ListenerDefaults, Policy, Protocol};
 use crate::links::{LinkKey, Links, NodeCell, NodeKey, Time};
 use crate::observe::{AccessRecord, AccessSink, Reason, Traffic, TrafficRegistry, TrafficSnapshot};
@@ -115,6 +117,10 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             service: name.as_str().into(),
             protocol: cluster.protocol,
             timeouts: cluster.timeouts.clone(),
+            retrying: Retrying::new(
+                &cluster.retries,
+                Arc::new(Budget::new(traffic.cores(), &cluster.retries, Time(0))),
+            ),
             ejection: cluster.ejection.clone(),
             tables: tables.collect(),
         })

@@ -118,7 +118,7 @@ impl Scratch {
     /// An empty buffer for lines.
     pub(super) fn lines(&self) -> Lines {
         let mut lines = Lines::default();
-        lines.lend(self.buffer());
+        lines.lend(self.buffer(), false);
         lines
     }
 

@@ -1,6 +1,7 @@
 //! Each rule at its bound, just below it and just above it.
 
 mod mesh;
+mod resilience;
 mod settings;
 
 use super::*;
