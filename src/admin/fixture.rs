@@ -1,6 +1,7 @@
 //! A small mesh for the tests of this room: `frontend` and `batch` call `catalog` (three endpoints) and `empty` (none).
 
 use super::state::{AdminState, ConfigState, ScorerStatus};
+use crate::admission;
 use crate::balance::{
     Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published, Rung,
     Table, TableOptions, Why,
@@ -110,6 +111,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             engine: "embedded".into(),
         })),
         clusters: [cluster("catalog", 3), cluster("empty", 0)].into(),
+        admission: Arc::new(admission::Table::compile(&config(), 1, None)),
         routes,
     }
 }

@@ -5,6 +5,7 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+use super::admission::{Admission, Priority, RateLimit};
 use super::units::{ByteSize, Share, SourceNet, Timespan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What they can reach. Keyed by the cluster's name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Which requests go first where a cluster is overloaded.
+    pub priority: Priority,
     /// How paths are scored.
     pub model: Model,
     /// What is reported, and where to.
@@ -94,6 +97,10 @@ pub struct Workload {
     pub service: String,
     /// The address at which this workload is itself an endpoint of a cluster, which joins its outgoing links to its incoming ones.
     pub serves: Option<SocketAddr>,
+    /// Whether its word on a request's class and depth (`x-pathloom-class`, `x-pathloom-depth`) is believed; from others these headers are removed where priorities are in use.
+    pub trusted: bool,
+    /// How many requests it may send.
+    pub rate: Option<RateLimit>,
 }
 
 /// One rule of the routing table. The first match wins.
@@ -109,6 +116,23 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// The class of its requests, one of `priority.classes`.
+    pub class: Option<String>,
+    /// How many requests it lets through.
+    pub rate: Option<RateLimit>,
+}
+
+impl Route {
+    /// A short name for logs and metrics: host and path as written, or `*`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let m = &self.matches;
+        let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
+        match (m.host.as_deref(), path) {
+            (None, None) => "*".to_owned(),
+            (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
+        }
+    }
 }
 
 /// What a request must look like: every named condition must hold.
@@ -143,6 +167,8 @@ pub struct Cluster {
     pub timeouts: Timeouts,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
+    /// How many requests it takes at once, and what happens to the others.
+    pub admission: Admission,
 }
 
 /// One instance of a service.

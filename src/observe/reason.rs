@@ -46,6 +46,16 @@ reasons! {
     NoRoute = "no_route", NOT_FOUND, "destination_not_found";
     /// The cluster has no endpoint that may get requests.
     NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The route or the workload has sent as many requests as its rate limit lets through.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "http_request_denied";
+    /// The cluster is overloaded, and more important requests come first.
+    Shed = "shed", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The cluster has as many requests under way as it may, and this one may not wait.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "connection_limit_reached";
+    /// The cluster had as many requests under way as it may for as long as this one could wait.
+    QueueTimeout = "queue_timeout", SERVICE_UNAVAILABLE, "connection_limit_reached";
+    /// The endpoint has as many connections as it may.
+    EndpointConnections = "endpoint_connections", SERVICE_UNAVAILABLE, "connection_limit_reached";
     /// The endpoint refused the connection.
     ConnectRefused = "connect_refused", BAD_GATEWAY, "connection_refused";
     /// The endpoint did not accept the connection in time.
@@ -103,6 +113,11 @@ impl Reason {
             | Reason::UnknownSource
             | Reason::NoRoute
             | Reason::NoEndpoints
+            | Reason::RateLimited
+            | Reason::Shed
+            | Reason::Overloaded
+            | Reason::QueueTimeout
+            | Reason::EndpointConnections
             | Reason::BadRequest
             | Reason::RequestIncomplete
             | Reason::ClientGone

@@ -6,7 +6,7 @@
 use super::body::ResponseBody;
 use crate::observe::Reason;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -22,21 +22,29 @@ pub(super) struct Failure {
     pub status: Option<StatusCode>,
     /// In place of the reason's own sentence.
     pub detail: Option<&'static str>,
+    /// After how many seconds it may be worth trying again.
+    pub retry_after_s: Option<u64>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: None, detail: None }
+        Self { reason, status: None, detail: None, retry_after_s: None }
     }
 }
 
 impl Failure {
     pub(super) const fn bad_request(detail: &'static str) -> Self {
-        Self { reason: Reason::BadRequest, status: None, detail: Some(detail) }
+        Self { reason: Reason::BadRequest, status: None, detail: Some(detail), retry_after_s: None }
     }
 
     pub(super) const fn with_status(mut self, status: StatusCode) -> Self {
         self.status = Some(status);
+        self
+    }
+
+    /// It may be worth trying again after so many seconds.
+    pub(super) const fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
         self
     }
 
@@ -70,6 +78,9 @@ impl Failure {
         if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(proxy_status)) {
             headers.insert(PROXY_STATUS, value);
         }
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         headers.insert(X_REQUEST_ID, request_id.clone());
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -84,9 +95,14 @@ fn grpc_code(reason: Reason) -> u16 {
         Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
         Reason::UnknownSource => 7,
+        Reason::RateLimited => 8,
         Reason::NoRoute => 12,
         Reason::BadRequest | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
         Reason::NoEndpoints
+        | Reason::Shed
+        | Reason::Overloaded
+        | Reason::QueueTimeout
+        | Reason::EndpointConnections
         | Reason::ConnectRefused
         | Reason::ConnectTimeout
         | Reason::ConnectFailed

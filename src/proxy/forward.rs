@@ -7,6 +7,7 @@
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
 //! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
+use super::admission::{self, Standing};
 use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
@@ -92,6 +93,10 @@ fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut parts: Parts, body: Option<Inbo
 }
 
 async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
+    if matches!(ready.flight.standing, Standing::Waiting(..)) && ready.refused.is_none() {
+        // Boxed: the rare way must not make every request's future larger.
+        ready.refused = Box::pin(admission::wait(&mut ready.flight)).await.err();
+    }
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
@@ -155,6 +160,9 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &S
     let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
+    if generation.admission.active {
+        admission::ask(flight, parts, seen, rule.index)?;
+    }
     let limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
@@ -199,7 +207,7 @@ async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     let (Some(id), Some(workload)) = (flight.cluster, flight.workload) else { return Err(Reason::Internal.into()) };
     let cluster = held.generation.cluster(id).ok_or(Reason::Internal)?;
     let table = held.generation.table(id, workload).ok_or(Reason::Internal)?;
-    let mut now = flight.started;
+    let mut now = flight.ready;
     let mut tried = [usize::MAX; MAX_ATTEMPTS];
     let mut last = Failure::from(Reason::NoEndpoints);
     for attempt in 0..MAX_ATTEMPTS {

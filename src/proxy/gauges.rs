@@ -1,6 +1,9 @@
 //! What the data path holds at the moment, a core apart (each has one writer), and added up when somebody looks.
 
+use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One core's part. Aligned so that two cores never write to one cache line.
@@ -45,6 +48,15 @@ impl Gauge {
 #[derive(Debug)]
 pub struct ProxyGauges {
     cores: Box<[CoreGauges]>,
+    /// Connections of all cores by endpoint, written whenever one is opened or closed.
+    endpoints: Mutex<HashMap<EndpointId, Connections>>,
+}
+
+/// An endpoint's connections.
+#[derive(Debug, Default)]
+struct Connections {
+    open: u32,
+    most: Option<u32>,
 }
 
 /// What the gauges show, over all cores or of one.
@@ -68,11 +80,52 @@ pub struct GaugesSnapshot {
 
 impl ProxyGauges {
     pub(super) fn new(cores: usize) -> Self {
-        Self { cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect() }
+        Self { cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(), endpoints: Mutex::default() }
     }
 
     pub(super) fn core(&self, core: usize) -> Option<&CoreGauges> {
         self.cores.get(core)
+    }
+
+    fn endpoints(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointId, Connections>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over how many connections each endpoint may have; of several clusters' limits the least.
+    pub(super) fn limit_connections(&self, generation: &Generation) {
+        let mut endpoints = self.endpoints();
+        endpoints.values_mut().for_each(|c| c.most = None);
+        let limited = generation.clusters.iter().zip(0..).filter_map(|(cluster, id)| {
+            let most = generation.admission.connections(crate::route::ClusterId(id))?;
+            Some((cluster.tables.first()?, most))
+        });
+        for (table, most) in limited {
+            for candidate in table.candidates() {
+                let known = endpoints.entry(candidate.endpoint.id).or_default();
+                known.most = Some(known.most.map_or(most, |other| other.min(most)));
+            }
+        }
+        endpoints.retain(|_, c| c.open > 0 || c.most.is_some());
+    }
+
+    /// Counts one more connection to an endpoint, unless it has as many as it may.
+    pub(super) fn claim_connection(&self, endpoint: EndpointId) -> bool {
+        let mut endpoints = self.endpoints();
+        let known = endpoints.entry(endpoint).or_default();
+        let free = known.most.is_none_or(|most| known.open < most);
+        known.open += u32::from(free);
+        free
+    }
+
+    /// A connection to an endpoint is gone.
+    pub(super) fn release_connection(&self, endpoint: EndpointId) {
+        let mut endpoints = self.endpoints();
+        if let Some(known) = endpoints.get_mut(&endpoint) {
+            known.open = known.open.saturating_sub(1);
+            if known.open == 0 && known.most.is_none() {
+                endpoints.remove(&endpoint);
+            }
+        }
     }
 
     /// What each core holds.

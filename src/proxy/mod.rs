@@ -13,6 +13,7 @@
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, pick, tries, answer |
+//! | `admission` | a request at its cluster's gate: its wait for a place |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
@@ -26,6 +27,7 @@
 //! `upstream` tells of), collect a body, serve CONNECT, or answer from a cache.
 
 mod added;
+mod admission;
 mod body;
 mod client1;
 mod clock;

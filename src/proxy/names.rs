@@ -18,6 +18,8 @@ names! {
     ENDPOINT_LOAD_METRICS = "endpoint-load-metrics";
     ENDPOINT_LOAD_METRICS_BIN = "endpoint-load-metrics-bin";
     GRPC_STATUS = "grpc-status";
+    X_PATHLOOM_CLASS = "x-pathloom-class";
+    X_PATHLOOM_DEPTH = "x-pathloom-depth";
 }
 
 pub(super) const HTTP: HeaderValue = HeaderValue::from_static("http");

@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::headers::Seen;
 use super::http2::{CONNECTION_WINDOW, MAX_BUFFER, Patience, Pipe, Received, STREAM_WINDOW, Silence};
 use super::io::{Io, Marks};
-use super::upstream::{Lease, Open, Outgoing, Sent, connect};
+use super::upstream::{Lease, Outgoing, Sent, connect};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
@@ -305,12 +305,13 @@ async fn open_shared(
     }
     let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
     let opened = async {
-        let io = Io::new(connect(endpoint, timeouts).await?, Bytes::new());
+        let (stream, open) = connect(core, endpoint, timeouts).await?;
+        let io = Io::new(stream, Bytes::new());
         let marks = io.marks().clone();
         let (sender, connection) = core.client2.handshake(io).await.map_err(|_| Reason::ConnectFailed)?;
-        Ok((sender, connection, marks))
+        Ok((sender, connection, marks, open))
     };
-    let (sender, mut connection, marks) = match opened.await {
+    let (sender, mut connection, marks, open) = match opened.await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
@@ -328,7 +329,6 @@ async fn open_shared(
         pooled.shared.push(shared.clone());
     }
     drop(opening);
-    let open = Open::new(core);
     let mut silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
     let asked = Rc::downgrade(&shared);
     tokio::task::spawn_local(async move {

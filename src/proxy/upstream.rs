@@ -205,11 +205,11 @@ async fn send1_afresh(
     early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
-    let stream = match connect(endpoint, timeouts).await {
-        Ok(stream) => stream,
+    let (stream, open) = match connect(core, endpoint, timeouts).await {
+        Ok(connected) => connected,
         Err(reason) => return Sent::Unsent(reason),
     };
-    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, Open::new(core));
+    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, open);
     if connection.stale() {
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
@@ -233,29 +233,56 @@ async fn exchange(
     Ok(Lease::Http1(exchange.into_connection()))
 }
 
+/// One of the connections that an endpoint may have.
+struct Claim {
+    gauges: Arc<ProxyGauges>,
+    endpoint: EndpointId,
+}
+
+impl Claim {
+    fn new(core: &Core, endpoint: EndpointId) -> Result<Self, Reason> {
+        if core.gauges.claim_connection(endpoint) {
+            Ok(Self { gauges: core.gauges.clone(), endpoint })
+        } else {
+            Err(Reason::EndpointConnections)
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.gauges.release_connection(self.endpoint);
+    }
+}
+
 /// Counts an open connection to an endpoint.
 pub(super) struct Open {
-    gauges: Arc<ProxyGauges>,
+    claim: Claim,
     core: usize,
 }
 
 impl Open {
-    pub(super) fn new(core: &Core) -> Self {
+    fn new(core: &Core, claim: Claim) -> Self {
         core.gauge(|g| {
             g.upstream.add(1);
             g.connected.add(1);
         });
-        Self { gauges: core.gauges.clone(), core: core.index }
+        Self { claim, core: core.index }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.gauges.core(self.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
+        self.claim.gauges.core(self.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
     }
 }
 
-pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+pub(super) async fn connect(
+    core: &Core,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+) -> Result<(TcpStream, Open), Reason> {
+    let claim = Claim::new(core, endpoint.id)?;
     let connecting = TcpStream::connect(endpoint.address);
     let stream = tokio::time::timeout(timeouts.connect.0, connecting)
         .await
@@ -267,7 +294,7 @@ pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<
         })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok((stream, Open::new(core, claim)))
 }
 
 /// Polls a future and says whether it is over; for waiting on something else beside it.

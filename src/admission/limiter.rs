@@ -1,0 +1,293 @@
+//! How many requests a cluster can have under way, learnt from their latency.
+//!
+//! A gradient limiter, as in Netflix's concurrency-limits (`Gradient2Limit`) and Envoy's adaptive concurrency: with the
+//! minimum latency M and the present one S, both geometric means, which few odd requests do not move,
+//!
+//! ```text
+//! gradient = min(1, TOLERANCE x M / S)      limit <- limit x gradient + sqrt(limit)
+//! ```
+//!
+//! What makes such limiters dangerous is M. Learnt too low, it takes a service that became slower for one that is
+//! overloaded, and refuses what could be served; learnt under load, it takes overload for normal, and drifts up. Hence:
+//!
+//! - **The limit falls only while it is reached.** It rose to where it is because so many were served without slowing
+//!   down, so fewer than that are never refused, whatever their latency.
+//! - **Less concurrency must mean less latency,** or it was not the concurrency. When halving the number under way leaves
+//!   latency where it was, the service is slower, not fuller: that latency is the new minimum, and the limit goes back.
+//! - **While it refuses, it looks.** Every `PROBE_EVERY` the limit is halved until one window has shown what latency is
+//!   then. A minimum that was learnt under load falls, again and again, until it is one; one that is too low rises by the
+//!   rule above. Costs a few hundredths of the throughput for a part of that time, and nothing while nobody is refused.
+//! - **A lightly used service** (below a quarter of the limit, nobody refused) is at its minimum, whatever that is by now:
+//!   M follows slowly.
+//! - **After `FORGET_AFTER` without a request** nothing is known: M is learnt anew and the limit is at least what it began
+//!   with.
+//!
+//! It begins at `INITIAL` and doubles while it is reached and latency stays: a thousand in about a second.
+
+use crate::links::Time;
+use std::time::Duration;
+
+/// The limit at the start.
+pub const INITIAL: f64 = 20.0;
+/// The least limit: fewer would not show whether concurrency matters.
+pub const MIN_LIMIT: f64 = 4.0;
+/// The largest limit.
+pub const MAX_LIMIT: f64 = 1_000_000.0;
+/// How much slower than the minimum latency may be without a limit shrinking. Envoy's and Netflix's default.
+const TOLERANCE: f64 = 1.5;
+/// The most that one window takes of the limit.
+const MIN_GRADIENT: f64 = 0.5;
+/// A change is made by this part.
+const STEP: f64 = 0.5;
+/// A window has so many samples,
+const ENOUGH: u64 = 50;
+/// and is no shorter than this,
+const SHORTEST: Duration = Duration::from_millis(100);
+/// or than this many times the latency, so that what a changed limit did shows in it,
+const LATENCIES: f64 = 1.5;
+/// but is over after this.
+const LONGEST: Duration = Duration::from_secs(1);
+/// How often a limit that is reached is halved to look.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How soon again when that brought something.
+const PROBE_AGAIN: Duration = Duration::from_secs(2);
+/// A look takes at most so many windows.
+const PROBE_WINDOWS: u32 = 4;
+/// By how many doublings the number under way must have fallen before latencies are compared.
+const COMPARED_AT: f64 = 0.7;
+/// What is compared is no older than this.
+const REFERENCE_FOR: Duration = Duration::from_secs(5);
+/// Doublings of latency for each doubling of concurrency below which concurrency is not the cause. A queue gives 1.
+const FLAT: f64 = 0.3;
+/// How fast the minimum follows while the service is lightly used.
+const FOLLOW: Duration = Duration::from_secs(5);
+/// Silence after which nothing is known any more.
+const FORGET_AFTER: Duration = Duration::from_secs(15);
+
+/// What was seen since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Seen {
+    /// Requests whose latency was measured.
+    pub samples: u64,
+    /// The sum of the binary logarithms of their latencies in nanoseconds.
+    pub log2_sum: f64,
+    /// Requests that were admitted.
+    pub admitted: u64,
+    /// The sum over them of how many were under way then, themselves included.
+    pub under_way_sum: u64,
+    /// Requests that found no place.
+    pub full: u64,
+}
+
+impl Seen {
+    fn add(&mut self, more: Seen) {
+        self.samples += more.samples;
+        self.log2_sum += more.log2_sum;
+        self.admitted += more.admitted;
+        self.under_way_sum += more.under_way_sum;
+        self.full += more.full;
+    }
+}
+
+/// Where latency stood at a number of requests under way; both as binary logarithms.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    at: Time,
+    under_way: f64,
+    latency: f64,
+    limit: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    before: Point,
+    windows: u32,
+}
+
+/// A limit that is learnt. Latencies are kept as binary logarithms of nanoseconds.
+#[derive(Debug, Clone)]
+pub struct Limiter {
+    limit: f64,
+    minimum: Option<f64>,
+    recent: Option<f64>,
+    /// Nothing slowed down yet.
+    growing: bool,
+    window: Seen,
+    begun: Time,
+    /// When a request was last measured.
+    last: Time,
+    reference: Option<Point>,
+    probe: Option<Probe>,
+    probe_at: Time,
+}
+
+impl Limiter {
+    /// A limiter that knows nothing.
+    #[must_use]
+    pub fn new(now: Time) -> Self {
+        Self {
+            limit: INITIAL,
+            minimum: None,
+            recent: None,
+            growing: true,
+            window: Seen::default(),
+            begun: now,
+            last: now,
+            reference: None,
+            probe: None,
+            probe_at: now + PROBE_AGAIN,
+        }
+    }
+
+    /// The limit.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.limit.round() as u32
+    }
+
+    /// The latency without a queue, in seconds.
+    #[must_use]
+    pub fn minimum_s(&self) -> Option<f64> {
+        self.minimum.map(seconds)
+    }
+
+    /// The last window's latency, in seconds.
+    #[must_use]
+    pub fn recent_s(&self) -> Option<f64> {
+        self.recent.map(seconds)
+    }
+
+    /// Takes in what was seen since the last call.
+    pub fn observe(&mut self, now: Time, seen: Seen) {
+        if now < self.begun || now < self.last {
+            // The clock went back: windows are counted from here.
+            (self.begun, self.last, self.window) = (now, now, Seen::default());
+            (self.reference, self.probe, self.probe_at) = (None, None, now + PROBE_EVERY);
+        }
+        if seen.samples > 0 && seen.log2_sum.is_finite() {
+            if now.since(self.last) > FORGET_AFTER {
+                self.forget(now);
+            }
+            self.last = now;
+            self.window.add(seen);
+        } else {
+            self.window.full += seen.full;
+        }
+        let elapsed = now.since(self.begun);
+        let least = self.recent.map_or(SHORTEST, |recent| {
+            let latencies = (LATENCIES * seconds(recent)).clamp(SHORTEST.as_secs_f64(), LONGEST.as_secs_f64());
+            Duration::from_secs_f64(latencies)
+        });
+        let enough = self.window.samples >= ENOUGH && elapsed >= least;
+        if !enough && elapsed < LONGEST {
+            return;
+        }
+        let window = std::mem::take(&mut self.window);
+        self.begun = now;
+        if window.samples > 0 {
+            self.step(now, elapsed, window);
+        }
+    }
+
+    fn forget(&mut self, now: Time) {
+        (self.minimum, self.recent, self.growing) = (None, None, true);
+        self.limit = self.limit.max(INITIAL);
+        (self.window, self.begun, self.reference, self.probe) = (Seen::default(), now, None, None);
+    }
+
+    fn step(&mut self, now: Time, elapsed: Duration, window: Seen) {
+        let latency = (window.log2_sum / window.samples as f64).clamp(0.0, 64.0);
+        let mean = window.under_way_sum as f64 / window.admitted.max(1) as f64;
+        let under_way = mean.max(1.0).log2();
+        self.recent = Some(latency);
+        let minimum = self.learn(latency, mean, elapsed, window.full == 0);
+        let here = Point { at: now, under_way, latency, limit: self.limit };
+        if let Some(probe) = self.probe.take() {
+            return self.look(probe, here, minimum);
+        }
+        let gradient = (minimum + TOLERANCE.log2() - latency).exp2().clamp(MIN_GRADIENT, 1.0);
+        let reached = window.full > 0;
+        if gradient >= 1.0 {
+            self.reference = None;
+            if reached || mean > self.limit / 2.0 {
+                let more = if self.growing { self.limit } else { self.limit.sqrt() };
+                self.set(self.limit + more);
+            }
+        } else {
+            self.growing = false;
+            if reached {
+                self.fall(here, gradient);
+            }
+        }
+        if reached && now >= self.probe_at {
+            self.probe = Some(Probe { before: Point { limit: self.limit, ..here }, windows: 0 });
+            self.set(self.limit / 2.0);
+        }
+    }
+
+    /// The minimum after this latency was seen.
+    fn learn(&mut self, latency: f64, mean: f64, elapsed: Duration, nobody_refused: bool) -> f64 {
+        let minimum = match self.minimum {
+            None => latency,
+            // One window's luck is not the minimum yet.
+            Some(known) if latency < known => known + (latency - known) * 0.5,
+            Some(known) if nobody_refused && mean < self.limit / 4.0 => {
+                known + (latency - known) * (elapsed.as_secs_f64() / FOLLOW.as_secs_f64()).min(1.0)
+            }
+            Some(known) => known,
+        };
+        self.minimum = Some(minimum);
+        minimum
+    }
+
+    /// Makes the limit smaller, unless that turns out to be of no use.
+    fn fall(&mut self, here: Point, gradient: f64) {
+        let reference = match self.reference {
+            Some(point) if here.at.since(point.at) <= REFERENCE_FOR => point,
+            _ => *self.reference.insert(here),
+        };
+        if reference.under_way - here.under_way >= COMPARED_AT {
+            if flat(reference, here) {
+                self.minimum = Some(here.latency);
+                self.reference = None;
+                return self.set(reference.limit);
+            }
+            self.reference = Some(here);
+        }
+        let wanted = self.limit * gradient + self.limit.sqrt();
+        self.set(self.limit + (wanted - self.limit) * STEP);
+    }
+
+    /// Compares what a halved limit did.
+    fn look(&mut self, probe: Probe, here: Point, minimum: f64) {
+        let before = probe.before;
+        if before.under_way - here.under_way < COMPARED_AT && probe.windows < PROBE_WINDOWS {
+            self.probe = Some(Probe { windows: probe.windows + 1, ..probe });
+            return;
+        }
+        let compared = before.under_way - here.under_way >= COMPARED_AT;
+        if compared && flat(before, here) {
+            // Slower, not fuller.
+            self.minimum = Some(minimum.max(here.latency));
+        } else if compared && here.latency < minimum {
+            self.minimum = Some(here.latency);
+        }
+        let learnt = self.minimum.is_some_and(|now| (now - minimum).abs() > 0.1);
+        self.probe_at = here.at + if learnt { PROBE_AGAIN } else { PROBE_EVERY };
+        self.reference = None;
+        self.set(before.limit);
+    }
+
+    fn set(&mut self, limit: f64) {
+        self.limit = if limit.is_finite() { limit.clamp(MIN_LIMIT, MAX_LIMIT) } else { INITIAL };
+    }
+}
+
+/// Whether latency stayed although fewer requests were under way.
+fn flat(more: Point, fewer: Point) -> bool {
+    more.latency - fewer.latency < FLAT * (more.under_way - fewer.under_way)
+}
+
+fn seconds(log2_ns: f64) -> f64 {
+    log2_ns.exp2() * 1e-9
+}
