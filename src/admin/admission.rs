@@ -22,14 +22,26 @@ fn code(refusal: Refusal) -> &'static str {
 pub fn families(generation: &Generation) -> Vec<Family> {
     let gauge = |name, measure, help| Family::new(name, Kind::Gauge, measure, help);
     let counter = |name, help| Family::new(name, Kind::Counter, Measure::Number, help);
-    let mut limit = gauge("admission_limit", Measure::Number, "How many requests a cluster takes at once, where it is limited.");
-    let mut in_flight = gauge("admission_in_flight", Measure::Number, "Requests under way in a cluster that is limited.");
+    let mut limit =
+        gauge("admission_limit", Measure::Number, "How many requests a cluster takes at once, where it is limited.");
+    let mut in_flight =
+        gauge("admission_in_flight", Measure::Number, "Requests under way in a cluster that is limited.");
     let mut pending = gauge("admission_pending", Measure::Number, "Requests that wait for a place in their cluster.");
-    let mut threshold = gauge("admission_threshold", Measure::Ratio, "The priority below which a cluster's requests are refused; 0 refuses none.");
-    let mut minimum = gauge("admission_minimum_latency", Measure::Seconds, "The latency without a queue that a limit is learnt from.");
-    let mut recent = gauge("admission_recent_latency", Measure::Seconds, "The latency of late that it is compared with.");
+    let mut threshold = gauge(
+        "admission_threshold",
+        Measure::Ratio,
+        "The priority below which a cluster's requests are refused; 0 refuses none.",
+    );
+    let mut minimum = gauge(
+        "admission_minimum_latency",
+        Measure::Seconds,
+        "The latency without a queue that a limit is learnt from.",
+    );
+    let mut recent =
+        gauge("admission_recent_latency", Measure::Seconds, "The latency of late that it is compared with.");
     let mut admitted = counter("admission_admitted", "Requests that a cluster's limit let in, by class.");
-    let mut refused = counter("admission_refused", "Requests that a cluster's limit kept out, by class and by the reason's code.");
+    let mut refused =
+        counter("admission_refused", "Requests that a cluster's limit kept out, by class and by the reason's code.");
     for gate in generation.admission.gates() {
         let view = gate.view();
         let labels = || -> Labels { vec![("cluster", gate.cluster.to_string())] };
@@ -62,7 +74,9 @@ fn rates(table: &Table) -> impl Iterator<Item = (&'static str, String, String, u
     let workloads = table.workload_limits().map(|l| ("workload", l));
     routes.chain(workloads).flat_map(move |(scope, limited)| {
         let classes = table.classes.names().zip(limited.bucket.refused());
-        classes.map(move |(class, count)| (scope, limited.name.to_string(), class.to_string(), count)).collect::<Vec<_>>()
+        classes
+            .map(move |(class, count)| (scope, limited.name.to_string(), class.to_string(), count))
+            .collect::<Vec<_>>()
     })
 }
 

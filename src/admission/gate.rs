@@ -5,7 +5,7 @@
 //! requests write is their core's own, and everything that they read besides is written ten times a second (`adjust`).
 
 use super::limiter::{Limiter, Seen};
-use super::priority::{ClassId, Classes, RANKS, Rank, shown};
+use super::priority::{ClassId, Classes, LEVELS, Rank, shown};
 use super::shedder::Shedder;
 use crate::config::{Admission, Concurrency};
 use crate::links::{Time, bump};
@@ -20,8 +20,8 @@ const LOG2_UNIT: f32 = 65_536.0;
 /// What the gate says to who arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// Come in; `leave` at the end.
-    Inside,
+    /// Come in, as one of so many; `leave` at the end.
+    Inside(u32),
     /// No place at the moment: wait for one, then `stop_waiting`.
     Wait,
     /// No.
@@ -59,8 +59,8 @@ pub enum Served {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
+    /// By level of P.
     arrived: Box<[AtomicU32]>,
-    admitted: AtomicU64,
     under_way_sum: AtomicU64,
     finished: AtomicU64,
     samples: AtomicU64,
@@ -100,7 +100,6 @@ struct Slow {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
-    admitted: u64,
     under_way_sum: u64,
     finished: u64,
     samples: u64,
@@ -144,9 +143,7 @@ pub struct GateView {
 }
 
 impl Shard {
-    fn count_in(&self, under_way: u32, class: ClassId) {
-        bump(&self.admitted, 1);
-        bump(&self.under_way_sum, u64::from(under_way));
+    fn count_in(&self, class: ClassId) {
         if let Some(counter) = self.let_in.get(usize::from(class.0)) {
             bump(counter, 1);
         }
@@ -181,8 +178,7 @@ impl Gate {
         let limiter = if fixed.is_none() { Some(learnt.unwrap_or_else(|| Limiter::new(Time(0)))) } else { None };
         let limit = fixed.or(limiter.as_ref().map(Limiter::limit)).unwrap_or(u32::MAX);
         let shard = |_| Shard {
-            arrived: (0..RANKS).map(|_| AtomicU32::new(0)).collect(),
-            admitted: AtomicU64::new(0),
+            arrived: (0..LEVELS).map(|_| AtomicU32::new(0)).collect(),
             under_way_sum: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             samples: AtomicU64::new(0),
@@ -208,8 +204,8 @@ impl Gate {
                 limiter,
                 shedder: Shedder::default(),
                 seen: Sums::default(),
-                arrived_before: vec![0; RANKS],
-                arrived: vec![0; RANKS],
+                arrived_before: vec![0; LEVELS],
+                arrived: vec![0; LEVELS],
             }),
             classes: names,
         };
@@ -229,7 +225,7 @@ impl Gate {
     /// A request arrives. What it is told is counted.
     pub fn arrive(&self, core: usize, rank: Rank, class: ClassId) -> Entry {
         let Some(shard) = self.shards.get(core) else { return Entry::Refused(Refusal::Full) };
-        if let Some(counter) = shard.arrived.get(usize::from(rank.0)) {
+        if let Some(counter) = shard.arrived.get(rank.level() as usize) {
             bump32(counter);
         }
         let threshold = self.dials.0.threshold.load(Relaxed);
@@ -237,8 +233,8 @@ impl Gate {
             self.refuse(core, class, Refusal::Shed);
             return Entry::Refused(Refusal::Shed);
         }
-        if self.enter(shard, rank, class) {
-            return Entry::Inside;
+        if let Some(now) = self.enter(shard, rank, class) {
+            return Entry::Inside(now);
         }
         bump(&shard.full, 1);
         let important = threshold == 0 || rank.level() > self.dials.0.marginal.load(Relaxed);
@@ -249,9 +245,9 @@ impl Gate {
         Entry::Refused(Refusal::Full)
     }
 
-    /// A request that waits asks again; whether it is inside now.
-    pub fn ask_again(&self, core: usize, rank: Rank, class: ClassId) -> bool {
-        self.shards.get(core).is_some_and(|shard| self.enter(shard, rank, class))
+    /// A request that waits asks again; if it is inside now, as one of how many.
+    pub fn ask_again(&self, core: usize, rank: Rank, class: ClassId) -> Option<u32> {
+        self.enter(self.shards.get(core)?, rank, class)
     }
 
     /// A request waits no more, whether it came in or not.
@@ -267,10 +263,10 @@ impl Gate {
         }
     }
 
-    fn enter(&self, shard: &Shard, rank: Rank, class: ClassId) -> bool {
-        let Some(now) = up_to(&self.under_way.0, self.most(rank)) else { return false };
-        shard.count_in(now, class);
-        true
+    fn enter(&self, shard: &Shard, rank: Rank, class: ClassId) -> Option<u32> {
+        let now = up_to(&self.under_way.0, self.most(rank))?;
+        shard.count_in(class);
+        Some(now)
     }
 
     /// How many may be under way where one of this rank comes in.
@@ -287,21 +283,22 @@ impl Gate {
         self.under_way.0.load(Relaxed) <= self.most(rank)
     }
 
-    /// Counts one that took over a place.
-    pub fn took_over(&self, core: usize, class: ClassId) {
+    /// Counts one that took over a place; it is one of so many.
+    pub fn took_over(&self, core: usize, class: ClassId) -> u32 {
         if let Some(shard) = self.shards.get(core) {
-            shard.count_in(self.in_flight(), class);
+            shard.count_in(class);
         }
+        self.in_flight()
     }
 
-    /// A request is over, and its place is free.
-    pub fn leave(&self, core: usize, served: Served) {
+    /// A request is over that came in as one of so many, and its place is free.
+    pub fn leave(&self, core: usize, one_of: u32, served: Served) {
         self.under_way.0.fetch_sub(1, Relaxed);
-        self.hand_on(core, served);
+        self.hand_on(core, one_of, served);
     }
 
-    /// A request is over, and somebody has its place already.
-    pub fn hand_on(&self, core: usize, served: Served) {
+    /// A request is over that came in as one of so many, and somebody has its place already.
+    pub fn hand_on(&self, core: usize, one_of: u32, served: Served) {
         let Some(shard) = self.shards.get(core) else { return };
         bump(&shard.finished, 1);
         let latency = match served {
@@ -315,6 +312,7 @@ impl Gate {
         if let Some(latency) = latency {
             let log2 = (latency.as_nanos().max(1) as f32).log2();
             bump(&shard.samples, 1);
+            bump(&shard.under_way_sum, u64::from(one_of));
             bump(&shard.log2_sum, (log2 * LOG2_UNIT) as u64);
         }
     }
@@ -332,7 +330,6 @@ impl Gate {
         let mut sums = Sums::default();
         arrived.fill(0);
         for shard in &self.shards {
-            sums.admitted += shard.admitted.load(Relaxed);
             sums.under_way_sum += shard.under_way_sum.load(Relaxed);
             sums.finished += shard.finished.load(Relaxed);
             sums.samples += shard.samples.load(Relaxed);
@@ -356,7 +353,6 @@ impl Gate {
                 Seen {
                     samples: sums.samples.saturating_sub(last.samples),
                     log2_sum: sums.log2_sum.saturating_sub(last.log2_sum) as f64 / f64::from(LOG2_UNIT),
-                    admitted: sums.admitted.saturating_sub(last.admitted),
                     under_way_sum: sums.under_way_sum.saturating_sub(last.under_way_sum),
                     full,
                 },

@@ -71,9 +71,8 @@ pub struct Seen {
     pub samples: u64,
     /// The sum of the binary logarithms of their latencies in nanoseconds.
     pub log2_sum: f64,
-    /// Requests that were admitted.
-    pub admitted: u64,
-    /// The sum over them of how many were under way then, themselves included.
+    /// The sum over them of how many were under way when they came, themselves included. (Not how many are now: latency
+    /// tells of the queue that a request found.)
     pub under_way_sum: u64,
     /// Requests that found no place.
     pub full: u64,
@@ -83,7 +82,6 @@ impl Seen {
     fn add(&mut self, more: Seen) {
         self.samples += more.samples;
         self.log2_sum += more.log2_sum;
-        self.admitted += more.admitted;
         self.under_way_sum += more.under_way_sum;
         self.full += more.full;
     }
@@ -197,7 +195,7 @@ impl Limiter {
 
     fn step(&mut self, now: Time, elapsed: Duration, window: Seen) {
         let latency = (window.log2_sum / window.samples as f64).clamp(0.0, 64.0);
-        let mean = window.under_way_sum as f64 / window.admitted.max(1) as f64;
+        let mean = window.under_way_sum as f64 / window.samples as f64;
         let under_way = mean.max(1.0).log2();
         self.recent = Some(latency);
         let minimum = self.learn(latency, mean, elapsed, window.full == 0);

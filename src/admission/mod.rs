@@ -38,9 +38,7 @@ mod table;
 
 pub use bucket::Bucket;
 pub use gate::{Entry, Gate, GateView, Refusal, Served};
-pub use limiter::Limiter;
-pub use priority::{ClassId, Classes, LEVELS, MAX_DEPTH, RANKS, Rank};
-pub use shedder::Shedder;
+pub use priority::{ClassId, Classes, Rank};
 pub use table::Table;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// How many levels of P are told apart.
 pub const LEVELS: usize = 128;
 /// How many ranks there are in a level: what one hexadecimal digit of a trace's id tells apart.
-const COHORTS: usize = 16;
+pub const COHORTS: usize = 16;
 /// How many ranks there are.
 pub const RANKS: usize = LEVELS * COHORTS;
 /// From so many hops on a request counts as deep as can be.

@@ -4,12 +4,12 @@
 //! README's table cannot say different things. Their order is that of the structs. A test holds the files in
 //! `proxy-config/` to what is generated here; `PATHLOOM_BLESS=1` rewrites them.
 
+use super::admission::{Priority, PriorityClass, RateLimit};
 use super::diagnostic::{Collector, Source};
 use super::environment::Environment;
-use super::admission::{Priority, PriorityClass, RateLimit};
 use super::schema::{Cluster, Config, Endpoint, Route, Workload};
-use super::units::Rate;
 use super::tree::{self, Entry, Node, Value};
+use super::units::Rate;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -34,8 +34,8 @@ pub(super) enum Standing {
     Outside,
     /// It waits for a place.
     Waiting(Rank, ClassId),
-    /// It has a place.
-    Inside,
+    /// It has a place, as one of so many.
+    Inside(u32),
 }
 
 /// Asks for a token and a place. Whoever must wait for a place is let through to `wait`.
@@ -59,7 +59,7 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u3
         let digit = flight.trace.as_ref().and_then(|t| t.trace_id().as_bytes().last().copied()).unwrap_or(b'0');
         let rank = Rank::new(table.classes.level(class, said.depth), digit);
         flight.standing = match gate.arrive(flight.core.index, rank, class) {
-            Entry::Inside => Standing::Inside,
+            Entry::Inside(one_of) => Standing::Inside(one_of),
             Entry::Wait => Standing::Waiting(rank, class),
             Entry::Refused(refusal) => return Err(refused(refusal)),
         };
@@ -155,7 +155,7 @@ impl Drop for Queued<'_> {
         self.core.waiting.0.borrow_mut().retain(|w| !Rc::ptr_eq(w, &self.waiter));
         // Given a place that it did not take: its client went away at this very moment.
         if self.waiter.granted.get() {
-            self.waiter.gate.leave(self.core.index, Served::Unknown);
+            self.waiter.gate.leave(self.core.index, 0, Served::Unknown);
         }
     }
 }
@@ -173,18 +173,17 @@ pub(super) async fn wait(flight: &mut Flight) -> Result<(), Failure> {
     let watch = &flight.watch;
     let look_at = |now: Time| watch.set(until.min(now + LOOK_EVERY));
     look_at(core.clock.now());
-    let inside = std::future::poll_fn(|cx| {
+    let inside: Result<u32, Failure> = std::future::poll_fn(|cx| {
         if queued.waiter.granted.take() {
-            gate.took_over(core.index, class);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(gate.took_over(core.index, class)));
         }
         if watch.deadline.reached() {
             let now = core.clock.now();
             if watch.limit.get().is_some_and(|limit| now >= limit) {
                 return Poll::Ready(Err(Reason::RequestTimeout.into()));
             }
-            if gate.ask_again(core.index, rank, class) {
-                return Poll::Ready(Ok(()));
+            if let Some(one_of) = gate.ask_again(core.index, rank, class) {
+                return Poll::Ready(Ok(one_of));
             }
             if now >= until {
                 gate.refuse(core.index, class, Refusal::Waited);
@@ -198,19 +197,17 @@ pub(super) async fn wait(flight: &mut Flight) -> Result<(), Failure> {
     .await;
     drop(queued);
     watch.deadline.clear();
-    if inside.is_ok() {
-        (flight.standing, flight.ready) = (Standing::Inside, core.clock.now());
-    }
-    inside
+    (flight.standing, flight.ready) = (Standing::Inside(inside?), core.clock.now());
+    Ok(())
 }
 
 /// A request with a place is over.
-pub(super) fn leave(flight: &Flight, served: Served) {
+pub(super) fn leave(flight: &Flight, one_of: u32, served: Served) {
     let gate = flight.cluster.and_then(|id| flight.held.generation.admission.gate(id));
     let Some(gate) = gate else { return };
     if flight.core.waiting.hand_over(gate) {
-        gate.hand_on(flight.core.index, served);
+        gate.hand_on(flight.core.index, one_of, served);
     } else {
-        gate.leave(flight.core.index, served);
+        gate.leave(flight.core.index, one_of, served);
     }
 }

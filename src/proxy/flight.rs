@@ -476,8 +476,8 @@ impl Drop for Flight {
         if self.core.sink.enabled() {
             self.log(now, uploaded);
         }
-        if self.standing == Standing::Inside {
-            admission::leave(self, self.served(now));
+        if let Standing::Inside(one_of) = self.standing {
+            admission::leave(self, one_of, self.served(now));
         }
         self.end_attempt(now);
         self.conn.end(now);

@@ -3,8 +3,8 @@
 use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// One core's part. Aligned so that two cores never write to one cache line.
 #[derive(Debug, Default)]

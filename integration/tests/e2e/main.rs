@@ -24,6 +24,7 @@ mod grpc;
 mod http2;
 mod leaving;
 mod model_trouble;
+mod overload;
 mod protocols;
 mod recording;
 mod routing_loop;

@@ -18,8 +18,8 @@ struct Service {
     time_ms: f64,
     now_us: u64,
     /// Until when those that are served are, with when they came.
-    served: Vec<(u64, u64)>,
-    queue: VecDeque<u64>,
+    served: Vec<(u64, (u64, u32))>,
+    queue: VecDeque<(u64, u32)>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
@@ -73,16 +73,16 @@ impl Service {
                 let o = out.entry(class).or_default();
                 o.asked += u64::from(counts);
                 match entry {
-                    Entry::Inside => self.queue.push_back(self.now_us),
+                    Entry::Inside(one_of) => self.queue.push_back((self.now_us, one_of)),
                     Entry::Wait => unreachable!("nobody waits here"),
                     Entry::Refused(Refusal::Shed | Refusal::Full | Refusal::Waited) => o.refused += u64::from(counts),
                 }
             }
             let now = self.now_us;
             let over: Vec<_> = self.served.extract_if(.., |(until, _)| *until <= now).collect();
-            for (_, came) in over {
+            for (_, (came, one_of)) in over {
                 let latency_us = now - came;
-                self.gate.leave(0, Served::Within(Duration::from_micros(latency_us)));
+                self.gate.leave(0, one_of, Served::Within(Duration::from_micros(latency_us)));
                 if counts {
                     let o = out.entry(9).or_default();
                     o.done += 1;

@@ -52,7 +52,11 @@ fn priority(config: &Config, findings: &mut Findings) {
         ("depth", priority.weights.depth),
     ];
     for (key, weight) in weights.into_iter().filter(|(_, weight)| !weight.is_finite()) {
-        findings.error(path.key("weights").key(key), format!("{weight} is not a weight"), "write a number such as `0.5`");
+        findings.error(
+            path.key("weights").key(key),
+            format!("{weight} is not a weight"),
+            "write a number such as `0.5`",
+        );
     }
     if weights.iter().all(|(_, weight)| *weight == 0.0) {
         let remedy = "give one of them a weight other than 0";

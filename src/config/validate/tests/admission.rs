@@ -62,7 +62,9 @@ fn a_mistake_is_shown_at_its_place() {
     assert_eq!(with("concurrency: 0"), ["6:31 no request may be under way, so every one would be refused"]);
     let wrong = with("concurrency: many");
     assert!(wrong[0].starts_with("6:31 `many` is not `auto`, `off` or a number"), "{wrong:?}");
-    let rate = |rate: &str| yaml(&format!("routes: [{{ cluster: a, rate: {{ requests: {rate} }} }}]\nclusters: {{ a: {{}} }}"));
+    let rate = |rate: &str| {
+        yaml(&format!("routes: [{{ cluster: a, rate: {{ requests: {rate} }} }}]\nclusters: {{ a: {{}} }}"))
+    };
     assert!(rate("100").iter().any(|e| e.contains("`100` is a rate without its time")), "{:?}", rate("100"));
     assert!(rate("0/s").iter().any(|e| e.contains("`0/s` is not a rate")), "{:?}", rate("0/s"));
     assert!(rate("100/d").iter().any(|e| e.contains("`100/d` is not a rate")));
