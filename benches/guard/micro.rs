@@ -98,7 +98,7 @@ pub fn run(only: &str) -> Result<ExitCode, Error> {
     }
     let gate = gate().ok_or("a cluster that is limited has a gate")?;
     counting.count("place in a cluster", TIMES, || {
-        if let Entry::Inside(one_of) = gate.arrive(0, black_box(Rank::new(70, b'7')), ClassId(0)) {
+        if let Entry::Inside(one_of) = gate.arrive(0, black_box(Rank::new(70, b"7f")), ClassId(0)) {
             gate.leave(0, one_of, Served::Within(black_box(Duration::from_millis(12))));
         }
     });

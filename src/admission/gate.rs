@@ -360,8 +360,9 @@ impl Gate {
             dials.limit.store(limiter.limit(), Relaxed);
             dials.recent_ns.store(limiter.recent_s().map_or(0, |s| (s * 1e9) as u64), Relaxed);
         }
-        let limit = dials.limit.load(Relaxed);
-        dials.extra.store(extra(limit), Relaxed);
+        let now_limit = dials.limit.load(Relaxed);
+        let limit = limiter.as_ref().map_or(now_limit, |l| l.limit_of_others());
+        dials.extra.store(extra(limit) + limit.saturating_sub(now_limit), Relaxed);
         let finished = sums.finished.saturating_sub(last.finished);
         shedder.adjust(arrived, finished, full, self.in_flight(), limit);
         dials.threshold.store(u32::from(shedder.threshold().0), Relaxed);
@@ -391,9 +392,10 @@ impl Gate {
     }
 }
 
-/// How far beyond a limit important requests may go: two standard deviations of what arrives by chance.
+/// How far beyond a limit important requests may go: four standard deviations of what arrives by chance, and not beyond
+/// twice the limit. They come to less than the capacity, or they would not all be above the threshold's level.
 fn extra(limit: u32) -> u32 {
-    (f64::from(limit).sqrt() * 2.0).ceil() as u32
+    ((f64::from(limit).sqrt() * 4.0).ceil() as u32).min(limit)
 }
 
 /// Counts one more, if that is not more than `most`; the new count.

@@ -14,11 +14,12 @@
 //!   down, so fewer than that are never refused, whatever their latency.
 //! - **Less concurrency must mean less latency,** or it was not the concurrency. When halving the number under way leaves
 //!   latency where it was, the service is slower, not fuller: that latency is the new minimum, and the limit goes back.
-//! - **While it refuses, it looks.** Every `PROBE_EVERY` the limit is halved until one window has shown what latency is
-//!   then. A minimum that was learnt under load falls, again and again, until it is one; one that is too low rises by the
-//!   rule above. Costs a few hundredths of the throughput for a part of that time, and nothing while nobody is refused.
+//! - **While it refuses, it looks.** Every `PROBE_EVERY` the limit is a third for as long as it takes to see what latency
+//!   is then. A minimum that was learnt under load falls, again and again, until it is one; one that is too low rises by the
+//!   rule above. It costs the least important requests a few hundredths of their throughput (`Limiter::limit_of_others`
+//!   stays), and nothing while nobody is refused.
 //! - **A lightly used service** (below a quarter of the limit, nobody refused) is at its minimum, whatever that is by now:
-//!   M follows slowly.
+//!   M follows slowly; and very slowly while more are under way and nobody is refused.
 //! - **After `FORGET_AFTER` without a request** nothing is known: M is learnt anew and the limit is at least what it began
 //!   with.
 //!
@@ -33,8 +34,9 @@ pub const INITIAL: f64 = 20.0;
 pub const MIN_LIMIT: f64 = 4.0;
 /// The largest limit.
 pub const MAX_LIMIT: f64 = 1_000_000.0;
-/// How much slower than the minimum latency may be without a limit shrinking. Envoy's and Netflix's default.
-const TOLERANCE: f64 = 1.5;
+/// How much slower than the minimum latency may be without a limit shrinking. Netflix's default is 1.5; where the time that
+/// requests take varies as much as its mean, that leaves a tenth of the capacity unused.
+const TOLERANCE: f64 = 2.0;
 /// The most that one window takes of the limit.
 const MIN_GRADIENT: f64 = 0.5;
 /// A change is made by this part.
@@ -45,12 +47,19 @@ const ENOUGH: u64 = 50;
 const SHORTEST: Duration = Duration::from_millis(100);
 /// or than this many times the latency, so that what a changed limit did shows in it,
 const LATENCIES: f64 = 1.5;
-/// but is over after this.
+/// but is over after this, or after twice that many times the latency where that is more.
 const LONGEST: Duration = Duration::from_secs(1);
-/// How often a limit that is reached is halved to look.
+/// No latency makes a window longer than this.
+const LONGEST_OF_ALL: Duration = Duration::from_secs(10);
+/// How often a limit that is reached is made smaller to look,
 const PROBE_EVERY: Duration = Duration::from_secs(10);
-/// How soon again when that brought something.
+/// or how soon again when that brought something,
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
+/// but not before so many times the latency: until it shows, places are empty.
+const PROBE_LATENCIES: f64 = 30.0;
+/// What part of the limit is left then. A limit settles where latency is `TOLERANCE` times the minimum: to find a smaller
+/// one, it takes a smaller part than that.
+const PROBE_PART: f64 = 0.67 / TOLERANCE;
 /// A look takes at most so many windows.
 const PROBE_WINDOWS: u32 = 4;
 /// By how many doublings the number under way must have fallen before latencies are compared.
@@ -59,8 +68,10 @@ const COMPARED_AT: f64 = 0.7;
 const REFERENCE_FOR: Duration = Duration::from_secs(5);
 /// Doublings of latency for each doubling of concurrency below which concurrency is not the cause. A queue gives 1.
 const FLAT: f64 = 0.3;
-/// How fast the minimum follows while the service is lightly used.
+/// How fast the minimum follows while the service is lightly used,
 const FOLLOW: Duration = Duration::from_secs(5);
+/// and how fast while it is not, but nobody is refused.
+const FOLLOW_BUSY: Duration = Duration::from_secs(60);
 /// Silence after which nothing is known any more.
 const FORGET_AFTER: Duration = Duration::from_secs(15);
 
@@ -143,6 +154,12 @@ impl Limiter {
         self.limit.round() as u32
     }
 
+    /// The limit of requests that no look should cost a place.
+    #[must_use]
+    pub fn limit_of_others(&self) -> u32 {
+        self.probe.map_or(self.limit, |probe| probe.before.limit).round() as u32
+    }
+
     /// The latency without a queue, in seconds.
     #[must_use]
     pub fn minimum_s(&self) -> Option<f64> {
@@ -172,12 +189,10 @@ impl Limiter {
             self.window.full += seen.full;
         }
         let elapsed = now.since(self.begun);
-        let least = self.recent.map_or(SHORTEST, |recent| {
-            let latencies = (LATENCIES * seconds(recent)).clamp(SHORTEST.as_secs_f64(), LONGEST.as_secs_f64());
-            Duration::from_secs_f64(latencies)
-        });
-        let enough = self.window.samples >= ENOUGH && elapsed >= least;
-        if !enough && elapsed < LONGEST {
+        let latencies = self.recent.map_or(0.0, |recent| LATENCIES * seconds(recent));
+        let latencies = Duration::from_secs_f64(latencies.min(LONGEST_OF_ALL.as_secs_f64() / 2.0));
+        let enough = self.window.samples >= ENOUGH && elapsed >= latencies.max(SHORTEST);
+        if !enough && elapsed < LONGEST.max(latencies * 2) {
             return;
         }
         let window = std::mem::take(&mut self.window);
@@ -219,7 +234,7 @@ impl Limiter {
         }
         if reached && now >= self.probe_at {
             self.probe = Some(Probe { before: Point { limit: self.limit, ..here }, windows: 0 });
-            self.set(self.limit / 2.0);
+            self.set(self.limit * PROBE_PART);
         }
     }
 
@@ -229,8 +244,9 @@ impl Limiter {
             None => latency,
             // One window's luck is not the minimum yet.
             Some(known) if latency < known => known + (latency - known) * 0.5,
-            Some(known) if nobody_refused && mean < self.limit / 4.0 => {
-                known + (latency - known) * (elapsed.as_secs_f64() / FOLLOW.as_secs_f64()).min(1.0)
+            Some(known) if nobody_refused => {
+                let follow = if mean < self.limit / 4.0 { FOLLOW } else { FOLLOW_BUSY };
+                known + (latency - known) * (elapsed.as_secs_f64() / follow.as_secs_f64()).min(1.0)
             }
             Some(known) => known,
         };
@@ -256,7 +272,7 @@ impl Limiter {
         self.set(self.limit + (wanted - self.limit) * STEP);
     }
 
-    /// Compares what a halved limit did.
+    /// Compares what a smaller limit did.
     fn look(&mut self, probe: Probe, here: Point, minimum: f64) {
         let before = probe.before;
         if before.under_way - here.under_way < COMPARED_AT && probe.windows < PROBE_WINDOWS {
@@ -271,7 +287,8 @@ impl Limiter {
             self.minimum = Some(here.latency);
         }
         let learnt = self.minimum.is_some_and(|now| (now - minimum).abs() > 0.1);
-        self.probe_at = here.at + if learnt { PROBE_AGAIN } else { PROBE_EVERY };
+        let latencies = Duration::from_secs_f64((PROBE_LATENCIES * seconds(here.latency)).min(3_600.0));
+        self.probe_at = here.at + latencies.max(if learnt { PROBE_AGAIN } else { PROBE_EVERY });
         self.reference = None;
         self.set(before.limit);
     }

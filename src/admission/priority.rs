@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 /// How many levels of P are told apart.
 pub const LEVELS: usize = 128;
-/// How many ranks there are in a level: what one hexadecimal digit of a trace's id tells apart.
-pub const COHORTS: usize = 16;
+/// How many ranks there are in a level: what two hexadecimal digits of a trace's id tell apart.
+pub const COHORTS: usize = 256;
 /// How many ranks there are.
 pub const RANKS: usize = LEVELS * COHORTS;
 /// From so many hops on a request counts as deep as can be.
@@ -16,17 +16,21 @@ pub const MAX_DEPTH: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClassId(pub u8);
 
-/// Where a request stands: its level of P, and within it its trace's digit. Higher goes first.
+/// Where a request stands: its level of P, and within it its trace's last two digits. Higher goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Rank(pub u16);
 
 impl Rank {
-    /// A level's rank by the last hexadecimal digit of a trace's id.
+    /// A level's rank by the hexadecimal digits of a trace's id, of which the last two count.
     #[must_use]
-    pub fn new(level: u8, digit: u8) -> Self {
-        let cohort = match digit {
+    pub fn new(level: u8, trace_id: &[u8]) -> Self {
+        let value = |digit: &u8| match digit {
             b'0'..=b'9' => digit - b'0',
             b'a'..=b'f' => digit - b'a' + 10,
+            _ => 0,
+        };
+        let cohort = match trace_id {
+            [.., high, low] => value(high) * 16 + value(low),
             _ => 0,
         };
         Self(u16::from(level.min((LEVELS - 1) as u8)) * COHORTS as u16 + u16::from(cohort))

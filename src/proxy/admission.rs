@@ -56,8 +56,8 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u3
         }
     }
     if let Some(gate) = table.gate(cluster) {
-        let digit = flight.trace.as_ref().and_then(|t| t.trace_id().as_bytes().last().copied()).unwrap_or(b'0');
-        let rank = Rank::new(table.classes.level(class, said.depth), digit);
+        let trace_id = flight.trace.as_ref().map_or("", |t| t.trace_id());
+        let rank = Rank::new(table.classes.level(class, said.depth), trace_id.as_bytes());
         flight.standing = match gate.arrive(flight.core.index, rank, class) {
             Entry::Inside(one_of) => Standing::Inside(one_of),
             Entry::Wait => Standing::Waiting(rank, class),
