@@ -60,8 +60,10 @@ const PROBE_LATENCIES: f64 = 30.0;
 /// What part of the limit is left then. A limit settles where latency is `TOLERANCE` times the minimum: to find a smaller
 /// one, it takes a smaller part than that.
 const PROBE_PART: f64 = 0.67 / TOLERANCE;
-/// A look takes at most so many windows.
-const PROBE_WINDOWS: u32 = 4;
+/// A look takes so many windows, in the first of which are requests that came before it,
+const PROBE_DRAINED: u32 = 2;
+/// and at most so many where fewer did not come in.
+const PROBE_WINDOWS: u32 = 5;
 /// By how many doublings the number under way must have fallen before latencies are compared.
 const COMPARED_AT: f64 = 0.7;
 /// What is compared is no older than this.
@@ -275,7 +277,8 @@ impl Limiter {
     /// Compares what a smaller limit did.
     fn look(&mut self, probe: Probe, here: Point, minimum: f64) {
         let before = probe.before;
-        if before.under_way - here.under_way < COMPARED_AT && probe.windows < PROBE_WINDOWS {
+        let fallen = before.under_way - here.under_way >= COMPARED_AT;
+        if probe.windows < if fallen { PROBE_DRAINED } else { PROBE_WINDOWS } {
             self.probe = Some(Probe { windows: probe.windows + 1, ..probe });
             return;
         }
