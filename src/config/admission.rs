@@ -15,7 +15,7 @@ pub struct Admission {
     pub pending: u32,
     /// How long a request may wait for a place.
     pub wait: Timespan,
-    /// How many connections each endpoint may have, from all serving threads together: `off`, or a number.
+    /// How many connections each endpoint may have, from all serving threads together: `off`, or a number. A thread that has none may open one all the same.
     pub connections: OffOr,
 }
 

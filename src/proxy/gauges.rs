@@ -55,8 +55,17 @@ pub struct ProxyGauges {
 /// An endpoint's connections.
 #[derive(Debug, Default)]
 struct Connections {
-    open: u32,
+    /// How many are open, by core.
+    open: Vec<u32>,
     most: Option<u32>,
+    /// Somebody got none: those that are idle are to be closed.
+    wanted: bool,
+}
+
+impl Connections {
+    fn all_open(&self) -> u32 {
+        self.open.iter().sum()
+    }
 }
 
 /// What the gauges show, over all cores or of one.
@@ -105,27 +114,39 @@ impl ProxyGauges {
                 known.most = Some(known.most.map_or(most, |other| other.min(most)));
             }
         }
-        endpoints.retain(|_, c| c.open > 0 || c.most.is_some());
+        endpoints.retain(|_, c| c.all_open() > 0 || c.most.is_some());
     }
 
-    /// Counts one more connection to an endpoint, unless it has as many as it may.
-    pub(super) fn claim_connection(&self, endpoint: EndpointId) -> bool {
+    /// Counts one more connection of a core to an endpoint, unless it has as many as it may. A core that has none may always
+    /// open one: idle connections of others are of no use to it.
+    pub(super) fn claim_connection(&self, core: usize, endpoint: EndpointId) -> bool {
         let mut endpoints = self.endpoints();
         let known = endpoints.entry(endpoint).or_default();
-        let free = known.most.is_none_or(|most| known.open < most);
-        known.open += u32::from(free);
+        known.open.resize(self.cores.len(), 0);
+        let all_open = known.all_open();
+        let Some(own) = known.open.get_mut(core) else { return false };
+        let free = *own == 0 || known.most.is_none_or(|most| all_open < most);
+        *own += u32::from(free);
+        known.wanted |= !free;
         free
     }
 
-    /// A connection to an endpoint is gone.
-    pub(super) fn release_connection(&self, endpoint: EndpointId) {
+    /// A connection of a core to an endpoint is gone.
+    pub(super) fn release_connection(&self, core: usize, endpoint: EndpointId) {
         let mut endpoints = self.endpoints();
-        if let Some(known) = endpoints.get_mut(&endpoint) {
-            known.open = known.open.saturating_sub(1);
-            if known.open == 0 && known.most.is_none() {
-                endpoints.remove(&endpoint);
-            }
+        let Some(known) = endpoints.get_mut(&endpoint) else { return };
+        known.wanted = false;
+        if let Some(own) = known.open.get_mut(core) {
+            *own = own.saturating_sub(1);
         }
+        if known.all_open() == 0 && known.most.is_none() {
+            endpoints.remove(&endpoint);
+        }
+    }
+
+    /// Whether somebody got no connection to an endpoint and none was closed since.
+    pub(super) fn wants_connection(&self, endpoint: EndpointId) -> bool {
+        self.endpoints().get(&endpoint).is_some_and(|c| c.wanted)
     }
 
     /// What each core holds.
@@ -160,5 +181,30 @@ impl CoreGauges {
             requests: self.requests.get(),
             upgraded_connections: self.upgraded.get(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_has_no_more_connections_than_it_may_and_no_core_goes_without() {
+        let gauges = ProxyGauges::new(2);
+        let id = EndpointId(1);
+        gauges.endpoints().entry(id).or_default().most = Some(3);
+        let claims: Vec<bool> = (0..4).map(|_| gauges.claim_connection(0, id)).collect();
+        assert_eq!(claims, [true, true, true, false]);
+        assert!(gauges.wants_connection(id), "somebody got none");
+        assert!(gauges.claim_connection(1, id), "the first of its core");
+        assert!(!gauges.claim_connection(1, id));
+        gauges.release_connection(0, id);
+        assert!(!gauges.wants_connection(id) && !gauges.claim_connection(1, id), "three are open still");
+        gauges.release_connection(0, id);
+        assert!(gauges.claim_connection(1, id));
+        (0..10).for_each(|_| _ = gauges.claim_connection(1, EndpointId(2)));
+        assert_eq!(gauges.endpoints()[&EndpointId(2)].all_open(), 10, "without a limit");
+        (0..10).for_each(|_| gauges.release_connection(1, EndpointId(2)));
+        assert!(!gauges.endpoints().contains_key(&EndpointId(2)), "nothing is left behind");
     }
 }

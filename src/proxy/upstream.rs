@@ -132,9 +132,12 @@ impl Pool {
     /// Closes what nobody used for too long and forgets what is closed.
     pub(super) fn sweep(&self, core: &Core, now: Time) {
         let mut closed = 0;
-        self.endpoints.borrow_mut().retain(|_, pooled| {
+        self.endpoints.borrow_mut().retain(|id, pooled| {
             let before = pooled.idle.len();
             let keep = pooled.keep;
+            if core.gauges.wants_connection(*id) {
+                pooled.idle.clear();
+            }
             pooled.idle.retain(|c| !c.stale() && now.since(c.used) < c.idle);
             closed += before - pooled.idle.len();
             pooled.shared.retain(|s| !s.closed() && (s.streams.get() > 0 || now.since(s.used.get()) < keep));
@@ -236,13 +239,14 @@ async fn exchange(
 /// One of the connections that an endpoint may have.
 struct Claim {
     gauges: Arc<ProxyGauges>,
+    core: usize,
     endpoint: EndpointId,
 }
 
 impl Claim {
     fn new(core: &Core, endpoint: EndpointId) -> Result<Self, Reason> {
-        if core.gauges.claim_connection(endpoint) {
-            Ok(Self { gauges: core.gauges.clone(), endpoint })
+        if core.gauges.claim_connection(core.index, endpoint) {
+            Ok(Self { gauges: core.gauges.clone(), core: core.index, endpoint })
         } else {
             Err(Reason::EndpointConnections)
         }
@@ -251,15 +255,12 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.gauges.release_connection(self.endpoint);
+        self.gauges.release_connection(self.core, self.endpoint);
     }
 }
 
 /// Counts an open connection to an endpoint.
-pub(super) struct Open {
-    claim: Claim,
-    core: usize,
-}
+pub(super) struct Open(Claim);
 
 impl Open {
     fn new(core: &Core, claim: Claim) -> Self {
@@ -267,13 +268,13 @@ impl Open {
             g.upstream.add(1);
             g.connected.add(1);
         });
-        Self { claim, core: core.index }
+        Self(claim)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.claim.gauges.core(self.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
+        self.0.gauges.core(self.0.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
     }
 }
 

@@ -301,7 +301,9 @@ async fn a_class_is_believed_of_trusted_workloads_only_and_passed_on_with_the_de
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_has_no_more_connections_than_it_may() {
     let fleet = Fleet::start(1).await;
-    let sidecar = sidecar(catalog(&fleet.yaml(), "admission: { connections: 2 }")).start().await;
+    // One thread: another might open one of its own.
+    let yaml = catalog(&fleet.yaml(), "admission: { connections: 2 }") + "process: { threads: 1 }\n";
+    let sidecar = sidecar(yaml).start().await;
     let state = &fleet.endpoints[0].state;
     // The limit is in force within a tenth of a second of the start.
     tokio::time::sleep(Duration::from_millis(300)).await;
