@@ -181,6 +181,10 @@ impl Limiter {
             (self.begun, self.last, self.window) = (now, now, Seen::default());
             (self.reference, self.probe, self.probe_at) = (None, None, now + PROBE_EVERY);
         }
+        if self.window.samples == 0 && now.since(self.begun) > LONGEST {
+            // Nothing came for a while: the window begins with what comes now.
+            self.begun = now;
+        }
         if seen.samples > 0 && seen.log2_sum.is_finite() {
             if now.since(self.last) > FORGET_AFTER {
                 self.forget(now);

@@ -47,6 +47,7 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u3
     let said = said(&mut parts.headers, seen, trusted, table);
     let given = said.class.or_else(|| table.route_class(route));
     let class = given.unwrap_or(table.classes.usual);
+    flight.class = Some(class);
     let now = flight.started;
     let limits = [table.workload_limit(workload), table.route_limit(route)];
     for limited in limits.into_iter().flatten() {

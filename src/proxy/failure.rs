@@ -131,6 +131,27 @@ mod tests {
     }
 
     #[test]
+    fn overload_is_told_with_its_status_and_when_to_come_back() {
+        let id = HeaderValue::from_static("id-1");
+        for (reason, status, grpc) in [
+            (Reason::RateLimited, 429, "8"),
+            (Reason::Shed, 503, "14"),
+            (Reason::Overloaded, 503, "14"),
+            (Reason::QueueTimeout, 503, "14"),
+            (Reason::EndpointConnections, 503, "14"),
+        ] {
+            let failure = Failure::from(reason).retry_after(7);
+            let answer = failure.response(&id, false, false);
+            assert_eq!((answer.status().as_u16(), &answer.headers()[RETRY_AFTER]), (status, &HeaderValue::from(7)));
+            let answer = failure.response(&id, true, false);
+            assert_eq!(answer.headers()[&GRPC_STATUS], grpc);
+            assert_eq!(answer.headers()[RETRY_AFTER], "7");
+            assert!(!reason.blames_endpoint(), "{reason:?}");
+        }
+        assert!(!Failure::from(Reason::NoRoute).response(&id, false, false).headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
     fn grpc_clients_get_a_grpc_status() {
         let id = HeaderValue::from_static("id-1");
         let answer = Failure::from(Reason::ResponseTimeout).response(&id, true, false);

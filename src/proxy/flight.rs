@@ -23,7 +23,7 @@ use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
-use crate::admission::Served;
+use crate::admission::{ClassId, Served};
 use crate::balance::{Candidate, Choice, Table};
 use crate::config::Timeouts;
 use crate::links::orca::Report;
@@ -58,6 +58,7 @@ pub(super) struct Flight {
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
+    pub class: Option<ClassId>,
     pub standing: Standing,
     pub attempts: u32,
     pub attempt: Option<Attempt>,
@@ -116,6 +117,7 @@ impl Flight {
             workload: None,
             route: None,
             cluster: None,
+            class: None,
             standing: Standing::Outside,
             attempts: 0,
             attempt: None,
@@ -398,6 +400,7 @@ impl Flight {
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
                 policy: tried.map(|(_, table, _)| table.options.policy),
+                class: self.class.map(|class| generation.admission.classes.name(class)),
             },
         );
     }
