@@ -55,8 +55,8 @@ const LONGEST_OF_ALL: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// or how soon again when that brought something,
 const PROBE_AGAIN: Duration = Duration::from_secs(2);
-/// but not before so many times the latency: until it shows, places are empty.
-const PROBE_LATENCIES: f64 = 30.0;
+/// but not before so many times the latency, in both cases: until it shows, places are empty.
+const PROBE_LATENCIES: [f64; 2] = [30.0, 10.0];
 /// What part of the limit is left then. A limit settles where latency is `TOLERANCE` times the minimum: to find a smaller
 /// one, it takes a smaller part than that.
 const PROBE_PART: f64 = 0.67 / TOLERANCE;
@@ -294,8 +294,10 @@ impl Limiter {
             self.minimum = Some(here.latency);
         }
         let learnt = self.minimum.is_some_and(|now| (now - minimum).abs() > 0.1);
-        let latencies = Duration::from_secs_f64((PROBE_LATENCIES * seconds(here.latency)).min(3_600.0));
-        self.probe_at = here.at + latencies.max(if learnt { PROBE_AGAIN } else { PROBE_EVERY });
+        let [usually, again] = PROBE_LATENCIES;
+        let (after, latencies) = if learnt { (PROBE_AGAIN, again) } else { (PROBE_EVERY, usually) };
+        let latencies = Duration::from_secs_f64((latencies * seconds(here.latency)).min(3_600.0));
+        self.probe_at = here.at + after.max(latencies);
         self.reference = None;
         self.set(before.limit);
     }

@@ -8,6 +8,7 @@ pub const LEVELS: usize = 128;
 /// How many ranks there are in a level: what two hexadecimal digits of a trace's id tell apart.
 pub const COHORTS: usize = 256;
 /// How many ranks there are.
+#[cfg(test)]
 pub const RANKS: usize = LEVELS * COHORTS;
 /// From so many hops on a request counts as deep as can be.
 pub const MAX_DEPTH: usize = 8;

@@ -55,10 +55,7 @@ async fn at_190_percent_the_capacity_is_used_and_the_important_are_served_in_tim
     let refused = |class| metrics.sum("pathloom_admission_refused_total", &[("cluster", "catalog"), ("class", class)]);
     assert!(refused("background") > refused("critical") * 5.0);
     assert!(metrics.failures("shed") > 0.0 && metrics.get("pathloom_admission_limit", &[]).unwrap() >= 4.0);
-    assert!(
-        routing[0]["limit"].as_u64().unwrap() < 100 && routing[0]["threshold"].as_f64().unwrap() > 0.0,
-        "{routing}"
-    );
+    assert!(routing[0]["limit"].as_u64().unwrap() < 100, "{routing}");
     // It is over, and so is all of it.
     let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
     wait::eventually("the threshold to go", || async {
