@@ -16,7 +16,7 @@ use super::added::Usual;
 use super::core::{Core, Held, Listener};
 use super::forward;
 use super::http2::{self, FAREWELL};
-use super::io::{Io, Marks, Spoken, spoken};
+use super::io::{Spoken, spoken};
 use super::server1::{self, Downstream};
 use super::watch::Watch;
 use crate::config::ListenerDefaults;
@@ -27,7 +27,6 @@ use http::HeaderValue;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -55,8 +54,6 @@ pub(super) struct Conn {
     pub peer: IpAddr,
     pub peer_value: HeaderValue,
     pub http2: bool,
-    /// What moved on it, where it speaks HTTP/2.
-    pub marks: Arc<Marks>,
     /// The deadline of the connection, and of an HTTP/1.1 connection's requests.
     pub watch: Rc<Watch>,
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
@@ -74,22 +71,14 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    /// A connection; `marks` are those of an HTTP/2 one.
-    pub(super) fn new(
-        core: Rc<Core>,
-        listener: Rc<Listener>,
-        peer: IpAddr,
-        marks: Option<Arc<Marks>>,
-        watch: Rc<Watch>,
-    ) -> Rc<Self> {
+    pub(super) fn new(core: Rc<Core>, listener: Rc<Listener>, peer: IpAddr, http2: bool, watch: Rc<Watch>) -> Rc<Self> {
         let peer_value =
             HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         Rc::new(Self {
             listener,
             peer,
             peer_value,
-            http2: marks.is_some(),
-            marks: marks.unwrap_or_default(),
+            http2,
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
@@ -168,14 +157,14 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
-            let conn = Conn::new(core, listener, peer, None, watch);
+            let conn = Conn::new(core, listener, peer, false, watch);
             server1::serve(&conn, &downstream).await;
         }
         Spoken::Http2 => {
-            let io = Io::new(stream, read);
-            let conn = Conn::new(core, listener, peer, Some(io.marks().clone()), watch);
+            let conn = Conn::new(core, listener, peer, true, watch);
+            let ask = |watch: &_, parts: &mut _, seen: &_, body| forward::serve(&conn, watch, parts, seen, body);
             // Boxed: a connection's future is as large as HTTP/1.1 needs.
-            Box::pin(http2::serve(&conn, io, |watch, request| forward::serve(&conn, watch, request))).await;
+            Box::pin(http2::serve(&conn, stream, read, ask)).await;
         }
     }
 }

@@ -26,13 +26,10 @@ use crate::observe::Reason;
 use http::Request;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -159,15 +156,24 @@ impl Pool {
 
     /// The least busy shared connection with room for a stream; any, when no more may be opened.
     pub(super) fn take_shared(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+        self.shared(id, now, |shared, open| open >= MAX_SHARED || !shared.full())
+    }
+
+    /// The least busy shared connection, whether it has room or not.
+    pub(super) fn least_busy(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+        self.shared(id, now, |_, _| true)
+    }
+
+    /// The least busy shared connection, where it will do; it is asked with how many are open.
+    fn shared(&self, id: EndpointId, now: Time, will_do: impl Fn(&Shared, usize) -> bool) -> Option<Rc<Shared>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let pooled = endpoints.get_mut(&id)?;
         pooled.shared.retain(|s| !s.closed());
         let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        if pooled.shared.len() < MAX_SHARED && least.full() {
-            return None;
-        }
-        least.used.set(now);
-        Some(least.clone())
+        will_do(least, pooled.shared.len()).then(|| {
+            least.used.set(now);
+            least.clone()
+        })
     }
 }
 
@@ -296,12 +302,4 @@ pub(super) async fn connect(
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
     Ok((stream, Open::new(core, claim)))
-}
-
-/// Polls a future and says whether it is over; for waiting on something else beside it.
-pub(super) fn poll_now<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Option<F::Output> {
-    match future.poll(cx) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
-    }
 }
