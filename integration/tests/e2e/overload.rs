@@ -3,7 +3,9 @@
 use crate::{BINARY, catalog, protocol, sidecar};
 use http::Request;
 use pathloom_integration::client::{VERSIONS, Version, text};
-use pathloom_integration::fleet::Fleet;
+use pathloom_integration::fleet::raw::RawEndpoint;
+use pathloom_integration::fleet::{Fleet, list};
+use pathloom_integration::load::flood;
 use pathloom_integration::overload::{Plan, open_loop};
 use pathloom_integration::sidecar::{Setup, Sidecar};
 use pathloom_integration::{body, wait};
@@ -322,6 +324,32 @@ async fn an_endpoint_has_no_more_connections_than_it_may() {
     }
     assert!(state.open.load(SeqCst) <= 2);
     assert_eq!(sidecar.metrics().await.failures("endpoint_connections"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_the_one_connection_that_there_may_be_requests_wait_for_their_stream() {
+    let endpoint = RawEndpoint::start(|stream| async move {
+        let mut builder = h2::server::Builder::new();
+        let Ok(mut connection) = builder.max_concurrent_streams(3).handshake(stream).await else { return };
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                if let Ok(mut body) = respond.send_response(http::Response::new(()), false) {
+                    let _ = body.send_data(bytes::Bytes::from_static(b"ok"), true);
+                }
+            });
+        }
+    })
+    .await;
+    let yaml = catalog(&list([endpoint.address]), "protocol: http2, admission: { connections: 1 }");
+    let sidecar = sidecar(yaml + "process: { threads: 1 }\n").start().await;
+    // The endpoint says how many streams it takes, and the limit of connections is in force.
+    assert_eq!(gets(&sidecar, Version::Http1, "normal", "/").await.status(), 200);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let right = wait::soon("the requests", flood(Version::Http2, sidecar.address("in"), 2, 300)).await;
+    assert_eq!(right, 300, "{:?}", sidecar.metrics().await.all_failures());
+    assert_eq!(endpoint.connections.load(SeqCst), 1);
+    sidecar.assert_no_panic();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
