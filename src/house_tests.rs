@@ -3,8 +3,21 @@
 use std::path::{Path, PathBuf};
 
 const ROOMS: [&str; 15] = [
-    "config", "links", "observe", "route", "admission", "balance", "graph", "record", "health", "scorer", "proxy", "control",
-    "admin", "demo", "app",
+    "config",
+    "links",
+    "observe",
+    "route",
+    "admission",
+    "balance",
+    "graph",
+    "record",
+    "health",
+    "scorer",
+    "proxy",
+    "control",
+    "admin",
+    "demo",
+    "app",
 ];
 
 /// What a room must never know, whatever its place.

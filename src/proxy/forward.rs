@@ -7,8 +7,8 @@
 //! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
 //! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
 
-use super::admission::{self, Standing};
 use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
+use super::admission::{self, Standing};
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
