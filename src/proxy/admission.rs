@@ -65,8 +65,9 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u3
             Entry::Refused(refusal) => return Err(refused(refusal)),
         };
     }
-    if given.is_some() {
-        pass_on(&mut parts.headers, table.classes.name(class), said.depth.unwrap_or(0).saturating_add(1));
+    if given.is_some() || said.depth.is_some() {
+        let class = given.map(|class| table.classes.name(class));
+        pass_on(&mut parts.headers, class, said.depth.unwrap_or(0).saturating_add(1));
     }
     Ok(())
 }
@@ -93,8 +94,9 @@ fn said(headers: &mut HeaderMap, seen: &Seen, trusted: bool, table: &Table) -> S
     Said { class, depth }
 }
 
-fn pass_on(headers: &mut HeaderMap, class: &str, depth: u8) {
-    if let Ok(class) = HeaderValue::from_str(class) {
+/// Says further on what is known of a request.
+fn pass_on(headers: &mut HeaderMap, class: Option<&str>, depth: u8) {
+    if let Some(class) = class.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(X_PATHLOOM_CLASS, class);
     }
     headers.insert(X_PATHLOOM_DEPTH, HeaderValue::from(u16::from(depth)));

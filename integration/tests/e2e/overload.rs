@@ -293,6 +293,7 @@ async fn a_class_is_believed_of_trusted_workloads_only_and_passed_on_with_the_de
             is("unheard-of", ""),
             "nothing is known of it"
         );
+        assert_eq!(said("in", &[("x-pathloom-depth", "4")]).await, is("", "5"));
         assert_eq!(said("in", &[]).await, is("", ""));
     }
 }
