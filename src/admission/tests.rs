@@ -180,6 +180,27 @@ fn cores_together_keep_the_rate_exactly_where_it_is_low() {
 }
 
 #[test]
+fn cores_that_meet_take_no_token_and_no_place_twice() {
+    let (bucket, gate) = (Bucket::new(1e-3, 5_000, 4, 1), gate(Concurrency::Limit(7), 0));
+    let taken = std::thread::scope(|scope| {
+        let cores = [0, 1, 2, 3].map(|core| {
+            let (bucket, gate) = (&bucket, &gate);
+            scope.spawn(move || {
+                (0..20_000).for_each(|_| {
+                    if let Entry::Inside(one_of) = gate.arrive(core % 2, Rank(9), ClassId(0)) {
+                        assert!(one_of <= 7 && gate.in_flight() <= 7);
+                        gate.leave(core % 2, one_of, Served::Unknown);
+                    }
+                });
+                (0..5_000).filter(|_| bucket.take(core, Time(0)).is_ok()).count()
+            })
+        });
+        cores.into_iter().map(|c| c.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!((taken, gate.in_flight()), (5_000, 0));
+}
+
+#[test]
 fn p_is_the_weighted_sum() {
     let yaml = "priority:\n  weights: { resources: 1, urgency: 2, depth: 1 }\n  default: a\n  classes:\n    a: { resources: 100%, urgency: 50%, depth: 0% }\n    b: { resources: 0%, urgency: 0%, depth: 100% }\n";
     let classes = Classes::compile(&load_str(yaml, "x").unwrap().priority);

@@ -145,6 +145,14 @@ fn a_service_within_its_capacity_refuses_nobody() {
 }
 
 #[test]
+fn a_large_service_that_is_met_cold_is_served_whole_soon() {
+    let mut service = Service::new(500, 10.0);
+    // It begins with room for a twentieth, and a threshold made for that.
+    service.run(35_000.0, 6.0);
+    nobody_refused(&service.run(35_000.0, 2.0));
+}
+
+#[test]
 fn a_service_that_becomes_slower_is_not_taken_for_a_full_one() {
     let mut service = Service::new(400, 20.0);
     service.run(4_000.0, 5.0);
