@@ -30,6 +30,21 @@ macro_rules! reasons {
                 match self { $(Reason::$name => $proxy_status,)+ }
             }
 
+            /// The whole `Proxy-Status` header (RFC 9209).
+            #[must_use]
+            pub fn proxy_status_header(self) -> &'static str {
+                match self {
+                    $(Reason::$name => concat!("pathloom; error=", $proxy_status, "; details=\"", $code, "\""),)+
+                }
+            }
+
+            /// The code and what it means.
+            #[must_use]
+            pub fn in_words(self) -> &'static str {
+                // A doc comment's text begins with a space.
+                match self { $(Reason::$name => concat!($code, ":", $($doc),+),)+ }
+            }
+
             /// What it means, in a sentence.
             #[must_use]
             pub fn meaning(self) -> &'static str {
@@ -136,5 +151,8 @@ mod tests {
         let codes: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.code()).collect();
         assert_eq!(codes.len(), Reason::ALL.len());
         assert!(Reason::ALL.iter().enumerate().all(|(i, r)| r.index() == i));
+        for reason in Reason::ALL {
+            assert_eq!(reason.in_words(), format!("{}: {}", reason.code(), reason.meaning().trim()));
+        }
     }
 }

@@ -5,9 +5,9 @@
 
 use super::body::ResponseBody;
 use crate::observe::Reason;
-use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use std::borrow::Cow;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -55,29 +55,29 @@ impl Failure {
 
     /// The answer.
     pub(super) fn response(&self, request_id: &HeaderValue, grpc: bool, close: bool) -> Response<ResponseBody> {
-        let sentence = self.detail.unwrap_or_else(|| self.reason.meaning()).trim();
-        let code = self.reason.code();
-        let proxy_status = format!("pathloom; error={}; details=\"{code}\"", self.reason.proxy_status());
+        // Refusals are many when there is too much to do: what can be written beforehand is.
+        let said: Cow<'static, str> = match self.detail {
+            None => self.reason.in_words().into(),
+            Some(detail) => format!("{}: {}", self.reason.code(), detail.trim()).into(),
+        };
         let mut response = if grpc {
             let mut response = Response::new(ResponseBody::empty());
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert(GRPC_STATUS, HeaderValue::from(grpc_code(self.reason)));
-            if let Ok(message) = HeaderValue::from_maybe_shared(Bytes::from(format!("{code}: {sentence}"))) {
+            if let Ok(message) = HeaderValue::from_str(&said) {
                 headers.insert(GRPC_MESSAGE, message);
             }
             response
         } else {
-            let id = request_id.to_str().unwrap_or_default();
-            let mut response = Response::new(ResponseBody::full(format!("{code}: {sentence}\nrequest {id}\n").into()));
+            let body = [said.as_bytes(), b"\nrequest ", request_id.as_bytes(), b"\n"].concat();
+            let mut response = Response::new(ResponseBody::full(body.into()));
             *response.status_mut() = self.status();
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         };
         let headers = response.headers_mut();
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(proxy_status)) {
-            headers.insert(PROXY_STATUS, value);
-        }
+        headers.insert(PROXY_STATUS, HeaderValue::from_static(self.reason.proxy_status_header()));
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
