@@ -156,13 +156,14 @@ fn bump32(counter: &AtomicU32) {
 }
 
 impl Gate {
-    /// A gate as configured; none where concurrency is off. `before` is the one that it takes the place of.
+    /// A gate as configured, for so many serving threads and endpoints; none where concurrency is off. `before` is the one
+    /// that it takes the place of.
     #[must_use]
     pub fn of(
         cluster: &Arc<str>,
         settings: &Admission,
         classes: &Classes,
-        cores: usize,
+        (cores, endpoints): (usize, usize),
         before: Option<&Arc<Gate>>,
     ) -> Option<Arc<Gate>> {
         let fixed = match settings.concurrency {
@@ -173,10 +174,17 @@ impl Gate {
         let names: Vec<Arc<str>> = classes.names().cloned().collect();
         let same = |b: &&Arc<Gate>| b.settings == *settings && b.classes == names && b.shards.len() == cores.max(1);
         if let Some(kept) = before.filter(same) {
+            if let Some(limiter) = &mut kept.slow().limiter {
+                limiter.resize(endpoints);
+            }
             return Some(kept.clone());
         }
         let learnt = before.and_then(|b| b.slow().limiter.clone());
-        let limiter = if fixed.is_none() { Some(learnt.unwrap_or_else(|| Limiter::new(Time(0)))) } else { None };
+        let limiter = fixed.is_none().then(|| {
+            let mut limiter = learnt.unwrap_or_else(|| Limiter::new(Time(0), endpoints));
+            limiter.resize(endpoints);
+            limiter
+        });
         let limit = fixed.or(limiter.as_ref().map(Limiter::limit)).unwrap_or(u32::MAX);
         let shard = |_| Shard {
             arrived: (0..LEVELS).map(|_| AtomicU32::new(0)).collect(),

@@ -23,13 +23,16 @@
 //! - **After `FORGET_AFTER` without a request** nothing is known: M is learnt anew and the limit is at least what it began
 //!   with.
 //!
-//! It begins at `INITIAL` and doubles while it is reached and latency stays: a thousand in about a second.
+//! It begins at `INITIAL`, or more where there are many endpoints, and doubles while it is reached and latency stays: a
+//! thousand in about a second. It is never less than one for each endpoint.
 
 use crate::links::Time;
 use std::time::Duration;
 
-/// The limit at the start.
-pub const INITIAL: f64 = 20.0;
+/// The limit at the start, at least;
+const INITIAL: f64 = 20.0;
+/// and for each endpoint.
+const INITIAL_EACH: f64 = 10.0;
 /// The least limit: fewer would not show whether concurrency matters.
 pub const MIN_LIMIT: f64 = 4.0;
 /// The largest limit.
@@ -119,6 +122,8 @@ struct Probe {
 #[derive(Debug, Clone)]
 pub struct Limiter {
     limit: f64,
+    /// How many endpoints it is for.
+    endpoints: f64,
     minimum: Option<f64>,
     recent: Option<f64>,
     /// Nothing slowed down yet.
@@ -133,11 +138,13 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limiter that knows nothing.
+    /// A limiter that knows nothing, for so many endpoints.
     #[must_use]
-    pub fn new(now: Time) -> Self {
+    pub fn new(now: Time, endpoints: usize) -> Self {
+        let endpoints = endpoints as f64;
         Self {
-            limit: INITIAL,
+            limit: INITIAL.max(INITIAL_EACH * endpoints),
+            endpoints,
             minimum: None,
             recent: None,
             growing: true,
@@ -148,6 +155,16 @@ impl Limiter {
             probe: None,
             probe_at: now + PROBE_AGAIN,
         }
+    }
+
+    /// From now on there are so many endpoints.
+    pub fn resize(&mut self, endpoints: usize) {
+        self.endpoints = endpoints as f64;
+        self.set(self.limit);
+    }
+
+    fn initial(&self) -> f64 {
+        INITIAL.max(INITIAL_EACH * self.endpoints)
     }
 
     /// The limit.
@@ -210,7 +227,7 @@ impl Limiter {
 
     fn forget(&mut self, now: Time) {
         (self.minimum, self.recent, self.growing) = (None, None, true);
-        self.limit = self.limit.max(INITIAL);
+        self.limit = self.limit.max(self.initial());
         (self.window, self.begun, self.reference, self.probe) = (Seen::default(), now, None, None);
     }
 
@@ -303,7 +320,8 @@ impl Limiter {
     }
 
     fn set(&mut self, limit: f64) {
-        self.limit = if limit.is_finite() { limit.clamp(MIN_LIMIT, MAX_LIMIT) } else { INITIAL };
+        let least = MIN_LIMIT.max(self.endpoints).min(MAX_LIMIT);
+        self.limit = if limit.is_finite() { limit.clamp(least, MAX_LIMIT) } else { self.initial() };
     }
 }
 

@@ -60,7 +60,7 @@ impl Table {
             .iter()
             .map(|(name, cluster)| {
                 let before = known.get(name.as_str()).copied();
-                Gate::of(&name.as_str().into(), &cluster.admission, &classes, cores, before)
+                Gate::of(&name.as_str().into(), &cluster.admission, &classes, (cores, cluster.endpoints.len()), before)
             })
             .collect();
         let same_classes = before.is_some_and(|b| b.classes.names().eq(classes.names()));

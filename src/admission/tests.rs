@@ -18,7 +18,7 @@ const MS: u64 = 1_000_000;
 
 fn gate(concurrency: Concurrency, pending: u32) -> Arc<Gate> {
     let settings = Admission { concurrency, pending, ..Admission::default() };
-    Gate::of(&"c".into(), &settings, &Classes::compile(&Priority::default()), 2, None).unwrap()
+    Gate::of(&"c".into(), &settings, &Classes::compile(&Priority::default()), (2, 1), None).unwrap()
 }
 
 fn inside_now(entry: Entry) -> bool {
@@ -147,17 +147,18 @@ proptest! {
 
     #[test]
     fn a_limit_is_bounded_whatever_is_seen(
+        endpoints in 0usize..3_000,
         seen in prop::collection::vec(
             (prop_oneof![Just(0u64), 1u64..10_000], any::<f64>(), 0u64..1_000_000, 0u64..100,
              prop_oneof![-5_000i64..5_000, Just(1_000_000_000)]), 1..100),
     ) {
-        let mut limiter = Limiter::new(Time(5_000 * MS));
+        let mut limiter = Limiter::new(Time(5_000 * MS), endpoints);
         let mut now = 5_000 * MS;
         for (samples, log2_sum, under_way_sum, full, ms) in seen {
             now = now.saturating_add_signed(ms.saturating_mul(MS as i64));
             limiter.observe(Time(now), Seen { samples, log2_sum, under_way_sum, full });
             let limit = f64::from(limiter.limit());
-            prop_assert!((MIN_LIMIT..=MAX_LIMIT).contains(&limit), "{limit}");
+            prop_assert!((MIN_LIMIT.max(endpoints as f64)..=MAX_LIMIT).contains(&limit), "{limit}");
             prop_assert!(limiter.minimum_s().is_none_or(f64::is_finite));
         }
     }
@@ -302,6 +303,6 @@ fn an_unchanged_gate_and_bucket_outlive_a_reload() {
 fn the_wait_is_what_was_configured() {
     let settings =
         Admission { concurrency: Concurrency::Auto, wait: Timespan(Duration::from_millis(7)), ..Admission::default() };
-    let gate = Gate::of(&"c".into(), &settings, &Classes::compile(&Priority::default()), 1, None).unwrap();
+    let gate = Gate::of(&"c".into(), &settings, &Classes::compile(&Priority::default()), (1, 1), None).unwrap();
     assert_eq!(gate.wait(), Duration::from_millis(7));
 }
