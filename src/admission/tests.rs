@@ -223,6 +223,51 @@ fn requests_of_one_trace_rank_alike_and_a_level_goes_before_a_digit() {
     assert_eq!((Rank::new(77, b"3c").level(), Rank::new(77, b"")), (77, Rank::new(77, b"00")));
 }
 
+/// A tenth of a second in which requests of this latency were measured, with so many under way: the limit, where nothing
+/// is said.
+fn step(limiter: &mut Limiter, now: &mut Time, ms: f64, under_way: Option<u64>, full: u64) {
+    let under_way = under_way.unwrap_or(u64::from(limiter.limit()));
+    *now = *now + Duration::from_millis(100);
+    let samples = 60;
+    let log2_sum = (ms * 1e6).log2() * samples as f64;
+    limiter.observe(*now, Seen { samples, log2_sum, under_way_sum: under_way * samples, full });
+}
+
+#[test]
+fn a_limit_falls_only_while_it_is_reached() {
+    let (mut now, mut limiter) = (Time(0), Limiter::new(Time(0), 1));
+    (0..30).for_each(|_| step(&mut limiter, &mut now, 10.0, None, 1));
+    let risen = limiter.limit();
+    assert!(risen > 200, "{risen}");
+    (0..30).for_each(|_| step(&mut limiter, &mut now, 80.0, Some(100), 0));
+    assert_eq!(limiter.limit(), risen, "slower, and nobody finds it reached");
+    (0..12).for_each(|_| step(&mut limiter, &mut now, 160.0, None, 1));
+    assert!(limiter.limit() < risen, "{} {risen}", limiter.limit());
+}
+
+#[test]
+fn what_was_learnt_before_a_pause_is_forgotten() {
+    let (mut now, mut limiter) = (Time(0), Limiter::new(Time(0), 1));
+    (0..30).for_each(|_| step(&mut limiter, &mut now, 10.0, Some(15), 0));
+    assert!((limiter.minimum_s().unwrap() - 0.01).abs() < 1e-4);
+    now = now + Duration::from_secs(10);
+    (0..3).for_each(|_| step(&mut limiter, &mut now, 50.0, Some(15), 1));
+    assert!(limiter.minimum_s().unwrap() < 0.02, "ten seconds are no pause");
+    now = now + Duration::from_secs(20);
+    (0..30).for_each(|_| step(&mut limiter, &mut now, 50.0, Some(15), 1));
+    assert!((limiter.minimum_s().unwrap() - 0.05).abs() < 1e-3, "{:?}", limiter.minimum_s());
+}
+
+#[test]
+fn of_the_level_that_is_cut_some_are_always_let_in() {
+    let mut arrived = vec![0; LEVELS];
+    arrived[50] = 1_000_000;
+    let mut shedder = Shedder::default();
+    (0..50).for_each(|_| shedder.adjust(&arrived, 3, 1, 20, 20));
+    assert_eq!(shedder.threshold(), Rank::new(50, b"ff"), "rounded down, none were, and it stayed so");
+    assert_eq!(shedder.marginal(), 50);
+}
+
 #[test]
 fn a_gate_lets_in_as_many_as_it_may_and_the_next_wait_or_go() {
     let gate = gate(Concurrency::Limit(3), 2);
