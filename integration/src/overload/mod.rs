@@ -69,6 +69,36 @@ pub fn percentile_ms(times: &[Duration], percent: f64) -> f64 {
     times.get((last * percent / 100.0).round() as usize).map_or(0.0, |t| t.as_secs_f64() * 1e3)
 }
 
+/// A connection that requests share; another takes its place when it breaks, as when too many of its requests were given
+/// up.
+struct Line {
+    address: SocketAddr,
+    /// How many there were before it, and the connection.
+    now: tokio::sync::Mutex<(u64, Connection)>,
+}
+
+impl Line {
+    async fn open(address: SocketAddr) -> Result<Arc<Self>, BoxError> {
+        let connection = Version::Http2.connect(address).await?;
+        Ok(Arc::new(Self { address, now: tokio::sync::Mutex::new((0, connection)) }))
+    }
+
+    async fn handle(&self) -> Option<(u64, Connection)> {
+        let now = self.now.lock().await;
+        Some((now.0, now.1.share()?))
+    }
+
+    /// This one broke.
+    async fn broke(&self, number: u64) {
+        let mut now = self.now.lock().await;
+        if now.0 == number
+            && let Ok(another) = Version::Http2.connect(self.address).await
+        {
+            *now = (number + 1, another);
+        }
+    }
+}
+
 enum Answer {
     Right(Duration),
     Refused(Duration),
@@ -81,9 +111,9 @@ enum Answer {
 /// # Panics
 /// When nobody listens.
 pub async fn open_loop(address: SocketAddr, plan: &Plan) -> BTreeMap<&'static str, Came> {
-    let mut connections = Vec::new();
+    let mut lines = Vec::new();
     for _ in 0..CONNECTIONS {
-        connections.push(Version::Http2.connect(address).await.expect("the sidecar listens"));
+        lines.push(Line::open(address).await.expect("the sidecar listens"));
     }
     let all: Arc<Mutex<BTreeMap<&'static str, Came>>> = Arc::default();
     let mut calls = JoinSet::new();
@@ -98,10 +128,10 @@ pub async fn open_loop(address: SocketAddr, plan: &Plan) -> BTreeMap<&'static st
         tokio::time::sleep_until(started + due).await;
         let class = class(&plan.classes, random.share());
         let counts = due > plan.warm_up;
-        let handle = connections[n % CONNECTIONS].share().expect("HTTP/2");
+        let line = lines[n % CONNECTIONS].clone();
         let (all, path, deadline) = (all.clone(), plan.path.clone(), plan.deadline);
         calls.spawn(async move {
-            let answer = call(handle, &path, class, deadline).await;
+            let answer = call(&line, &path, class, deadline).await;
             if counts {
                 let mut all = all.lock().unwrap();
                 let came = all.entry(class).or_default();
@@ -130,13 +160,18 @@ pub async fn open_loop(address: SocketAddr, plan: &Plan) -> BTreeMap<&'static st
     all
 }
 
-async fn call(connection: Connection, path: &str, class: &str, deadline: Duration) -> Answer {
+async fn call(line: &Line, path: &str, class: &str, deadline: Duration) -> Answer {
     let begun = Instant::now();
+    let Some((number, connection)) = line.handle().await else { return Answer::Failed };
     match tokio::time::timeout(deadline, exchange(connection, path, class)).await {
         Err(_) => Answer::Late,
         Ok(Ok(StatusCode::OK)) => Answer::Right(begun.elapsed()),
         Ok(Ok(StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)) => Answer::Refused(begun.elapsed()),
-        Ok(_) => Answer::Failed,
+        Ok(Ok(_)) => Answer::Failed,
+        Ok(Err(_)) => {
+            line.broke(number).await;
+            Answer::Failed
+        }
     }
 }
 
