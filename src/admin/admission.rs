@@ -114,3 +114,36 @@ pub fn rate_limits(generation: &Generation) -> Vec<Json> {
         .map(|(scope, name, class, count)| json!({ "scope": scope, "name": name, "class": class, "refused": count }))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+
+    #[test]
+    fn limits_show_what_they_are_and_whom_they_refused() {
+        let generation = fixture::published().published.load();
+        let shown = clusters(&generation, Some("catalog"));
+        assert_eq!(shown.len(), 1);
+        let one = &shown[0];
+        assert_eq!((&one["concurrency"], &one["limit"], &one["in_flight"]), (&json!("fixed"), &json!(2), &json!(2)));
+        assert_eq!((&one["pending"], &one["threshold"], &one["minimum_ms"]), (&json!(1), &json!(0.0), &Json::Null));
+        let normal = json!({ "admitted": 2, "shed": 0, "overloaded": 0, "queue_timeout": 0 });
+        assert_eq!(one["classes"]["normal"], normal);
+        assert_eq!(clusters(&generation, Some("empty")).len(), 0, "it has no limit");
+        assert_eq!(clusters(&generation, None).len(), 1);
+        let refused =
+            |class: &str, count: u64| json!({ "scope": "workload", "name": "batch", "class": class, "refused": count });
+        let all = [refused("background", 0), refused("critical", 0), refused("normal", 1)];
+        assert_eq!(rate_limits(&generation), all);
+    }
+
+    #[test]
+    fn every_class_and_reason_has_its_series() {
+        let generation = fixture::published().published.load();
+        let all = families(&generation);
+        let samples = |name: &str| all.iter().find(|f| f.name == name).map(|f| f.samples.len());
+        assert_eq!((samples("admission_refused"), samples("admission_admitted")), (Some(9), Some(3)));
+        assert_eq!((samples("rate_limited"), samples("admission_minimum_latency")), (Some(3), Some(0)));
+    }
+}
