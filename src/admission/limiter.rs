@@ -195,8 +195,9 @@ impl Limiter {
     pub fn observe(&mut self, now: Time, seen: Seen) {
         if now < self.begun || now < self.last {
             // The clock went back: windows are counted from here.
+            self.stop_looking();
             (self.begun, self.last, self.window) = (now, now, Seen::default());
-            (self.reference, self.probe, self.probe_at) = (None, None, now + PROBE_EVERY);
+            (self.reference, self.probe_at) = (None, now + PROBE_EVERY);
         }
         if self.window.samples == 0 && now.since(self.begun) > LONGEST {
             // Nothing came for a while: the window begins with what comes now.
@@ -226,9 +227,17 @@ impl Limiter {
     }
 
     fn forget(&mut self, now: Time) {
+        self.stop_looking();
         (self.minimum, self.recent, self.growing) = (None, None, true);
         self.limit = self.limit.max(self.initial());
-        (self.window, self.begun, self.reference, self.probe) = (Seen::default(), now, None, None);
+        (self.window, self.begun, self.reference) = (Seen::default(), now, None);
+    }
+
+    /// A look that comes to nothing leaves the limit as it was.
+    fn stop_looking(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            self.set(probe.before.limit);
+        }
     }
 
     fn step(&mut self, now: Time, elapsed: Duration, window: Seen) {
@@ -303,11 +312,10 @@ impl Limiter {
             self.probe = Some(Probe { windows: probe.windows + 1, ..probe });
             return;
         }
-        let compared = before.under_way - here.under_way >= COMPARED_AT;
-        if compared && flat(before, here) {
+        if fallen && flat(before, here) {
             // Slower, not fuller.
             self.minimum = Some(minimum.max(here.latency));
-        } else if compared && here.latency < minimum {
+        } else if fallen && here.latency < minimum {
             self.minimum = Some(here.latency);
         }
         let learnt = self.minimum.is_some_and(|now| (now - minimum).abs() > 0.1);

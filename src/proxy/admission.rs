@@ -204,6 +204,13 @@ pub(super) async fn wait(flight: &mut Flight) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A request ends that was to wait and never came to it.
+pub(super) fn gave_up(flight: &Flight) {
+    if let Some(gate) = flight.cluster.and_then(|id| flight.held.generation.admission.gate(id)) {
+        gate.stop_waiting();
+    }
+}
+
 /// A request with a place is over.
 pub(super) fn leave(flight: &Flight, one_of: u32, served: Served) {
     let gate = flight.cluster.and_then(|id| flight.held.generation.admission.gate(id));

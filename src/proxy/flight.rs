@@ -484,8 +484,10 @@ impl Drop for Flight {
         if self.core.sink.enabled() {
             self.log(now, uploaded);
         }
-        if let Standing::Inside(one_of) = self.standing {
-            admission::leave(self, one_of, self.served(now));
+        match self.standing {
+            Standing::Outside => {}
+            Standing::Inside(one_of) => admission::leave(self, one_of, self.served(now)),
+            Standing::Waiting(..) => admission::gave_up(self),
         }
         self.end_attempt(now);
         self.conn.end(now);
