@@ -145,6 +145,10 @@ bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Env
 	cargo build --release --package pathloom-benches --features peers --bin peers
 	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
 
+.PHONY: overload
+overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.
+	cargo run --quiet --release --package pathloom-integration --bin overload -- --pathloom $(TARGET)/release/pathloom $(ARGS)
+
 .PHONY: bench-gpu
 bench-gpu: setup ## Measures inference on a GPU beside the CPU; ARGS='--onnxruntime PATH' names a CUDA build, ARGS=--cpu-only needs none.
 	cargo build --quiet --release --package pathloom-benches --features gpu --bin gpu

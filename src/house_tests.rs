@@ -2,13 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 14] = [
-    "config", "links", "observe", "route", "balance", "graph", "record", "health", "scorer", "proxy", "control",
-    "admin", "demo", "app",
+const ROOMS: [&str; 15] = [
+    "config",
+    "links",
+    "observe",
+    "route",
+    "admission",
+    "balance",
+    "graph",
+    "record",
+    "health",
+    "scorer",
+    "proxy",
+    "control",
+    "admin",
+    "demo",
+    "app",
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 9] = [
+    ("admission", &["pingora", "ort::", "tokio::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),

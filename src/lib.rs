@@ -4,6 +4,7 @@
 //! does the opposite. Whoever reads one loop never needs to know the other.
 
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod balance;
 pub mod config;

@@ -5,6 +5,7 @@
 //! in force only, so an endpoint that is gone takes its series along), and the fixed words of rungs, causes, guards
 //! and states. What is unknown has no sample. `metrics.golden` holds every name, type, unit, help and label.
 
+use super::admission;
 use super::state::AdminState;
 use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
@@ -30,6 +31,7 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
         let mut all = process(&asked);
         all.extend(generation_families(&generation, now));
         all.extend(candidate_families(&generation, now));
+        all.extend(admission::families(&generation));
         all.extend(tick_families(&asked));
         all.extend((asked.scorer)().metrics);
         all.extend((asked.gauges)());

@@ -4,6 +4,7 @@
 //! was seen of it (as the last tick saw it: reading the store here would drain it under the tick), and what this
 //! proxy's own estimate is at this moment. Latencies are in milliseconds, ages in seconds; null is unknown.
 
+use super::admission;
 use super::json::{ms, number, share};
 use super::state::AdminState;
 use crate::balance::{Candidate, Cluster, Generation, Table};
@@ -58,6 +59,8 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
         "generation": head(&generation, now),
         "scorer": (state.scorer)().json,
         "model_error": state.control.model_error(),
+        "admission": admission::clusters(&generation, filter.cluster),
+        "rate_limits": admission::rate_limits(&generation),
         "tables": tables(&generation, view, now, filter),
     }))
 }

@@ -1,6 +1,7 @@
 //! The immutable routing table that a tick publishes, and the one pointer through which requests see it.
 
 use super::{Budget, Table};
+use crate::admission;
 use crate::config::{Ejection, Protocol, Retries, RetryOn, Timeouts};
 use crate::links::Time;
 use crate::route::{ClusterId, RouteTable, WorkloadId};
@@ -154,6 +155,8 @@ pub struct Generation {
     pub model: Option<Arc<ModelIdentity>>,
     /// Where requests go, and who calls.
     pub routes: Arc<RouteTable>,
+    /// Who is served when not everybody can be.
+    pub admission: Arc<admission::Table>,
     /// By `ClusterId`.
     pub clusters: Box<[Arc<Cluster>]>,
 }
@@ -172,6 +175,7 @@ impl Generation {
             rung_reason: "nothing has been computed yet".into(),
             model: None,
             routes: Arc::new(RouteTable::default()),
+            admission: Arc::default(),
             clusters: Box::default(),
         }
     }

@@ -86,6 +86,7 @@ impl Kit {
             rung_reason: String::new(),
             model: None,
             routes: self.routes.clone(),
+            admission: Arc::default(),
             clusters: vec![cluster; 1 + healthy].into(),
         }
     }

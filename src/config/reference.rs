@@ -4,10 +4,12 @@
 //! README's table cannot say different things. Their order is that of the structs. A test holds the files in
 //! `proxy-config/` to what is generated here; `PATHLOOM_BLESS=1` rewrites them.
 
+use super::admission::{Priority, PriorityClass, RateLimit};
 use super::diagnostic::{Collector, Source};
 use super::environment::Environment;
 use super::schema::{Cluster, Config, Endpoint, Route, Workload};
 use super::tree::{self, Entry, Node, Value};
+use super::units::Rate;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -118,6 +120,7 @@ fn schema() -> Json {
 /// One of everything that is named or listed, so that each key has a place to be shown.
 fn example() -> Config {
     let name = || "example".to_owned();
+    let rate = RateLimit { requests: Rate { count: 100, per: 's' }, burst: None };
     let endpoint = Endpoint {
         address: SocketAddr::from(([127, 0, 0, 1], 8081)),
         zone: String::new(),
@@ -128,10 +131,19 @@ fn example() -> Config {
     Config {
         workloads: BTreeMap::from([(
             name(),
-            Workload { listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))), ..Workload::default() },
+            Workload {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))),
+                rate: Some(rate.clone()),
+                ..Workload::default()
+            },
         )]),
-        routes: vec![Route { cluster: Some(name()), ..Route::default() }],
+        routes: vec![Route { cluster: Some(name()), rate: Some(rate), ..Route::default() }],
         clusters: BTreeMap::from([(name(), Cluster { endpoints: vec![endpoint], ..Cluster::default() })]),
+        // One class stands for all: each has the same keys.
+        priority: Priority {
+            classes: BTreeMap::from([("normal".to_owned(), PriorityClass::default())]),
+            ..Priority::default()
+        },
         ..Config::default()
     }
 }
@@ -384,7 +396,10 @@ mod tests {
         }
         let required: Vec<&str> =
             keys().iter().filter(|key| key.default.is_none()).map(|key| key.path.as_str()).collect();
-        assert_eq!(required, ["clusters.<name>.endpoints[].address"]);
+        assert_eq!(
+            required,
+            ["workloads.<name>.rate.requests", "routes[].rate.requests", "clusters.<name>.endpoints[].address"]
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod resilience;
 
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
 
+use super::admission::{Admission, Priority, RateLimit};
 use super::units::{ByteSize, Share, SourceNet, Timespan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What they can reach. Keyed by the cluster's name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Which requests go first where a cluster is overloaded.
+    pub priority: Priority,
     /// How paths are scored.
     pub model: Model,
     /// What is reported, and where to.
@@ -101,6 +104,10 @@ pub struct Workload {
     pub service: String,
     /// The address at which this workload is itself an endpoint of a cluster, which joins its outgoing links to its incoming ones.
     pub serves: Option<SocketAddr>,
+    /// Whether its word on a request's class and depth (`x-pathloom-class`, `x-pathloom-depth`) is believed; from others these headers are removed where priorities are in use.
+    pub trusted: bool,
+    /// How many requests it may send.
+    pub rate: Option<RateLimit>,
 }
 
 /// One rule of the routing table. The first match wins.
@@ -118,6 +125,23 @@ pub struct Route {
     pub timeout: Option<Timespan>,
     /// Whether a request may safely be repeated, whatever its method says; without it, what HTTP says of the method.
     pub idempotent: Option<bool>,
+    /// The class of its requests, one of `priority.classes`.
+    pub class: Option<String>,
+    /// How many requests it lets through.
+    pub rate: Option<RateLimit>,
+}
+
+impl Route {
+    /// A short name for logs and metrics: host and path as written, or `*`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let m = &self.matches;
+        let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
+        match (m.host.as_deref(), path) {
+            (None, None) => "*".to_owned(),
+            (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
+        }
+    }
 }
 
 /// What a request must look like: every named condition must hold.
@@ -156,6 +180,8 @@ pub struct Cluster {
     pub health: HealthCheck,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
+    /// How many requests it takes at once, and what happens to the others.
+    pub admission: Admission,
 }
 
 /// One instance of a service.

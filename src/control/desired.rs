@@ -1,5 +1,6 @@
 //! What the configuration asks for: routes, clusters with their endpoints, and the workloads' places in the graph.
 
+use crate::admission;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::{Config, Protocol};
 use crate::graph::Instance;
@@ -46,6 +47,8 @@ pub struct Desired {
     pub config: Arc<Config>,
     /// Its routes.
     pub routes: Arc<RouteTable>,
+    /// Its limits and priorities.
+    pub admission: Arc<admission::Table>,
     /// Its clusters, by `ClusterId`.
     pub clusters: Vec<DesiredCluster>,
     /// Its workloads' places in the graph, by `WorkloadId`.
@@ -53,9 +56,10 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// What a valid configuration asks for.
+    /// What a valid configuration asks for, with so many serving threads; `before` is what was asked for until now.
     #[must_use]
-    pub fn of(config: Arc<Config>, ids: &mut EndpointIds) -> Self {
+    pub fn of(config: Arc<Config>, ids: &mut EndpointIds, cores: usize, before: Option<&Desired>) -> Self {
+        let admission = Arc::new(admission::Table::compile(&config, cores, before.map(|b| &*b.admission)));
         let routes = Arc::new(RouteTable::compile(&config));
         let clusters: Vec<DesiredCluster> = config
             .clusters
@@ -95,7 +99,7 @@ impl Desired {
                 None => NodeKey::new(&format!("{}@{}", w.name, config.node.name)),
             })
             .collect();
-        Self { config, routes, clusters, sources }
+        Self { config, routes, admission, clusters, sources }
     }
 
     /// Every instance that the configuration names. An endpoint's own words come before a workload's.

@@ -121,6 +121,7 @@ impl State {
             rung_reason: self.rung_reason.clone(),
             model: self.model.clone().filter(|_| matches!(self.rung, Rung::Model | Rung::LastGood)),
             routes,
+            admission: self.desired.admission.clone(),
             clusters: clusters.into(),
         });
         if turn == Turn::Whole {

@@ -95,7 +95,7 @@ pub(super) struct State {
 impl State {
     pub fn new(parts: Parts, config: Arc<Config>) -> Self {
         let mut ids = EndpointIds::default();
-        let desired = Desired::of(config, &mut ids);
+        let desired = Desired::of(config, &mut ids, parts.traffic.unrouted().cores(), None);
         let now = (parts.clock)();
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
@@ -149,7 +149,8 @@ impl State {
         let endpoints = |d: &Desired| -> Vec<_> {
             d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.address))).collect()
         };
-        let next = Desired::of(config, &mut self.ids);
+        let cores = self.parts.traffic.unrouted().cores();
+        let next = Desired::of(config, &mut self.ids, cores, Some(&self.desired));
         let same = endpoints(&self.desired) == endpoints(&next);
         let (last, now) = (std::mem::take(&mut self.roster), self.now());
         let Parts { links, traffic, .. } = &self.parts;

@@ -67,6 +67,8 @@ pub struct AccessRecord<'a> {
     pub generation: u64,
     /// The policy that was in force for it.
     pub policy: Option<Policy>,
+    /// Its class, where overload is seen to.
+    pub class: Option<&'a str>,
 }
 
 /// Takes finished requests.

@@ -55,6 +55,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     name(out, "generation");
     integer(out, r.generation);
     string_field(out, "policy", r.policy.map_or("", policy));
+    string_field(out, "class", r.class.unwrap_or_default());
     out.extend_from_slice(b"}\n");
 }
 
@@ -104,6 +105,7 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     }
     for (label, word) in [
         ("policy=", r.policy.map_or("", policy)),
+        ("class=", r.class.unwrap_or_default()),
         ("route=", of(r.route)),
         ("id=", r.request_id),
         ("trace=", r.trace_id),

@@ -39,6 +39,7 @@ pub fn record() -> AccessRecord<'static> {
         expected_s: Some(0.0105),
         generation: 41,
         policy: Some(Policy::Model),
+        class: Some("critical"),
     }
 }
 
@@ -57,7 +58,7 @@ fn a_json_line_holds_every_field() {
          \"endpoint\":\"10.0.0.1:80\",\"method\":\"GET\",\"host\":\"catalog.shop\",\"path\":\"/v2/things?q=1\",\
          \"protocol\":\"HTTP/1.1\",\"status\":200,\"grpc_status\":null,\"reason\":null,\"attempts\":1,\"request_bytes\":0,\
          \"response_bytes\":1234,\"duration_ms\":12.345,\"upstream_ms\":11.007,\"expected_ms\":10.500,\"generation\":41,\
-         \"policy\":\"model\"}\n"
+         \"policy\":\"model\",\"class\":\"critical\"}\n"
     );
 }
 
@@ -78,7 +79,7 @@ fn a_text_line_reads_from_left_to_right() {
     assert_eq!(
         line(text, &failed),
         "2023-11-14T22:13:20.123Z frontend GET catalog.shop/a\\x20b\\x0a\\x1b[31m HTTP/1.1 -> - - - client_gone 12.345ms \
-         attempts=1 in=0 out=1234 generation=41 grpc=14 policy=model route=catalog.shop/v2/* id=r-1\n"
+         attempts=1 in=0 out=1234 generation=41 grpc=14 policy=model class=critical route=catalog.shop/v2/* id=r-1\n"
     );
 }
 

@@ -30,6 +30,21 @@ macro_rules! reasons {
                 match self { $(Reason::$name => $proxy_status,)+ }
             }
 
+            /// The whole `Proxy-Status` header (RFC 9209).
+            #[must_use]
+            pub fn proxy_status_header(self) -> &'static str {
+                match self {
+                    $(Reason::$name => concat!("pathloom; error=", $proxy_status, "; details=\"", $code, "\""),)+
+                }
+            }
+
+            /// The code and what it means.
+            #[must_use]
+            pub fn in_words(self) -> &'static str {
+                // A doc comment's text begins with a space.
+                match self { $(Reason::$name => concat!($code, ":", $($doc),+),)+ }
+            }
+
             /// What it means, in a sentence.
             #[must_use]
             pub fn meaning(self) -> &'static str {
@@ -46,6 +61,16 @@ reasons! {
     NoRoute = "no_route", NOT_FOUND, "destination_not_found";
     /// The cluster has no endpoint that may get requests.
     NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The route or the workload has sent as many requests as its rate limit lets through.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "http_request_denied";
+    /// The cluster is overloaded, and more important requests come first.
+    Shed = "shed", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The cluster has as many requests under way as it may, and this one may not wait.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "connection_limit_reached";
+    /// The cluster had as many requests under way as it may for as long as this one could wait.
+    QueueTimeout = "queue_timeout", SERVICE_UNAVAILABLE, "connection_limit_reached";
+    /// The endpoint has as many connections as it may.
+    EndpointConnections = "endpoint_connections", SERVICE_UNAVAILABLE, "connection_limit_reached";
     /// The endpoint refused the connection.
     ConnectRefused = "connect_refused", BAD_GATEWAY, "connection_refused";
     /// The endpoint did not accept the connection in time.
@@ -103,6 +128,11 @@ impl Reason {
             | Reason::UnknownSource
             | Reason::NoRoute
             | Reason::NoEndpoints
+            | Reason::RateLimited
+            | Reason::Shed
+            | Reason::Overloaded
+            | Reason::QueueTimeout
+            | Reason::EndpointConnections
             | Reason::BadRequest
             | Reason::RequestIncomplete
             | Reason::ClientGone
@@ -121,5 +151,8 @@ mod tests {
         let codes: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.code()).collect();
         assert_eq!(codes.len(), Reason::ALL.len());
         assert!(Reason::ALL.iter().enumerate().all(|(i, r)| r.index() == i));
+        for reason in Reason::ALL {
+            assert_eq!(reason.in_words(), format!("{}: {}", reason.code(), reason.meaning().trim()));
+        }
     }
 }

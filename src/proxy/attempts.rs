@@ -123,7 +123,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     let table = held.generation.table(id, workload).ok_or(Reason::Internal)?;
     let retrying = &cluster.retrying;
     retrying.budget.earn(core.index);
-    let mut now = flight.started;
+    let mut now = flight.ready;
     let mut tried = Tried { indices: [usize::MAX; MAX_TRIES], count: 0 };
     let mut choice = pick(flight, table, &tried, now).ok_or(Reason::NoEndpoints)?;
     loop {

@@ -5,6 +5,7 @@
 //! here too, listen there no more, drain. When it drains, it accepts what the kernel had already queued, closes its
 //! listeners, tells every client to leave, and ends with the last connection.
 
+use super::admission::Waiting;
 use super::clock::{Clock, Date};
 use super::conn;
 use super::deadlines::Deadlines;
@@ -75,6 +76,8 @@ pub(super) struct Core {
     pub rng: RefCell<SmallRng>,
     pub ids: RefCell<Ids>,
     pub pool: Pool,
+    /// Requests that wait for a place in their cluster.
+    pub waiting: Waiting,
     pub deadlines: Rc<Deadlines>,
     /// What HTTP/2 clients are held to.
     pub http2: http2::Limits,
@@ -111,6 +114,7 @@ impl Core {
             rng: RefCell::new(rand::make_rng()),
             ids: RefCell::default(),
             pool: Pool::default(),
+            waiting: Waiting::default(),
             deadlines: Deadlines::new(options.clock),
             http2: http2::Limits {
                 streams: options.limits.max_streams,

@@ -12,6 +12,7 @@
 //! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
 //! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
 
+use super::admission::{self, Standing};
 use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::clock::Clock;
@@ -22,6 +23,7 @@ use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
+use crate::admission::{ClassId, Served};
 use crate::balance::{Candidate, Choice, Table};
 use crate::config::Timeouts;
 use crate::links::orca::Report;
@@ -45,6 +47,8 @@ pub(super) struct Flight {
     pub watch: Rc<Watch>,
     pub held: Rc<Held>,
     pub started: Time,
+    /// When it was let through to an endpoint: later than its start where it had to wait for a place.
+    pub ready: Time,
     pub version: Version,
     pub method: Method,
     /// What the log will say, where there is one: the target and the authority.
@@ -60,6 +64,8 @@ pub(super) struct Flight {
     pub grpc: bool,
     /// Its caller set the limit of its time.
     pub impatient: bool,
+    pub class: Option<ClassId>,
+    pub standing: Standing,
     pub attempts: u32,
     pub attempt: Option<Attempt>,
     pub upload: Option<Rc<Upload>>,
@@ -108,6 +114,7 @@ impl Flight {
             watch: watch.clone(),
             held,
             started,
+            ready: started,
             version: parts.version,
             method: parts.method.clone(),
             target: None,
@@ -119,6 +126,8 @@ impl Flight {
             idempotent: false,
             grpc: false,
             impatient: false,
+            class: None,
+            standing: Standing::Outside,
             attempts: 0,
             attempt: None,
             upload: None,
@@ -350,6 +359,20 @@ impl Flight {
         self.complete = true;
     }
 
+    /// How fast its cluster was, as far as this request tells: nothing where the answer was a failure, which may come at
+    /// once.
+    fn served(&self, now: Time) -> Served {
+        let Some(attempt) = self.attempt else { return Served::Unknown };
+        match (attempt.latency_s, self.reason) {
+            (Some(_), _) if attempt.failed || self.status.is_some_and(|s| s.is_server_error()) => Served::Unknown,
+            (Some(latency_s), _) => Served::Within(Duration::from_secs_f32(latency_s)),
+            (None, Some(Reason::ResponseTimeout | Reason::RequestTimeout | Reason::ClientGone)) => {
+                Served::NotWithin(now.since(attempt.begun))
+            }
+            (None, _) => Served::Unknown,
+        }
+    }
+
     fn log(&self, now: Time, uploaded: u64) {
         let generation = &self.held.generation;
         let cluster = self.cluster.and_then(|id| generation.cluster(id));
@@ -386,6 +409,7 @@ impl Flight {
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
                 policy: tried.map(|(_, table, _)| table.options.policy),
+                class: self.class.map(|class| generation.admission.classes.name(class)),
             },
         );
     }
@@ -468,6 +492,11 @@ impl Drop for Flight {
         traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
         if self.core.sink.enabled() {
             self.log(now, uploaded);
+        }
+        match self.standing {
+            Standing::Outside => {}
+            Standing::Inside(one_of) => admission::leave(self, one_of, self.served(now)),
+            Standing::Waiting(..) => admission::gave_up(self),
         }
         self.end_attempt(now);
         self.conn.end(now);

@@ -6,6 +6,7 @@
 //! `attempts` sends it, to another endpoint where the first one fails.
 
 use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
+use super::admission::{self, Standing};
 use super::attempts::attempts;
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::client1::{Head, Sending};
@@ -95,6 +96,10 @@ fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, arrived: Arrived<'_
 
 /// Sends it where it goes, and waits for the answer.
 pub(super) async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
+    if matches!(ready.flight.standing, Standing::Waiting(..)) && ready.refused.is_none() {
+        // Boxed: the rare way must not make every request's future larger.
+        ready.refused = Box::pin(admission::wait(&mut ready.flight)).await.err();
+    }
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
@@ -160,6 +165,9 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
+    if generation.admission.active {
+        admission::ask(flight, parts, seen, rule.index)?;
+    }
     let mut limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
     flight.idempotent = rule.idempotent.unwrap_or_else(|| parts.method.is_idempotent());
     if seen.grpc {

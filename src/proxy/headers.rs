@@ -30,7 +30,7 @@ use std::cell::RefCell;
 const MAX_HOPS: usize = 16;
 
 /// What `Connection` may not name.
-const PROTECTED: [&str; 12] = [
+const PROTECTED: [&str; 14] = [
     "host",
     "content-length",
     "content-type",
@@ -43,6 +43,8 @@ const PROTECTED: [&str; 12] = [
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-pathloom-class",
+    "x-pathloom-depth",
 ];
 
 /// Which headers one pass found.
@@ -69,6 +71,8 @@ pub(super) struct Seen {
     pub grpc_timeout: bool,
     pub retry_after: bool,
     pub date: bool,
+    pub class: bool,
+    pub depth: bool,
 }
 
 impl Seen {
@@ -103,6 +107,8 @@ impl Seen {
             14 => self.hop |= name == "http2-settings",
             15 => self.forwarded_for |= name == "x-forwarded-for",
             16 if name == "x-forwarded-host" => self.forwarded_host = true,
+            16 if name == "x-pathloom-class" => self.class = true,
+            16 if name == "x-pathloom-depth" => self.depth = true,
             16 => self.hop |= name == "proxy-connection",
             17 if name == "transfer-encoding" => self.codings += 1,
             17 => self.forwarded_proto |= name == "x-forwarded-proto",

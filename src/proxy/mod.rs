@@ -13,6 +13,7 @@
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, tries, answer |
+//! | `admission` | a request at its cluster's gate: its wait for a place |
 //! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
@@ -29,6 +30,7 @@
 //! kept to be sent again), serve CONNECT, or answer from a cache.
 
 mod added;
+mod admission;
 mod attempts;
 mod body;
 mod client1;

@@ -20,6 +20,8 @@ names! {
     GRPC_STATUS = "grpc-status";
     GRPC_TIMEOUT = "grpc-timeout";
     GRPC_PUSHBACK = "grpc-retry-pushback-ms";
+    X_PATHLOOM_CLASS = "x-pathloom-class";
+    X_PATHLOOM_DEPTH = "x-pathloom-depth";
 }
 
 pub(super) const HTTP: HeaderValue = HeaderValue::from_static("http");

@@ -144,8 +144,15 @@ pub(super) async fn send2(
                 // Somebody else opened one meanwhile, or tried to.
                 Ok(None) => continue,
                 Err(reason) => {
-                    *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
-                    return Sent::Unsent(reason);
+                    // No further connection may be opened: it waits for a stream of one that there is.
+                    let full = reason == Reason::EndpointConnections;
+                    match if full { core.pool.least_busy(endpoint.id, now) } else { None } {
+                        Some(shared) => shared,
+                        None => {
+                            *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
+                            return Sent::Unsent(reason);
+                        }
+                    }
                 }
             },
         };
@@ -248,8 +255,8 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Attempt::begin(core, endpoint.id, timeouts.pooled.0);
-    let stream = match connect(endpoint, timeouts).await {
-        Ok(stream) => stream,
+    let (stream, open) = match connect(core, endpoint, timeouts).await {
+        Ok(connected) => connected,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
             return Err(reason);
@@ -266,7 +273,7 @@ async fn open_shared(
         session,
         silence: Silence::new(PATIENCE, core.clock, &core.deadlines),
         asked: Rc::downgrade(&shared),
-        _open: Open::new(core),
+        _open: open,
     };
     tokio::task::spawn_local(connection.run());
     Ok(Some(shared))

@@ -183,9 +183,12 @@ impl Pool {
     /// Closes what nobody used for too long and forgets what is closed.
     pub(super) fn sweep(&self, core: &Core, now: Time) {
         let mut closed = 0;
-        self.endpoints.borrow_mut().retain(|_, pooled| {
+        self.endpoints.borrow_mut().retain(|id, pooled| {
             let before = pooled.idle.len();
             let keep = pooled.keep;
+            if core.gauges.wants_connection(*id) {
+                pooled.idle.clear();
+            }
             pooled.idle.retain(|c| !c.stale() && now.since(c.used) < c.idle);
             closed += before - pooled.idle.len();
             pooled.shared.retain(|s| !s.closed() && (s.streams.get() > 0 || now.since(s.used.get()) < keep));
@@ -207,15 +210,24 @@ impl Pool {
 
     /// The least busy shared connection with room for a stream; any, when no more may be opened.
     pub(super) fn take_shared(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+        self.shared(id, now, |shared, open| open >= MAX_SHARED || !shared.full())
+    }
+
+    /// The least busy shared connection, whether it has room or not.
+    pub(super) fn least_busy(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+        self.shared(id, now, |_, _| true)
+    }
+
+    /// The least busy shared connection, where it will do; it is asked with how many are open.
+    fn shared(&self, id: EndpointId, now: Time, will_do: impl Fn(&Shared, usize) -> bool) -> Option<Rc<Shared>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let pooled = endpoints.get_mut(&id)?;
         pooled.shared.retain(|s| !s.closed());
         let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        if pooled.shared.len() < MAX_SHARED && least.full() {
-            return None;
-        }
-        least.used.set(now);
-        Some(least.clone())
+        will_do(least, pooled.shared.len()).then(|| {
+            least.used.set(now);
+            least.clone()
+        })
     }
 }
 
@@ -256,11 +268,11 @@ async fn send1_afresh(
     early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
-    let stream = match connect(endpoint, timeouts).await {
-        Ok(stream) => stream,
+    let (stream, open) = match connect(core, endpoint, timeouts).await {
+        Ok(connected) => connected,
         Err(reason) => return Sent::Unsent(reason),
     };
-    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, Open::new(core));
+    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, open);
     if connection.stale() {
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
@@ -284,29 +296,54 @@ async fn exchange(
     Ok(Lease::Http1(exchange.into_connection()))
 }
 
-/// Counts an open connection to an endpoint.
-pub(super) struct Open {
+/// One of the connections that an endpoint may have.
+struct Claim {
     gauges: Arc<ProxyGauges>,
     core: usize,
+    endpoint: EndpointId,
 }
 
+impl Claim {
+    fn new(core: &Core, endpoint: EndpointId) -> Result<Self, Reason> {
+        if core.gauges.claim_connection(core.index, endpoint) {
+            Ok(Self { gauges: core.gauges.clone(), core: core.index, endpoint })
+        } else {
+            Err(Reason::EndpointConnections)
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.gauges.release_connection(self.core, self.endpoint);
+    }
+}
+
+/// Counts an open connection to an endpoint.
+pub(super) struct Open(Claim);
+
 impl Open {
-    pub(super) fn new(core: &Core) -> Self {
+    fn new(core: &Core, claim: Claim) -> Self {
         core.gauge(|g| {
             g.upstream.add(1);
             g.connected.add(1);
         });
-        Self { gauges: core.gauges.clone(), core: core.index }
+        Self(claim)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.gauges.core(self.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
+        self.0.gauges.core(self.0.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
     }
 }
 
-pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+pub(super) async fn connect(
+    core: &Core,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+) -> Result<(TcpStream, Open), Reason> {
+    let claim = Claim::new(core, endpoint.id)?;
     let connecting = TcpStream::connect(endpoint.address);
     let stream = tokio::time::timeout(timeouts.connect.0, connecting)
         .await
@@ -318,5 +355,5 @@ pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<
         })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok((stream, Open::new(core, claim)))
 }

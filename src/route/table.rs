@@ -182,15 +182,9 @@ fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Op
             }
         }
     }
-    let m = &route.matches;
-    let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
-    let label = match (m.host.as_deref(), path) {
-        (None, None) => "*".to_owned(),
-        (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
-    };
     let timeout = route.timeout.map(|t| t.0).filter(|t| !t.is_zero());
     let idempotent = route.idempotent;
-    Some((matcher, Rule { index, label: label.into(), timeout, idempotent, targets: targets.into() }))
+    Some((matcher, Rule { index, label: route.label().into(), timeout, idempotent, targets: targets.into() }))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod handover;
 mod http2;
 mod leaving;
 mod model_trouble;
+mod overload;
 mod protocols;
 mod recording;
 mod routing_loop;

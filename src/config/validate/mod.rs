@@ -6,6 +6,7 @@
 //!
 //! Nothing here looks at the world: whether a file exists or a port is free is found out by whoever opens it.
 
+mod admission;
 mod mesh;
 mod resilience;
 mod settings;
@@ -123,5 +124,6 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     settings::check(config, &mut findings);
     mesh::check(config, &mut findings);
+    admission::check(config, &mut findings);
     findings.0
 }

@@ -1,6 +1,7 @@
 //! A proxy on a port of its own, endpoints to serve, and clients to ask.
 
 use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
+use crate::admission;
 use crate::balance::{
     Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Published, Retrying, Table, TableOptions,
 };
@@ -130,6 +131,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
         made_at_wall: SystemTime::now(),
         clusters: clusters.collect(),
         routes: routes.clone(),
+        admission: Arc::new(admission::Table::compile(config, traffic.unrouted().cores(), None)),
         ..Generation::empty()
     }
 }

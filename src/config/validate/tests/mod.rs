@@ -1,5 +1,6 @@
 //! Each rule at its bound, just below it and just above it.
 
+mod admission;
 mod mesh;
 mod resilience;
 mod settings;
