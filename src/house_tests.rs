@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 14] = [
-    "config", "links", "observe", "route", "balance", "graph", "record", "health", "scorer", "proxy", "control",
+const ROOMS: [&str; 15] = [
+    "config", "links", "observe", "identity", "route", "balance", "graph", "record", "health", "scorer", "proxy", "control",
     "admin", "demo", "app",
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 9] = [
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
     ("record", &["pingora", "ort::", "tokio::"]),
     ("health", &["pingora", "ort::", "tokio::"]),
+    ("identity", &["pingora", "ort::", "tokio::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),
     ("control", &["pingora", "ort::"]),

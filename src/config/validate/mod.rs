@@ -6,11 +6,14 @@
 //!
 //! Nothing here looks at the world: whether a file exists or a port is free is found out by whoever opens it.
 
+mod identity;
 mod mesh;
 mod settings;
 mod syntax;
 #[cfg(test)]
 mod tests;
+
+pub use syntax::plain_path;
 
 use super::diagnostic::Severity;
 use super::schema::Config;
@@ -122,5 +125,6 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     settings::check(config, &mut findings);
     mesh::check(config, &mut findings);
+    identity::check(config, &mut findings);
     findings.0
 }

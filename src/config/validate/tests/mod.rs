@@ -1,5 +1,6 @@
 //! Each rule at its bound, just below it and just above it.
 
+mod identity;
 mod mesh;
 mod settings;
 
