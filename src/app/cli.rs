@@ -25,7 +25,9 @@ enum Command {
     #[command(after_help = "Examples:
   pathloom run --config /etc/pathloom/pathloom.yaml
   kill -HUP $(pidof pathloom)      reads the file again, as it also does when the file changes
-  kill -TERM $(pidof pathloom)     finishes the requests in flight, then leaves")]
+  kill -TERM $(pidof pathloom)     finishes the requests in flight, then leaves
+
+With `process.handover` in the file, a second `run` takes the first one's place without refusing a connection.")]
     Run(RunArgs),
     /// Says whether a configuration is right: exit code 0, or 64 with every error listed.
     #[command(after_help = "Example:

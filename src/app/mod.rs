@@ -1,7 +1,7 @@
 //! The wiring: builds every room from a configuration and hands each what it needs. No logic of its own.
 //!
 //! Threads of a running sidecar:
-//! - the main thread is Pingora's server: signals, the hand-over of sockets, the end;
+//! - the main thread is Pingora's server: signals, the end; with `process.handover`, one waits for the next process;
 //! - one thread for each serving core (`proxy`), which does nothing but requests;
 //! - one thread named `control` with the slow loop, reloads and the admin port;
 //! - one thread named `scorer` that owns the model; writers of the access log and of traces; the file watcher.
@@ -10,6 +10,7 @@ mod ca;
 mod cli;
 mod reload;
 mod run;
+mod succession;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -4,6 +4,7 @@
 //! log, the recording. The model is not among it: a sidecar without a model serves all the same, by the ladder.
 
 use super::reload::Reloads;
+use super::succession::Succession;
 use super::{EXIT_CONFIG, EXIT_START};
 use crate::admin::{self, AdminState, ConfigState};
 use crate::balance::Published;
@@ -19,16 +20,16 @@ use crate::scorer::{Options, Scorer};
 use arc_swap::ArcSwap;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// How long the last log lines and spans may take to go out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Where a next process would ask for the sockets. Nobody asks yet: `run` has no flag for it.
-const UPGRADE_SOCKET: &str = "/tmp/pathloom-upgrade.sock";
+/// The admin port's name among the sockets that a next process gets.
+pub(super) const ADMIN: &str = "admin";
 
 /// The most open files to ask for: Linux's own bound (`fs.nr_open`), above which it refuses.
 const MAX_OPEN_FILES: u64 = 1 << 20;
@@ -72,7 +73,7 @@ fn raise_open_files() {
     }
 }
 
-type StartError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type StartError = Box<dyn std::error::Error + Send + Sync>;
 
 fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError> {
     let config = Arc::new(loaded.config);
@@ -98,7 +99,11 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     )?);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let admin_listener = runtime.block_on(admin::bind(config.admin.listen))?;
+    let mut succession = Succession::begin(config.process.handover.as_deref())?;
+    let admin_listener = match succession.inherited(ADMIN, config.admin.listen) {
+        Some(listener) => listener,
+        None => runtime.block_on(admin::bind(config.admin.listen))?.into_std()?,
+    };
     let admin_address = admin_listener.local_addr()?;
     let scorer = Scorer::start(Options::from(&config.model));
     let _ending = EndsScoring(scorer.clone());
@@ -118,6 +123,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     // The listeners are those of the first generation; its weights are equal until the model has spoken.
     control.publish_first();
     let accepting = Arc::new(AtomicBool::new(false));
+    let (serves, served) = mpsc::channel();
     let proxy = Proxy::bind(ProxyOptions {
         published: published.clone(),
         clock,
@@ -128,14 +134,19 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         sink: reporting.clone(),
         alarm: Arc::new(RingsBell(bell)),
         unrouted: traffic.unrouted().clone(),
-        inherit: false,
+        inherited: Mutex::new(std::mem::take(&mut succession.sockets)),
         on_bind_error: Box::new(|error| tracing::error!("a listener of the new configuration is not served: {error}")),
         on_ready: {
             let accepting = accepting.clone();
-            Box::new(move || accepting.store(true, Relaxed))
+            Box::new(move || {
+                accepting.store(true, Relaxed);
+                // Nobody listens where there is no hand-over.
+                let _ = serves.send(());
+            })
         },
     })?;
     let drain = proxy.drain();
+    let succeeded = succession.start(served, proxy.listening(), &admin_listener, drain.clone())?;
     let gauges = proxy.gauges();
     let state = Arc::new(AdminState {
         published: published.clone(),
@@ -171,16 +182,17 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                     watcher.trigger();
                 }
             };
-            tokio::join!(
-                control.run(),
-                admin::serve(admin_listener, state, std::future::pending()),
-                reloads.follow(events),
-                on_hang_up,
-            );
+            let admin = async {
+                match tokio::net::TcpListener::from_std(admin_listener) {
+                    Ok(listener) => admin::serve(listener, state, succeeded.notified()).await,
+                    Err(error) => tracing::error!(%error, "the admin port is not served"),
+                }
+            };
+            tokio::join!(control.run(), admin, reloads.follow(events), on_hang_up,);
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));
-    let mut server = proxy::chassis(false, UPGRADE_SOCKET);
+    let mut server = proxy::chassis();
     server.add_service(proxy);
     proxy::run(server, &drain);
     if !reporting.close(LAST_WORDS) {

@@ -36,6 +36,7 @@ read_at_start! {
     "admin.listen" => admin.listen;
     "process.threads" => process.threads;
     "process.drain" => process.drain;
+    "process.handover" => process.handover;
     // The library stays loaded, and its environment with it.
     "model.engine" => model.engine;
     "model.device" => model.device;

@@ -68,6 +68,9 @@ pub struct Process {
     pub threads: Auto<usize>,
     /// How long requests in flight may take to finish after SIGTERM.
     pub drain: Timespan,
+    /// A Unix socket by which the next process takes this one's place: one that is started with the same path takes the
+    /// listening sockets over, and this one leaves once the other serves. No connection is refused between.
+    pub handover: Option<PathBuf>,
 }
 
 /// What holds for every listener.
@@ -443,7 +446,7 @@ impl Default for Admin {
 
 impl Default for Process {
     fn default() -> Self {
-        Self { threads: Auto::Auto, drain: secs(25) }
+        Self { threads: Auto::Auto, drain: secs(25), handover: None }
     }
 }
 

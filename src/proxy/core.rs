@@ -12,6 +12,7 @@ use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
 use super::shared;
+use super::sockets;
 use super::upstream::Pool;
 use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
@@ -22,7 +23,6 @@ use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
 use rand::rngs::SmallRng;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,9 +38,9 @@ const REST: Duration = Duration::from_millis(50);
 /// What a core is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Serve this socket; the address is the configured one.
+    /// Serve this socket, too; the address is the configured one.
     Listen(SocketAddr, std::net::TcpListener),
-    /// Close the socket of this configured address.
+    /// Close the sockets of this configured address.
     Close(SocketAddr),
     /// Leave.
     Drain,
@@ -187,7 +187,7 @@ pub(super) fn run(
 
 async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let driver = tokio::task::spawn_local(core.deadlines.clone().drive());
-    let mut accepting: HashMap<SocketAddr, Accepting> = HashMap::new();
+    let mut accepting: Vec<Accepting> = Vec::new();
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -202,17 +202,17 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                                 .unwrap_or_else(|_| HeaderValue::from_static(""));
                             let listener = Rc::new(Listener { address, name, closed: Cell::new(false) });
                             let accepts = accept(core.clone(), socket, listener.clone(), close.clone());
-                            accepting.insert(address, (listener, close, tokio::task::spawn_local(accepts)));
+                            accepting.push((listener, close, tokio::task::spawn_local(accepts)));
                         }
                         Err(error) => tracing::error!(%address, %error, core = core.index, "cannot serve a listener"),
                     }
                 }
                 Some(Command::Close(address)) => {
-                    if let Some((listener, close, _)) = accepting.remove(&address) {
+                    for (listener, close, _) in accepting.extract_if(.., |(listener, ..)| listener.address == address) {
                         close.notify_one();
                         listener.closed.set(true);
-                        core.deadlines.wake_all();
                     }
+                    core.deadlines.wake_all();
                 }
                 Some(Command::Drain) => break,
                 Some(Command::Stop) | None => return,
@@ -220,7 +220,7 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
             _ = sweep.tick() => core.pool.sweep(&core, core.clock.now()),
         }
     }
-    for (_, close, task) in accepting.into_values() {
+    for (_, close, task) in accepting {
         close.notify_one();
         // Only a panic could end it otherwise, and then there is nothing left to close.
         let _ = task.await;
@@ -263,7 +263,8 @@ async fn accept(core: Rc<Core>, socket: TcpListener, listener: Rc<Listener>, clo
     }
     // Asked of the kernel itself: the runtime says that nothing waits when its budget or its last news says so.
     let Ok(socket) = socket.into_std() else { return };
-    loop {
+    // No more than were queued: another process may listen on, and new ones are for it.
+    for _ in 0..sockets::BACKLOG {
         match socket.accept() {
             Ok((stream, peer)) => {
                 if stream.set_nonblocking(true).is_ok()

@@ -1,6 +1,6 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
-//! Pingora's `Server` and `Service` are the chassis (threads' life, signals, the hand-over of sockets); requests run on
+//! Pingora's `Server` and `Service` are the chassis (threads' life, signals); requests run on
 //! connections of our own, those of HTTP/2 on the `h2` crate: by counted instructions hyper's took a third more. One
 //! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
 //! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
@@ -20,7 +20,8 @@
 //! | `wire1` | what HTTP/1.1 needs on both sides |
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `failure` | the answer when there is none |
-//! | `sockets`, `io`, `gauges` | what it says |
+//! | `sockets`, `handover` | listening sockets, and how the next process gets them |
+//! | `io`, `gauges` | what it says |
 //!
 //! What it deliberately does not do: repeat a request that was written to an endpoint (but for the one race that
 //! `upstream` tells of), collect a body, serve CONNECT, or answer from a cache.
@@ -38,6 +39,7 @@ mod failure;
 mod flight;
 mod forward;
 mod gauges;
+mod handover;
 mod headers;
 mod http2;
 mod ids;
@@ -55,8 +57,9 @@ mod wire1;
 
 pub use clock::Clock;
 pub use gauges::{GaugesSnapshot, ProxyGauges};
+pub use handover::{HandoverError, Offer, Sockets, Taken, take};
 pub use service::{Drain, DrainOnSignal, Proxy, ProxyOptions, chassis, run};
-pub use sockets::BindError;
+pub use sockets::{BindError, Listening};
 
 use crate::links::NodeCell;
 use crate::observe::Reason;

@@ -11,13 +11,14 @@
 //! ```
 //!
 //! Pingora sleeps its whole grace period on SIGTERM, idle or not. So its grace is zero and `DrainOnSignal` drains
-//! before it tells Pingora that the signal came. On SIGQUIT Pingora first hands the sockets over, then `run` drains.
+//! before it tells Pingora that the signal came.
 
 use super::Alarm;
 use super::clock::Clock;
 use super::core::{self, Command};
 use super::gauges::ProxyGauges;
-use super::sockets::{self, BindError, Bound};
+use super::handover::Sockets;
+use super::sockets::{self, BindError, Bound, Listening};
 use crate::balance::Published;
 use crate::config::ListenerDefaults;
 use crate::observe::{AccessSink, Traffic};
@@ -58,8 +59,8 @@ pub struct ProxyOptions {
     pub alarm: Arc<dyn Alarm>,
     /// Counts requests that reached no cluster.
     pub unrouted: Arc<Traffic>,
-    /// Take the sockets of a running process instead of binding.
-    pub inherit: bool,
+    /// Sockets of the process before, which are taken instead of binding. Those that no listener wants are closed.
+    pub inherited: Mutex<Sockets>,
     /// Is told of listeners that a reload brought and that cannot be bound. The rest works on, and they are tried again.
     pub on_bind_error: Box<dyn Fn(&BindError) + Send + Sync>,
     /// Is called once when all listeners are served.
@@ -147,22 +148,33 @@ pub struct Proxy {
     gauges: Arc<ProxyGauges>,
     drain: Drain,
     bound: BTreeMap<SocketAddr, Bound>,
+    listening: Listening,
 }
 
 impl Proxy {
-    /// Binds every listener of the current generation, unless the sockets are to be inherited.
+    /// Binds every listener of the current generation, or takes its sockets over.
     ///
     /// # Errors
     /// When an address cannot be listened on; the error names it.
     pub fn bind(options: ProxyOptions) -> Result<Self, BindError> {
-        let mut bound = BTreeMap::new();
-        if !options.inherit {
-            for address in options.published.load().routes.listeners() {
-                bound.insert(address, sockets::bind(address, options.cores.max(1))?);
-            }
+        let (mut bound, listening, cores) = (BTreeMap::new(), Listening::default(), options.cores.max(1));
+        let mut inherited = std::mem::take(&mut *options.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        for address in options.published.load().routes.listeners() {
+            let sockets = match sockets::adopt(&mut inherited, address, cores)? {
+                Some(sockets) => sockets,
+                None => sockets::bind(address, cores)?,
+            };
+            listening.enter(address, &sockets);
+            bound.insert(address, sockets);
         }
         let gauges = Arc::new(ProxyGauges::new(options.cores));
-        Ok(Self { options: Arc::new(options), gauges, drain: Drain::new(), bound })
+        Ok(Self { options: Arc::new(options), gauges, drain: Drain::new(), bound, listening })
+    }
+
+    /// The sockets that are listened on, for a next process.
+    #[must_use]
+    pub fn listening(&self) -> Listening {
+        self.listening.clone()
     }
 
     /// What the data path holds at the moment.
@@ -186,18 +198,8 @@ impl Proxy {
     /// Starts the control thread and the cores.
     ///
     /// # Errors
-    /// When sockets cannot be taken over or bound, or threads cannot be started.
-    pub(super) fn start(&mut self, fds: Option<ListenFds>) -> std::io::Result<()> {
-        if let Some(fds) = &fds {
-            if self.options.inherit {
-                let listeners: Vec<_> = self.options.published.load().routes.listeners().collect();
-                self.bound =
-                    sockets::adopt(fds, &listeners, self.options.cores.max(1)).map_err(std::io::Error::other)?;
-            } else {
-                let mut table = fds.lock();
-                self.bound.iter().for_each(|(address, bound)| sockets::enter(&mut table, *address, bound));
-            }
-        }
+    /// When threads cannot be started.
+    pub(super) fn start(&mut self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut control = Control {
             options: self.options.clone(),
@@ -206,7 +208,7 @@ impl Proxy {
             routes: self.options.published.load().routes.clone(),
             serving: BTreeSet::new(),
             refused: BTreeSet::new(),
-            fds,
+            listening: self.listening.clone(),
         };
         control.launch(&self.gauges)?;
         for (address, bound) in std::mem::take(&mut self.bound) {
@@ -225,8 +227,8 @@ impl Proxy {
 
 #[async_trait]
 impl Service for Proxy {
-    async fn start_service(&mut self, fds: Option<ListenFds>, mut shutdown: ShutdownWatch, _listeners_per_fd: usize) {
-        if let Err(error) = self.start(fds) {
+    async fn start_service(&mut self, _fds: Option<ListenFds>, mut shutdown: ShutdownWatch, _per_fd: usize) {
+        if let Err(error) = self.start() {
             tracing::error!(%error, "the data path cannot start");
             self.drain.advance(Phase::Done);
             return;
@@ -247,12 +249,6 @@ impl Service for Proxy {
         // It only waits: the cores are threads of their own.
         Some(1)
     }
-
-    fn listen_addresses(&self) -> Option<Vec<String>> {
-        let cores = self.options.cores.max(1);
-        let generation = self.options.published.load();
-        Some(generation.routes.listeners().flat_map(|a| (0..cores).map(move |core| sockets::key(a, core))).collect())
-    }
 }
 
 /// What the control thread holds.
@@ -264,7 +260,7 @@ struct Control {
     serving: BTreeSet<SocketAddr>,
     /// Reported and not bound yet.
     refused: BTreeSet<SocketAddr>,
-    fds: Option<ListenFds>,
+    listening: Listening,
 }
 
 impl Control {
@@ -284,7 +280,8 @@ impl Control {
     }
 
     fn listen(&mut self, address: SocketAddr, bound: Bound) {
-        for (core, socket) in self.cores.iter().zip(bound.sockets) {
+        // Of a process with more cores there are more sockets than cores.
+        for (core, socket) in self.cores.iter().cycle().zip(bound.sockets) {
             // A core that is gone was reported when it went.
             let _ = core.send(Command::Listen(address, socket));
         }
@@ -300,9 +297,7 @@ impl Control {
                 _ = follow.tick() => self.follow(),
             }
         }
-        if let Some(fds) = &self.fds {
-            sockets::remove(&mut fds.lock(), |key| key.contains('#'));
-        }
+        self.listening.forget_all();
         self.tell(|| Command::Drain);
         let mut last_look = tokio::time::interval(Duration::from_millis(5));
         let all_left = async {
@@ -341,11 +336,7 @@ impl Control {
         self.routes = routes;
         let gone: Vec<SocketAddr> = self.serving.difference(&wanted).copied().collect();
         for address in gone {
-            if let Some(fds) = &self.fds {
-                sockets::remove(&mut fds.lock(), |key| {
-                    key.rsplit_once('#').is_some_and(|(a, _)| a == address.to_string())
-                });
-            }
+            self.listening.forget(address);
             self.tell(|| Command::Close(address));
             self.serving.remove(&address);
         }
@@ -354,9 +345,7 @@ impl Control {
         for address in new {
             match sockets::bind(address, self.options.cores.max(1)) {
                 Ok(bound) => {
-                    if let Some(fds) = &self.fds {
-                        sockets::enter(&mut fds.lock(), address, &bound);
-                    }
+                    self.listening.enter(address, &bound);
                     self.listen(address, bound);
                 }
                 Err(error) => {
@@ -369,8 +358,7 @@ impl Control {
     }
 }
 
-/// Signals: SIGTERM drains and then ends the process, a second one or SIGINT ends it at once, SIGQUIT hands the
-/// sockets to the next process.
+/// Signals: SIGTERM or SIGQUIT drains and then ends the process, a second one or SIGINT ends it at once.
 #[derive(Debug)]
 pub struct DrainOnSignal(pub Drain);
 
@@ -390,7 +378,7 @@ impl ShutdownSignalWatch for DrainOnSignal {
                 drain.stop();
                 return ShutdownSignal::FastShutdown;
             }
-            _ = quit.recv() => return ShutdownSignal::GracefulUpgrade,
+            _ = quit.recv() => drain.begin(),
             () = drain.reached(Phase::Draining) => {}
         }
         tokio::select! {
@@ -407,19 +395,16 @@ impl ShutdownSignalWatch for DrainOnSignal {
     }
 }
 
-/// A Pingora server whose own grace periods are zero. With `upgrade` it takes the sockets of the process that listens
-/// on `upgrade_socket` for that.
+/// A Pingora server whose own grace periods are zero.
 #[must_use]
-pub fn chassis(upgrade: bool, upgrade_socket: &str) -> Server {
-    let opt = Opt { upgrade, ..Opt::default() };
+pub fn chassis() -> Server {
     let conf = ServerConf {
         threads: 1,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
-        upgrade_sock: upgrade_socket.into(),
         ..ServerConf::default()
     };
-    let mut server = Server::new_with_opt_and_conf(opt, conf);
+    let mut server = Server::new_with_opt_and_conf(Opt::default(), conf);
     server.bootstrap();
     server
 }

@@ -1,24 +1,19 @@
-//! Listening sockets: one for each listener and core, bound before anything else starts, and handed over to the next
-//! process through Pingora's table of descriptors.
+//! Listening sockets: one for each listener and core, bound before anything else starts, or taken over from the process
+//! before (`handover`).
 //!
 //! All sockets of a listener share the address by `SO_REUSEPORT`, so the kernel spreads connections over the cores. It
 //! would also let two proxies share it by mistake, so the address is first tried without: whoever holds it then makes
 //! the start fail with the address named.
-//!
-//! **Hand-over.** Each socket stands in Pingora's table under `ADDRESS#CORE`, by number; the cores own them. A process
-//! that takes over finds them there and takes each by `pidfd_getfd` on itself, the one safe way from a number to an
-//! owned descriptor, and then closes the number's own. Pingora passes on at most 32 sockets and 2 KiB of keys.
 
-use pingora::server::{Fds, ListenFds};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use super::handover::Sockets;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many connections wait in the kernel for a core to accept them.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// An address that could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -72,75 +67,64 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket's name in Pingora's table.
-pub(super) fn key(address: SocketAddr, core: usize) -> String {
-    format!("{address}#{core}")
+/// Takes a listener's sockets from those that another process handed over, all of them: connections may wait at each.
+/// What is missing up to one a core is bound; `None` when there is none of this listener.
+pub(super) fn adopt(sockets: &mut Sockets, address: SocketAddr, cores: usize) -> Result<Option<Bound>, BindError> {
+    let prefix = format!("{address}#");
+    let mut adopt = || -> io::Result<Option<Bound>> {
+        let names: Vec<String> = sockets.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
+        let mut inherited: Vec<TcpListener> = names.iter().filter_map(|n| sockets.remove(n)).map(Into::into).collect();
+        let Some(first) = inherited.first() else { return Ok(None) };
+        let actual = first.local_addr()?;
+        inherited.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+        while inherited.len() < cores {
+            let next = socket(actual, true)?;
+            next.listen(BACKLOG)?;
+            inherited.push(next.into());
+        }
+        Ok(Some(Bound { actual, sockets: inherited }))
+    };
+    adopt().map_err(|source| BindError { address, source })
 }
 
-/// Takes the sockets that another process handed over; what is missing is bound. Sockets that nobody claims are closed.
-pub(super) fn adopt(
-    fds: &ListenFds,
-    listeners: &[SocketAddr],
-    cores: usize,
-) -> Result<BTreeMap<SocketAddr, Bound>, BindError> {
-    let mut table = fds.lock();
-    let mut all = BTreeMap::new();
-    for address in listeners {
-        let inherited: Vec<_> = (0..cores).filter_map(|core| table.get(&key(*address, core)).copied()).collect();
-        let sockets = inherited.into_iter().map(own).collect::<io::Result<Vec<_>>>();
-        let named = |source| BindError { address: *address, source };
-        let mut sockets = sockets.map_err(named)?;
-        let bound = match sockets.first().map(TcpListener::local_addr) {
-            None => bind(*address, cores)?,
-            Some(actual) => {
-                let actual = actual.map_err(named)?;
-                while sockets.len() < cores {
-                    let next = socket(actual, true).and_then(|s| s.listen(BACKLOG).map(|()| s)).map_err(named)?;
-                    sockets.push(next.into());
-                }
-                Bound { actual, sockets }
-            }
+/// The sockets that are listened on, once more, for the process that takes this one's place.
+#[derive(Debug, Clone, Default)]
+pub struct Listening(Arc<Mutex<BTreeMap<SocketAddr, Vec<TcpListener>>>>);
+
+impl Listening {
+    /// Sockets of their own for another process, under the names by which it finds them.
+    #[must_use]
+    pub fn sockets(&self) -> Sockets {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |(address, sockets): (&SocketAddr, &Vec<TcpListener>)| {
+            let address = *address;
+            let named = |(index, socket): (usize, &TcpListener)| {
+                socket.try_clone().map(|socket| (format!("{address}#{index}"), socket.into()))
+            };
+            // One that cannot be copied (no descriptor is left) is bound anew by the other process.
+            sockets.iter().enumerate().map(named).filter_map(Result::ok).collect::<Vec<_>>()
         };
-        all.insert(*address, bound);
+        all.iter().flat_map(of).collect()
     }
-    // Ours are owned now; the numbers that came with the table are not needed any more.
-    let (keys, _) = table.serialize();
-    let others: HashSet<String> = keys.into_iter().filter(|k| !k.contains('#')).collect();
-    table.close_unclaimed(&others);
-    for (address, bound) in &all {
-        enter(&mut table, *address, bound);
+
+    pub(super) fn enter(&self, address: SocketAddr, bound: &Bound) {
+        let sockets = bound.sockets.iter().filter_map(|socket| socket.try_clone().ok()).collect();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, sockets);
     }
-    Ok(all)
-}
 
-fn own(number: i32) -> io::Result<TcpListener> {
-    let this: Pid = getpid();
-    let process = pidfd_open(this, PidfdFlags::empty())?;
-    let socket = Socket::from(pidfd_getfd(process, number, PidfdGetfdFlags::empty())?);
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
-/// Enters a listener's sockets into the table. They must be taken out before they are closed.
-pub(super) fn enter(table: &mut Fds, address: SocketAddr, bound: &Bound) {
-    for (core, socket) in bound.sockets.iter().enumerate() {
-        table.add(key(address, core), socket.as_raw_fd());
+    /// Forgets a listener that is to be closed: its sockets would stay open here.
+    pub(super) fn forget(&self, address: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
     }
-}
 
-/// Takes sockets out of the table, so that a stale number is never handed over.
-pub(super) fn remove(table: &mut Fds, gone: impl Fn(&str) -> bool) {
-    let (keys, numbers) = table.serialize();
-    let (keys, numbers) = keys.into_iter().zip(numbers).filter(|(key, _)| !gone(key)).unzip();
-    *table = Fds::new();
-    table.deserialize(keys, numbers);
+    pub(super) fn forget_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::IntoRawFd;
-    use std::sync::Arc;
 
     #[test]
     fn an_address_in_use_is_named() {
@@ -153,29 +137,31 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_handed_over_and_the_missing_ones_bound() {
-        let before = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-        let address = before.actual;
-        // As they come out of the other process: numbers that nobody owns.
-        let mut table = Fds::new();
-        table.add(key(address, 0), before.sockets[0].try_clone().unwrap().into_raw_fd());
-        let gone = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-        table.add(key(gone.actual, 0), gone.sockets[0].try_clone().unwrap().into_raw_fd());
-        table.add("admin".into(), 0);
-        drop((before, gone.sockets));
-        let fds: ListenFds = Arc::new(table.into());
-        let adopted = adopt(&fds, &[address], 2).unwrap();
-        let sockets = &adopted[&address].sockets;
-        assert_eq!((sockets.len(), adopted[&address].actual), (2, address));
-        for _ in 0..20 {
-            std::net::TcpStream::connect(address).unwrap();
+    fn all_sockets_of_a_listener_are_taken_over_and_the_missing_ones_bound() {
+        let before = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let other = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let listening = Listening::default();
+        listening.enter(before.actual, &before);
+        listening.enter(other.actual, &other);
+        for cores in [1, 3] {
+            let mut sockets = listening.sockets();
+            assert_eq!(sockets.len(), 3);
+            let adopted = adopt(&mut sockets, before.actual, cores).unwrap().unwrap();
+            assert_eq!((adopted.sockets.len(), adopted.actual), (cores.max(2), before.actual));
+            assert!(adopt(&mut sockets, before.actual, cores).unwrap().is_none(), "they can be taken once");
+            assert_eq!(sockets.len(), 1, "the other listener's is left");
+            for _ in 0..20 {
+                std::net::TcpStream::connect(before.actual).unwrap();
+            }
+            let accepted =
+                adopted.sockets.iter().map(|s| std::iter::from_fn(|| s.accept().ok()).count()).sum::<usize>();
+            assert_eq!(accepted, 20, "none waits at a socket that nobody serves");
         }
-        let accepted = sockets.iter().map(|s| std::iter::from_fn(|| s.accept().ok()).count()).sum::<usize>();
-        assert_eq!(accepted, 20, "none waits at a socket that nobody serves");
-        assert!(std::net::TcpStream::connect(gone.actual).is_err(), "what nobody claims is closed");
-        let mut table = fds.lock();
-        assert!(table.get(&key(address, 1)).is_some() && table.get("admin").is_some());
-        remove(&mut table, |key| key.contains('#'));
-        assert_eq!(table.serialize().0, ["admin"]);
+        listening.forget(other.actual);
+        drop(other.sockets);
+        assert_eq!(listening.sockets().len(), 2);
+        listening.forget_all();
+        drop(before.sockets);
+        assert!(std::net::TcpStream::connect(before.actual).is_err(), "nothing keeps them open");
     }
 }

@@ -21,6 +21,7 @@ mod dead_upstream;
 mod fleet_itself;
 mod foreign_clients;
 mod grpc;
+mod handover;
 mod http2;
 mod leaving;
 mod model_trouble;

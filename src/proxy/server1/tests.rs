@@ -14,6 +14,7 @@ use http::HeaderValue;
 use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -43,7 +44,7 @@ fn core() -> Rc<Core> {
         sink: Arc::new(Nobody),
         alarm: Arc::new(Nobody),
         unrouted: TrafficRegistry::new(1).unrouted().clone(),
-        inherit: false,
+        inherited: Mutex::default(),
         on_bind_error: Box::new(|_| {}),
         on_ready: Box::new(|| {}),
     };

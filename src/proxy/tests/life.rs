@@ -252,7 +252,7 @@ fn a_pingora_server_carries_it_and_ends_with_the_drain() {
     let (proxy, parts) = TestProxy::unstarted(&config(Http1, &[server.address]), 2, |_| {});
     let address = parts.address;
     let drain = proxy.drain();
-    let mut chassis = crate::proxy::chassis(false, "/tmp/pathloom-test-unused.sock");
+    let mut chassis = crate::proxy::chassis();
     chassis.add_service(proxy);
     let running = {
         let drain = drain.clone();

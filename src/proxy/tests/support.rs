@@ -173,7 +173,7 @@ impl TestProxy {
 
     pub fn start_with(config: &Config, cores: usize, change: impl FnOnce(&mut ProxyOptions)) -> Self {
         let (mut proxy, test) = Self::unstarted(config, cores, change);
-        proxy.start(None).unwrap();
+        proxy.start().unwrap();
         test
     }
 
@@ -193,7 +193,7 @@ impl TestProxy {
             sink: log.clone(),
             alarm: alarms.clone(),
             unrouted: traffic.unrouted().clone(),
-            inherit: false,
+            inherited: Mutex::default(),
             on_bind_error: {
                 let errors: Arc<Mutex<Vec<String>>> = bind_errors.clone();
                 Box::new(move |e| errors.lock().unwrap().push(e.to_string()))
