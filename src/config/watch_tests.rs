@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::load::load_file;
 use crate::config::touch::{POLL, SETTLE};
+use std::path::Path;
 use std::fs;
 use std::os::unix::fs::symlink;
 use tokio::sync::mpsc::Receiver as Events;

@@ -45,6 +45,14 @@ pub struct Secured {
     pub name: ServerName<'static>,
 }
 
+impl PartialEq for Dial {
+    fn eq(&self, other: &Self) -> bool {
+        self.serial == other.serial
+    }
+}
+
+impl Eq for Dial {}
+
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dial").field("serial", &self.serial).field("tls", &self.tls).finish_non_exhaustive()

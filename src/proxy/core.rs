@@ -18,6 +18,7 @@ use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
 use crate::config::ListenerDefaults;
+use crate::identity::Identities;
 use crate::observe::{AccessSink, Traffic};
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
@@ -90,6 +91,7 @@ pub(super) struct Core {
     pub sink: Arc<dyn AccessSink>,
     pub alarm: Arc<dyn Alarm>,
     pub unrouted: Arc<Traffic>,
+    pub identities: Arc<Identities>,
     pub draining: Cell<bool>,
     pub connections: Cell<usize>,
     /// A connection ended.
@@ -120,6 +122,7 @@ impl Core {
             sink: options.sink.clone(),
             alarm: options.alarm.clone(),
             unrouted: options.unrouted.clone(),
+            identities: options.identities.clone(),
             draining: Cell::new(false),
             connections: Cell::new(0),
             freed: Notify::new(),

@@ -44,6 +44,7 @@ fn core() -> Rc<Core> {
         sink: Arc::new(Nobody),
         alarm: Arc::new(Nobody),
         unrouted: TrafficRegistry::new(1).unrouted().clone(),
+        identities: Arc::default(),
         inherited: Mutex::default(),
         on_bind_error: Box::new(|_| {}),
         on_ready: Box::new(|| {}),
