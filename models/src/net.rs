@@ -18,10 +18,10 @@
 //! agg_i = sum_j w_ij (W2 h_j | e_ij) / sum_j w_ij                            zero for a node that calls nobody
 //! h_i'  = h_i + relu(W1 h_i + b + U agg_i)
 //! ```
-//! This is attention with `a` split over the concatenation, so that `[W1 | W2 | k | q]` is one matrix product per layer;
-//! the softmax's denominator is one more column of the same sum. The logits are clamped instead of having their maximum
-//! subtracted: exp(CLAMP) is far from overflow, and one pass over the edges is saved. Messages are `MESSAGE` wide and U
-//! acts on the sum because it is linear: that moves a product from E rows to N rows.
+//! This is attention with `a` split over the concatenation, so that `W1 h`, `W2 h`, `k h` and `q h` are products of N rows. The
+//! logits are clamped instead of having their maximum subtracted: exp(CLAMP) is far from overflow, and one pass over the
+//! edges is saved. Messages are `MESSAGE` wide and U acts on the sum because it is linear: that moves a product from E
+//! rows to N rows. The middle row of U acts on what every edge says, a one, so only a node that calls nobody does without it.
 //!
 //! **Alike.** A link that nobody knows is most like the caller's links to other replicas of the same service, and the
 //! inputs do not name services. So each called node has `ALIKE` positive numbers phi, learned from its features (how
@@ -35,8 +35,11 @@
 //! Unknown (NaN) is a value of its own: each column comes with a column that says whether it is known. All
 //! normalisation is here. Outputs are finite for every input, infinities included: all inputs are clipped.
 
-use crate::Result;
-use crate::ops::{Inputs, Ops};
+mod forward;
+
+pub use forward::forward;
+pub(crate) use forward::{answers, bounded, known, normal, parts};
+
 use crate::variant::Variant;
 use crate::weights::{Spec, Start};
 use pathloom::graph::features::{EDGE_FEATURES, NODE_FEATURES};
@@ -172,29 +175,9 @@ pub(crate) fn specs(variant: Variant) -> Vec<Spec> {
     add("prior", (1, 1), Start::Constant(-3.9), true);
     add("node.in.w", (2 * FN, HIDDEN), Start::Random(1.0), true);
     add("node.in.b", (1, HIDDEN), Start::Constant(0.0), true);
-    add(
-        "pick.edges",
-        (FE, ANCHORS),
-        Start::Values(picks(|f| if let From::Edge(c) = f { Some(c) } else { None }, FE)),
-        false,
-    );
-    add(
-        "pick.called",
-        (FN, ANCHORS),
-        Start::Values(picks(|f| if let From::Called(c) = f { Some(c) } else { None }, FN)),
-        false,
-    );
-    add("order", (1, ANCHORS), Start::Values(LIST.iter().map(|a| a.order).collect()), false);
-    add("sum.anchors", (ANCHORS, 1), Start::Constant(1.0), false);
-    if variant.alike {
-        add("sum.alike", (ALIKE, 1), Start::Constant(1.0), false);
-    }
-    add("sum.answers", (ANSWERS * ANCHORS, ANSWERS), Start::Values(blocks()), false);
     add("ends", (HIDDEN, 2 * EDGE + ALIKE), Start::Random(0.5), true);
     add("edge.in.w", (2 * FE + EXTRA, EDGE), Start::Random(1.0), true);
     add("edge.in.b", (1, EDGE), Start::Constant(0.0), true);
-    add("edge.ones.w", (FE, 1), Start::Constant(0.0), false);
-    add("edge.ones.b", (1, 1), Start::Constant(1.0), false);
     let sent = MESSAGE + 1 + if variant.edges { EDGE } else { 0 };
     if variant.edges && variant.layers > 0 {
         add("edge.attention", (EDGE, variant.layers), Start::Random(0.3), true);
@@ -242,228 +225,4 @@ pub(crate) fn features_specs() -> Vec<Spec> {
                 .map(|(part, value)| Spec::new(&format!("{kind}.{part}"), (1, *width), Start::Constant(value), false))
         })
         .collect()
-}
-
-/// `[width, ANCHORS]`: a one where an anchor is a column.
-fn picks(column: fn(From) -> Option<usize>, width: usize) -> Vec<f32> {
-    (0..width).flat_map(|row| LIST.iter().map(move |a| f32::from(u8::from(column(a.from) == Some(row))))).collect()
-}
-
-/// `[ANSWERS * ANCHORS, ANSWERS]`: sums each answer's anchors.
-fn blocks() -> Vec<f32> {
-    (0..ANSWERS * ANCHORS)
-        .flat_map(|row| (0..ANSWERS).map(move |column| f32::from(u8::from(row / ANCHORS == column))))
-        .collect()
-}
-
-/// What is known of a matrix of features.
-pub(crate) struct Known<V> {
-    /// 1 or 0.
-    pub mask: V,
-    /// Logarithms, 0 where unknown.
-    pub logs: V,
-    /// Normalised logarithms, 0 where unknown.
-    pub normal: V,
-    /// The values, 0 where unknown.
-    pub raw: V,
-}
-
-/// Runs the network.
-///
-/// # Errors
-/// When an operation fails, such as a weight that is missing or of the wrong shape.
-pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Outputs<O::Value>> {
-    let nodes = known(o, &inputs.nodes, &NODE_EPS, "node")?;
-    let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
-    let start = o.relu(&o.linear(&o.concat(&[nodes.normal.clone(), nodes.mask.clone()])?, "node.in")?)?;
-    let [of_called, of_caller, alike] = parts(o.split(&o.matmul(&start, "ends")?, &[EDGE, EDGE, ALIKE])?)?;
-    let anchors = anchors(o, inputs, &nodes, &edges, variant.alike.then_some(&alike))?;
-    let own = o.linear(&o.concat(&[edges.normal.clone(), edges.mask.clone(), anchors.extra.clone()])?, "edge.in")?;
-    let own = o.add(&own, &o.gather(&of_called, &inputs.called)?)?;
-    let e = o.relu(&o.add(&own, &o.gather(&of_caller, &inputs.caller)?)?)?;
-    let ones = o.linear(&edges.mask, "edge.ones")?;
-
-    let (mut h, mut attention) = (start, ones.clone());
-    let logits = if variant.edges && variant.layers > 0 {
-        o.split(&o.matmul(&e, "edge.attention")?, &vec![1; variant.layers])?
-    } else {
-        Vec::new()
-    };
-    let beside = if variant.edges { o.concat(&[ones, e.clone()])? } else { ones };
-    for layer in 0..variant.layers {
-        let product = o.linear(&h, &format!("layer{layer}.nodes"))?;
-        let [own, message, key, query] = parts(o.split(&product, &[HIDDEN, MESSAGE, 1, 1])?)?;
-        let mut logit = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
-        if let Some(of_edge) = logits.get(layer) {
-            logit = o.add(&logit, of_edge)?;
-        }
-        let weight = o.exp(&o.clip(&o.leaky_relu(&logit, SLOPE)?, -CLAMP, CLAMP)?)?;
-        let sent = o.concat(&[o.gather(&message, &inputs.called)?, beside.clone()])?;
-        let width = MESSAGE + 1 + if variant.edges { EDGE } else { 0 };
-        let sum = o.scatter_sum(&o.mul(&sent, &weight)?, width, &inputs.caller)?;
-        // Any real total is at least exp(-CLAMP) = 4.5e-5, so this only keeps nodes without calls from dividing by 0.
-        let total = o.clip(&o.columns(&sum, MESSAGE, 1)?, 1e-6, f32::MAX)?;
-        let heard = o.div(&o.matmul(&sum, &format!("layer{layer}.heard"))?, &total)?;
-        h = o.add(&h, &o.relu(&o.add(&own, &heard)?)?)?;
-        if layer + 1 == variant.layers {
-            attention = o.div(&weight, &o.gather(&total, &inputs.caller)?)?;
-        }
-    }
-
-    let [of_called, of_caller, of_load] = parts(o.split(&o.linear(&h, "read.nodes")?, &[READ, READ, LOAD])?)?;
-    let node_load = load(o, &nodes, &of_load)?;
-
-    let called = o.gather_index(&inputs.called, &inputs.path_links)?;
-    let caller = o.gather_index(&inputs.caller, &inputs.path_links)?;
-    let mut read = o.add(&o.gather(&of_called, &called)?, &o.gather(&of_caller, &caller)?)?;
-    if variant.edges {
-        read = o.add(&read, &o.matmul(&o.gather(&e, &inputs.path_links)?, "read.edges")?)?;
-    }
-    let read = o.relu(&o.linear(&o.relu(&read)?, "read.hidden")?)?;
-    let correction = bounded(o, &o.linear(&read, "read.out")?, REACH)?;
-    let mut gate = o.weight("gate.b")?;
-    if variant.gate {
-        gate = o.linear(&read, "gate")?;
-    }
-    let logs = o.add(&mixture(o, inputs, &anchors, &gate)?, &correction)?;
-    let seconds = o.exp(&o.clip(&logs, LN_LATENCY.0, LN_LATENCY.1)?)?;
-    answers(o, inputs, &seconds, node_load, attention)
-}
-
-/// From each link's four latencies in seconds to the candidates' answers.
-pub(crate) fn answers<O: Ops>(
-    o: &O,
-    inputs: &Inputs<O>,
-    seconds: &O::Value,
-    node_load: O::Value,
-    attention: O::Value,
-) -> Result<Outputs<O::Value>> {
-    let [intrinsic, mean, p99, jitter] = parts(o.split(seconds, &[1; ANSWERS])?)?;
-    let beyond = o.relu(&o.sub(&p99, &mean)?)?;
-    let terms = o.concat(&[intrinsic, mean, o.mul(&beyond, &beyond)?, o.mul(&jitter, &jitter)?])?;
-    let sums = o.scatter_sum(&terms, ANSWERS, &inputs.path_of_link)?;
-    // A tenth of a microsecond, squared: keeps the root's slope finite where a spread is zero.
-    let sums = o.clip(&sums, 1e-14, f32::MAX)?;
-    let [intrinsic, mean, beyond, jitter] = parts(o.split(&sums, &[1; ANSWERS])?)?;
-    Ok(Outputs {
-        score: o.mul(&o.ln(&intrinsic)?, &o.constant(&[-1.0])?)?,
-        latency_p99_s: o.add(&mean, &o.sqrt(&beyond)?)?,
-        latency_mean_s: mean,
-        jitter_s: o.sqrt(&jitter)?,
-        node_load,
-        attention,
-    })
-}
-
-/// Normalises features: `(ln(x + eps) - mean) / deviation` where known, 0 where not.
-pub(crate) fn known<O: Ops>(o: &O, x: &O::Value, eps: &[f32], name: &str) -> Result<Known<O::Value>> {
-    let mask = o.known(x)?;
-    let raw = o.clip(&o.or_zero(x)?, 0.0, LARGEST)?;
-    let logs = o.mul(&o.ln(&o.add(&raw, &o.constant(eps)?)?)?, &mask)?;
-    let centre = o.mul(&mask, &o.weight(&format!("{name}.centre"))?)?;
-    let normal = o.mul(&o.sub(&logs, &centre)?, &o.weight(&format!("{name}.scale"))?)?;
-    Ok(Known { mask, logs, normal, raw })
-}
-
-/// What the answers are mixed of.
-struct Anchors<V> {
-    /// `[E, ANCHORS | ANCHORS]`: logarithms of seconds, 0 where unknown, and whether they are known.
-    known: V,
-    /// `[E, EXTRA]`, for the network to see: how far each is from the first in the fixed order, and whether anything is
-    /// known of this link.
-    extra: V,
-}
-
-fn anchors<O: Ops>(
-    o: &O,
-    inputs: &Inputs<O>,
-    nodes: &Known<O::Value>,
-    edges: &Known<O::Value>,
-    alike: Option<&O::Value>,
-) -> Result<Anchors<O::Value>> {
-    let called = o.concat(&[o.matmul(&nodes.logs, "pick.called")?, o.matmul(&nodes.mask, "pick.called")?])?;
-    let own = o.concat(&[o.matmul(&edges.logs, "pick.edges")?, o.matmul(&edges.mask, "pick.edges")?])?;
-    let direct = o.add(&own, &o.gather(&called, &inputs.called)?)?;
-    let [logs, mask] = parts(o.split(&direct, &[ANCHORS, ANCHORS])?)?;
-
-    // The first known in the fixed order: 0 and not known where nothing is.
-    let trust = o.mul(&mask, &o.weight("order")?)?;
-    let total = o.matmul(&trust, "sum.anchors")?;
-    let first = o.div(&o.matmul(&o.mul(&trust, &logs)?, "sum.anchors")?, &o.clip(&total, 1e-3, f32::MAX)?)?;
-    let has = o.clip(&o.mul(&total, &o.constant(&[10.0])?)?, 0.0, 1.0)?;
-
-    let prior = o.weight("prior")?;
-    let one = o.constant(&[1.0])?;
-    let (others, others_has) = match alike {
-        Some(alike) => others(o, inputs, alike, &first, &has)?,
-        None => (o.mul(&has, &o.constant(&[0.0])?)?, o.mul(&has, &o.constant(&[0.0])?)?),
-    };
-    let second = o.add(&others, &missing(o, &others_has, &prior)?)?;
-    let anchor = o.add(&first, &missing(o, &has, &second)?)?;
-
-    // The last two columns of `logs` and `mask` are 0 so far: those of `Others` and `Prior`.
-    let ones = o.add(&o.mul(&has, &o.constant(&[0.0])?)?, &one)?;
-    let kept = [o.columns(&logs, 0, ANCHORS - 2)?, others, o.mul(&ones, &prior)?];
-    let logs = o.concat(&kept)?;
-    let mask = o.concat(&[o.columns(&mask, 0, ANCHORS - 2)?, others_has, ones])?;
-    let away = o.mul(&o.sub(&logs, &anchor)?, &mask)?;
-    Ok(Anchors { known: o.concat(&[logs, mask])?, extra: o.concat(&[away, has])? })
-}
-
-/// What the caller's links to alike nodes say, and whether they say anything.
-fn others<O: Ops>(
-    o: &O,
-    inputs: &Inputs<O>,
-    alike: &O::Value,
-    first: &O::Value,
-    has: &O::Value,
-) -> Result<(O::Value, O::Value)> {
-    let alike = o.exp(&o.clip(alike, -ALIKE_CLAMP, ALIKE_CLAMP)?)?;
-    // `first` is 0 where it is unknown, so those links add to neither sum.
-    let alike = o.gather(&alike, &inputs.called)?;
-    let sums = o.concat(&[o.mul(&alike, first)?, o.mul(&alike, has)?])?;
-    let sums = o.gather(&o.scatter_sum(&sums, 2 * ALIKE, &inputs.caller)?, &inputs.caller)?;
-    let [sum, count] = parts(o.split(&sums, &[ALIKE, ALIKE])?)?;
-    let sum = o.matmul(&o.mul(&alike, &sum)?, "sum.alike")?;
-    let count = o.matmul(&o.mul(&alike, &count)?, "sum.alike")?;
-    // One known link counts at least ALIKE x exp(-2 ALIKE_CLAMP) = 0.0027.
-    let others = o.div(&sum, &o.clip(&count, 1e-6, f32::MAX)?)?;
-    Ok((others, o.clip(&o.mul(&count, &o.constant(&[1e6])?)?, 0.0, 1.0)?))
-}
-
-/// `[L, ANSWERS]`: each answer's anchors, those that are known, by the gate's weights.
-fn mixture<O: Ops>(o: &O, inputs: &Inputs<O>, anchors: &Anchors<O::Value>, gate: &O::Value) -> Result<O::Value> {
-    let of_link = o.gather(&anchors.known, &inputs.path_links)?;
-    let [logs, mask] = parts(o.split(&of_link, &[ANCHORS, ANCHORS])?)?;
-    let logs = o.concat(&vec![logs; ANSWERS])?;
-    let mask = o.concat(&vec![mask; ANSWERS])?;
-    let weight = o.mul(&o.exp(&o.clip(gate, -CLAMP, CLAMP)?)?, &mask)?;
-    let shifted = o.add(&logs, &o.weight("shift")?)?;
-    // The prior is always known, so the total is at least exp(-CLAMP).
-    o.div(&o.matmul(&o.mul(&weight, &shifted)?, "sum.answers")?, &o.matmul(&weight, "sum.answers")?)
-}
-
-/// The load in the next window: what the node reports, else what was seen, times a correction.
-fn load<O: Ops>(o: &O, nodes: &Known<O::Value>, read: &O::Value) -> Result<O::Value> {
-    let of = |x: &O::Value, column: usize| o.columns(x, column, 1);
-    let reported_has = of(&nodes.mask, column::NODE_REPORTED_RPS)?;
-    let seen = missing(o, &reported_has, &of(&nodes.raw, column::NODE_CALLS)?)?;
-    let base = o.add(&of(&nodes.raw, column::NODE_REPORTED_RPS)?, &seen)?;
-    let one = o.constant(&[1.0])?;
-    let factor = o.exp(&bounded(o, &o.linear(&o.relu(read)?, "load.out")?, LOAD_REACH)?)?;
-    o.relu(&o.sub(&o.mul(&o.add(&base, &one)?, &factor)?, &one)?)
-}
-
-/// `second` where `has` is 0, else 0.
-fn missing<O: Ops>(o: &O, has: &O::Value, second: &O::Value) -> Result<O::Value> {
-    o.mul(&o.sub(&o.constant(&[1.0])?, has)?, second)
-}
-
-/// Smoothly within `-reach..reach`, and the identity for small values.
-pub(crate) fn bounded<O: Ops>(o: &O, x: &O::Value, reach: f32) -> Result<O::Value> {
-    o.mul(&o.tanh(&o.mul(x, &o.constant(&[1.0 / reach])?)?)?, &o.constant(&[reach])?)
-}
-
-pub(crate) fn parts<V, const K: usize>(values: Vec<V>) -> Result<[V; K]> {
-    values.try_into().map_err(|v: Vec<V>| crate::Error::Format(format!("{} parts instead of {K}", v.len())))
 }

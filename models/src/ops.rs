@@ -18,11 +18,17 @@ pub trait Ops {
     fn weight(&self, name: &str) -> Result<Self::Value>;
     /// A row of constants, `[1, n]`.
     fn constant(&self, row: &[f32]) -> Result<Self::Value>;
+    /// A matrix of constants, row by row; the same name stands for the same numbers.
+    fn table(&self, name: &str, width: usize, values: &[f32]) -> Result<Self::Value>;
 
     /// `x W + b`; weights `name.w` `[in, out]` and `name.b` `[1, out]`.
-    fn linear(&self, x: &Self::Value, name: &str) -> Result<Self::Value>;
+    fn linear(&self, x: &Self::Value, name: &str) -> Result<Self::Value> {
+        self.gemm(x, &self.weight(&format!("{name}.w"))?, &self.weight(&format!("{name}.b"))?)
+    }
     /// `x W` without a bias.
-    fn matmul(&self, x: &Self::Value, name: &str) -> Result<Self::Value>;
+    fn product(&self, x: &Self::Value, w: &Self::Value) -> Result<Self::Value>;
+    /// `x W + c`; c is a row, or as large as the product.
+    fn gemm(&self, x: &Self::Value, w: &Self::Value, c: &Self::Value) -> Result<Self::Value>;
 
     /// 1 where a value is known, 0 where it is NaN.
     fn known(&self, x: &Self::Value) -> Result<Self::Value>;
@@ -31,6 +37,8 @@ pub trait Ops {
 
     /// `a + b`
     fn add(&self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
+    /// The same row of constants added to each row of a finite matrix.
+    fn add_row(&self, x: &Self::Value, row: &[f32]) -> Result<Self::Value>;
     /// `a - b`
     fn sub(&self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
     /// `a * b`, element by element
@@ -58,6 +66,12 @@ pub trait Ops {
     fn split(&self, x: &Self::Value, widths: &[usize]) -> Result<Vec<Self::Value>>;
     /// `width` columns from column `from` on.
     fn columns(&self, x: &Self::Value, from: usize, width: usize) -> Result<Self::Value>;
+    /// Rows of all, one below the other.
+    fn stack(&self, parts: &[Self::Value]) -> Result<Self::Value>;
+    /// `count` rows from row `from` on.
+    fn rows(&self, x: &Self::Value, from: usize, count: usize) -> Result<Self::Value>;
+    /// Rows as columns.
+    fn transpose(&self, x: &Self::Value) -> Result<Self::Value>;
     /// In training, zeroes a share of the values and scales up the others; otherwise the values.
     fn dropout(&self, x: &Self::Value, share: f32) -> Result<Self::Value>;
 

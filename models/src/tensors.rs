@@ -99,12 +99,14 @@ impl Ops for Candle<'_> {
     fn constant(&self, row: &[f32]) -> Result<Tensor> {
         Ok(Tensor::from_slice(row, (1, row.len()), &Device::Cpu)?)
     }
-    fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let (w, b) = (self.weights.get(&format!("{name}.w"))?, self.weights.get(&format!("{name}.b"))?);
-        Ok(x.matmul(w)?.broadcast_add(b)?)
+    fn table(&self, _name: &str, width: usize, values: &[f32]) -> Result<Tensor> {
+        Ok(Tensor::from_slice(values, (values.len() / width.max(1), width), &Device::Cpu)?)
     }
-    fn matmul(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        Ok(x.matmul(self.weights.get(name)?)?)
+    fn product(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        Ok(x.matmul(w)?)
+    }
+    fn gemm(&self, x: &Tensor, w: &Tensor, c: &Tensor) -> Result<Tensor> {
+        Ok(x.matmul(w)?.broadcast_add(c)?)
     }
     fn known(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.eq(x)?.to_dtype(x.dtype())?)
@@ -114,6 +116,9 @@ impl Ops for Candle<'_> {
     }
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Ok(a.broadcast_add(b)?)
+    }
+    fn add_row(&self, x: &Tensor, row: &[f32]) -> Result<Tensor> {
+        self.add(x, &self.constant(row)?)
     }
     fn sub(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Ok(a.broadcast_sub(b)?)
@@ -160,6 +165,15 @@ impl Ops for Candle<'_> {
     }
     fn columns(&self, x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
         Ok(x.narrow(1, from, width)?.contiguous()?)
+    }
+    fn stack(&self, parts: &[Tensor]) -> Result<Tensor> {
+        Ok(Tensor::cat(parts, 0)?)
+    }
+    fn rows(&self, x: &Tensor, from: usize, count: usize) -> Result<Tensor> {
+        Ok(x.narrow(0, from, count)?)
+    }
+    fn transpose(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.t()?.contiguous()?)
     }
     fn dropout(&self, x: &Tensor, share: f32) -> Result<Tensor> {
         let Some(draw) = &self.draw else { return Ok(x.clone()) };

@@ -71,6 +71,13 @@ fn a_file_holds_the_weights_that_it_was_made_of() {
 }
 
 #[test]
+fn the_committed_model_is_in_the_form_that_this_build_writes() {
+    let bytes = committed();
+    let again = onnx::bytes(&onnx::weights(&bytes).unwrap(), &About::of(&bytes).unwrap()).unwrap();
+    assert!(again == bytes, "pathloom-models export --model models/pathloom.onnx writes another file");
+}
+
+#[test]
 fn candle_and_rten_agree_on_the_committed_model() {
     let bytes = committed();
     let weights = onnx::weights(&bytes).unwrap();

@@ -60,6 +60,11 @@ impl Alias {
         Self { slots: (0..count as u32).map(|i| (1.0, i)).collect() }
     }
 
+    /// For each slot: the probability of staying, and where to go otherwise.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
+        self.slots.iter().copied()
+    }
+
     /// How many outcomes there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -14,14 +14,16 @@
 
 mod alias;
 mod candidate;
+mod drawn;
 mod generation;
 mod shortlist;
 mod table;
 
 pub use alias::Alias;
 pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
+pub use drawn::DRAWN;
 pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
-pub use table::{COMPARE_ALL_UP_TO, Choice, DRAWN, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
+pub use table::{COMPARE_ALL_UP_TO, Choice, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 
 #[cfg(test)]
 mod swap_tests;

@@ -32,7 +32,7 @@ pub const MIN_SUCCESS: f32 = 0.002;
 
 /// What a pick reads of a candidate, side by side with the others': a candidate itself fills several cache lines.
 #[derive(Debug)]
-struct Row {
+pub struct Row {
     link: Arc<LinkCell>,
     node: Arc<NodeCell>,
     prior_s: f32,
@@ -44,6 +44,18 @@ impl Row {
     fn new(c: &Candidate) -> Self {
         let (link, node) = (c.link.clone(), c.node.clone());
         Self { link, node, prior_s: c.prior_s, factor: 1.0 / (c.success.max(MIN_SUCCESS) * c.bias) }
+    }
+
+    /// Of a candidate that is drawn by weight: the weight holds the bias already.
+    pub fn of_drawn(c: &Candidate) -> Self {
+        Self { factor: 1.0 / c.success.max(MIN_SUCCESS), ..Self::new(c) }
+    }
+
+    /// What it costs now, and its estimate in seconds.
+    #[inline]
+    pub fn cost(&self, fading: &Fading) -> (f32, f32) {
+        let estimate_s = self.link.estimate.faded(fading, self.prior_s);
+        (estimate_s * self.factor * self.waiting(), estimate_s)
     }
 
     #[inline]

@@ -1,5 +1,6 @@
 //! One (workload, cluster): its candidates, and the pick among them.
 
+use super::drawn::{DRAWN, Drawn};
 use super::shortlist::{MIN_SUCCESS, Shortlist, below};
 use super::{Alias, Candidate, Health};
 use crate::config::{Compare, Policy};
@@ -12,8 +13,6 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// Up to so many candidates are all compared; beyond, `DRAWN` of them. In the laboratory (`closed-loop`, 64 proxies x 50
 /// replicas) comparing all made the 99th percentile 8 to 17% shorter than drawing three; `shortlist` makes it cheap.
 pub const COMPARE_ALL_UP_TO: usize = 64;
-/// How many are drawn where not all are compared.
-pub const DRAWN: u16 = 3;
 /// Peak EWMA's time constant, and its estimate for an endpoint whose first sample is under way (Linkerd's defaults).
 pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
 /// See `PEAK_EWMA_DECAY_S`.
@@ -37,8 +36,8 @@ pub struct Table {
     /// Those that may get requests first, then the others (kept to be shown).
     candidates: Box<[Candidate]>,
     eligible: usize,
-    /// What a request compares of those that are eligible.
-    shortlist: Shortlist,
+    /// What a request compares of those that are eligible, under `Policy::Model`.
+    compared: Compared,
     /// The candidates on probation: one request at a time may go to each.
     probation: Box<[u32]>,
     /// Fewer than the panic threshold were healthy, so all get requests.
@@ -53,6 +52,15 @@ pub struct Table {
     configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
+}
+
+/// What is compared under `Policy::Model`.
+#[derive(Debug)]
+enum Compared {
+    All(Shortlist),
+    Three(Drawn),
+    /// So many drawn by weight.
+    Few(u16),
 }
 
 /// What a pick chose, and by which estimate.
@@ -88,17 +96,23 @@ impl Table {
         let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
         let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
         let in_turn = options.policy == Policy::RoundRobin;
-        let shortlist = Shortlist::new(candidates.iter().take(eligible), traffic.cores());
+        let alias = Alias::new(&weights);
+        let compared = match drawn(options.compare, eligible) {
+            _ if options.policy != Policy::Model => Compared::Few(0),
+            None => Compared::All(Shortlist::new(candidates.iter().take(eligible), traffic.cores())),
+            Some(DRAWN) => Compared::Three(Drawn::new(candidates.iter().take(eligible), &alias)),
+            Some(n) => Compared::Few(n),
+        };
         let turns = if in_turn { turns(&configured().collect::<Vec<_>>()) } else { Box::default() };
         Self {
             candidates: candidates.into(),
             eligible,
-            shortlist,
+            compared,
             probation,
             panic,
             options,
             traffic,
-            alias: Alias::new(&weights),
+            alias,
             configured: by_configured,
             turns,
             // Proxies that start together must not all begin with the same endpoint.
@@ -138,21 +152,29 @@ impl Table {
         let drawn_by = if policy == self.options.policy { &self.alias } else { &self.configured };
         let choice = match policy {
             Policy::Model => self.pick_by_model(now, rng, tried),
-            Policy::PeakEwma => self.pick_of_drawn(drawn_by, 2, rng, tried, |c| {
-                let in_flight = c.node.in_flight();
-                let estimate_s = match c.link.estimate.last(now) {
-                    Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
-                    // Never measured: one request finds out, and the next ones wait for its word.
-                    None if in_flight == 0 => 0.0,
-                    None => PEAK_EWMA_DEFAULT_S,
-                };
-                (estimate_s * (in_flight + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
-            }),
-            Policy::LeastRequest => {
-                self.pick_of_drawn(drawn_by, 2, rng, tried, |c| (c.node.in_flight() as f32, f32::NAN))
-            }
+            Policy::PeakEwma => self.pick_of_drawn(
+                || drawn_by.draw(rng.next_u64()),
+                2,
+                tried,
+                |c| {
+                    let in_flight = c.node.in_flight();
+                    let estimate_s = match c.link.estimate.last(now) {
+                        Some(_) => c.link.estimate.at(now, 0.0, PEAK_EWMA_DECAY_S),
+                        // Never measured: one request finds out, and the next ones wait for its word.
+                        None if in_flight == 0 => 0.0,
+                        None => PEAK_EWMA_DEFAULT_S,
+                    };
+                    (estimate_s * (in_flight + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
+                },
+            ),
+            Policy::LeastRequest => self.pick_of_drawn(
+                || drawn_by.draw(rng.next_u64()),
+                2,
+                tried,
+                |c| (c.node.in_flight() as f32, f32::NAN),
+            ),
             Policy::RoundRobin => self.in_turn(tried),
-            Policy::Random => self.pick_of_drawn(drawn_by, 1, rng, tried, |_| (0.0, f32::NAN)),
+            Policy::Random => self.pick_of_drawn(|| drawn_by.draw(rng.next_u64()), 1, tried, |_| (0.0, f32::NAN)),
         };
         // The draws may all have hit candidates that were tried: then whichever was not.
         choice.or_else(|| {
@@ -169,17 +191,30 @@ impl Table {
         {
             return Some(Choice { index, estimate_s: f32::NAN });
         }
-        match drawn(self.options.compare, self.eligible) {
-            // The draw by weight holds the bias already.
-            Some(n) => {
-                let fading = Fading::new(now, self.options.tau_s);
-                self.pick_of_drawn(&self.alias, n, rng, tried, |c| {
-                    let estimate_s = c.link.estimate.faded(&fading, c.prior_s);
-                    (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
-                })
+        let tau_s = self.options.tau_s;
+        // The draw by weight holds the bias already.
+        let cost = |fading: Fading| {
+            move |c: &Candidate| {
+                let estimate_s = c.link.estimate.faded(&fading, c.prior_s);
+                (estimate_s * (c.node.in_flight() + 1) as f32 / c.success.max(MIN_SUCCESS), estimate_s)
             }
+        };
+        match &self.compared {
             // Begin anywhere, so that equal costs (an idle fleet) do not all go to the first.
-            None => self.shortlist.cheapest(now, self.options.tau_s, (random >> 32) as u32, tried),
+            Compared::All(shortlist) => shortlist.cheapest(now, tau_s, (random >> 32) as u32, tried),
+            Compared::Three(three) => {
+                let drawn = three.draw([random, rng.next_u64(), rng.next_u64()])?;
+                let [a, b, c] = drawn;
+                if a != b && b != c && a != c && tried.is_empty() {
+                    return three.cheapest(now, tau_s, drawn);
+                }
+                let mut first = drawn.into_iter();
+                let draw = || first.next().or_else(|| self.alias.draw(rng.next_u64()));
+                self.pick_of_drawn(draw, DRAWN, tried, cost(Fading::new(now, tau_s)))
+            }
+            Compared::Few(n) => {
+                self.pick_of_drawn(|| self.alias.draw(rng.next_u64()), *n, tried, cost(Fading::new(now, tau_s)))
+            }
         }
     }
 
@@ -202,9 +237,8 @@ impl Table {
     /// The cheapest of `n` draws by weight.
     fn pick_of_drawn(
         &self,
-        alias: &Alias,
+        mut draw: impl FnMut() -> Option<usize>,
         n: u16,
-        rng: &mut impl Rng,
         tried: &[usize],
         cost: impl Fn(&Candidate) -> (f32, f32),
     ) -> Option<Choice> {
@@ -216,7 +250,7 @@ impl Table {
             if count == n {
                 break;
             }
-            if let Some(index) = alias.draw(rng.next_u64())
+            if let Some(index) = draw()
                 && !tried.contains(&index)
                 && !drawn.iter().take(count).any(|d| *d == index)
                 && let Some(slot) = drawn.get_mut(count)

@@ -136,6 +136,68 @@ fn the_cheapest_of_many_is_found_whatever_was_kept() {
 }
 
 #[test]
+fn of_three_that_are_drawn_the_cheapest_is_taken() {
+    let (_links, made) = candidates(&[0.01; 100]);
+    for (i, candidate) in made.iter().enumerate() {
+        candidate.link.record(0, Time(0), 0.010 + 0.001 * ((i * 29) % 100) as f32, Outcome::Success, 0.01, TAU_S);
+        (0..i % 3).for_each(|_| candidate.node.begin());
+    }
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let Compared::Three(three) = &table.compared else { panic!("{:?}", table.compared) };
+    let mut rng = SmallRng::seed_from_u64(1);
+    for round in 0..1000 {
+        let now = Time(0) + Duration::from_millis(round);
+        let drawn = three.draw(std::array::from_fn(|_| rng.next_u64())).unwrap();
+        let cost = |i: &usize| {
+            let c = &table.candidates()[*i];
+            c.link.estimate.at(now, c.prior_s, TAU_S) * (c.node.in_flight() + 1) as f32
+        };
+        let choice = three.cheapest(now, TAU_S, drawn).unwrap();
+        let least = drawn.iter().map(cost).fold(f32::INFINITY, f32::min);
+        assert_eq!(cost(&choice.index), least, "{drawn:?}");
+        let candidate = &table.candidates()[choice.index];
+        assert_eq!(choice.estimate_s, candidate.link.estimate.at(now, candidate.prior_s, TAU_S));
+    }
+}
+
+#[test]
+fn three_are_drawn_by_weight_within_a_chi_square_bound() {
+    let weights: Vec<f32> = (0..100).map(|i| (i % 10 + 1) as f32 / 550.0).collect();
+    let (_links, made) = candidates(&weights);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let Compared::Three(three) = &table.compared else { panic!("{:?}", table.compared) };
+    let (mut rng, rounds) = (SmallRng::seed_from_u64(1), 200_000);
+    let mut counts = vec![[0usize; 3]; weights.len()];
+    for _ in 0..rounds {
+        let drawn = three.draw(std::array::from_fn(|_| rng.next_u64())).unwrap();
+        drawn.iter().enumerate().for_each(|(which, place)| counts[*place][which] += 1);
+    }
+    for which in 0..3 {
+        let off = |(count, w): (&[usize; 3], &f32)| {
+            let expected = f64::from(*w) * rounds as f64;
+            (count[which] as f64 - expected).powi(2) / expected
+        };
+        let chi_square: f64 = counts.iter().zip(&weights).map(off).sum();
+        assert!(chi_square < 148.2, "{chi_square}: beyond the 99.9% bound of 99 degrees of freedom");
+    }
+}
+
+#[test]
+fn draws_that_agree_are_made_good_for() {
+    // Three draws nearly always hit the heavy one twice.
+    let mut weights = vec![1e-4; 100];
+    weights[7] = 1.0;
+    let (_links, made) = candidates(&weights);
+    made.iter().for_each(|c| c.link.record(0, Time(0), 0.01, Outcome::Success, 0.01, TAU_S));
+    made[7].node.begin();
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let others = (0..10_000).filter(|_| table.pick(Time(0), false, &mut rng, &[]).unwrap().index != 7).count();
+    // Nine attempts find another than the heavy one in 1 - 0.99^9 of the cases, and such a one is always cheaper.
+    assert!((700..1_000).contains(&others), "{others}");
+}
+
+#[test]
 fn one_choice_is_softmax_sampling_within_a_chi_square_bound() {
     let weights = [0.4f32, 0.3, 0.2, 0.1];
     let (_links, made) = candidates(&weights);

@@ -311,7 +311,8 @@ pub fn priors_into(
     let fair = |weight: f32, bias: f32| f64::from(weight) / f64::from(bias.max(MIN_BIAS));
     for ((weight, bias), latency) in weights.iter().zip(biases).zip(intrinsic_s).filter(|((w, _), _)| **w > 0.0) {
         if let Some(latency) = sane(latency) {
-            sum += f64::from(*weight) * (f64::from(latency).ln() + fair(*weight, *bias).ln());
+            // One logarithm for both: their product is far from the ends of what a double holds.
+            sum += f64::from(*weight) * (f64::from(latency) * fair(*weight, *bias)).ln();
             mass += f64::from(*weight);
         }
     }

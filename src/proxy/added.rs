@@ -9,6 +9,17 @@ use super::names::{
 };
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue, Version};
+use std::cell::RefCell;
+
+/// What requests of one connection get alike, as lines: written again only when they ask for another host.
+#[derive(Debug)]
+pub(super) struct Usual(RefCell<(HeaderValue, Vec<u8>)>);
+
+impl Default for Usual {
+    fn default() -> Self {
+        Self(RefCell::new((HeaderValue::from_static(""), Vec::new())))
+    }
+}
 
 /// The headers that a request gets. Of those that may stand once, the request has none any more.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +35,8 @@ pub(super) struct Added<'a> {
     /// The request's id, where the request does not bring it.
     pub request_id: Option<&'a HeaderValue>,
     pub traceparent: &'a [u8],
+    /// Its connection's.
+    pub usual: &'a Usual,
 }
 
 /// How the headers that are added begin on the wire behind another line.
@@ -37,6 +50,31 @@ const TRACE: &[u8] = b"\r\ntraceparent: ";
 impl Added<'_> {
     /// Writes them as lines that begin with the end of the line before.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let Seen { forwarded_for, forwarded_host, forwarded_proto, .. } = *self.seen;
+        if forwarded_for || forwarded_host || forwarded_proto || self.version == Version::HTTP_10 {
+            self.write_from_here(out);
+        } else {
+            let mut usual = self.usual.0.borrow_mut();
+            let (host, lines) = &mut *usual;
+            if *host != *self.host || lines.is_empty() {
+                host.clone_from(self.host);
+                lines.clear();
+                self.write_from_here(lines);
+            }
+            out.extend_from_slice(lines);
+        }
+        let mut line = |begin, value: &[u8]| {
+            out.extend_from_slice(begin);
+            out.extend_from_slice(value);
+        };
+        if let Some(id) = self.request_id {
+            line(REQUEST_ID, id.as_bytes());
+        }
+        line(TRACE, self.traceparent);
+    }
+
+    /// Writes who asked, for whom, and over what.
+    fn write_from_here(&self, out: &mut Vec<u8>) {
         let mut line = |begin, value: &[u8]| {
             out.extend_from_slice(begin);
             out.extend_from_slice(value);
@@ -51,10 +89,6 @@ impl Added<'_> {
             line(FORWARDED_PROTO, HTTP.as_bytes());
         }
         line(BY_WAY_OF, via(self.version).as_bytes());
-        if let Some(id) = self.request_id {
-            line(REQUEST_ID, id.as_bytes());
-        }
-        line(TRACE, self.traceparent);
     }
 
     /// Puts them among the others. `traceparent` is its own value once more, so that nothing is copied here.
@@ -97,8 +131,10 @@ mod tests {
     #[test]
     fn the_same_is_written_as_is_put_among_others() {
         let client = HeaderValue::from_static("10.0.0.1");
-        let (host, id) = (HeaderValue::from_static("shop"), HeaderValue::from_static("id-1"));
-        for said in [false, true] {
+        let id = HeaderValue::from_static("id-1");
+        let usual = Usual::default();
+        for (said, host) in [(false, "shop"), (true, "shop"), (false, "shop"), (false, "other"), (false, "shop")] {
+            let host = HeaderValue::from_static(host);
             let seen = Seen { forwarded_for: said, forwarded_host: said, forwarded_proto: said, ..Seen::default() };
             let added = Added {
                 client: &client,
@@ -107,6 +143,7 @@ mod tests {
                 version: Version::HTTP_2,
                 request_id: Some(&id).filter(|_| !said),
                 traceparent: b"00-1",
+                usual: &usual,
             };
             let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
             added.write(&mut out);

@@ -12,6 +12,7 @@
 //! closes its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 
+use super::added::Usual;
 use super::core::{Core, Held, Listener};
 use super::forward;
 use super::http2::{self, FAREWELL};
@@ -61,6 +62,8 @@ pub(super) struct Conn {
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
     /// The authority that its last request asked for.
     pub host: RefCell<HeaderValue>,
+    /// What its requests get alike.
+    pub usual: Usual,
     pub requests: Cell<usize>,
     /// When the last request ended.
     idle_since: Cell<Time>,
@@ -90,6 +93,7 @@ impl Conn {
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
+            usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
             idle_armed: Cell::new(false),
@@ -181,7 +185,7 @@ async fn first_bytes(
     core: &Rc<Core>,
     listener: &Listener,
     watch: &Rc<Watch>,
-    mut stream: TcpStream,
+    stream: TcpStream,
 ) -> Option<(TcpStream, Bytes, Spoken)> {
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
     // A part of what HTTP/2 begins with.
@@ -189,7 +193,7 @@ async fn first_bytes(
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
-        while let Poll::Ready(read) = core.scratch.poll_read(cx, &mut stream, false) {
+        while let Poll::Ready(read) = core.scratch.poll_read(cx, &stream, false) {
             let Ok((mut read, _)) = read else { return Poll::Ready(None) };
             if read.is_empty() {
                 // Half a preface and no more: what is wrong with it is said as HTTP/1.1.

@@ -11,6 +11,7 @@ use super::deadlines::Deadlines;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
+use super::places::Places;
 use super::shared;
 use super::sockets;
 use super::upstream::Pool;
@@ -83,6 +84,8 @@ pub(super) struct Core {
     pub client2: h2::client::Builder,
     /// What HTTP/1.1 connections share.
     pub scratch: Scratch,
+    /// What requests under way live in.
+    pub places: Places,
     pub date: Date,
     pub servers: conn::ServerBuilders,
     pub limits: ListenerDefaults,
@@ -105,6 +108,8 @@ impl Core {
     pub(super) fn new(index: usize, options: &ProxyOptions, gauges: Arc<ProxyGauges>) -> Rc<Self> {
         let mut reader = options.published.reader();
         let held = Rc::new(Held { generation: reader.load().clone(), routes_epoch: 0 });
+        let scratch = Scratch::default();
+        scratch.names.borrow_mut().route_by(held.generation.routes.headers());
         Rc::new(Self {
             index,
             clock: options.clock,
@@ -114,7 +119,8 @@ impl Core {
             deadlines: Deadlines::new(options.clock),
             http2: http2::Settings::new(&options.limits),
             client2: shared::builder(),
-            scratch: Scratch::default(),
+            scratch,
+            places: Places::default(),
             date: Date::default(),
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),
@@ -138,7 +144,8 @@ impl Core {
         }
     }
 
-    /// The current generation, for a request to hold to its end.
+    /// The current generation, for a request to hold to its end. An HTTP/1.1 request asks for it before its head is read,
+    /// because what its routes look at decides which headers are put among the others.
     pub(super) fn generation(&self) -> Rc<Held> {
         let mut reader = self.reader.borrow_mut();
         let latest = reader.load();
@@ -146,6 +153,9 @@ impl Core {
         if !Arc::ptr_eq(&held.generation, latest) {
             let same_routes = Arc::ptr_eq(&held.generation.routes, &latest.routes);
             let routes_epoch = held.routes_epoch + u64::from(!same_routes);
+            if !same_routes {
+                self.scratch.names.borrow_mut().route_by(latest.routes.headers());
+            }
             *held = Rc::new(Held { generation: latest.clone(), routes_epoch });
         }
         held.clone()

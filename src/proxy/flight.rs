@@ -273,6 +273,11 @@ impl Flight {
         self.watch.moved.set(true);
     }
 
+    /// All of the answer came with its head, at `now`: unless something goes wrong that is its end.
+    pub(super) fn ends_with_head(&mut self, now: Time) {
+        self.ended = Some(now);
+    }
+
     /// The answer had no body: it is over at `now`.
     pub(super) fn complete_at(&mut self, now: Time) {
         self.complete = true;
@@ -413,7 +418,7 @@ impl HeadWait {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let now = self.ended.unwrap_or_else(|| self.core.clock.now());
+        let now = self.ended.filter(|_| self.complete).unwrap_or_else(|| self.core.clock.now());
         if self.reason.is_none() && !self.complete {
             let verdict = self.watch.verdict.take();
             let broken = self.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Broken);

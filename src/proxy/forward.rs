@@ -11,6 +11,7 @@ use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
 use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
+use super::core::Held;
 use super::early::Early;
 use super::expect::Latch;
 use super::failure::Failure;
@@ -22,7 +23,7 @@ use super::server1;
 use super::shared::send2;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
-use super::wire1::Lines;
+use super::wire1::{Lines, Malformed};
 use crate::config::Protocol;
 use crate::observe::Reason;
 use crate::route::RequestHead;
@@ -41,7 +42,7 @@ use std::task::{Context, Poll};
 const MAX_ATTEMPTS: usize = 3;
 
 /// A request that knows where it goes, or why it goes nowhere.
-struct Ready {
+pub(super) struct Ready {
     flight: Box<Flight>,
     refused: Option<Failure>,
     /// An upgrade was asked for.
@@ -57,41 +58,53 @@ pub(super) fn serve(
     watch: &Rc<Watch>,
     request: Request<Inbound>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    let (parts, mut body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let seen = Seen::in_headers(&parts.headers);
     if seen.lengths > 0 {
         body.announced(&parts.headers);
     }
     let body = Some(body).filter(|b| !b.is_end_stream());
-    let exchange = exchange(ready(conn, watch, parts, body, &seen));
+    let arrived = Arrived { parts: &mut parts, lines: None, seen: &seen };
+    let exchange = exchange(ready(conn, watch, conn.core.generation(), arrived, body));
     async move { Ok(exchange.await) }
 }
 
-/// Serves one request of an HTTP/1.1 client.
-pub(super) fn serve1(
+/// A request of an HTTP/1.1 client, whose head was read by what `held` routes by.
+pub(super) fn ready1(
     conn: &Rc<Conn>,
-    parts: Parts,
+    held: Rc<Held>,
+    parts: &mut Parts,
+    lines: Option<Lines>,
     body: Option<server1::Body>,
     seen: &Seen,
-) -> impl Future<Output = Response<ResponseBody>> + use<> {
-    exchange(ready(conn, &conn.watch, parts, body.map(Inbound::Http1), seen))
+) -> Ready {
+    ready(conn, &conn.watch, held, Arrived { parts, lines, seen }, body.map(Inbound::Http1))
 }
 
-fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, mut parts: Parts, body: Option<Inbound>, seen: &Seen) -> Ready {
+/// A request's head.
+struct Arrived<'a> {
+    parts: &'a mut Parts,
+    /// Headers that mean nothing to a proxy, where they are not among the others.
+    lines: Option<Lines>,
+    seen: &'a Seen,
+}
+
+fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, arrived: Arrived<'_>, body: Option<Inbound>) -> Ready {
     let now = conn.core.clock.now();
     watch.limit.set(None);
     watch.hints.clear();
     watch.verdict.set(None);
-    let mut flight = Box::new(Flight::start(conn, watch, conn.core.generation(), now, &parts));
-    let empty = body.is_none();
-    let (refused, upgrade) = match route(&mut flight, &mut parts, body, seen) {
+    let mut flight = Box::new(Flight::start(conn, watch, held, now, arrived.parts));
+    let (empty, grpc) = (body.is_none(), arrived.seen.grpc);
+    let (refused, upgrade) = match route(&mut flight, arrived, body) {
         Ok(asks) => (None, asks.upgrade),
         Err(failure) => (Some(failure), false),
     };
-    Ready { flight, refused, upgrade, grpc: seen.grpc, empty }
+    Ready { flight, refused, upgrade, grpc, empty }
 }
 
-async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
+/// Sends it where it goes, and waits for the answer.
+pub(super) async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
@@ -126,14 +139,16 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 }
 
 /// Finds the cluster, and makes the request fit for it.
-fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &Seen) -> Result<Asks, Failure> {
+fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Result<Asks, Failure> {
+    let Arrived { parts, lines, seen } = arrived;
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
         flight.target = Some(Box::new((parts.uri.clone(), HeaderValue::from_static(""))));
     }
-    let host = authority(parts, seen, &flight.conn.listener.name, &flight.conn.host)?;
+    let line = lines.as_ref().and_then(Lines::host);
+    let host = authority(parts, seen, line, &flight.conn.listener.name, &flight.conn.host)?;
     if let Some(target) = &mut flight.target {
         target.1 = host.clone();
     }
@@ -169,14 +184,19 @@ fn route(flight: &mut Flight, parts: &mut Parts, body: Option<Inbound>, seen: &S
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
+        usual: &flight.conn.usual,
     };
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => {
-            let mut sending = Sending::new(parts, &added, body, &core.scratch);
+            let mut sending = Sending::new(parts, lines, &added, body, &core.scratch);
             sending.lines = (!flight.conn.http2).then(Lines::default);
             Outgoing::Http1(sending)
         }
         Protocol::Http2 => {
+            if let Some(lines) = lines {
+                lines.put_into(&mut parts.headers).map_err(|Malformed| Reason::Internal)?;
+                core.scratch.recycle(lines.into_text());
+            }
             added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
             let empty = Request::new(()).into_parts().0;
             Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
@@ -324,6 +344,10 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
         flight.complete_at(now);
         drop(flight);
         return Ok(Response::from_parts(parts, ResponseBody::empty().with(lines)));
+    }
+    if !flight.conn.http2 && matches!(&flight.lease, Some(Lease::Http1(connection)) if connection.is_here()) {
+        // It goes out with its head: to ask for the time once more would tell nothing new.
+        flight.ends_with_head(now);
     }
     flight.watch.set(now + flight.watch.idle.get());
     Ok(Response::from_parts(parts, ResponseBody::proxied(flight).with(lines)))

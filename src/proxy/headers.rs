@@ -120,11 +120,12 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
 /// HTTP/1.1 needs exactly one `Host`; an absolute-form target overrides it. HTTP/2's `:authority` must agree with a
 /// `Host` beside it. Without any (HTTP/1.0), the listener's own name stands in.
 ///
-/// `known` is what the connection's request before asked for, which is most often the same: it is neither looked at nor
+/// `line` is the value of `Host`, where that is not among the headers. `known` is what the connection's request before asked for, which is most often the same: it is neither looked at nor
 /// copied again then.
 pub(super) fn authority(
     parts: &request::Parts,
     seen: &Seen,
+    line: Option<&[u8]>,
     listener: &HeaderValue,
     known: &RefCell<HeaderValue>,
 ) -> Result<HeaderValue, Failure> {
@@ -138,13 +139,16 @@ pub(super) fn authority(
     if !(path.starts_with('/') || path == "*" && parts.method == Method::OPTIONS) {
         return Err(Failure::bad_request("The request's target is none that a proxy can serve."));
     }
-    let header = if seen.hosts > 0 { parts.headers.get(HOST) } else { None };
+    let header = match line {
+        None if seen.hosts > 0 => parts.headers.get(HOST).map(HeaderValue::as_bytes),
+        line => line,
+    };
     let host = match (parts.uri.authority(), header) {
         (Some(target), Some(host)) if parts.version == Version::HTTP_2 => {
-            if !target.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) {
+            if !target.as_str().as_bytes().eq_ignore_ascii_case(host) {
                 return Err(Failure::bad_request("Host and :authority differ."));
             }
-            host.as_bytes()
+            host
         }
         (Some(target), _) => {
             if parts.uri.scheme().is_none_or(|s| *s != Scheme::HTTP && *s != Scheme::HTTPS) {
@@ -152,7 +156,7 @@ pub(super) fn authority(
             }
             target.as_str().as_bytes()
         }
-        (None, Some(host)) => host.as_bytes(),
+        (None, Some(host)) => host,
         (None, None) if parts.version == Version::HTTP_10 => listener.as_bytes(),
         (None, None) => return Err(Failure::bad_request("The request has no Host.")),
     };

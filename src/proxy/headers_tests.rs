@@ -1,6 +1,6 @@
 //! Header rules, table by table.
 
-use super::super::added::Added;
+use super::super::added::{Added, Usual};
 use super::*;
 use http::{Request, Response};
 
@@ -48,7 +48,7 @@ fn the_authority_is_what_the_client_asked_for_or_refused() {
     let ask = |version, method: Method, target: &str, lines: &[(&'static str, &str)]| {
         let parts = request(version, method, target, lines);
         let seen = Seen::in_headers(&parts.headers);
-        authority(&parts, &seen, &listener, &known)
+        authority(&parts, &seen, None, &listener, &known)
             .map(|h| h.to_str().unwrap().to_owned())
             .map_err(|f| f.status().as_u16())
     };
@@ -156,7 +156,15 @@ fn headers_of_one_hop_stay_here() {
 /// What every request gets on top, put among the others.
 fn add(parts: &mut request::Parts, seen: &Seen) {
     let (host, version) = (HeaderValue::from_static("shop"), Version::HTTP_11);
-    let added = Added { client: &CLIENT, host: &host, seen, version, request_id: None, traceparent: b"00-1-2-00" };
+    let added = Added {
+        client: &CLIENT,
+        host: &host,
+        seen,
+        version,
+        request_id: None,
+        traceparent: b"00-1-2-00",
+        usual: &Usual::default(),
+    };
     added.insert(&mut parts.headers, HeaderValue::from_bytes(added.traceparent).unwrap());
 }
 

@@ -78,7 +78,8 @@ impl Ids {
             Some(id) => (self.value(id.as_bytes()), false),
             None => {
                 let mut id = [0; 32];
-                write_hex(&mut id, &random::<16>(rng));
+                id[..16].copy_from_slice(&hex(rng.next_u64()));
+                id[16..].copy_from_slice(&hex(rng.next_u64()));
                 (self.value(&id), true)
             }
         }
@@ -91,37 +92,30 @@ impl Ids {
         rng: &mut impl Rng,
         sample: impl FnOnce(u32) -> bool,
     ) -> Trace {
-        let mut out = [b'0'; TRACEPARENT];
-        let caller = given.and_then(|v| parse(v.as_bytes()));
-        let span = nonzero::<8>(rng);
-        let (parent, sampled) = match caller {
+        let mut header = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        // Random, but not all zero, which Trace Context forbids.
+        let span = rng.next_u64().max(1);
+        let (parent, sampled) = match given.and_then(|v| parse(v.as_bytes())) {
             Some(Caller { trace_id, span_id, flags }) => {
-                put(&mut out, 3, trace_id);
+                header[3..35].copy_from_slice(trace_id);
                 // Flags beyond `sampled` are unknown to version 00 and may not be passed on.
-                let sampled = flags & 1 == 1;
-                (span_id.try_into().ok(), sampled)
+                (Some(*span_id), flags & 1 == 1)
             }
             None => {
-                let mut id = [0; 32];
-                write_hex(&mut id, &nonzero::<16>(rng));
-                put(&mut out, 3, &id);
+                header[3..19].copy_from_slice(&hex(rng.next_u64().max(1)));
+                header[19..35].copy_from_slice(&hex(rng.next_u64()));
                 (None, sample(rng.next_u32()))
             }
         };
-        let mut id = [0; 16];
-        write_hex(&mut id, &span);
-        put(&mut out, 36, &id);
-        put(&mut out, 2, b"-");
-        put(&mut out, 35, b"-");
-        put(&mut out, 52, b"-");
-        put(&mut out, 54, if sampled { b"1" } else { b"0" });
-        Trace { header: out, parent, sampled }
+        header[36..52].copy_from_slice(&hex(span));
+        header[54] = if sampled { b'1' } else { b'0' };
+        Trace { header, parent, sampled }
     }
 }
 
 struct Caller<'a> {
-    trace_id: &'a [u8],
-    span_id: &'a [u8],
+    trace_id: &'a [u8; 32],
+    span_id: &'a [u8; 16],
     flags: u8,
 }
 
@@ -130,56 +124,32 @@ fn parse(value: &[u8]) -> Option<Caller<'_>> {
     let (version, rest) = (value.get(..2)?, value.get(TRACEPARENT..)?);
     let dashes = [2, 35, 52].iter().all(|i| value.get(*i) == Some(&b'-'));
     let ends = rest.is_empty() || (version != b"00" && rest.first() == Some(&b'-'));
-    let (trace_id, span_id, flags) = (value.get(3..35)?, value.get(36..52)?, value.get(53..55)?);
-    let hex = |b: &[u8]| b.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    let (trace_id, span_id) = (value.get(3..)?.first_chunk::<32>()?, value.get(36..)?.first_chunk::<16>()?);
+    let flags = value.get(53..55)?;
+    let digits = |b: &[u8]| b.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |b: &[u8]| b.iter().all(|c| *c == b'0');
     let valid = dashes
         && ends
         && version != b"ff"
-        && [version, trace_id, span_id, flags].iter().all(|b| hex(b))
+        && [version, trace_id, span_id, flags].iter().all(|b| digits(b))
         && !zero(trace_id)
         && !zero(span_id);
     let flags = u8::from_str_radix(std::str::from_utf8(flags).ok()?, 16).ok()?;
     valid.then_some(Caller { trace_id, span_id, flags })
 }
 
-fn put(out: &mut [u8; TRACEPARENT], at: usize, bytes: &[u8]) {
-    if let Some(part) = out.get_mut(at..at + bytes.len()) {
-        part.copy_from_slice(bytes);
-    }
-}
-
 /// Lower-case digits, four bytes at once: each half byte is spread to a byte of its own, and gets the letters' distance
 /// where it is above nine.
-fn write_hex(out: &mut [u8], bytes: &[u8]) {
-    for (digits, bytes) in out.chunks_exact_mut(8).zip(bytes.chunks_exact(4)) {
-        let word = bytes.iter().fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
+#[inline]
+fn hex(word: u64) -> [u8; 16] {
+    let half = |word: u64| {
         let spread = (word | (word << 16)) & 0x0000_FFFF_0000_FFFF;
         let spread = (spread | (spread << 8)) & 0x00FF_00FF_00FF_00FF;
         let spread = (spread | (spread << 4)) & 0x0F0F_0F0F_0F0F_0F0F;
         let letters = ((spread + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
-        digits.copy_from_slice(&(spread + 0x3030_3030_3030_3030 + letters * 0x27).to_be_bytes());
-    }
-}
-
-fn random<const N: usize>(rng: &mut impl Rng) -> [u8; N] {
-    let mut bytes = [0; N];
-    for part in bytes.chunks_mut(8) {
-        let word = rng.next_u64().to_ne_bytes();
-        part.iter_mut().zip(word).for_each(|(to, from)| *to = from);
-    }
-    bytes
-}
-
-/// Random, but not all zero, which Trace Context forbids.
-fn nonzero<const N: usize>(rng: &mut impl Rng) -> [u8; N] {
-    let mut bytes = random(rng);
-    if bytes.iter().all(|b| *b == 0)
-        && let Some(last) = bytes.last_mut()
-    {
-        *last = 1;
-    }
-    bytes
+        spread + 0x3030_3030_3030_3030 + letters * 0x27
+    };
+    (u128::from(half(word >> 32)) << 64 | u128::from(half(word & 0xFFFF_FFFF))).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -231,9 +201,8 @@ mod tests {
     #[test]
     fn digits_are_written_for_every_byte() {
         for byte in 0..=255u8 {
-            let mut out = [0; 8];
-            write_hex(&mut out, &[byte, 0x09, 0xaf, 255 - byte]);
-            assert_eq!(std::str::from_utf8(&out).unwrap(), format!("{byte:02x}09af{:02x}", 255 - byte));
+            let word = u64::from_be_bytes([byte, 0x09, 0xaf, 255 - byte, 0, byte, 0x1f, 0xe0]);
+            assert_eq!(std::str::from_utf8(&hex(word)).unwrap(), format!("{word:016x}"));
         }
     }
 

@@ -4,7 +4,7 @@
 //! connections of our own, those of HTTP/2 on the `h2` crate: by counted instructions hyper's took a third more. One
 //! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
 //! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
-//! start and at its answer's head (a third at the end of a body).
+//! start and at its answer's head (a third at the end of a body that did not come with the head).
 //!
 //! | file | what it holds |
 //! | --- | --- |
@@ -19,6 +19,7 @@
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1` | what HTTP/1.1 needs on both sides |
 //! | `watch`, `deadlines`, `clock` | time |
+//! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
@@ -46,6 +47,7 @@ mod ids;
 mod inbound;
 mod io;
 mod names;
+mod places;
 mod server1;
 mod service;
 mod shared;

@@ -17,10 +17,12 @@ pub enum HostMatch {
 
 /// A path, as a rule asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum PathMatch {
+pub enum PathMatch {
+    /// Any.
     Any,
+    /// This one.
     Exact(Box<str>),
-    /// Without a slash at its end.
+    /// This one, without a slash at its end, and what lies below it.
     Prefix(Box<str>),
 }
 
@@ -28,9 +30,9 @@ enum PathMatch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matcher {
     pub host: HostMatch,
-    path: PathMatch,
+    pub path: PathMatch,
     method: Option<Method>,
-    headers: Box<[(HeaderName, HeaderValue)]>,
+    pub headers: Box<[(HeaderName, HeaderValue)]>,
 }
 
 impl Matcher {
@@ -60,31 +62,10 @@ impl Matcher {
         Some(Self { host, path, method, headers })
     }
 
-    /// Whether a request to this host (without its port) is as asked.
-    pub fn matches(&self, request: &RequestHead<'_>, host: &str) -> bool {
-        self.matches_host(host) && self.matches_rest(request)
-    }
-
-    fn matches_host(&self, host: &str) -> bool {
-        match &self.host {
-            HostMatch::Any => true,
-            HostMatch::Exact(wanted) => host.eq_ignore_ascii_case(wanted),
-            HostMatch::Suffix(suffix) => {
-                host.len() > suffix.len()
-                    && host.get(host.len() - suffix.len()..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-            }
-        }
-    }
-
-    /// Whether everything but the host is as asked: for a rule that was found by its host.
+    /// Whether method and headers are as asked: for a rule that was found by its host and its path.
+    #[inline]
     pub fn matches_rest(&self, request: &RequestHead<'_>) -> bool {
-        (match &self.path {
-            PathMatch::Any => true,
-            PathMatch::Exact(wanted) => request.path == &**wanted,
-            PathMatch::Prefix(prefix) => {
-                request.path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-        }) && self.method.as_ref().is_none_or(|m| m == request.method)
+        self.method.as_ref().is_none_or(|m| m == request.method)
             && self.headers.iter().all(|(name, value)| request.headers.get_all(name).iter().any(|v| v == value))
     }
 }

@@ -1,11 +1,13 @@
 //! Where a request goes: host, path, header and method matching, splits; and who sent it.
 //!
 //! A `RouteTable` is compiled from a configuration once and never changes. The first rule that matches wins, so rules
-//! are kept in order; those with an exact host are found through an index, which a table of more than a few rules
-//! consults before it looks at the rest. Ids are positions in the configuration's maps and mean something only
+//! are kept in order; they are found by host and path through an index, in a time that hardly depends on how many there
+//! are. Ids are positions in the configuration's maps and mean something only
 //! together with the table that they came from.
 
+mod index;
 mod matcher;
 mod table;
+mod trie;
 
 pub use table::{ClusterId, RequestHead, RouteTable, Rule, Workload, WorkloadId};

@@ -1,16 +1,14 @@
 //! The compiled table.
 
-use super::matcher::{HostMatch, Matcher, host_without_port};
+use super::index::Index;
+use super::matcher::{Matcher, host_without_port};
 use crate::config::{Config, Route, SourceNet, TlsMode};
 use crate::identity::Rules;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Tables of up to so many rules are searched in order; an index of hosts would cost more than it saves.
-const INDEX_BEYOND: usize = 8;
 
 /// A cluster's position in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,8 +70,7 @@ pub struct Workload {
 #[derive(Debug, Default, PartialEq)]
 pub struct RouteTable {
     rules: Box<[(Matcher, Rule)]>,
-    by_host: HashMap<Box<str>, Box<[u32]>>,
-    without_exact_host: Box<[u32]>,
+    index: Index,
     clusters: Box<[Arc<str>]>,
     workloads: Box<[Workload]>,
     sources: BTreeMap<SocketAddr, Box<[Source]>>,
@@ -94,14 +91,7 @@ impl RouteTable {
         let rules: Box<[(Matcher, Rule)]> =
             config.routes.iter().zip(0u32..).filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
 
-        let mut by_host: HashMap<Box<str>, Vec<u32>> = HashMap::new();
-        let mut without_exact_host = Vec::new();
-        for ((matcher, _), position) in rules.iter().zip(0u32..) {
-            match &matcher.host {
-                HostMatch::Exact(host) => by_host.entry(host.clone()).or_default().push(position),
-                _ => without_exact_host.push(position),
-            }
-        }
+        let index = Index::new(rules.iter().map(|(matcher, _)| matcher));
 
         let mut sources: BTreeMap<SocketAddr, Vec<Source>> = BTreeMap::new();
         let mut secured = BTreeMap::new();
@@ -127,8 +117,7 @@ impl RouteTable {
         }
         Self {
             rules,
-            by_host: by_host.into_iter().map(|(host, at)| (host, at.into())).collect(),
-            without_exact_host: without_exact_host.into(),
+            index,
             clusters,
             workloads: workloads.into(),
             sources: sources.into_iter().map(|(listen, list)| (listen, list.into())).collect(),
@@ -140,22 +129,14 @@ impl RouteTable {
     #[must_use]
     pub fn find(&self, request: &RequestHead<'_>) -> Option<&Rule> {
         let host = host_without_port(request.host);
-        if self.rules.len() <= INDEX_BEYOND {
-            return self.rules.iter().find(|(m, _)| m.matches(request, host)).map(|(_, rule)| rule);
-        }
-        let rule = |position: &u32| self.rules.get(*position as usize);
-        let with_host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
-            self.by_host.get(host.to_ascii_lowercase().as_str())
+        let matches =
+            |position: u32| self.rules.get(position as usize).is_some_and(|(matcher, _)| matcher.matches_rest(request));
+        let position = if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            self.index.first(&host.to_ascii_lowercase(), request.path, matches)
         } else {
-            self.by_host.get(host)
+            self.index.first(host, request.path, matches)
         };
-        let exact = with_host.and_then(|at| at.iter().filter_map(rule).find(|(m, _)| m.matches_rest(request)));
-        let other = self.without_exact_host.iter().filter_map(rule).find(|(m, _)| m.matches(request, host));
-        let first = match (exact, other) {
-            (Some(a), Some(b)) => Some(if a.1.index < b.1.index { a } else { b }),
-            (a, b) => a.or(b),
-        };
-        first.map(|(_, rule)| rule)
+        self.rules.get(position? as usize).map(|(_, rule)| rule)
     }
 
     /// The workload that a connection belongs to: by the listener, then by the narrowest network of its source address.
@@ -187,6 +168,11 @@ impl RouteTable {
     #[must_use]
     pub fn clusters(&self) -> &[Arc<str>] {
         &self.clusters
+    }
+
+    /// The headers that rules ask for, some more than once.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.rules.iter().flat_map(|(matcher, _)| matcher.headers.iter().map(|(name, _)| name))
     }
 
     /// The addresses to listen on.

@@ -1,9 +1,10 @@
-//! `export`: writes an ONNX file from weights.
+//! `export`: writes an ONNX file from weights, or from those of another file, as this build writes them.
 
 use super::{about, write};
+use crate::onnx::About;
 use crate::variant::{Kind, Variant};
 use crate::weights::Weights;
-use crate::{Result, onnx};
+use crate::{Error, Result, check, onnx};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -13,6 +14,9 @@ pub struct Export {
     /// The weights; random ones of the network without it.
     #[arg(long)]
     checkpoint: Option<PathBuf>,
+    /// A model whose weights are to be written anew, with what it says of itself: the same model in this build's form.
+    #[arg(long, conflicts_with_all = ["checkpoint", "seed", "model_version", "trained_on"])]
+    model: Option<PathBuf>,
     /// The seed of random weights.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -32,11 +36,17 @@ pub struct Export {
 /// # Errors
 /// When weights cannot be read or the file cannot be written.
 pub fn run(args: &Export) -> Result<()> {
-    let weights = match &args.checkpoint {
-        Some(path) => Weights::load(path)?,
-        None => Weights::random(Kind::Network(Variant::FULL), args.seed)?,
+    let about = about(&args.model_version, &args.trained_on);
+    let (weights, about) = match (&args.checkpoint, &args.model) {
+        (_, Some(path)) => {
+            let bytes = std::fs::read(path).map_err(Error::at(path))?;
+            check::contract(&bytes)?;
+            (onnx::weights(&bytes)?, About::of(&bytes)?)
+        }
+        (Some(path), None) => (Weights::load(path)?, about),
+        (None, None) => (Weights::random(Kind::Network(Variant::FULL), args.seed)?, about),
     };
-    let bytes = onnx::bytes(&weights, &about(&args.model_version, &args.trained_on))?;
+    let bytes = onnx::bytes(&weights, &about)?;
     write(&args.out, &bytes)?;
     say!("{}: {} bytes, {} trained numbers", args.out.display(), bytes.len(), weights.count());
     Ok(())

@@ -41,15 +41,16 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
     let weight = |logit: &O::Value| o.exp(&o.clip(&o.leaky_relu(logit, 0.2)?, -CLAMP, CLAMP)?);
     for layer in 0..LAYERS {
         let x = o.linear(&h, &format!("gat{layer}"))?;
-        let [query, key] = parts(o.split(&o.matmul(&x, &format!("gat{layer}.logits"))?, &[HEADS, HEADS])?)?;
+        let [query, key] =
+            parts(o.split(&o.product(&x, &o.weight(&format!("gat{layer}.logits"))?)?, &[HEADS, HEADS])?)?;
         let own = weight(&o.add(&query, &key)?)?;
         let logit = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
         let sent = weight(&logit)?;
-        let message = o.mul(&o.gather(&x, &inputs.called)?, &o.matmul(&sent, "gat.repeat")?)?;
+        let message = o.mul(&o.gather(&x, &inputs.called)?, &o.product(&sent, &o.weight("gat.repeat")?)?)?;
         let sum = o.scatter_sum(&o.concat(&[message, sent])?, HIDDEN + HEADS, &inputs.caller)?;
         let [sum, total] = parts(o.split(&sum, &[HIDDEN, HEADS])?)?;
-        let sum = o.add(&sum, &o.mul(&x, &o.matmul(&own, "gat.repeat")?)?)?;
-        let total = o.matmul(&o.add(&total, &own)?, "gat.repeat")?;
+        let sum = o.add(&sum, &o.mul(&x, &o.product(&own, &o.weight("gat.repeat")?)?)?)?;
+        let total = o.product(&o.add(&total, &own)?, &o.weight("gat.repeat")?)?;
         h = o.relu(&o.div(&sum, &total)?)?;
     }
     head(o, inputs, &ends(o, inputs, &h)?, &h, 0.0)

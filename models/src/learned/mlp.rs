@@ -2,7 +2,7 @@
 
 use super::{HIDDEN, head, head_specs};
 use crate::Result;
-use crate::net::{EDGE_EPS, FE, FN, NODE_EPS, Outputs, known};
+use crate::net::{EDGE_EPS, FE, FN, NODE_EPS, Outputs, known, normal};
 use crate::ops::{Inputs, Ops};
 use crate::weights::{Spec, Start};
 
@@ -23,10 +23,10 @@ pub(crate) fn specs() -> Vec<Spec> {
 /// # Errors
 /// When an operation fails.
 pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<Outputs<O::Value>> {
-    let nodes = known(o, &inputs.nodes, &NODE_EPS, "node")?;
-    let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
-    let of_node = o.concat(&[nodes.normal, nodes.mask])?;
-    let of_edge = o.concat(&[edges.normal, edges.mask])?;
+    let nodes = known(o, &inputs.nodes, &NODE_EPS)?;
+    let edges = known(o, &inputs.edges, &EDGE_EPS)?;
+    let of_node = o.concat(&[normal(o, &nodes, "node")?, nodes.mask])?;
+    let of_edge = o.concat(&[normal(o, &edges, "edge")?, edges.mask])?;
     let link = o.concat(&[super::ends(o, inputs, &of_node)?, o.gather(&of_edge, &inputs.path_links)?])?;
     let link = o.relu(&o.linear(&o.relu(&o.linear(&link, "mlp.link")?)?, "mlp.hidden")?)?;
     let h = o.relu(&o.linear(&of_node, "mlp.node")?)?;

@@ -13,7 +13,9 @@ pub mod network;
 pub use network::{Network, predict};
 
 use crate::Result;
-use crate::net::{ANSWERS, EDGE_EPS, FE, FN, LN_LATENCY, NODE_EPS, Outputs, answers, bounded, features_specs, known};
+use crate::net::{
+    ANSWERS, EDGE_EPS, FE, FN, LN_LATENCY, NODE_EPS, Outputs, answers, bounded, features_specs, known, normal,
+};
 use crate::ops::{Inputs, Ops};
 use crate::weights::{Spec, Start};
 
@@ -40,12 +42,12 @@ fn head_specs(width: usize) -> Vec<Spec> {
 
 /// `[N, INPUTS]`: all that is known of each node, its links' features as means.
 fn node_inputs<O: Ops>(o: &O, inputs: &Inputs<O>) -> Result<O::Value> {
-    let nodes = known(o, &inputs.nodes, &NODE_EPS, "node")?;
-    let edges = known(o, &inputs.edges, &EDGE_EPS, "edge")?;
+    let nodes = known(o, &inputs.nodes, &NODE_EPS)?;
+    let edges = known(o, &inputs.edges, &EDGE_EPS)?;
     let one = o.constant(&[1.0])?;
     let none = o.mul(&o.columns(&edges.mask, 0, 1)?, &o.constant(&[0.0])?)?;
-    let of_edge = o.concat(&[edges.normal, edges.mask, o.add(&none, &one)?])?;
-    let mut all = vec![nodes.normal, nodes.mask];
+    let of_edge = o.concat(&[normal(o, &edges, "edge")?, edges.mask, o.add(&none, &one)?])?;
+    let mut all = vec![normal(o, &nodes, "node")?, nodes.mask];
     for index in [&inputs.caller, &inputs.called] {
         let sum = o.scatter_sum(&of_edge, 2 * FE + 1, index)?;
         let count = o.clip(&o.columns(&sum, 2 * FE, 1)?, 1.0, f32::MAX)?;

@@ -77,6 +77,30 @@ pub struct About {
     pub window_s: u32,
 }
 
+impl About {
+    /// What a file says of itself.
+    ///
+    /// # Errors
+    /// When the bytes are not an ONNX file.
+    pub fn of(bytes: &[u8]) -> Result<Self> {
+        let said = crate::check::metadata(bytes)?;
+        let of = |key: &str| {
+            said.iter()
+                .find(|(k, _)| k.strip_prefix("pathloom.") == Some(key))
+                .map(|(_, v)| v.clone())
+                .unwrap_or_default()
+        };
+        Ok(Self {
+            name: of("name"),
+            version: of("version"),
+            trained_on: of("trained_on"),
+            created_by: of("created_by"),
+            commit: of("commit"),
+            window_s: of("window_s").parse().unwrap_or(crate::WINDOW_S),
+        })
+    }
+}
+
 /// The file's bytes.
 ///
 /// # Errors

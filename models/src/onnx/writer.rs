@@ -154,6 +154,12 @@ impl<'a> Writer<'a> {
         self.floats(format!("number {value}"), &[value], &[])
     }
 
+    fn slice(&self, x: &str, from: usize, count: usize, axis: i64) -> Result<String> {
+        let number = |n: usize| i64::try_from(n).map_err(|e| Error::Format(e.to_string()));
+        let place = |n: i64| self.integers(&[n], &[1]);
+        Ok(self.one("Slice", &[x, &place(number(from)?), &place(number(from + count)?), &place(axis)], vec![]))
+    }
+
     /// `[k]` as `[k, 1]`, as ScatterND wants its rows.
     fn column(&self, index: &str) -> String {
         self.one("Unsqueeze", &[index, &self.integers(&[1], &[1])], vec![])
@@ -195,12 +201,15 @@ impl Ops for Writer<'_> {
         let width = i64::try_from(row.len()).map_err(|e| Error::Format(e.to_string()))?;
         Ok(self.floats(format!("constant {row:?}"), row, &[1, width]))
     }
-    fn linear(&self, x: &String, name: &str) -> Result<String> {
-        let (w, b) = (self.weight(&format!("{name}.w"))?, self.weight(&format!("{name}.b"))?);
-        Ok(self.one("Gemm", &[x, &w, &b], vec![]))
+    fn table(&self, name: &str, width: usize, values: &[f32]) -> Result<String> {
+        let number = |n: usize| i64::try_from(n).map_err(|e| Error::Format(e.to_string()));
+        Ok(self.floats(name.into(), values, &[number(values.len() / width.max(1))?, number(width)?]))
     }
-    fn matmul(&self, x: &String, name: &str) -> Result<String> {
-        Ok(self.one("MatMul", &[x, &self.weight(name)?], vec![]))
+    fn product(&self, x: &String, w: &String) -> Result<String> {
+        Ok(self.one("MatMul", &[x, w], vec![]))
+    }
+    fn gemm(&self, x: &String, w: &String, c: &String) -> Result<String> {
+        Ok(self.one("Gemm", &[x, w, c], vec![]))
     }
     fn known(&self, x: &String) -> Result<String> {
         let is = self.one("Not", &[&self.one("IsNaN", &[x], vec![])], vec![]);
@@ -212,6 +221,13 @@ impl Ops for Writer<'_> {
     }
     fn add(&self, a: &String, b: &String) -> Result<String> {
         Ok(self.one("Add", &[a, b], vec![]))
+    }
+    fn add_row(&self, x: &String, row: &[f32]) -> Result<String> {
+        // A product with the unit matrix, to which the row is added: twice as fast as adding a short row to each row, and
+        // exact, since the products with zeros are.
+        let width = row.len();
+        let unit = (0..width * width).map(|i| f32::from(u8::from(i / width == i % width))).collect::<Vec<f32>>();
+        self.gemm(x, &self.table(&format!("unit {width}"), width, &unit)?, &self.constant(row)?)
     }
     fn sub(&self, a: &String, b: &String) -> Result<String> {
         Ok(self.one("Sub", &[a, b], vec![]))
@@ -260,9 +276,17 @@ impl Ops for Writer<'_> {
         Ok(self.node("Split", &[x, &sizes], vec![integer("axis", 1)], widths.len()))
     }
     fn columns(&self, x: &String, from: usize, width: usize) -> Result<String> {
-        let number = |n: usize| i64::try_from(n).map_err(|e| Error::Format(e.to_string()));
-        let place = |n: i64| self.integers(&[n], &[1]);
-        Ok(self.one("Slice", &[x, &place(number(from)?), &place(number(from + width)?), &place(1)], vec![]))
+        self.slice(x, from, width, 1)
+    }
+    fn stack(&self, parts: &[String]) -> Result<String> {
+        let inputs: Vec<&str> = parts.iter().map(String::as_str).collect();
+        Ok(self.one("Concat", &inputs, vec![integer("axis", 0)]))
+    }
+    fn rows(&self, x: &String, from: usize, count: usize) -> Result<String> {
+        self.slice(x, from, count, 0)
+    }
+    fn transpose(&self, x: &String) -> Result<String> {
+        Ok(self.one("Transpose", &[x], vec![]))
     }
     fn dropout(&self, x: &String, _share: f32) -> Result<String> {
         Ok(x.clone())

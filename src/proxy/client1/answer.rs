@@ -6,7 +6,7 @@
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
 use super::super::headers::{Seen, digits, one_length};
-use super::super::wire1::{Framing, Header, LineStart, Lines, Malformed, Names, Options};
+use super::super::wire1::{Framing, Header, Kind, LineStart, Lines, Malformed, Names, Options};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version, response};
@@ -76,10 +76,12 @@ pub(super) fn parse(
     let mut building = Building::new(headers);
     let mut aside = plain.as_mut().filter(|_| !informational);
     building.read(bytes, head.headers, names, aside.as_deref_mut())?;
-    if building.seen.connection
+    let lined = aside.as_ref().is_some_and(|lines| lines.length.is_some());
+    let Seen { connection, lengths, codings, .. } = building.seen;
+    if (connection || lined && (lengths > 0 || codings > 0 || status == StatusCode::NO_CONTENT))
         && let Some(lines) = aside
     {
-        // It may name any of them.
+        // `Connection` may name any of them, and lengths are to be judged together.
         lines.clear();
         building.headers.clear();
         building = Building::new(building.headers);
@@ -133,9 +135,16 @@ impl Building {
         mut plain: Option<&mut Lines>,
     ) -> Result<(), Malformed> {
         for line in lines {
-            match (&mut plain, names.plain(line.name)) {
+            match (&mut plain, names.known(line.name)) {
                 // httparse has looked at the value.
-                (Some(plain), Some(start)) => plain.push(start, line.value),
+                (Some(plain), Some((Kind::Plain | Kind::Type, start))) => plain.push(start, line.value),
+                (Some(plain), Some((Kind::Length, start)))
+                    if self.length.is_none()
+                        && let Some(length) = digits(line.value) =>
+                {
+                    (self.length, plain.length) = (Some(length), Some(length));
+                    plain.push(start, line.value);
+                }
                 (plain, _) => self.add(bytes, line, names, plain.as_deref_mut())?,
             }
         }

@@ -241,11 +241,46 @@ fn what_nobody_needs_to_look_at_goes_aside_in_its_order() {
         (String::from_utf8(lines.text().to_vec()).unwrap(), lines.dated, parts.headers.len())
     };
     let plain = "HTTP/1.1 200 OK\r\nDate: today\r\nX-A:  1 \r\nx-a: 2\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(read(plain), ("\r\ndate: today\r\nx-a: 1\r\nx-a: 2".into(), true, 1), "a name that is new");
     for _ in 0..3 {
-        assert_eq!(read(plain), ("\r\ndate: today\r\nx-a: 1\r\nx-a: 2".into(), true, 1));
+        assert_eq!(read(plain), ("\r\ndate: today\r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 0".into(), true, 0));
     }
     let named = "HTTP/1.1 200 OK\r\nx-a: 1\r\ndate: today\r\nconnection: x-a\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(read(named), (String::new(), false, 4), "what `Connection` names must be found");
     let closes = "HTTP/1.1 200 OK\r\nx-a: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    assert_eq!(read(closes), ("\r\nx-a: 1".into(), false, 1));
+    assert_eq!(read(closes), ("\r\nx-a: 1\r\ncontent-length: 0".into(), false, 0));
+    let typed = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n";
+    read(typed);
+    assert_eq!(read(typed), ("\r\ncontent-type: text/plain\r\ncontent-length: 5".into(), false, 0));
+}
+
+#[test]
+fn a_length_that_goes_aside_is_judged_as_any_other() {
+    let mut names = Names::default();
+    let mut read = |lines: &str, status: u16| {
+        let (mut aside, mut place) = (Some(Lines::default()), None);
+        let mut bytes = Bytes::from(format!("HTTP/1.1 {status} \r\n{lines}\r\n"));
+        let parsed = parse(&mut bytes, &Method::GET, &mut HeaderMap::new(), &mut aside, &mut names, &mut place);
+        let Some(Head { parts, lines: Some(lines), .. }) = place else { return Err(parsed) };
+        let all: Vec<_> = parts.headers.get_all("content-length").iter().map(|v| v.to_str().unwrap()).collect();
+        Ok((lines.length, lines.text().len(), all.join("|")))
+    };
+    let once = "content-length: 5\r\n";
+    assert_eq!(read(once, 200), Ok((None, 0, "5".into())), "a name that is new");
+    for _ in 0..2 {
+        assert_eq!(read(once, 200), Ok((Some(5), 19, String::new())));
+        assert_eq!(read("content-length: 5\r\ncontent-length: 5\r\n", 200), Ok((None, 0, "5".into())));
+        assert_eq!(read("content-length: 5\r\nContent-Length: 5\r\n", 200), Ok((None, 0, "5".into())));
+        assert_eq!(read("content-length: 5, 5\r\n", 200), Ok((None, 0, "5".into())));
+        assert_eq!(read(once, 204), Ok((None, 0, String::new())));
+        for wrong in [
+            "content-length: 6\r\n",
+            "transfer-encoding: chunked\r\n",
+            "Content-Length: 6\r\n",
+            "content-length: x\r\n",
+        ] {
+            assert_eq!(read(&(once.to_owned() + wrong), 200), Err(Err(Malformed)), "{wrong}");
+            assert_eq!(read(&(wrong.to_owned() + once), 200), Err(Err(Malformed)), "{wrong}");
+        }
+    }
 }

@@ -136,7 +136,7 @@ impl Connection {
         let long = self.long || self.body.left().is_some_and(|left| left > READ as u64);
         let read = match &mut self.stream {
             Stream::Whole(stream) => scratch.poll_read(cx, stream, long),
-            Stream::Half(reader, _) => scratch.poll_read(cx, reader, long),
+            Stream::Half(reader, _) => scratch.poll_read(cx, reader.as_ref(), long),
             Stream::Gone => return Poll::Ready(Ok(0)),
         };
         (self.buf, self.long) = ready!(read)?;
@@ -176,6 +176,11 @@ impl Connection {
     /// Whether the answer's body came to its end.
     pub(super) fn is_end_stream(&self) -> bool {
         self.body.done()
+    }
+
+    /// Whether all that is left of the answer's body was read.
+    pub(super) fn is_here(&self) -> bool {
+        self.body.left().is_some_and(|left| left <= self.buf.len() as u64)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

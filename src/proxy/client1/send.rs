@@ -23,13 +23,22 @@ pub(in crate::proxy) struct Sending<B = RequestBody> {
 }
 
 impl<B> Sending<B> {
-    /// Encodes a head, and takes the map that its headers were in.
-    pub(in crate::proxy) fn new(parts: &mut Parts, added: &Added<'_>, body: Option<B>, scratch: &Scratch) -> Self
+    /// Encodes a head, and takes the map that its headers were in. `plain` are those that were not put there.
+    pub(in crate::proxy) fn new(
+        parts: &mut Parts,
+        plain: Option<Lines>,
+        added: &Added<'_>,
+        body: Option<B>,
+        scratch: &Scratch,
+    ) -> Self
     where
         B: Default,
     {
         let mut out = scratch.buffer();
-        head(parts, added, &mut out);
+        head(parts, plain.as_ref().map_or(&[], Lines::text), added, &mut out);
+        if let Some(lines) = plain {
+            scratch.recycle(lines.into_text());
+        }
         let (method, mut headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
         let rest = match &body {
             None => Rest::Nothing,
@@ -57,7 +66,7 @@ impl<B> Sending<B> {
 }
 
 /// Encodes a request's head.
-fn head(request: &Parts, added: &Added<'_>, out: &mut Vec<u8>) {
+fn head(request: &Parts, plain: &[u8], added: &Added<'_>, out: &mut Vec<u8>) {
     out.reserve(USUAL_HEAD);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
@@ -66,6 +75,7 @@ fn head(request: &Parts, added: &Added<'_>, out: &mut Vec<u8>) {
     for (name, value) in &request.headers {
         line(out, name, value);
     }
+    out.extend_from_slice(plain);
     added.write(out);
     out.extend_from_slice(b"\r\n\r\n");
 }

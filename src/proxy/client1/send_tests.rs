@@ -1,7 +1,8 @@
 //! What goes out, however little the other side takes.
 
+use super::super::super::added::Usual;
 use super::super::super::headers::Seen;
-use super::super::super::wire1::Unwritten;
+use super::super::super::wire1::{Out, Unwritten};
 use super::*;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Version};
@@ -64,6 +65,19 @@ impl AsyncWrite for Slow {
     }
 }
 
+impl Out for Slow {
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
+        // The next time it rests, for which somebody must wait.
+        if !self.rests {
+            return None;
+        }
+        match self.take(&[data]) {
+            Poll::Ready(written) => Some(written),
+            Poll::Pending => None,
+        }
+    }
+}
+
 /// Frames; `None` is a pause. Counts those that it gave.
 #[derive(Default)]
 struct Frames {
@@ -114,8 +128,9 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         version: Version::HTTP_11,
         request_id: None,
         traceparent: b"00-1-2-00",
+        usual: &Usual::default(),
     };
-    Sending::new(&mut { parts }, &added, body, scratch)
+    Sending::new(&mut { parts }, None, &added, body, scratch)
 }
 
 const ADDED: &str = "via: 1.1 pathloom\r\ntraceparent: 00-1-2-00\r\n";

@@ -52,6 +52,7 @@ pub(in crate::proxy) fn begin(
     let mut said = lines_of(&parts, &mut out);
     if let Some(lines) = body.take_lines() {
         said.date |= lines.dated;
+        said.length = said.length.or(lines.length);
         out.extend_from_slice(lines.text());
         core.scratch.recycle(lines.into_text());
     }

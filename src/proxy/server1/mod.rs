@@ -44,17 +44,19 @@ pub(super) use request::Limits;
 
 use super::body::{ResponseBody, Switched};
 use super::conn::{Conn, DRAIN_IDLE};
+use super::core::Held;
 use super::failure::Failure;
 use super::forward;
+use super::places::Running;
 use super::upgrade;
-use super::wire1::{Unwritten, Writer, may_end};
+use super::wire1::{Out, Unwritten, Writer, may_end};
 use crate::observe::Reason;
 use answer::Asked;
 use bytes::{Bytes, BytesMut};
 use downstream::Drained;
 use http::{Method, Response, StatusCode, Version};
 use request::Head;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -80,9 +82,8 @@ enum After {
 }
 
 /// What came instead of a request, or it.
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made, and never kept")]
-enum Next {
-    Request(Head),
+enum Next<F: Future + 'static> {
+    Request(Running<F>),
     Refused(Failure),
     Linger,
     Over,
@@ -94,7 +95,7 @@ pub(super) async fn serve(conn: &Rc<Conn>, downstream: &Rc<Downstream>) {
     loop {
         let next = poll_fn(|cx| waiting.poll(conn, downstream, cx)).await;
         let after = match next {
-            Next::Request(head) => Box::pin(one(conn, downstream, head)).await,
+            Next::Request(request) => request.await,
             Next::Refused(failure) => Box::pin(refuse(conn, downstream, failure)).await,
             Next::Linger => After::Linger,
             Next::Over => After::Close,
@@ -132,59 +133,66 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn poll(&mut self, conn: &Conn, downstream: &Downstream, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll(
+        &mut self,
+        conn: &Rc<Conn>,
+        downstream: &Rc<Downstream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next<impl Future<Output = After> + use<>>> {
         conn.watch.deadline.register(cx.waker());
         match downstream.poll_over(cx, &mut self.rest) {
             Poll::Ready(Drained::Whole) => {}
             Poll::Ready(Drained::Left) => return Poll::Ready(Next::Linger),
-            Poll::Pending => return self.limits(conn, conn.core.limits.idle.0),
+            Poll::Pending => return self.limits(conn, conn.core.limits.idle.0).map(|()| Next::Over),
         }
         loop {
-            match self.take(conn, downstream) {
-                Ok(Some(head)) => {
-                    self.part = false;
-                    return Poll::Ready(Next::Request(head));
+            if !downstream.buf().is_empty() {
+                // What its routes ask for decides how a head is read.
+                let held = conn.core.generation();
+                let mut head = None;
+                if let Err(failure) = self.take(conn, downstream, &mut head) {
+                    return Poll::Ready(Next::Refused(failure));
                 }
-                Ok(None) => {}
-                Err(failure) => return Poll::Ready(Next::Refused(failure)),
+                if let Some(head) = &mut head {
+                    self.part = false;
+                    return Poll::Ready(Next::Request(conn.core.places.put(one(conn, downstream, held, head))));
+                }
             }
             match downstream.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Over),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return self.limits(conn, DRAIN_IDLE),
+                Poll::Pending => return self.limits(conn, DRAIN_IDLE).map(|()| Next::Over),
             }
         }
     }
 
-    /// Looks for a head in what was read.
-    fn take(&mut self, conn: &Conn, downstream: &Downstream) -> Result<Option<Head>, Failure> {
+    /// Looks for a head in what was read, and puts it at `place`.
+    fn take(&mut self, conn: &Conn, downstream: &Downstream, place: &mut Option<Head>) -> Result<(), Failure> {
         let core = &conn.core;
         let limits = core.servers.http1;
         let mut buf = downstream.buf();
-        if buf.is_empty() {
-            return Ok(None);
-        }
         if !self.partial.is_empty() {
             let seen = self.partial.len();
             self.partial.extend_from_slice(&buf);
             *buf = Bytes::new();
             if !may_end(&self.partial, seen) {
-                return if self.partial.len() > limits.head { Err(request::too_long()) } else { Ok(None) };
+                return if self.partial.len() > limits.head { Err(request::too_long()) } else { Ok(()) };
             }
             *buf = std::mem::take(&mut self.partial).freeze();
         }
-        let head = request::parse(&mut buf, limits, || core.scratch.map(), &mut core.scratch.names.borrow_mut())?;
-        if head.is_none() {
+        let empty = || (core.scratch.map(), Some(core.scratch.lines()));
+        request::parse(&mut buf, limits, empty, &mut core.scratch.names.borrow_mut(), place)?;
+        if place.is_none() {
             self.partial.extend_from_slice(&buf);
         }
-        if head.is_none() || buf.is_empty() {
+        if place.is_none() || buf.is_empty() {
             *buf = Bytes::new();
         }
-        Ok(head)
+        Ok(())
     }
 
-    /// Looks at the clock: `leave` is what a connection that was told to leave still gets.
-    fn limits(&mut self, conn: &Conn, leave: Duration) -> Poll<Next> {
+    /// Looks at the clock: `leave` is what a connection that was told to leave still gets. Ready when its time is over.
+    fn limits(&mut self, conn: &Conn, leave: Duration) -> Poll<()> {
         let (core, deadline) = (&conn.core, &conn.watch.deadline);
         if conn.begins_idle() {
             self.part = false;
@@ -198,17 +206,29 @@ impl Waiting {
             self.part = true;
             deadline.set(core.clock.now() + core.limits.request_headers.0);
         }
-        if deadline.reached() { Poll::Ready(Next::Over) } else { Poll::Pending }
+        if deadline.reached() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-/// Serves one request.
-async fn one(conn: &Rc<Conn>, downstream: &Rc<Downstream>, head: Head) -> After {
-    let Head { parts, seen, framing, keep, expects, trailers } = head;
-    let asked = Asked::new(&parts.method, parts.version, keep, trailers);
-    let body = downstream.begin(framing, expects);
+/// Serves one request. What needs no waiting happens at once, so that the future holds only what the waiting needs.
+fn one(
+    conn: &Rc<Conn>,
+    downstream: &Rc<Downstream>,
+    held: Rc<Held>,
+    head: &mut Head,
+) -> impl Future<Output = After> + use<> {
+    let Head { parts, seen, lines, framing, keep, expects, trailers } = head;
+    let asked = Asked::new(&parts.method, parts.version, *keep, *trailers);
+    let body = downstream.begin(*framing, *expects);
+    let ready = forward::ready1(conn, held, parts, lines.take(), body, seen);
+    under_way(conn.clone(), downstream.clone(), ready, asked)
+}
+
+/// Waits for a request's answer, and writes it.
+async fn under_way(conn: Rc<Conn>, downstream: Rc<Downstream>, ready: forward::Ready, asked: Asked) -> After {
+    let (conn, downstream) = (&*conn, &*downstream);
     let response = {
-        let mut serving = pin!(forward::serve1(conn, parts, body, &seen));
+        let mut serving = pin!(forward::exchange(ready));
         poll_fn(|cx| {
             conn.watch.deadline.register(cx.waker());
             if let Poll::Ready(response) = serving.as_mut().poll(cx) {
@@ -268,7 +288,7 @@ async fn answer(conn: &Conn, downstream: &Downstream, response: Response<Respons
 }
 
 /// Writes as much of an answer as there is. What came before its body broke off is written, too.
-fn write<W: AsyncWrite + Unpin>(
+fn write<W: Out>(
     writer: &mut Writer<ResponseBody>,
     broken: &mut bool,
     cx: &mut Context<'_>,

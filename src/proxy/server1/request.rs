@@ -9,7 +9,7 @@
 
 use super::super::failure::Failure;
 use super::super::headers::{Seen, digits, members};
-use super::super::wire1::{Framing, Header, Names, Options};
+use super::super::wire1::{Framing, Header, Kind, LineStart, Lines, Names, Options};
 use bytes::{Buf, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri, Version, request};
@@ -33,6 +33,8 @@ pub(in crate::proxy) struct Head {
     pub parts: request::Parts,
     /// What is among the headers.
     pub seen: Seen,
+    /// Those that nobody needs to look at, which are not among the others then.
+    pub lines: Option<Lines>,
     /// Where its body ends.
     pub framing: Framing,
     /// The client leaves the connection open.
@@ -52,45 +54,51 @@ pub(super) fn too_long() -> Failure {
     too_large("The request's head is too large.")
 }
 
-/// Takes one head off the front of `bytes`; `None` when more are needed. `headers` is an empty map.
+/// Takes one head off the front of `bytes` and puts it at `place`; none when more are needed. `empty` gives what its headers
+/// are put into: a map, and lines for those that nobody needs to look at, unless all are to be among the others.
 pub(in crate::proxy) fn parse(
     bytes: &mut Bytes,
     limits: Limits,
-    headers: impl FnOnce() -> HeaderMap,
+    empty: impl FnOnce() -> (HeaderMap, Option<Lines>),
     names: &mut Names,
-) -> Result<Option<Head>, Failure> {
+    place: &mut Option<Head>,
+) -> Result<(), Failure> {
     while bytes.starts_with(b"\r\n") {
         bytes.advance(2);
     }
     match bytes.as_ref() {
-        [] | [b'\r'] => return Ok(None),
+        [] | [b'\r'] => return Ok(()),
         [b'\r' | b'\n', ..] => return Err(Failure::bad_request("An empty line before the request is malformed.")),
         _ => {}
     }
     let taken = if limits.headers <= USUAL_HEADERS {
         let mut lines = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
-        take(bytes, lines.get_mut(..limits.headers).unwrap_or_default(), headers, names)?
+        take(bytes, lines.get_mut(..limits.headers).unwrap_or_default(), empty, names, place)?
     } else {
-        take(bytes, &mut vec![MaybeUninit::uninit(); limits.headers], headers, names)?
+        take(bytes, &mut vec![MaybeUninit::uninit(); limits.headers], empty, names, place)?
     };
     match taken {
-        Some((_, length)) if length > limits.head => Err(too_long()),
-        Some((head, length)) => {
+        Some(length) if length > limits.head => {
+            *place = None;
+            Err(too_long())
+        }
+        Some(length) => {
             bytes.advance(length);
-            Ok(Some(head))
+            Ok(())
         }
         None if bytes.len() > limits.head => Err(too_long()),
-        None => Ok(None),
+        None => Ok(()),
     }
 }
 
-/// Reads the head that the block begins with, and how long it is.
+/// Reads the head that the block begins with; says how long it is.
 fn take<'b>(
     block: &'b Bytes,
     lines: &mut [MaybeUninit<httparse::Header<'b>>],
-    headers: impl FnOnce() -> HeaderMap,
+    empty: impl FnOnce() -> (HeaderMap, Option<Lines>),
     names: &mut Names,
-) -> Result<Option<(Head, usize)>, Failure> {
+    place: &mut Option<Head>,
+) -> Result<Option<usize>, Failure> {
     let mut head = httparse::Request::new(&mut []);
     let length = match httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut head, block, lines) {
         Ok(httparse::Status::Complete(length)) => length,
@@ -103,11 +111,18 @@ fn take<'b>(
     let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else { return Ok(None) };
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| refusal(httparse::Error::Token))?;
     let version = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut building =
-        Building { headers: headers(), seen: Seen::default(), length: None, options: Options::default() };
-    building.headers.reserve(head.headers.len());
-    for line in head.headers.iter() {
-        building.add(block, line, names)?;
+    let (headers, mut plain) = empty();
+    let mut building = Building::new(headers);
+    building.read(block, head.headers, names, plain.as_mut())?;
+    let usual = building.seen.hosts == 1 && version == Version::HTTP_11 && target.starts_with('/');
+    if (building.seen.connection || !usual)
+        && let Some(mut lines) = plain.take()
+    {
+        // `Connection` may name any of them; and `Host` is looked at, or written, among the others.
+        lines.clear();
+        building.headers.clear();
+        building = Building::new(building.headers);
+        building.read(block, head.headers, names, None)?;
     }
     let framing = building.framing(version)?;
     let Building { headers, seen, options, .. } = building;
@@ -122,9 +137,11 @@ fn take<'b>(
         && framing != Framing::Length(0)
         && headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let trailers = seen.te && members(&headers, &TE).any(|o| o.eq_ignore_ascii_case(b"trailers"));
-    let mut parts = Request::new(()).into_parts().0;
-    (parts.method, parts.uri, parts.version, parts.headers) = (method, uri(block, target)?, version, headers);
-    Ok(Some((Head { parts, seen, framing, keep, expects, trailers }, length)))
+    let uri = uri(block, target)?;
+    let parts = Request::new(()).into_parts().0;
+    let head = place.insert(Head { parts, seen, lines: plain, framing, keep, expects, trailers });
+    (head.parts.method, head.parts.uri, head.parts.version, head.parts.headers) = (method, uri, version, headers);
+    Ok(Some(length))
 }
 
 fn refusal(error: httparse::Error) -> Failure {
@@ -164,9 +181,46 @@ struct Building {
 }
 
 impl Building {
-    fn add(&mut self, block: &Bytes, line: &httparse::Header<'_>, names: &mut Names) -> Result<(), Failure> {
+    fn new(headers: HeaderMap) -> Self {
+        Self { headers, seen: Seen::default(), length: None, options: Options::default() }
+    }
+
+    /// Reads all headers; those that nobody needs to look at go to `plain`.
+    fn read(
+        &mut self,
+        block: &Bytes,
+        lines: &[httparse::Header<'_>],
+        names: &mut Names,
+        mut plain: Option<&mut Lines>,
+    ) -> Result<(), Failure> {
+        for line in lines {
+            match (&mut plain, names.known(line.name)) {
+                // httparse has looked at the value.
+                (Some(plain), Some((Kind::Plain, start))) => plain.push(start, line.value),
+                (Some(plain), Some((Kind::Host, start))) if self.seen.hosts == 0 => {
+                    self.seen.hosts = 1;
+                    plain.push_host(start, line.value);
+                }
+                (plain, _) => self.add(block, line, names, plain.as_deref_mut())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        block: &Bytes,
+        line: &httparse::Header<'_>,
+        names: &mut Names,
+        aside: Option<&mut Lines>,
+    ) -> Result<(), Failure> {
         let read = names.read(block, line);
         let Header { name, value, plain } = read.map_err(|_| refusal(httparse::Error::HeaderName))?;
+        if let Some(aside) = aside.filter(|_| plain) {
+            // All of a name go the same way, so that they keep their order.
+            aside.push(&LineStart::of(&name), value.as_bytes());
+            return Ok(());
+        }
         if !plain {
             if !self.understand(&name, line.value)? {
                 return Ok(());

@@ -1,6 +1,7 @@
 //! Which heads are taken, and which are refused.
 
 use super::*;
+use http::HeaderValue;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -9,7 +10,8 @@ const LIMITS: Limits = Limits { head: 16 * 1024, headers: 50 };
 /// Reads one head, and gives what was left.
 fn read(text: impl AsRef<[u8]>) -> Result<(Option<Head>, Bytes), Failure> {
     let mut bytes = Bytes::copy_from_slice(text.as_ref());
-    let head = parse(&mut bytes, LIMITS, HeaderMap::new, &mut Names::default())?;
+    let mut head = None;
+    parse(&mut bytes, LIMITS, || (HeaderMap::new(), None), &mut Names::default(), &mut head)?;
     Ok((head, bytes))
 }
 
@@ -32,7 +34,7 @@ fn status(text: impl AsRef<[u8]>) -> u16 {
 #[test]
 fn a_head_is_read_as_it_stands() {
     let (read, left) = read("GET /a?b=c HTTP/1.1\r\nHost:shop \r\nX-A: \t1  2\t\r\nx-a:\r\n\r\nrest").unwrap();
-    let Head { parts, seen, framing, keep, expects, trailers } = read.unwrap();
+    let Head { parts, seen, framing, keep, expects, trailers, .. } = read.unwrap();
     assert_eq!((parts.method, parts.uri.to_string(), parts.version), (Method::GET, "/a?b=c".into(), Version::HTTP_11));
     let lines: Vec<_> = parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
     assert_eq!(lines, [("host", &b"shop"[..]), ("x-a", b"1  2"), ("x-a", b"")]);
@@ -196,8 +198,9 @@ fn heads_beyond_the_limits_are_too_large() {
     assert_eq!(status("GET / HTTP/1.1\r\nx: ".to_owned() + &"y".repeat(16_384)), 431);
     let many = Limits { headers: 1000, head: 1 << 20 };
     let mut bytes = Bytes::from(lines(1000, 5));
-    let head = parse(&mut bytes, many, HeaderMap::new, &mut Names::default()).unwrap().unwrap();
-    assert_eq!(head.parts.headers.len(), 1000);
+    let mut head = None;
+    parse(&mut bytes, many, || (HeaderMap::new(), None), &mut Names::default(), &mut head).unwrap();
+    assert_eq!(head.unwrap().parts.headers.len(), 1000);
 }
 
 #[test]
@@ -208,6 +211,60 @@ fn a_part_of_a_head_is_none() {
         assert!(head.is_none() && left.len() == end, "{end}");
     }
     assert!(read(&text).unwrap().0.is_some());
+}
+
+/// The same head with plain headers as lines is the same head, whatever names were read before.
+fn as_lines_too(names: &mut Names, text: &[u8], whole: &Result<Option<Head>, Failure>) {
+    let (mut bytes, mut head) = (Bytes::copy_from_slice(text), None);
+    let empty = || (HeaderMap::new(), Some(Lines::default()));
+    let read = parse(&mut bytes, LIMITS, empty, names, &mut head);
+    match (whole, read.map(|()| head)) {
+        (Ok(Some(whole)), Ok(Some(mut head))) => {
+            let routed = |head: &Head| head.parts.headers.get_all("x-a").iter().count();
+            assert_eq!(routed(whole), routed(&head), "what routes ask for is no line");
+            if let Some(lines) = head.lines.take() {
+                lines.put_into(&mut head.parts.headers).unwrap();
+                if let Some(host) = lines.host() {
+                    head.parts.headers.insert("host", HeaderValue::from_bytes(host).unwrap());
+                }
+            }
+            assert_eq!(head.parts.headers, whole.parts.headers, "{:?}", String::from_utf8_lossy(text));
+            assert_eq!(head.seen, whole.seen);
+            assert_eq!((head.framing, head.keep, head.expects), (whole.framing, whole.keep, whole.expects));
+        }
+        (Ok(whole), Ok(head)) => assert_eq!(whole.is_none(), head.is_none()),
+        (whole, read) => assert_eq!(whole.as_ref().err(), read.as_ref().err()),
+    }
+}
+
+#[test]
+fn headers_that_mean_nothing_to_a_proxy_are_lines() {
+    let mut names = Names::default();
+    names.route_by([HeaderName::from_static("x-canary")].iter());
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: me\r\nX-Canary: yes\r\nAccept:\r\naccept: b: c\r\n\r\n";
+    // Unknown names, and then known ones.
+    for known in [false, true] {
+        let (mut bytes, mut place) = (Bytes::from(text), None);
+        parse(&mut bytes, LIMITS, || (HeaderMap::new(), Some(Lines::default())), &mut names, &mut place).unwrap();
+        let head = place.unwrap();
+        let (lines, names) = (head.lines.unwrap(), head.parts.headers.keys().map(|n| n.as_str()).collect::<Vec<_>>());
+        let plain = "\r\nuser-agent: me\r\naccept: \r\naccept: b: c";
+        if known {
+            assert_eq!(lines.text(), ("\r\nhost: a".to_owned() + plain).as_bytes());
+            assert_eq!((lines.host(), names), (Some(&b"a"[..]), vec!["x-canary"]));
+        } else {
+            assert_eq!((lines.text(), lines.host(), names), (plain.as_bytes(), None, vec!["host", "x-canary"]));
+        }
+        let mut headers = HeaderMap::new();
+        lines.put_into(&mut headers).unwrap();
+        assert_eq!(headers.get_all("accept").iter().map(|v| v.as_bytes()).collect::<Vec<_>>(), [&b""[..], b"b: c"]);
+        assert!(!headers.contains_key("host"), "its place is elsewhere towards an HTTP/2 endpoint");
+    }
+    // What `Connection` names may be any of them.
+    let (mut bytes, mut place) = (Bytes::from(text.replace("X-Canary: yes", "Connection: Accept")), None);
+    parse(&mut bytes, LIMITS, || (HeaderMap::new(), Some(Lines::default())), &mut names, &mut place).unwrap();
+    let head = place.unwrap();
+    assert_eq!((head.lines.is_none(), head.parts.headers.get_all("accept").iter().count()), (true, 2));
 }
 
 /// A valid request, which mutations start from.
@@ -225,6 +282,9 @@ fn valid(rng: &mut SmallRng) -> Vec<u8> {
             "expect: 100-continue\r\n",
             "x-a:\t b \r\n",
             "cookie: a=b\r\n",
+            "User-Agent: me/1.0 (x)\r\n",
+            "accept:\r\n",
+            "connection: accept\r\n",
         ];
         text += &pick(rng, &lines);
     }
@@ -253,6 +313,8 @@ fn mutate(rng: &mut SmallRng, text: &mut Vec<u8>) {
 fn it_never_disagrees_with_httparse_on_what_a_head_is() {
     let mut rng = SmallRng::seed_from_u64(7);
     let (mut taken, mut partial, mut stricter, mut refused) = (0, 0, 0, 0);
+    let mut names = Names::default();
+    names.route_by([HeaderName::from_static("x-a")].iter());
     for turn in 0..60_000 {
         let text = if turn % 10 == 0 {
             (0..rng.random_range(1..80)).map(|_| rng.next_u32() as u8).collect()
@@ -269,7 +331,10 @@ fn it_never_disagrees_with_httparse_on_what_a_head_is() {
         let mut theirs = httparse::Request::new(&mut lines);
         let parsed = theirs.parse(&text);
         let mut bytes = Bytes::from(text.clone());
-        let ours = parse(&mut bytes, LIMITS, HeaderMap::new, &mut Names::default());
+        let mut head = None;
+        let ours = parse(&mut bytes, LIMITS, || (HeaderMap::new(), None), &mut Names::default(), &mut head);
+        let ours = ours.map(|()| head);
+        as_lines_too(&mut names, &text, &ours);
         match (ours, parsed) {
             (Ok(Some(head)), Ok(httparse::Status::Complete(length))) => {
                 taken += 1;

@@ -18,18 +18,17 @@ mod raw;
 mod write;
 
 pub(super) use decode::{Decoder, Piece};
-pub(super) use names::{Header, LineStart, Names};
+pub(super) use names::{Header, Kind, LineStart, Names};
 pub(super) use raw::Raw;
-pub(super) use write::{Lines, Rest, Unwritten, Writer, announced, line};
+pub(super) use write::{Lines, Out, Rest, Unwritten, Writer, announced, line};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::RefCell;
-use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 /// What a head takes that has not many headers, in bytes.
 pub(super) const USUAL_HEAD: usize = 1024;
@@ -76,26 +75,51 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Reads once; what came, none at the end. Says whether it was all that could be read at once.
-    pub(super) fn poll_read<R: AsyncRead + Unpin>(
+    ///
+    /// What has come since the last look is asked of the runtime first: half of all looks find nothing, and each would go
+    /// through the whole of a read to say so.
+    pub(super) fn poll_read(
         &self,
         cx: &mut Context<'_>,
-        from: &mut R,
+        from: &TcpStream,
         long: bool,
     ) -> Poll<io::Result<(Bytes, bool)>> {
-        let (block, least, room) =
-            if long { (&self.bulk, READ_BULK, READ_BULK) } else { (&self.read, READ_LEAST, READ) };
-        let mut block = block.borrow_mut();
-        if block.capacity() < least {
-            block.reserve(room);
+        loop {
+            ready!(from.poll_read_ready(cx))?;
+            let (block, least, room) =
+                if long { (&self.bulk, READ_BULK, READ_BULK) } else { (&self.read, READ_LEAST, READ) };
+            let mut block = block.borrow_mut();
+            if block.capacity() < least {
+                block.reserve(room);
+            }
+            let room = block.capacity();
+            match from.try_read_buf(&mut *block) {
+                Ok(read) => {
+                    if (1..room).contains(&read) {
+                        // There is no more, and the kernel will say when there is: as tokio's own reads do, which would
+                        // ask for readiness once more.
+                        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                        let _ = from.try_io(Interest::READABLE, nothing);
+                    }
+                    return Poll::Ready(Ok((block.split().freeze(), read >= room)));
+                }
+                // It was said to be readable and is not: wait for the next word.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        let room = block.capacity();
-        let read = ready!(pin!(from.read_buf(&mut *block)).poll(cx))?;
-        Poll::Ready(Ok((block.split().freeze(), read >= room)))
     }
 
     /// An empty buffer.
     pub(super) fn buffer(&self) -> Vec<u8> {
         self.write.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// An empty buffer for lines.
+    pub(super) fn lines(&self) -> Lines {
+        let mut lines = Lines::default();
+        lines.lend(self.buffer());
+        lines
     }
 
     /// Takes a buffer back.

@@ -4,11 +4,13 @@
 //! lower case, one of those that `http` knows, or a new one) and that a value holds nothing forbidden costs several
 //! times what it costs to see that it is what came last time. The table is a core's own and small; names that share a
 //! place take it from each other. A value that changes often is not kept: it would be copied for nothing.
+//!
+//! Names that the routes in force ask for mean something to this proxy whatever they are (`route_by`).
 
 use super::super::headers::Seen;
 use super::Malformed;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
 /// How many names are remembered.
@@ -20,18 +22,35 @@ const LONGEST_VALUE: usize = 64;
 const MAX_CHANGES: u8 = 4;
 
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct Names(Vec<Option<Known>>);
+pub(in crate::proxy) struct Names {
+    known: Vec<Option<Known>>,
+    /// Those that routes ask for.
+    routed: Vec<HeaderName>,
+}
 
 #[derive(Debug)]
 struct Known {
     text: [u8; LONGEST_NAME],
     length: usize,
     name: HeaderName,
-    plain: bool,
+    kind: Kind,
     /// How its line begins.
     start: LineStart,
     value: Option<HeaderValue>,
     changes: u8,
+}
+
+/// What a header may mean to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Kind {
+    /// Nothing. Of `Date` it matters only that it is there.
+    Plain,
+    Host,
+    /// `Content-Length`.
+    Length,
+    /// `Content-Type`: of an answer it means nothing.
+    Type,
+    Other,
 }
 
 /// How a header's line begins: the end of the line before, its name, and what comes before its value.
@@ -63,36 +82,42 @@ impl Names {
     pub(in crate::proxy) fn read(&mut self, block: &Bytes, line: &httparse::Header<'_>) -> Result<Header, Malformed> {
         let text = line.name.as_bytes();
         let place = place(text);
-        if let Some(Some(known)) = self.0.get_mut(place)
+        if let Some(Some(known)) = self.known.get_mut(place)
             && known.text.get(..known.length) == Some(text)
         {
             let value = known.value_of(block, line.value)?;
-            return Ok(Header { name: known.name.clone(), value, plain: known.plain });
+            return Ok(Header { name: known.name.clone(), value, plain: known.kind == Kind::Plain });
         }
         let name = HeaderName::from_bytes(text).map_err(|_| Malformed)?;
-        let plain = plain(&name);
+        let kind = if self.routed.contains(&name) { Kind::Other } else { kind(&name) };
         if text.len() <= LONGEST_NAME {
-            self.remember(place, text, &name, plain);
+            self.remember(place, text, &name, kind);
         }
-        Ok(Header { name, value: part(block, line.value)?, plain })
+        Ok(Header { name, value: part(block, line.value)?, plain: kind == Kind::Plain })
     }
 
-    /// How the line of a header begins that is known to mean nothing to a proxy.
-    pub(in crate::proxy) fn plain(&self, text: &str) -> Option<&LineStart> {
-        let known = self.0.get(place(text.as_bytes()))?.as_ref()?;
-        (known.plain && known.text.get(..known.length) == Some(text.as_bytes())).then_some(&known.start)
+    /// What a header means whose name is known, and how its line begins.
+    pub(in crate::proxy) fn known(&self, text: &str) -> Option<(Kind, &LineStart)> {
+        let known = self.known.get(place(text.as_bytes()))?.as_ref()?;
+        (known.text.get(..known.length) == Some(text.as_bytes())).then_some((known.kind, &known.start))
     }
 
-    fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, plain: bool) {
-        if self.0.is_empty() {
-            self.0.resize_with(PLACES, || None);
+    /// From now on routes ask for these.
+    pub(in crate::proxy) fn route_by<'n>(&mut self, names: impl Iterator<Item = &'n HeaderName>) {
+        self.known.clear();
+        self.routed = names.cloned().collect();
+    }
+
+    fn remember(&mut self, place: usize, text: &[u8], name: &HeaderName, kind: Kind) {
+        if self.known.is_empty() {
+            self.known.resize_with(PLACES, || None);
         }
         let mut kept = [0; LONGEST_NAME];
         kept.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
-        if let Some(slot) = self.0.get_mut(place) {
+        if let Some(slot) = self.known.get_mut(place) {
             let (name, length) = (name.clone(), text.len());
             let start = LineStart::of(&name);
-            *slot = Some(Known { text: kept, length, name, plain, start, value: None, changes: 0 });
+            *slot = Some(Known { text: kept, length, name, kind, start, value: None, changes: 0 });
         }
     }
 }
@@ -123,7 +148,17 @@ fn place(text: &[u8]) -> usize {
     (text.len() * 31 + letter(0) * 7 + letter(text.len().saturating_sub(2)) * 3) % PLACES
 }
 
-/// Whether nobody needs to look at a header of this name. Of `Date` it matters only that it is there.
+fn kind(name: &HeaderName) -> Kind {
+    match *name {
+        HOST => Kind::Host,
+        CONTENT_LENGTH => Kind::Length,
+        CONTENT_TYPE => Kind::Type,
+        _ if plain(name) => Kind::Plain,
+        _ => Kind::Other,
+    }
+}
+
+/// Whether nobody needs to look at a header of this name.
 fn plain(name: &HeaderName) -> bool {
     let mut seen = Seen::default();
     seen.note(name, &HeaderValue::from_static("application/grpc"));
@@ -177,7 +212,7 @@ mod tests {
             read(&mut names, "date", &i.to_string()).unwrap();
             read(&mut names, "server", "same").unwrap();
         }
-        let kept = |name: &str| names.0[place(name.as_bytes())].as_ref().unwrap().value.clone();
+        let kept = |name: &str| names.known[place(name.as_bytes())].as_ref().unwrap().value.clone();
         assert_eq!((kept("date"), kept("server")), (None, Some(HeaderValue::from_static("same"))));
     }
 

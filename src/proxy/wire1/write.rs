@@ -7,7 +7,7 @@
 //! (RFC 9110, section 6.6.2), but for fields that may not stand there.
 
 use super::super::headers::members;
-use super::LineStart;
+use super::{LineStart, Malformed};
 use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS,
@@ -16,9 +16,12 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 /// Pieces of a body up to this size are copied behind what is there, in bytes; a write of several parts costs more.
 const COPIED: usize = 4 * 1024;
@@ -58,6 +61,29 @@ pub(in crate::proxy) enum Rest {
     Chunked(Vec<HeaderName>),
     /// Until the connection is closed.
     Close,
+}
+
+/// What a message is written to.
+pub(in crate::proxy) trait Out: AsyncWrite + Unpin {
+    /// Writes at once; none when it would have to wait. A socket nearly always takes a message, and needs not be asked
+    /// first whether it would.
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>>;
+}
+
+impl Out for TcpStream {
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
+        at_once(self.try_write(data))
+    }
+}
+
+impl Out for OwnedWriteHalf {
+    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
+        at_once(self.try_write(data))
+    }
+}
+
+fn at_once(written: io::Result<usize>) -> Option<io::Result<usize>> {
+    Some(written).filter(|w| !w.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
 }
 
 /// A message on its way out.
@@ -107,7 +133,7 @@ impl<B> Writer<B> {
     }
 
     /// Writes what there is, and asks for no more of the body.
-    pub(in crate::proxy) fn poll_flush<W: AsyncWrite + Unpin>(
+    pub(in crate::proxy) fn poll_flush<W: Out>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
@@ -118,10 +144,13 @@ impl<B> Writer<B> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_write<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_write<W: Out>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
         let head = self.out.get(self.at..).unwrap_or_default();
         let written = if self.data.is_empty() && self.tail.is_empty() {
-            ready!(Pin::new(to).poll_write(cx, head))?
+            match to.write_now(head) {
+                Some(written) => written?,
+                None => ready!(Pin::new(to).poll_write(cx, head))?,
+            }
         } else {
             let parts = [IoSlice::new(head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
             ready!(Pin::new(to).poll_write_vectored(cx, &parts))?
@@ -211,11 +240,7 @@ impl<B> Writer<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
     /// Writes as much as there is. Ready when all of the message was written.
-    pub(in crate::proxy) fn poll<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut W,
-    ) -> Poll<Result<(), Unwritten>> {
+    pub(in crate::proxy) fn poll<W: Out>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<Result<(), Unwritten>> {
         loop {
             let waits = self.poll_pull(cx)?.is_pending();
             ready!(self.poll_flush(cx, to))?;
@@ -257,6 +282,10 @@ pub(in crate::proxy) struct Lines {
     text: Vec<u8>,
     /// `Date` is one of them.
     pub dated: bool,
+    /// What `Content-Length` says, where that is one of them.
+    pub length: Option<u64>,
+    /// Where the value of `Host` stands, where that is one of them.
+    host: Option<Range<usize>>,
 }
 
 impl Lines {
@@ -273,15 +302,42 @@ impl Lines {
         self.push_text(&start.text, value);
     }
 
+    /// The same for `Host`.
+    pub(in crate::proxy) fn push_host(&mut self, start: &LineStart, value: &[u8]) {
+        self.push(start, value);
+        self.host = Some(self.text.len() - value.len()..self.text.len());
+    }
+
+    /// The value of `Host`.
+    pub(in crate::proxy) fn host(&self) -> Option<&[u8]> {
+        self.text.get(self.host.clone()?)
+    }
+
     /// The same for a line of ours, which is no date.
     pub(in crate::proxy) fn push_text(&mut self, start: &[u8], value: &[u8]) {
         self.text.extend_from_slice(start);
         self.text.extend_from_slice(value);
     }
 
+    /// Puts them among the others, for whoever has no use for text, but for `Host`. Each is a name and a value, as they
+    /// were read.
+    pub(in crate::proxy) fn put_into(&self, headers: &mut HeaderMap) -> Result<(), Malformed> {
+        for line in self.text.strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let end = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
+            let (name, value) = (line.get(..end).unwrap_or_default(), line.get(end + 2..).unwrap_or_default());
+            if self.host.is_some() && name == b"host" {
+                continue;
+            }
+            let value = HeaderValue::from_bytes(value).map_err(|_| Malformed)?;
+            headers.append(HeaderName::from_bytes(name).map_err(|_| Malformed)?, value);
+        }
+        Ok(())
+    }
+
     pub(in crate::proxy) fn clear(&mut self) {
         self.text.clear();
-        self.dated = false;
+        (self.dated, self.length, self.host) = (false, None, None);
     }
 
     pub(in crate::proxy) fn text(&self) -> &[u8] {
