@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 const ROOMS: [&str; 15] = [
-    "config", "links", "observe", "identity", "route", "balance", "graph", "record", "health", "scorer", "proxy", "control",
-    "admin", "demo", "app",
+    "config", "links", "observe", "identity", "route", "balance", "graph", "record", "health", "scorer", "proxy",
+    "control", "admin", "demo", "app",
 ];
 
 /// What a room must never know, whatever its place.

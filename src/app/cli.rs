@@ -48,7 +48,9 @@ With `process.handover` in the file, a second `run` takes the first one's place 
   pathloom explain --admin 10.0.0.7:9900 --json")]
     Explain(crate::admin::ExplainArgs),
     /// Makes a throw-away authority and certificates, to try mTLS out.
-    #[command(subcommand, after_help = "Example:
+    #[command(
+        subcommand,
+        after_help = "Example:
   pathloom ca init /tmp/mesh-ca
   pathloom ca issue /tmp/mesh-ca spiffe://mesh.local/shop/frontend
 
@@ -56,7 +58,8 @@ and in the configuration:
   identity:
     certificate: /tmp/mesh-ca/frontend.pem
     key: /tmp/mesh-ca/frontend-key.pem
-    bundle: /tmp/mesh-ca/ca.pem")]
+    bundle: /tmp/mesh-ca/ca.pem"
+    )]
     Ca(ca::CaCommand),
     /// Prints the JSON schema of the configuration, for editors.
     Schema,

@@ -228,11 +228,7 @@ impl Drop for EndsScoring {
 }
 
 /// Why requests cannot be served now.
-fn not_ready(
-    accepting: Arc<AtomicBool>,
-    drain: Drain,
-    identities: Arc<Identities>,
-) -> admin::Asked<Vec<String>> {
+fn not_ready(accepting: Arc<AtomicBool>, drain: Drain, identities: Arc<Identities>) -> admin::Asked<Vec<String>> {
     Box::new(move || {
         let mut reasons = Vec::new();
         if !accepting.load(Relaxed) {

@@ -3,9 +3,9 @@
 use super::*;
 use crate::config::load::load_file;
 use crate::config::touch::{POLL, SETTLE};
-use std::path::Path;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use tokio::sync::mpsc::Receiver as Events;
 use tokio::time::timeout;
 

@@ -18,14 +18,19 @@ use super::forward;
 use super::http2::{self, FAREWELL};
 use super::io::{Io, Marks, Spoken, spoken};
 use super::server1::{self, Downstream};
+use super::transport::{self, FIRST_BYTE, Transport};
 use super::watch::Watch;
 use crate::config::ListenerDefaults;
+use crate::identity::{Handshake, Peer, Side, SpiffeId, TlsMode};
 use crate::links::Time;
 use crate::route::WorkloadId;
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -62,6 +67,14 @@ pub(super) struct Conn {
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
     /// The authority that its last request asked for.
     pub host: RefCell<HeaderValue>,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// It came in plain text where that is refused.
+    pub plain_text: bool,
+    /// Who the client has proven to be.
+    peer_id: Option<SpiffeId>,
+    /// The same as `X-Forwarded-Client-Cert` says it.
+    pub client_cert: Option<HeaderValue>,
     /// What its requests get alike.
     pub usual: Usual,
     pub requests: Cell<usize>,
@@ -78,7 +91,7 @@ impl Conn {
     pub(super) fn new(
         core: Rc<Core>,
         listener: Rc<Listener>,
-        peer: IpAddr,
+        (peer, proven): (IpAddr, Proven),
         marks: Option<Arc<Marks>>,
         watch: Rc<Watch>,
     ) -> Rc<Self> {
@@ -93,6 +106,10 @@ impl Conn {
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
+            secure: proven.secure,
+            plain_text: proven.plain_text,
+            peer_id: proven.peer.map(|peer| peer.id),
+            client_cert: proven.client_cert,
             usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
@@ -100,6 +117,11 @@ impl Conn {
             leaving: Cell::new(false),
             core,
         })
+    }
+
+    /// Who the client has proven to be.
+    pub(super) fn client_id(&self) -> Option<&SpiffeId> {
+        self.peer_id.as_ref()
     }
 
     /// Whose connection this is; found once, and again when routes were replaced.
@@ -163,8 +185,17 @@ fn told_to_leave(core: &Core, listener: &Listener) -> bool {
 /// Serves a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>) {
     let watch = Watch::new(&core.deadlines);
-    let Some((stream, read, spoken)) = first_bytes(&core, &listener, &watch, stream).await else { return };
-    let peer = peer.ip().to_canonical();
+    let stream = Transport::Plain(stream);
+    let Some(first) = first_bytes(&core, &listener, &watch, stream).await else { return };
+    let (proven, (stream, read, spoken)) = match core.generation().generation.routes.tls(listener.address) {
+        TlsMode::Disabled => (Proven::default(), first),
+        // Boxed: a connection's future is as large as plain text needs.
+        mode => match Box::pin(prove(&core, &listener, &watch, mode, first)).await {
+            Some(proven) => proven,
+            None => return,
+        },
+    };
+    let peer = (peer.ip().to_canonical(), proven);
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
@@ -180,20 +211,78 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     }
 }
 
-/// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
-async fn first_bytes(
+/// A connection, what was read of it, and what that is.
+type First = (Transport, Bytes, Spoken);
+
+/// Who a client has proven to be.
+#[derive(Default)]
+pub(super) struct Proven {
+    secure: bool,
+    plain_text: bool,
+    peer: Option<Peer>,
+    client_cert: Option<HeaderValue>,
+}
+
+/// Finds out who a client is, on a listener that asks. None where there is nobody to answer.
+async fn prove(
     core: &Rc<Core>,
     listener: &Listener,
     watch: &Rc<Watch>,
-    stream: TcpStream,
-) -> Option<(TcpStream, Bytes, Spoken)> {
+    mode: TlsMode,
+    (stream, read, spoken): First,
+) -> Option<(Proven, First)> {
+    let handshakes = &core.identities.handshakes;
+    let plain = match stream {
+        Transport::Plain(plain) if read.first() == Some(&FIRST_BYTE) => plain,
+        stream => {
+            // Answered in the client's own words, and with nothing else: each request is refused.
+            let plain_text = mode == TlsMode::Strict;
+            if plain_text {
+                handshakes.count(Side::Downstream, Handshake::PlainText);
+            }
+            return Some((Proven { plain_text, ..Proven::default() }, (stream, read, spoken)));
+        }
+    };
+    let Some(identity) = core.identities.current() else {
+        handshakes.count(Side::Downstream, Handshake::NoIdentity);
+        return None;
+    };
+    watch.deadline.set(core.clock.now() + core.limits.request_headers.0);
+    let mut accepting = pin!(transport::accept(identity.server.clone(), plain, read));
+    let accepted = std::future::poll_fn(|cx| {
+        watch.deadline.register(cx.waker());
+        match accepting.as_mut().poll(cx) {
+            Poll::Pending if watch.deadline.reached() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            accepted => accepted,
+        }
+    })
+    .await;
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => {
+            let outcome = Handshake::failed(&error);
+            tracing::debug!(listener = %listener.address, %error, outcome = outcome.code(), "a client's handshake failed");
+            handshakes.count(Side::Downstream, outcome);
+            return None;
+        }
+    };
+    handshakes.count(Side::Downstream, Handshake::Done);
+    let peer = stream.peer();
+    let said = peer.as_ref().map(|peer| format!("By={};Hash={};URI={}", identity.id(), peer.digest, peer.id));
+    let client_cert = said.and_then(|said| HeaderValue::try_from(said).ok());
+    let proven = Proven { secure: true, plain_text: false, peer, client_cert };
+    Some((proven, first_bytes(core, listener, watch, stream).await?))
+}
+
+/// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
+async fn first_bytes(core: &Rc<Core>, listener: &Listener, watch: &Rc<Watch>, mut stream: Transport) -> Option<First> {
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
     // A part of what HTTP/2 begins with.
     let mut part = BytesMut::new();
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
-        while let Poll::Ready(read) = core.scratch.poll_read(cx, &stream, false) {
+        while let Poll::Ready(read) = core.scratch.poll_read(cx, &mut stream, false) {
             let Ok((mut read, _)) = read else { return Poll::Ready(None) };
             if read.is_empty() {
                 // Half a preface and no more: what is wrong with it is said as HTTP/1.1.

@@ -1,5 +1,6 @@
 //! A connection as `h2` gets it: with the bytes that were read to know the protocol, and with marks of what moved on it.
 
+use super::transport::Transport;
 use super::wire1::Raw;
 use bytes::Bytes;
 use std::io;
@@ -8,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What every HTTP/2 connection with prior knowledge starts with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,7 +55,7 @@ pub(super) struct Io {
 
 impl Io {
     /// A connection on which `read` came already.
-    pub(super) fn new(stream: TcpStream, read: Bytes) -> Self {
+    pub(super) fn new(stream: Transport, read: Bytes) -> Self {
         Self { stream: Raw::new(stream, read, ()), marks: Arc::default() }
     }
 

@@ -21,6 +21,7 @@
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
+//! | `transport` | what is read from and written to: plain or secured |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
 //!
@@ -52,6 +53,7 @@ mod server1;
 mod service;
 mod shared;
 mod sockets;
+mod transport;
 mod upgrade;
 mod upstream;
 mod watch;

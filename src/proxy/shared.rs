@@ -42,6 +42,8 @@ const FIRST_STREAMS: usize = 100;
 /// An HTTP/2 connection that requests share.
 pub(super) struct Shared {
     sender: RefCell<SendRequest<Bytes>>,
+    /// What it was secured under; 0 is plain text.
+    pub(super) epoch: u64,
     pub(super) streams: Cell<usize>,
     /// It takes no more requests.
     over: Rc<Cell<bool>>,
@@ -131,7 +133,7 @@ pub(super) async fn send2(
     };
     let (mut fresh, mut again) = (false, false);
     loop {
-        let shared = match core.pool.take_shared(endpoint.id, now) {
+        let shared = match core.pool.take_shared(endpoint, now) {
             Some(shared) => shared,
             None => match Box::pin(open_shared(core, endpoint, timeouts, now)).await {
                 Ok(Some(shared)) => {
@@ -305,12 +307,13 @@ async fn open_shared(
     }
     let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
     let opened = async {
-        let io = Io::new(connect(endpoint, timeouts).await?, Bytes::new());
+        let (stream, epoch) = connect(core, endpoint, timeouts).await?;
+        let io = Io::new(stream, Bytes::new());
         let marks = io.marks().clone();
         let (sender, connection) = core.client2.handshake(io).await.map_err(|_| Reason::ConnectFailed)?;
-        Ok((sender, connection, marks))
+        Ok((sender, connection, marks, epoch))
     };
-    let (sender, mut connection, marks) = match opened.await {
+    let (sender, mut connection, marks, epoch) = match opened.await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
@@ -320,6 +323,7 @@ async fn open_shared(
     let over = Rc::new(Cell::new(false));
     let shared = Rc::new(Shared {
         sender: RefCell::new(sender),
+        epoch,
         streams: Cell::new(0),
         over: over.clone(),
         used: Cell::new(now),

@@ -19,8 +19,10 @@ use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::shared::{Attempted, Lease2, Shared};
+use super::transport::{self, Transport};
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
+use crate::identity::{Handshake, Side};
 use crate::links::Time;
 use crate::observe::Reason;
 use http::Request;
@@ -104,12 +106,13 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The idle connection that was used last, unless the endpoint closed it or it waited for too long.
-    fn take_idle(&self, core: &Core, id: EndpointId, now: Time) -> Option<Box<Connection>> {
+    fn take_idle(&self, core: &Core, endpoint: &Endpoint, now: Time) -> Option<Box<Connection>> {
+        let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
-        let pooled = endpoints.get_mut(&id)?;
-        while let Some(connection) = pooled.idle.pop() {
+        let pooled = endpoints.get_mut(&endpoint.id)?;
+        while let Some(mut connection) = pooled.idle.pop() {
             core.gauge(|g| g.pooled.sub(1));
-            if !connection.stale() && now.since(connection.used) < connection.idle {
+            if connection.epoch == epoch && !connection.stale() && now.since(connection.used) < connection.idle {
                 return Some(connection);
             }
         }
@@ -135,7 +138,7 @@ impl Pool {
         self.endpoints.borrow_mut().retain(|_, pooled| {
             let before = pooled.idle.len();
             let keep = pooled.keep;
-            pooled.idle.retain(|c| !c.stale() && now.since(c.used) < c.idle);
+            pooled.idle.retain_mut(|c| !c.stale() && now.since(c.used) < c.idle);
             closed += before - pooled.idle.len();
             pooled.shared.retain(|s| !s.closed() && (s.streams.get() > 0 || now.since(s.used.get()) < keep));
             // An endpoint that nobody used for a while, gone or not, leaves nothing behind.
@@ -155,12 +158,15 @@ impl Pool {
     }
 
     /// The least busy shared connection with room for a stream; any, when no more may be opened.
-    pub(super) fn take_shared(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+    pub(super) fn take_shared(&self, endpoint: &Endpoint, now: Time) -> Option<Rc<Shared>> {
+        let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
-        let pooled = endpoints.get_mut(&id)?;
-        pooled.shared.retain(|s| !s.closed());
-        let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        if pooled.shared.len() < MAX_SHARED && least.full() {
+        let pooled = endpoints.get_mut(&endpoint.id)?;
+        // One of an older identity ends with what is under way on it.
+        pooled.shared.retain(|s| !s.closed() && (s.epoch == epoch || s.streams.get() > 0));
+        let current = || pooled.shared.iter().filter(|s| s.epoch == epoch);
+        let least = current().min_by_key(|s| s.streams.get())?;
+        if least.full() && current().count() < MAX_SHARED {
             return None;
         }
         least.used.set(now);
@@ -179,7 +185,7 @@ pub(super) async fn send1(
     now: Time,
 ) -> Sent {
     let mut written = false;
-    if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
+    if let Some(connection) = core.pool.take_idle(core, endpoint, now) {
         match exchange(core, connection, sending, early, place).await {
             Ok(lease) => return Sent::Answered(lease),
             Err(Ended::Unused) => {}
@@ -205,11 +211,11 @@ async fn send1_afresh(
     early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
-    let stream = match connect(endpoint, timeouts).await {
+    let stream = match connect(core, endpoint, timeouts).await {
         Ok(stream) => stream,
         Err(reason) => return Sent::Unsent(reason),
     };
-    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, Open::new(core));
+    let mut connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, Open::new(core));
     if connection.stale() {
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
         return Sent::Unsent(Reason::UpstreamReset);
@@ -255,7 +261,49 @@ impl Drop for Open {
     }
 }
 
-pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+/// What connections to an endpoint are secured under at the moment; 0 is plain text.
+fn epoch(endpoint: &Endpoint) -> u64 {
+    endpoint.tls.as_ref().map_or(0, |dial| dial.epoch())
+}
+
+/// Opens a connection, and says what it was secured under.
+pub(super) async fn connect(core: &Core, endpoint: &Endpoint, timeouts: &Timeouts) -> Result<(Transport, u64), Reason> {
+    let Some(dial) = &endpoint.tls else {
+        return Ok((Transport::Plain(connect_plain(endpoint, timeouts).await?), 0));
+    };
+    let handshakes = &core.identities.handshakes;
+    let Some(secured) = dial.secured() else {
+        handshakes.count(Side::Upstream, Handshake::NoIdentity);
+        return Err(Reason::NoIdentity);
+    };
+    let until = tokio::time::Instant::now() + timeouts.connect.0;
+    let stream = connect_plain(endpoint, timeouts).await?;
+    let connecting = transport::connect(&secured, stream);
+    let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
+        Ok(Ok(stream)) => (Handshake::Done, Ok((stream, secured.epoch))),
+        Ok(Err(error)) => {
+            let outcome = Handshake::failed(&error);
+            let code = outcome.code();
+            tracing::debug!(address = %endpoint.address, %error, outcome = code, "an endpoint's handshake failed");
+            (outcome, Err(tls_reason(outcome)))
+        }
+        Err(_) => (Handshake::Timeout, Err(Reason::ConnectTimeout)),
+    };
+    handshakes.count(Side::Upstream, outcome);
+    connected
+}
+
+/// Why a request gets no answer whose connection could not be secured.
+fn tls_reason(outcome: Handshake) -> Reason {
+    match outcome {
+        Handshake::Untrusted | Handshake::Expired | Handshake::WrongIdentity => Reason::UpstreamIdentity,
+        Handshake::Timeout => Reason::ConnectTimeout,
+        Handshake::Closed => Reason::UpstreamReset,
+        _ => Reason::UpstreamTls,
+    }
+}
+
+async fn connect_plain(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
     let connecting = TcpStream::connect(endpoint.address);
     let stream = tokio::time::timeout(timeouts.connect.0, connecting)
         .await

@@ -1,8 +1,10 @@
 //! What a connection holds while nothing is under way on it.
 
+use super::super::conn::Proven;
 use super::super::core::{Core, Listener};
 use super::super::gauges::ProxyGauges;
 use super::super::io::Marks;
+use super::super::transport::Transport;
 use super::super::watch::Watch;
 use super::super::{Alarm, Clock, ProxyOptions, conn};
 use super::*;
@@ -60,9 +62,9 @@ async fn connected() -> (TcpStream, Rc<Downstream>) {
     let (stream, peer) = listener.accept().await.unwrap();
     let core = core();
     let watch = Watch::new(&core.deadlines);
-    let downstream = Downstream::new(core, stream, Bytes::new());
+    let downstream = Downstream::new(core, Transport::Plain(stream), Bytes::new());
     let listener = Listener { address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
-    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer.ip(), None, watch);
+    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), (peer.ip(), Proven::default()), None, watch);
     let served = downstream.clone();
     tokio::task::spawn_local(async move { serve(&conn, &served).await });
     (client, downstream)
