@@ -501,3 +501,32 @@ async fn an_endpoint_outside_the_mesh_proves_its_name_and_is_shown_no_certificat
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_readme_shows_works() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let (_, rest) = readme.split_once("<!-- identity: a test runs this -->").unwrap();
+    let (shown, _) = rest.split_once("<!-- identity: end -->").unwrap();
+    let folder = TempDir::new().unwrap();
+    let at = folder.path().join("mesh-ca").display().to_string();
+    let blocks = |language: &str| -> Vec<String> {
+        let begin = format!("```{language}\n");
+        shown.split(&begin).skip(1).map(|b| b.split("```").next().unwrap().replace("/tmp/mesh-ca", &at)).collect()
+    };
+    for line in blocks("sh")[0].lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(words[..2], ["pathloom", "ca"], "{line}");
+        ca_command(&words[2..]);
+    }
+    let fleet = Fleet::start(1).await;
+    let fill = |yaml: &str| {
+        let quoted = yaml.replace("127.0.0.1:15443", "'@mtls@'").replace("127.0.0.1:15001", "'@in@'");
+        quoted.replace("127.0.0.1:8080", &format!("'{}'", fleet.endpoints[0].address))
+    };
+    let [far, near] = &blocks("yaml")[..] else { panic!("two configurations") };
+    let far = sidecar(fill(far)).start().await;
+    let near = sidecar(fill(near)).address("mtls", far.address("mtls")).start().await;
+    assert_eq!(refused(Version::Http1, &near, "in", "/v2/things").await.0, 200);
+    assert_eq!(refused(Version::Http1, &near, "in", "/v1").await, (403, "not_allowed".into()));
+    assert_eq!(refused(Version::Http1, &far, "mtls", "/v2/things").await, (403, "tls_required".into()));
+}
