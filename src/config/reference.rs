@@ -6,7 +6,7 @@
 
 use super::diagnostic::{Collector, Source};
 use super::environment::Environment;
-use super::schema::{Cluster, Config, Endpoint, Route, Workload};
+use super::schema::{Allow, Cluster, Config, Endpoint, Route, Workload};
 use super::tree::{self, Entry, Node, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -128,7 +128,11 @@ fn example() -> Config {
     Config {
         workloads: BTreeMap::from([(
             name(),
-            Workload { listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))), ..Workload::default() },
+            Workload {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))),
+                allow: vec![Allow::default()],
+                ..Workload::default()
+            },
         )]),
         routes: vec![Route { cluster: Some(name()), ..Route::default() }],
         clusters: BTreeMap::from([(name(), Cluster { endpoints: vec![endpoint], ..Cluster::default() })]),

@@ -91,6 +91,8 @@ impl Handshake {
                 | AlertDescription::CertificateExpired
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::UnknownCA
+                // What an authority of the same name with another key signed.
+                | AlertDescription::DecryptError
                 | AlertDescription::AccessDenied,
             ) => Self::Refused,
             Error::PeerIncompatible(PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon) => Self::Refused,
