@@ -11,6 +11,7 @@ use super::inbound::Inbound;
 use super::upstream::{Lease, Open};
 use super::watch::Watch;
 use super::wire1::{Incomplete, Lines, Raw, Scratch};
+use super::wire2::Code;
 use crate::links::Time;
 use crate::observe::Reason;
 use bytes::Bytes;
@@ -28,20 +29,20 @@ use tokio::time::Sleep;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodyError {
     pub reason: Reason,
-    code: h2::Reason,
+    code: Code,
 }
 
 impl BodyError {
-    fn broken(reason: Reason, code: h2::Reason) -> Self {
+    fn broken(reason: Reason, code: Code) -> Self {
         Self { reason, code }
     }
 
     pub(super) fn cut(reason: Reason) -> Self {
-        Self { reason, code: h2::Reason::CANCEL }
+        Self { reason, code: Code::CANCEL }
     }
 
     /// What an HTTP/2 stream is reset with.
-    pub(super) fn code(self) -> h2::Reason {
+    pub(super) fn code(self) -> Code {
         self.code
     }
 }
@@ -289,7 +290,7 @@ impl Lease {
         match self {
             Self::Http1(connection) => connection
                 .poll_frame(cx, scratch)
-                .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError::broken(incomplete, h2::Reason::INTERNAL_ERROR)))),
+                .map(|f| f.map(|f| f.map_err(|Incomplete| BodyError::broken(incomplete, Code::INTERNAL_ERROR)))),
             Self::Http2(lease) => {
                 lease.body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|code| BodyError::broken(incomplete, code))))
             }

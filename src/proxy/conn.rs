@@ -16,7 +16,7 @@ use super::added::Usual;
 use super::core::{Core, Held, Listener};
 use super::forward;
 use super::http2::{self, FAREWELL};
-use super::io::{Io, Marks, Spoken, spoken};
+use super::io::{Spoken, spoken};
 use super::server1::{self, Downstream};
 use super::transport::{self, FIRST_BYTE, Transport};
 use super::watch::Watch;
@@ -32,7 +32,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -60,8 +59,6 @@ pub(super) struct Conn {
     pub peer: IpAddr,
     pub peer_value: HeaderValue,
     pub http2: bool,
-    /// What moved on it, where it speaks HTTP/2.
-    pub marks: Arc<Marks>,
     /// The deadline of the connection, and of an HTTP/1.1 connection's requests.
     pub watch: Rc<Watch>,
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
@@ -87,12 +84,11 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    /// A connection; `marks` are those of an HTTP/2 one.
     pub(super) fn new(
         core: Rc<Core>,
         listener: Rc<Listener>,
         (peer, proven): (IpAddr, Proven),
-        marks: Option<Arc<Marks>>,
+        http2: bool,
         watch: Rc<Watch>,
     ) -> Rc<Self> {
         let peer_value =
@@ -101,8 +97,7 @@ impl Conn {
             listener,
             peer,
             peer_value,
-            http2: marks.is_some(),
-            marks: marks.unwrap_or_default(),
+            http2,
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
@@ -199,14 +194,14 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
-            let conn = Conn::new(core, listener, peer, None, watch);
+            let conn = Conn::new(core, listener, peer, false, watch);
             server1::serve(&conn, &downstream).await;
         }
         Spoken::Http2 => {
-            let io = Io::new(stream, read);
-            let conn = Conn::new(core, listener, peer, Some(io.marks().clone()), watch);
+            let conn = Conn::new(core, listener, peer, true, watch);
+            let ask = |watch: &_, parts: &mut _, seen: &_, body| forward::serve(&conn, watch, parts, seen, body);
             // Boxed: a connection's future is as large as HTTP/1.1 needs.
-            Box::pin(http2::serve(&conn, io, |watch, request| forward::serve(&conn, watch, request))).await;
+            Box::pin(http2::serve(&conn, stream, read, ask)).await;
         }
     }
 }

@@ -12,7 +12,6 @@ use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
 use super::places::Places;
-use super::shared;
 use super::sockets;
 use super::upstream::Pool;
 use super::wire1::Scratch;
@@ -78,12 +77,10 @@ pub(super) struct Core {
     pub ids: RefCell<Ids>,
     pub pool: Pool,
     pub deadlines: Rc<Deadlines>,
-    /// What clients' HTTP/2 connections share.
-    pub http2: http2::Settings,
-    /// Settings for HTTP/2 endpoints.
-    pub client2: h2::client::Builder,
-    /// What HTTP/1.1 connections share.
-    pub scratch: Scratch,
+    /// What HTTP/2 clients are held to.
+    pub http2: http2::Limits,
+    /// What connections share.
+    pub scratch: Rc<Scratch>,
     /// What requests under way live in.
     pub places: Places,
     pub date: Date,
@@ -117,9 +114,11 @@ impl Core {
             ids: RefCell::default(),
             pool: Pool::default(),
             deadlines: Deadlines::new(options.clock),
-            http2: http2::Settings::new(&options.limits),
-            client2: shared::builder(),
-            scratch,
+            http2: http2::Limits {
+                streams: options.limits.max_streams,
+                head: usize::try_from(options.limits.max_header_bytes.0).unwrap_or(usize::MAX),
+            },
+            scratch: Rc::new(scratch),
             places: Places::default(),
             date: Date::default(),
             servers: conn::ServerBuilders::new(&options.limits),

@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use std::cell::{Cell, RefCell};
 
 /// How many informational answers a request may get.
-const MAX_HINTS: u8 = 8;
+pub(super) const MAX_HINTS: u8 = 8;
 
 /// Informational answers on their way to a client.
 #[derive(Debug, Default)]

@@ -32,7 +32,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use rand::Rng;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -56,17 +55,12 @@ pub(super) struct Ready {
 pub(super) fn serve(
     conn: &Rc<Conn>,
     watch: &Rc<Watch>,
-    request: Request<Inbound>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
-    let (mut parts, mut body) = request.into_parts();
-    let seen = Seen::in_headers(&parts.headers);
-    if seen.lengths > 0 {
-        body.announced(&parts.headers);
-    }
-    let body = Some(body).filter(|b| !b.is_end_stream());
-    let arrived = Arrived { parts: &mut parts, lines: None, seen: &seen };
-    let exchange = exchange(ready(conn, watch, conn.core.generation(), arrived, body));
-    async move { Ok(exchange.await) }
+    parts: &mut Parts,
+    seen: &Seen,
+    body: Option<Inbound>,
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
+    let arrived = Arrived { parts, lines: None, seen };
+    exchange(ready(conn, watch, conn.core.generation(), arrived, body))
 }
 
 /// A request of an HTTP/1.1 client, whose head was read by what `held` routes by.

@@ -71,6 +71,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    #[cfg(test)]
     pub(super) fn in_headers(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         headers.iter().for_each(|(name, value)| seen.note(name, value));

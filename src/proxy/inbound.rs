@@ -3,9 +3,8 @@
 use super::http2::Received;
 use super::server1;
 use super::wire1::Incomplete;
+use super::wire2::Code;
 use bytes::Bytes;
-use h2::Reason;
-use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use std::task::{Context, Poll};
 
@@ -16,18 +15,11 @@ pub(super) enum Inbound {
 }
 
 impl Inbound {
-    /// The next frame; an error is what HTTP/2 would call the reason.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+    /// The next frame; an error is what HTTP/2 would reset a stream with.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Code>>> {
         match self {
-            Self::Http1(body) => body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|Incomplete| Reason::CANCEL))),
+            Self::Http1(body) => body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|Incomplete| Code::CANCEL))),
             Self::Http2(body) => body.poll_frame(cx),
-        }
-    }
-
-    /// Takes note of the length that its head announces, where that was not done yet.
-    pub(super) fn announced(&mut self, headers: &HeaderMap) {
-        if let Self::Http2(body) = self {
-            body.announced(headers);
         }
     }
 

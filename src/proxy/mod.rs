@@ -1,7 +1,7 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
-//! Pingora's `Server` and `Service` are the chassis (threads' life, signals); requests run on
-//! connections of our own, those of HTTP/2 on the `h2` crate: by counted instructions hyper's took a third more. One
+//! Pingora's `Server` and `Service` are the chassis (threads' life, signals); requests run on connections of our own: by
+//! counted instructions those of hyper and h2 take from a third more to the double. One
 //! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
 //! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
 //! start and at its answer's head (a third at the end of a body that did not come with the head).
@@ -17,7 +17,7 @@
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
-//! | `wire1` | what HTTP/1.1 needs on both sides |
+//! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
 //! | `watch`, `deadlines`, `clock` | time |
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
@@ -58,6 +58,7 @@ mod upgrade;
 mod upstream;
 mod watch;
 mod wire1;
+mod wire2;
 
 pub use clock::Clock;
 pub use gauges::{GaugesSnapshot, ProxyGauges};

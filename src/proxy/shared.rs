@@ -12,67 +12,59 @@ use super::client1::Head;
 use super::core::Core;
 use super::early::{Early, Hints};
 use super::failure::Failure;
-use super::headers::Seen;
-use super::http2::{CONNECTION_WINDOW, MAX_BUFFER, Patience, Pipe, Received, STREAM_WINDOW, Silence};
-use super::io::{Io, Marks};
+use super::http2::{Asking, Ended, Limits, Opening, Patience, Pipe, Received, Role, Session, Silence};
+use super::transport::{self, Transport};
 use super::upstream::{Lease, Open, Outgoing, Sent, connect};
+use super::wire2::Code;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::links::Time;
 use crate::observe::Reason;
-use bytes::Bytes;
-use h2::client::{Builder, ResponseFuture, SendRequest};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
+use http::Request;
 use http_body::Body;
-use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// An endpoint with requests on its connection is pinged after 15 seconds without a byte of it, and gone after 10 more.
 const PATIENCE: Patience = Patience { time: Duration::from_secs(5), ask_after: 3, give_up_after: 5 };
-/// How many requests may be under way before the endpoint has said how many it takes: the least that the standard
-/// recommends to allow.
-const FIRST_STREAMS: usize = 100;
+/// What an answer's headers may take together, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// An HTTP/2 connection that requests share.
 pub(super) struct Shared {
-    sender: RefCell<SendRequest<Bytes>>,
+    session: Rc<Session>,
     /// What it was secured under; 0 is plain text.
     pub(super) epoch: u64,
+    /// The endpoint refused our certificate, or what it spoke was no TLS.
+    rejected: Cell<bool>,
     pub(super) streams: Cell<usize>,
-    /// It takes no more requests.
-    over: Rc<Cell<bool>>,
     pub(super) used: Cell<Time>,
 }
 
 impl Shared {
+    /// It takes no more requests.
     pub(super) fn closed(&self) -> bool {
-        self.over.get()
+        self.session.closed()
     }
 
     /// Whether the endpoint allows no more streams; it may change its mind at any time.
     pub(super) fn full(&self) -> bool {
-        self.streams.get() >= self.sender.borrow().current_max_send_streams()
+        self.streams.get() >= self.session.most_streams()
     }
 
-    /// Whether it takes another request. That it does not is noted.
-    fn takes(&self) -> bool {
-        let mut sender = self.sender.borrow_mut();
-        match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {}
-            // The request before waits for a stream. `h2` lets a handle queue one alone; a new one may queue the next.
-            Poll::Pending => {
-                let fresh = sender.clone();
-                *sender = fresh;
-            }
-            Poll::Ready(Err(_)) => self.over.set(true),
-        }
-        !self.over.get()
+    /// Why a request on it was lost, of which the endpoint said nothing.
+    fn lost_by(&self) -> Reason {
+        if self.rejected.get() { Reason::UpstreamTls } else { Reason::UpstreamReset }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.session.forsake();
     }
 }
 
@@ -128,9 +120,10 @@ pub(super) async fn send2(
     place: &mut Option<Head>,
     now: Time,
 ) -> Sent {
-    let Outgoing::Http2(mut request) = std::mem::replace(outgoing, Outgoing::Gone) else {
+    let Outgoing::Http2(request) = std::mem::replace(outgoing, Outgoing::Gone) else {
         return Sent::Lost(Reason::Internal.into());
     };
+    let (parts, mut body) = request.into_parts();
     let (mut fresh, mut again) = (false, false);
     loop {
         let shared = match core.pool.take_shared(endpoint, now) {
@@ -143,129 +136,70 @@ pub(super) async fn send2(
                 // Somebody else opened one meanwhile, or tried to.
                 Ok(None) => continue,
                 Err(reason) => {
-                    *outgoing = Outgoing::Http2(request);
+                    *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
                     return Sent::Unsent(reason);
                 }
             },
         };
-        if !shared.takes() {
+        let guard = StreamGuard::new(shared);
+        let mut opening = Opening::new(&guard.0.session);
+        let Some(asking) = std::future::poll_fn(|cx| opening.poll(cx, &parts, body.is_end_stream())).await else {
             if fresh {
-                *outgoing = Outgoing::Http2(request);
-                return Sent::Unsent(Reason::UpstreamReset);
+                *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
+                return Sent::Unsent(guard.0.lost_by());
             }
             continue;
-        }
-        let guard = StreamGuard::new(shared);
-        let (head, body) = request.into_parts();
-        let spare = Spare::of(&head, core.scratch.buffer());
-        let sent = guard.0.sender.borrow_mut().send_request(Request::from_parts(head, ()), body.is_end_stream());
-        let Ok((response, stream)) = sent else {
-            // The connection takes requests, as was asked just now: it is the request that it does not take.
-            return Sent::Lost(Reason::Internal.into());
         };
-        let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(stream, body)) };
-        let error = match exchange(response, &mut pipe, early.hints).await {
-            Ok(response) => {
-                core.scratch.recycle(spare.headers);
-                let (parts, body) = response.into_parts();
-                let (mut body, seen) = (Received::new(body), Seen::in_headers(&parts.headers));
-                if seen.lengths > 0 {
-                    body.announced(&parts.headers);
-                }
-                *place = Some(Head { parts, seen, lines: None });
+        drop(opening);
+        let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(asking.sender(), body)) };
+        let ended = match exchange(&asking, &mut pipe, early.hints).await {
+            Ok(head) => {
+                core.scratch.recycle_map(parts.headers);
+                *place = Some(head);
                 let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
                     let sending = async move {
                         let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
                     };
                     tokio::task::spawn_local(sending).abort_handle()
                 });
-                return Sent::Answered(Lease::Http2(Lease2 { body, rest, _guard: guard }));
+                return Sent::Answered(Lease::Http2(Lease2 { body: asking.into_body(), rest, _guard: guard }));
             }
-            Err(error) => error,
+            Err(ended) => ended,
         };
-        let declined = declined(&error);
-        if matches!(declined, Some(Declined::Leaving | Declined::Failing)) {
-            guard.0.over.set(true);
-        }
-        let body = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
-        let whole = declined.is_some().then_some(body).flatten().and_then(|body| spare.request(body));
-        match (declined, whole) {
+        let declined = declined(ended);
+        let rewound = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
+        match (declined, rewound) {
             // The connection is leaving, not the endpoint.
             (Some(Declined::Leaving), Some(whole)) if !again => {
                 again = true;
-                request = whole;
+                body = whole;
             }
             (Some(Declined::Leaving | Declined::Refused), whole) => {
-                *outgoing = whole.map_or(Outgoing::Gone, Outgoing::Http2);
+                *outgoing = whole.map_or(Outgoing::Gone, |body| Outgoing::Http2(Request::from_parts(parts, body)));
                 return Sent::Declined;
             }
             (Some(Declined::Failing), Some(whole)) => {
-                *outgoing = Outgoing::Http2(whole);
+                *outgoing = Outgoing::Http2(Request::from_parts(parts, whole));
                 return Sent::Unsent(Reason::UpstreamReset);
             }
-            _ => return Sent::Lost(classify(&error, upload)),
+            _ => return Sent::Lost(classify(ended, upload, &guard.0)),
         }
     }
 }
 
 /// Sends the request's body and waits for the answer's head, both at once.
-async fn exchange(
-    mut response: ResponseFuture,
-    pipe: &mut Option<Pipe<RequestBody>>,
-    hints: Option<&Hints>,
-) -> Result<Response<h2::RecvStream>, h2::Error> {
+async fn exchange(asking: &Asking, pipe: &mut Option<Pipe<RequestBody>>, hints: Option<&Hints>) -> Result<Head, Ended> {
     std::future::poll_fn(|cx| {
         if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
             // However it ends, the answer tells of it: a reset is what it then is.
             let _ = pipe.poll(cx);
         }
         if let Some(hints) = hints {
-            while let Poll::Ready(Some(Ok(hint))) = response.poll_informational(cx) {
-                let parts = hint.into_parts().0;
-                let seen = Seen::in_headers(&parts.headers);
-                hints.give(Head { parts, seen, lines: None });
-            }
+            asking.hints().into_iter().for_each(|hint| hints.give(hint));
         }
-        Pin::new(&mut response).poll(cx)
+        asking.poll_head(cx)
     })
     .await
-}
-
-/// A request's head once more. Its headers are written into one buffer, which costs a third of what a second map asks
-/// for; they are hardly ever read again.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    /// The lengths of a name and of its value, and then both of them; and again.
-    headers: Vec<u8>,
-}
-
-impl Spare {
-    fn of(head: &request::Parts, mut headers: Vec<u8>) -> Self {
-        for (name, value) in &head.headers {
-            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
-            let lengths = (name.len() as u64) << 32 | value.len() as u64;
-            headers.extend_from_slice(&lengths.to_ne_bytes());
-            headers.extend_from_slice(name);
-            headers.extend_from_slice(value);
-        }
-        Self { method: head.method.clone(), uri: head.uri.clone(), headers }
-    }
-
-    fn request(&self, body: RequestBody) -> Option<Request<RequestBody>> {
-        let mut request = Request::new(body);
-        let mut rest = self.headers.as_slice();
-        while !rest.is_empty() {
-            let lengths = u64::from_ne_bytes(rest.split_off(..size_of::<u64>())?.try_into().ok()?);
-            let (name, value) = ((lengths >> 32) as usize, lengths as u32 as usize);
-            let (name, value) = (rest.split_off(..name)?, rest.split_off(..value)?);
-            let (name, value) = (HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
-            request.headers_mut().append(name, value);
-        }
-        (*request.method_mut(), *request.uri_mut()) = (self.method.clone(), self.uri.clone());
-        *request.version_mut() = Version::HTTP_2;
-        Some(request)
-    }
 }
 
 /// How an HTTP/2 endpoint says that it did nothing with a request (RFC 9113, section 8.7).
@@ -279,16 +213,12 @@ enum Declined {
     Failing,
 }
 
-fn declined(error: &h2::Error) -> Option<Declined> {
-    if !error.is_remote() {
-        return None;
-    }
-    // A stream only gets the GOAWAY for an error when it is above the last that the endpoint looked at.
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Some(Declined::Refused),
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() => Some(Declined::Leaving),
-        _ if error.is_go_away() => Some(Declined::Failing),
-        _ => None,
+fn declined(ended: Ended) -> Option<Declined> {
+    match ended {
+        Ended::Reset(Code::REFUSED_STREAM) => Some(Declined::Refused),
+        Ended::Left(Code::NO_ERROR) => Some(Declined::Leaving),
+        Ended::Left(_) => Some(Declined::Failing),
+        Ended::Reset(_) | Ended::Local(_) | Ended::Gone => None,
     }
 }
 
@@ -305,60 +235,96 @@ async fn open_shared(
         opening.over.notified().await;
         return opening.failed.get().map_or(Ok(None), Err);
     }
-    let opening = Opening::begin(core, endpoint.id, timeouts.pooled.0);
-    let opened = async {
-        let (stream, epoch) = connect(core, endpoint, timeouts).await?;
-        let io = Io::new(stream, Bytes::new());
-        let marks = io.marks().clone();
-        let (sender, connection) = core.client2.handshake(io).await.map_err(|_| Reason::ConnectFailed)?;
-        Ok((sender, connection, marks, epoch))
-    };
-    let (sender, mut connection, marks, epoch) = match opened.await {
+    let opening = Attempt::begin(core, endpoint.id, timeouts.pooled.0);
+    let (stream, epoch) = match connect(core, endpoint, timeouts).await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
             return Err(reason);
         }
     };
-    let over = Rc::new(Cell::new(false));
+    let session = Session::new(Role::Client, Limits { streams: 0, head: MAX_HEAD }, core.scratch.clone());
     let shared = Rc::new(Shared {
-        sender: RefCell::new(sender),
+        session: session.clone(),
         epoch,
+        rejected: Cell::new(false),
         streams: Cell::new(0),
-        over: over.clone(),
         used: Cell::new(now),
     });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
     drop(opening);
-    let open = Open::new(core);
-    let mut silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
-    let asked = Rc::downgrade(&shared);
-    tokio::task::spawn_local(async move {
-        // What went wrong is told to the requests on it.
-        std::future::poll_fn(|cx| {
-            let matters = || asked.upgrade().is_some_and(|s| s.streams.get() > 0);
-            if silence.broken(cx, || Marks::take(&marks.read), matters) {
-                return Poll::Ready(());
-            }
-            Pin::new(&mut connection).poll(cx).map(drop)
-        })
-        .await;
-        over.set(true);
-        drop((connection, open));
-    });
+    let connection = Connection {
+        stream,
+        session,
+        silence: Silence::new(PATIENCE, core.clock, &core.deadlines),
+        asked: Rc::downgrade(&shared),
+        _open: Open::new(core),
+    };
+    tokio::task::spawn_local(connection.run());
     Ok(Some(shared))
 }
 
+/// The task's part of a shared connection.
+struct Connection {
+    stream: Transport,
+    session: Rc<Session>,
+    silence: Silence,
+    asked: Weak<Shared>,
+    _open: Open,
+}
+
+impl Connection {
+    /// Reads and writes until it is over. What went wrong is told to the requests on it.
+    async fn run(mut self) {
+        std::future::poll_fn(|cx| {
+            self.session.begin(cx.waker());
+            let over = self.turn(cx);
+            self.session.end();
+            over
+        })
+        .await;
+        self.session.broke();
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (session, asked) = (&self.session, &self.asked);
+        let matters = || asked.upgrade().is_some_and(|shared| shared.streams.get() > 0);
+        if self.silence.broken(cx, || session.heard(), matters, || session.ping()) {
+            return Poll::Ready(());
+        }
+        while let Poll::Ready(read) = session.poll_read(cx, &mut self.stream) {
+            if let Err(error) = &read
+                && transport::rejected(error)
+                && let Some(shared) = asked.upgrade()
+            {
+                shared.rejected.set(true);
+            }
+            if !matches!(read, Ok(true)) {
+                return Poll::Ready(());
+            }
+            // Requests are nothing that an endpoint sends.
+            while session.next().is_some() {}
+        }
+        match session.poll_flush(cx, &mut self.stream) {
+            // Who gave it up need not read on; what it was told last is out as far as it goes at once.
+            Poll::Pending if session.failed() => Poll::Ready(()),
+            Poll::Ready(Ok(())) if session.over() => Poll::Ready(()),
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+}
+
 /// Marks that a shared connection is being opened; wakes who waits for it however that ends.
-struct Opening {
+struct Attempt {
     core: Rc<Core>,
     id: EndpointId,
     attempted: Rc<Attempted>,
 }
 
-impl Opening {
+impl Attempt {
     fn begin(core: &Rc<Core>, id: EndpointId, keep: Duration) -> Self {
         let attempted = Rc::new(Attempted::default());
         let mut endpoints = core.pool.endpoints.borrow_mut();
@@ -369,7 +335,7 @@ impl Opening {
     }
 }
 
-impl Drop for Opening {
+impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(pooled) = self.core.pool.endpoints.borrow_mut().get_mut(&self.id) {
             pooled.opening = None;
@@ -379,52 +345,14 @@ impl Drop for Opening {
 }
 
 /// Why a request that was written got no answer.
-fn classify(error: &h2::Error, upload: Option<&Rc<Upload>>) -> Failure {
+fn classify(ended: Ended, upload: Option<&Rc<Upload>>, shared: &Shared) -> Failure {
     if upload.is_some_and(|u| u.progress.get() == Progress::Broken) {
         return Reason::RequestIncomplete.into();
     }
-    match error.reason() {
-        Some(
-            h2::Reason::PROTOCOL_ERROR
-            | h2::Reason::FRAME_SIZE_ERROR
-            | h2::Reason::COMPRESSION_ERROR
-            | h2::Reason::FLOW_CONTROL_ERROR,
-        ) => Reason::UpstreamProtocol.into(),
-        _ => Reason::UpstreamReset.into(),
-    }
-}
-
-/// Settings for endpoints, made once a core.
-pub(super) fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder
-        .initial_max_send_streams(FIRST_STREAMS)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_BUFFER as u32)
-        .max_send_buffer_size(MAX_BUFFER)
-        .enable_push(false);
-    builder
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spare_head_is_the_head() {
-        let request = Request::post("http://shop/a?b")
-            .version(Version::HTTP_2)
-            .header("x-long", "y".repeat(300))
-            .header("x-bytes", HeaderValue::from_bytes(b"\xff\x80").unwrap())
-            .header("accept", "")
-            .header("cookie", "a")
-            .header("cookie", "b");
-        let head = request.body(()).unwrap().into_parts().0;
-        let spare = Spare::of(&head, Vec::new()).request(RequestBody::Empty).unwrap();
-        assert_eq!((spare.method(), spare.uri(), spare.version()), (&head.method, &head.uri, head.version));
-        assert_eq!(spare.headers(), &head.headers);
-        let cut = Spare { headers: vec![1; 17], method: Method::GET, uri: Uri::default() };
-        assert!(cut.request(RequestBody::Empty).is_none());
+    match ended.code() {
+        Some(Code::PROTOCOL_ERROR | Code::FRAME_SIZE_ERROR | Code::COMPRESSION_ERROR | Code::FLOW_CONTROL_ERROR) => {
+            Reason::UpstreamProtocol.into()
+        }
+        _ => shared.lost_by().into(),
     }
 }

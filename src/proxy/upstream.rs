@@ -28,13 +28,10 @@ use crate::observe::Reason;
 use http::Request;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -316,12 +313,4 @@ async fn connect_plain(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpSt
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
     Ok(stream)
-}
-
-/// Polls a future and says whether it is over; for waiting on something else beside it.
-pub(super) fn poll_now<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Option<F::Output> {
-    match future.poll(cx) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
-    }
 }

@@ -1,8 +1,10 @@
-//! HTTP/2, on the `h2` crate: what both sides share, and the side towards clients. (`shared` is the other one.)
+//! HTTP/2 (RFC 9113): connections, on top of what `wire2` knows of frames and header blocks, and the side towards
+//! clients. (`shared` is the other one.)
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `mod` | settings, and who finds out that a peer is gone |
+//! | `mod` | windows, and who finds out that a peer is gone |
+//! | `session` | a connection's state, whichever side we are; its head lists the files that are part of it |
 //! | `server` | a client's connection and its streams, all in one task |
 //! | `wakes` | which of them something happened to |
 //! | `receive` | a body that comes |
@@ -14,56 +16,50 @@
 //!
 //! ```text
 //!            +-- frames --> new streams --+
-//! socket --> h2                           +--> streams that were woken --> h2 --> socket
+//! socket --> session                      +--> streams that were woken --> session --> socket
 //!            +-- wakes streams -----------+
 //! ```
 //!
 //! **Silence.** A peer from which nothing came for a while is pinged, and given up when it stays silent. Anything that
 //! it sends proves it alive, not only the ping's answer. The clock is a `Deadline` of the core, not a timer each.
 //!
-//! What it leaves to `h2`: framing, header compression, flow control, and the limits that stand against floods (resets,
-//! CONTINUATION, small frames, SETTINGS, PING). What it deliberately does not do: push, priorities, extended CONNECT.
+//! What it deliberately does not do: push (refused), priorities (read and ignored), extended CONNECT, and the upgrade from
+//! HTTP/1.1 (`h2c`), which nobody uses and RFC 9113 has dropped.
 
+mod data;
+mod floods;
+mod handle;
+mod heads;
+mod incoming;
+mod output;
 mod pipe;
 mod receive;
+mod sending;
 mod server;
+mod session;
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod session_tests;
+mod streams;
 mod wakes;
 
+pub(super) use handle::{Asking, Opening};
 pub(super) use pipe::Pipe;
 pub(super) use receive::Received;
 pub(super) use server::{FAREWELL, serve};
+pub(super) use session::{Limits, Role, Session};
+pub(super) use streams::Ended;
 
 use super::clock::Clock;
 use super::deadlines::{Deadline, Deadlines};
-use crate::config::ListenerDefaults;
-use h2::{Ping, PingPong};
+use super::early::MAX_HINTS;
 use std::rc::Rc;
 use std::task::Context;
 use std::time::Duration;
 
-/// What a stream holds for a peer that reads slowly before it takes no more, in bytes.
-pub(super) const MAX_BUFFER: usize = 64 * 1024;
 /// Flow control: what a peer may send unread, a stream and a connection, in bytes.
 pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
 pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// What clients' connections share, once a core.
-pub(super) struct Settings {
-    builder: h2::server::Builder,
-}
-
-impl Settings {
-    pub(super) fn new(limits: &ListenerDefaults) -> Self {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(limits.max_streams)
-            .max_header_list_size(u32::try_from(limits.max_header_bytes.0).unwrap_or(u32::MAX))
-            .max_send_buffer_size(MAX_BUFFER);
-        Self { builder }
-    }
-}
 
 /// How long a peer may say nothing: after `ask_after` such times it is pinged, after `give_up_after` it is gone.
 #[derive(Debug, Clone, Copy)]
@@ -78,25 +74,25 @@ pub(super) struct Silence {
     patience: Patience,
     clock: Clock,
     deadline: Deadline,
-    ping: Option<PingPong>,
     /// How many times in a row nothing came.
     silent: u32,
 }
 
 impl Silence {
-    pub(super) fn new(patience: Patience, clock: Clock, deadlines: &Rc<Deadlines>, ping: Option<PingPong>) -> Self {
+    pub(super) fn new(patience: Patience, clock: Clock, deadlines: &Rc<Deadlines>) -> Self {
         let deadline = Deadline::new(deadlines);
         deadline.set(clock.now() + patience.time);
-        Self { patience, clock, deadline, ping, silent: 0 }
+        Self { patience, clock, deadline, silent: 0 }
     }
 
     /// Whether the peer is gone. `heard` says whether something came since it was last called; `matters`, whether
-    /// anybody waits for the peer.
+    /// anybody waits for the peer; `ask` pings it.
     pub(super) fn broken(
         &mut self,
         cx: &mut Context<'_>,
         heard: impl FnOnce() -> bool,
         matters: impl FnOnce() -> bool,
+        ask: impl FnOnce(),
     ) -> bool {
         self.deadline.register(cx.waker());
         if !self.deadline.reached() {
@@ -108,13 +104,8 @@ impl Silence {
             return false;
         }
         self.silent += 1;
-        if self.silent == self.patience.ask_after
-            && let Some(ping) = &mut self.ping
-        {
-            // Takes note of the answer to the ping before, without which there may not be another one.
-            let _ = ping.poll_pong(cx);
-            // A connection that is over finds that out itself.
-            let _ = ping.send_ping(Ping::opaque());
+        if self.silent == self.patience.ask_after {
+            ask();
         }
         self.silent >= self.patience.give_up_after
     }
@@ -122,6 +113,7 @@ impl Silence {
 
 #[cfg(test)]
 mod tests {
+    use super::super::transport::Transport;
     use super::*;
     use std::cell::Cell;
     use std::task::Poll;
@@ -133,14 +125,14 @@ mod tests {
         let clock = Clock::start();
         let all = Deadlines::new(clock);
         tokio::task::spawn_local(all.clone().drive());
-        let mut silence = Silence::new(QUICK, clock, &all, None);
+        let mut silence = Silence::new(QUICK, clock, &all);
         let looked = Cell::new(0);
         let hear = || {
             looked.set(looked.get() + 1);
             heard(looked.get())
         };
         std::future::poll_fn(|cx| {
-            let gone = silence.broken(cx, hear, || matters);
+            let gone = silence.broken(cx, hear, || matters, || {});
             if gone || looked.get() >= looks { Poll::Ready((gone, looked.get())) } else { Poll::Pending }
         })
         .await
@@ -157,7 +149,8 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn a_peer_is_pinged_before_it_is_given_up() {
         for answers in [true, false] {
-            let (near, far) = tokio::io::duplex(1024);
+            let (near, far) = session_tests::pair().await;
+            let mut near = Transport::Plain(near);
             let peer = tokio::task::spawn_local(async move {
                 let (_sender, connection) = h2::client::handshake(far).await.unwrap();
                 if answers {
@@ -169,27 +162,26 @@ mod tests {
             let clock = Clock::start();
             let all = Deadlines::new(clock);
             let driver = tokio::task::spawn_local(all.clone().drive());
-            let mut connection = h2::server::handshake(near).await.unwrap();
-            let pings = connection.ping_pong();
-            let mut silence = Silence::new(QUICK, clock, &all, pings);
-            let looks = Cell::new(0);
+            let session = Session::new(Role::Server, Limits { streams: 1, head: 1024 }, Rc::default());
+            let mut silence = Silence::new(QUICK, clock, &all);
+            let (looks, came) = (Cell::new(0), Cell::new(0));
             let gone = std::future::poll_fn(|cx| {
-                let _ = connection.poll_accept(cx);
+                while let Poll::Ready(Ok(true)) = session.poll_read(cx, &mut near) {
+                    while session.next().is_some() {}
+                    came.set(looks.get());
+                }
                 let heard = || {
                     looks.set(looks.get() + 1);
                     false
                 };
-                let gone = silence.broken(cx, heard, || true);
+                let gone = silence.broken(cx, heard, || true, || session.ping());
+                let _ = session.poll_flush(cx, &mut near);
                 if gone { Poll::Ready(true) } else { Poll::Pending }
             });
             assert!(gone.await && looks.get() == 4, "nobody told it that something was heard");
-            assert_eq!(silence.ping.as_mut().is_some_and(|p| matches!(pong(p), Poll::Ready(Ok(_)))), answers);
+            assert_eq!(came.get() >= 2, answers, "it was pinged after the second look: {}", came.get());
             peer.abort();
             driver.abort();
         }
-    }
-
-    fn pong(ping: &mut PingPong) -> Poll<Result<h2::Pong, h2::Error>> {
-        ping.poll_pong(&mut Context::from_waker(std::task::Waker::noop()))
     }
 }

@@ -1,61 +1,70 @@
 //! A body that comes over HTTP/2. The peer may send on what was taken from here: it is taken only when the other side
 //! has room, which is how back-pressure reaches the peer.
 
-use super::super::headers::digits;
+use super::super::wire2::Code;
+use super::handle::Handle;
+use super::streams::Ended;
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
-use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// A body that comes.
+#[derive(Debug)]
 pub(in crate::proxy) struct Received {
-    stream: RecvStream,
-    /// How many bytes are still to come, where that was announced. `h2` has checked the announcement, and checks that
-    /// it is kept.
+    stream: Handle,
+    /// How many bytes are still to be taken, where that was announced. That the announcement is kept is checked where
+    /// they come in.
     left: Option<u64>,
-    /// All of the data was taken; trailers may follow.
-    taken: bool,
     /// Nothing more comes.
     ended: bool,
 }
 
 impl Received {
-    pub(in crate::proxy) fn new(stream: RecvStream) -> Self {
-        let ended = stream.is_end_stream();
-        Self { stream, left: ended.then_some(0), taken: false, ended }
+    pub(super) fn new(stream: Handle) -> Self {
+        let known = stream.stream(|stream| {
+            let waits = stream.arrived.length as u64;
+            let left = stream.left.map(|left| left + waits);
+            (left, stream.whole && waits == 0 && stream.trailers.is_none())
+        });
+        let (left, ended) = known.unwrap_or_default();
+        Self { stream, left: if ended { Some(0) } else { left }, ended }
     }
 
-    /// Takes note of the length that its head announces.
-    pub(in crate::proxy) fn announced(&mut self, headers: &HeaderMap) {
-        if !self.ended {
-            self.left = headers.get(CONTENT_LENGTH).and_then(|length| digits(length.as_bytes()));
-        }
-    }
-
-    /// The next frame. An error is the reason with which the stream was reset, or `INTERNAL_ERROR` where its connection
+    /// The next frame. An error is the code with which the stream was reset, or `INTERNAL_ERROR` where its connection
     /// broke.
-    pub(in crate::proxy) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
-        if !self.taken {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // Only more than was taken could be refused.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                    self.ended = self.stream.is_end_stream();
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(broken(&error).map(Err)),
-                None => self.taken = true,
-            }
+    pub(in crate::proxy) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Code>>> {
+        if self.ended {
+            return Poll::Ready(None);
         }
-        let trailers = ready!(self.stream.poll_trailers(cx));
-        self.ended = true;
-        Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|t| Ok(Frame::trailers(t))),
-            Err(error) => broken(&error).map(Err),
-        })
+        let (frame, over) = self.stream.with(|engine, slot, session| {
+            let Some(stream) = engine.streams.get(slot) else { return (Poll::Ready(None), true) };
+            if let Some(data) = stream.arrived.pop() {
+                let over = stream.whole && stream.arrived.length == 0 && stream.trailers.is_none();
+                let length = data.len();
+                engine.give_back(length, &session.scratch);
+                engine.taken_of(slot, length, &session.scratch);
+                return (Poll::Ready(Some(Ok(Frame::data(data)))), over);
+            }
+            if let Some(trailers) = stream.trailers.take() {
+                return (Poll::Ready(Some(Ok(Frame::trailers(trailers)))), true);
+            }
+            match stream.ended {
+                _ if stream.whole => (Poll::Ready(None), true),
+                Some(ended) => (Poll::Ready(broken(ended).map(Err)), true),
+                None => (Poll::Pending, false),
+            }
+        });
+        if frame.is_pending() {
+            self.stream.register(cx);
+            return Poll::Pending;
+        }
+        self.ended = over;
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let (Some(data), Some(left)) = (frame.data_ref(), &mut self.left)
+        {
+            *left = left.saturating_sub(data.len() as u64);
+        }
+        frame
     }
 
     pub(in crate::proxy) fn is_end_stream(&self) -> bool {
@@ -67,11 +76,25 @@ impl Received {
     }
 }
 
+impl Drop for Received {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.stream.with(|engine, slot, session| {
+            let Some(stream) = engine.streams.get(slot) else { return };
+            stream.unwanted = true;
+            let dropped = stream.arrived.clear();
+            engine.give_back(dropped, &session.scratch);
+        });
+    }
+}
+
 /// Why a body broke off. `NO_ERROR` says that the peer wants or has no more of it, which is an end (RFC 9113, section
 /// 8.1).
-fn broken(error: &h2::Error) -> Option<Reason> {
-    match error.reason() {
-        Some(Reason::NO_ERROR) => None,
-        reason => Some(reason.unwrap_or(Reason::INTERNAL_ERROR)),
+fn broken(ended: Ended) -> Option<Code> {
+    match ended.code() {
+        Some(Code::NO_ERROR) => None,
+        code => Some(code.unwrap_or(Code::INTERNAL_ERROR)),
     }
 }

@@ -1,7 +1,7 @@
 //! A client's HTTP/2 connection: one task for it and for all its streams.
 //!
 //! Each stream has a deadline of its own; without a stream the connection's idle limit runs. What is left of an idle
-//! connection is `h2`'s state and one empty place for a stream.
+//! connection is its state, both tables of header compression, and one empty place for a stream.
 //!
 //! A turn is bounded: what comes up while it writes is left to the next one, so that no client keeps the others of its
 //! core waiting.
@@ -9,64 +9,64 @@
 use super::super::body::ResponseBody;
 use super::super::conn::Conn;
 use super::super::deadlines::Deadlines;
+use super::super::headers::Seen;
 use super::super::inbound::Inbound;
-use super::super::io::{Io, Marks};
-use super::super::upstream::poll_now;
+use super::super::transport::Transport;
 use super::super::watch::Watch;
+use super::handle::{Handle, Sender};
+use super::incoming::Asked;
+use super::session::{Role, Session};
 use super::wakes::{StreamWake, Wakes};
-use super::{Patience, Pipe, Received, Silence};
+use super::{Patience, Pipe, Silence};
 use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
-use http::{Request, Response};
+use http::{Response, request};
 use http_body::Body;
-use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::io::AsyncWrite;
 
 /// A client is pinged after 30 seconds without a byte of it, and gone after 20 more.
 const PATIENCE: Patience = Patience { time: Duration::from_secs(10), ask_after: 3, give_up_after: 5 };
 /// How long a client may take to close after it was asked to.
 pub(in crate::proxy) const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a client may take to read why it is no longer served, and what of it is read meanwhile, in bytes: with
+/// something unread the kernel would reset the connection and the client might never learn it.
+const LINGER: Duration = Duration::from_secs(2);
+const MAX_LINGER: usize = 256 * 1024;
 /// How many empty places for streams a connection keeps.
 const MAX_SPARE: usize = 1;
 
-/// Serves a connection to its end; `ask` begins to serve a request.
-pub(in crate::proxy) async fn serve<F, A>(conn: &Rc<Conn>, io: Io, ask: A)
+/// Serves a connection to its end, of which `read` came already; `ask` begins to serve a request.
+pub(in crate::proxy) async fn serve<F, A>(conn: &Rc<Conn>, stream: Transport, read: Bytes, ask: A)
 where
-    F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
-    A: Fn(&Rc<Watch>, Request<Inbound>) -> F,
+    F: Future<Output = Response<ResponseBody>>,
+    A: Fn(&Rc<Watch>, &mut request::Parts, &Seen, Option<Inbound>) -> F,
 {
-    // Boxed, both: what a connection's future holds, it holds as long as the connection lives.
-    if let Some(connection) = Box::pin(connect(conn, io)).await {
-        let mut serving = Box::new(Serving::new(conn, ask, connection));
-        std::future::poll_fn(|cx| serving.poll(cx)).await;
+    // Boxed: what a connection's future holds, it holds as long as the connection lives.
+    let mut serving = Box::new(Serving::new(conn, ask, stream, read));
+    if std::future::poll_fn(|cx| serving.poll(cx)).await == Close::Told {
+        let stream = serving.into_stream();
+        Box::pin(linger(conn, stream)).await;
     }
 }
 
-/// Waits until the settings are out.
-async fn connect(conn: &Rc<Conn>, io: Io) -> Option<Connection<Io, Bytes>> {
-    let core = &conn.core;
-    conn.watch.deadline.set(core.clock.now() + core.limits.idle.0);
-    let mut handshake = pin!(core.http2.builder.handshake(io));
-    std::future::poll_fn(|cx| {
-        conn.watch.deadline.register(cx.waker());
-        match poll_now(handshake.as_mut(), cx) {
-            Some(connected) => Poll::Ready(connected.ok()),
-            None if conn.watch.deadline.reached() => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    })
-    .await
+/// How a connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    Now,
+    /// The client was told why, and may need time to read it.
+    Told,
 }
 
 struct Serving<'a, F, A> {
     conn: &'a Rc<Conn>,
     ask: A,
-    connection: Connection<Io, Bytes>,
+    stream: Transport,
+    session: Rc<Session>,
     /// The connection's own.
     waker: Waker,
     wakes: Arc<Wakes>,
@@ -76,79 +76,129 @@ struct Serving<'a, F, A> {
 
 impl<'a, F, A> Serving<'a, F, A>
 where
-    F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
-    A: Fn(&Rc<Watch>, Request<Inbound>) -> F,
+    F: Future<Output = Response<ResponseBody>>,
+    A: Fn(&Rc<Watch>, &mut request::Parts, &Seen, Option<Inbound>) -> F,
 {
-    fn new(conn: &'a Rc<Conn>, ask: A, mut connection: Connection<Io, Bytes>) -> Self {
+    fn new(conn: &'a Rc<Conn>, ask: A, stream: Transport, read: Bytes) -> Self {
         let core = &conn.core;
+        let session = Session::new(Role::Server, core.http2, core.scratch.clone());
+        session.feed(read);
+        conn.watch.deadline.set(core.clock.now() + core.limits.idle.0);
         let wakes = Arc::new(Wakes::default());
-        let silence = Silence::new(PATIENCE, core.clock, &core.deadlines, connection.ping_pong());
+        let silence = Silence::new(PATIENCE, core.clock, &core.deadlines);
         let waker = Waker::from(wakes.clone());
         // The first turn looks at everything.
         waker.wake_by_ref();
         let streams =
             Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new(), watch: None };
-        Self { conn, ask, connection, waker, wakes, streams, silence }
+        Self { conn, ask, stream, session, waker, wakes, streams, silence }
+    }
+
+    fn into_stream(self) -> Transport {
+        self.stream
     }
 
     /// One turn. Ready when the connection is over.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         self.wakes.begin(cx.waker());
+        self.session.begin(&self.waker);
         self.conn.watch.deadline.register(cx.waker());
         let over = self.turn(cx);
+        self.session.end();
         if self.wakes.end() {
             cx.waker().wake_by_ref();
         }
         over
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (conn, core) = (self.conn, &self.conn.core);
-        if self.silence.broken(cx, || Marks::take(&conn.marks.read), || true) || self.converse().is_ready() {
-            return Poll::Ready(());
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        let (conn, session) = (self.conn, &self.session);
+        if self.silence.broken(cx, || session.heard(), || true, || session.ping()) {
+            return Poll::Ready(Close::Now);
+        }
+        if self.wakes.take_connection() && !self.read() {
+            return Poll::Ready(Close::Now);
         }
         self.streams.poll(conn);
-        if self.converse().is_ready() {
-            return Poll::Ready(());
-        }
-        let idle_over = conn.requests.get() == 0 && conn.watch.deadline.reached();
+        let (mut parting, idle_over) = (false, conn.requests.get() == 0 && conn.watch.deadline.reached());
         if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
-            self.connection.graceful_shutdown();
-            if conn.requests.get() == 0 {
-                conn.watch.deadline.set(core.clock.now() + FAREWELL);
-            }
-            // GOAWAY goes out with this.
-            self.waker.wake_by_ref();
-            if self.converse().is_ready() {
-                return Poll::Ready(());
-            }
-            Marks::take(&conn.marks.wrote);
+            self.session.leave();
+            self.say_farewell();
+            parting = true;
         } else if idle_over {
-            if !Marks::take(&conn.marks.wrote) {
-                return Poll::Ready(());
+            if !self.session.wrote() {
+                return Poll::Ready(Close::Now);
             }
             // The end of the last answer is still on its way to a slow reader.
-            conn.watch.deadline.set(core.clock.now() + FAREWELL);
+            self.say_farewell();
         }
-        Poll::Pending
+        let written = self.session.poll_flush(&mut Context::from_waker(&self.waker), &mut self.stream);
+        if parting {
+            // What it was told is no answer of which it might still read the end.
+            self.session.wrote();
+        }
+        match written {
+            Poll::Ready(Ok(())) if self.session.over() => {
+                Poll::Ready(if self.session.failed() { Close::Told } else { Close::Now })
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Close::Now),
+            _ => Poll::Pending,
+        }
     }
 
-    /// Reads and writes where something happened to the connection. Ready when it is over.
-    fn converse(&mut self) -> Poll<()> {
-        if !self.wakes.take_connection() {
-            return Poll::Pending;
+    fn say_farewell(&self) {
+        if self.conn.requests.get() == 0 {
+            self.conn.watch.deadline.set(self.conn.core.clock.now() + FAREWELL);
         }
-        let mut cx = Context::from_waker(&self.waker);
-        // An error of the connection is the client's, and leaves nobody to tell.
-        while let Some(Ok((request, respond))) = ready!(self.connection.poll_accept(&mut cx)) {
-            let (parts, stream) = request.into_parts();
-            let body = Inbound::Http2(Received::new(stream));
-            let watch = self.streams.watch(&self.conn.core.deadlines);
-            let asking = Box::pin((self.ask)(&watch, Request::from_parts(parts, body)));
-            self.streams.begin(Stream { state: State::Asking(asking), respond, watch });
-        }
-        Poll::Ready(())
     }
+
+    /// Reads what there is, and begins to serve the requests in it. `false` when the client is gone.
+    fn read(&mut self) -> bool {
+        let mut cx = Context::from_waker(&self.waker);
+        loop {
+            while let Some(Asked { slot, mut parts, seen, whole }) = self.session.next() {
+                let sender = Sender::new(Handle::first(&self.session, slot));
+                let body = (!whole).then(|| Inbound::Http2(sender.receiver()));
+                let watch = self.streams.watch(&self.conn.core.deadlines);
+                let asking = Box::pin((self.ask)(&watch, &mut parts, &seen, body));
+                self.streams.begin(Stream { state: State::Asking(asking, sender), watch });
+            }
+            if self.session.failed() {
+                if !self.conn.leaving.replace(true) {
+                    self.say_farewell();
+                }
+                return true;
+            }
+            match self.session.poll_read(&mut cx, &mut self.stream) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(_) => return false,
+                Poll::Pending => return true,
+            }
+        }
+    }
+}
+
+/// Closes the sending side, and reads on until the client closes, too.
+async fn linger(conn: &Conn, mut stream: Transport) {
+    let core = &conn.core;
+    conn.watch.deadline.set(core.clock.now() + LINGER);
+    let (mut closed, mut discarded) = (false, 0);
+    std::future::poll_fn(|cx| {
+        conn.watch.deadline.register(cx.waker());
+        if !std::mem::replace(&mut closed, true) {
+            // A socket's sending side is closed at once, or is already.
+            let _ = Pin::new(&mut stream).poll_shutdown(cx);
+        }
+        while discarded < MAX_LINGER {
+            match core.scratch.poll_read(cx, &mut stream, false) {
+                Poll::Ready(Ok((read, _))) if !read.is_empty() => discarded += read.len(),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        if discarded >= MAX_LINGER || conn.watch.deadline.reached() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// The streams of a connection.
@@ -170,7 +220,7 @@ struct Slot<F> {
 
 impl<F> Streams<F>
 where
-    F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
+    F: Future<Output = Response<ResponseBody>>,
 {
     /// A watch for the next stream.
     fn watch(&mut self, deadlines: &Rc<Deadlines>) -> Rc<Watch> {
@@ -192,23 +242,14 @@ where
 
     /// Polls those that something happened to.
     fn poll(&mut self, conn: &Conn) {
-        self.wakes.take_streams(&mut self.woken);
-        for index in self.woken.drain(..) {
-            let Some(slot) = self.slots.get_mut(index) else { continue };
-            slot.wake.taken();
-            let Some(stream) = &mut slot.stream else { continue };
-            if stream.poll(&mut Context::from_waker(&slot.waker), conn).is_ready() {
-                self.free.push(index);
-                if let Some(Stream { state, respond, mut watch }) = slot.stream.take() {
-                    drop((state, respond));
-                    // Unless an upload that outlives its answer holds it.
-                    if let Some(free) = Rc::get_mut(&mut watch) {
-                        free.reset();
-                        self.watch = Some(watch);
-                    }
-                }
-            }
+        let mut others = std::mem::take(&mut self.woken);
+        let mut first = self.wakes.take_streams(&mut others);
+        while first != 0 {
+            self.poll_one(first.trailing_zeros() as usize, conn);
+            first &= first - 1;
         }
+        others.drain(..).for_each(|index| self.poll_one(index, conn));
+        self.woken = others;
         if self.slots.len() > MAX_SPARE && self.free.len() == self.slots.len() {
             // What a burst of streams took is given back. Who still holds a waker of theirs wakes nobody.
             self.slots.truncate(MAX_SPARE);
@@ -217,29 +258,47 @@ where
             self.woken = Vec::new();
         }
     }
+
+    fn poll_one(&mut self, index: usize, conn: &Conn) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.wake.taken();
+        let Some(stream) = &mut slot.stream else { return };
+        if stream.poll(&mut Context::from_waker(&slot.waker), conn).is_pending() {
+            return;
+        }
+        self.free.push(index);
+        if let Some(Stream { state, mut watch }) = slot.stream.take() {
+            drop(state);
+            // Unless an upload that outlives its answer holds it.
+            if let Some(free) = Rc::get_mut(&mut watch) {
+                free.reset();
+                self.watch = Some(watch);
+            }
+        }
+    }
 }
 
 /// A request under way.
 struct Stream<F> {
     state: State<F>,
-    respond: SendResponse<Bytes>,
     watch: Rc<Watch>,
 }
 
 enum State<F> {
     /// There is no answer yet.
-    Asking(Pin<Box<F>>),
+    Asking(Pin<Box<F>>, Sender),
     Answering(Pipe<ResponseBody>),
+    Over,
 }
 
 impl<F> Stream<F>
 where
-    F: Future<Output = Result<Response<ResponseBody>, Infallible>>,
+    F: Future<Output = Response<ResponseBody>>,
 {
     /// Ready when it is over, whatever its end. Where that is too early, its end resets the stream.
     fn poll(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<()> {
         self.watch.deadline.register(cx.waker());
-        if self.poll_parts(cx).is_ready() {
+        if self.poll_parts(cx, conn).is_ready() {
             return Poll::Ready(());
         }
         if self.watch.deadline.reached() && self.watch.stalled(conn.core.clock.now(), false) {
@@ -248,46 +307,44 @@ where
         Poll::Pending
     }
 
-    fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_parts(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<()> {
         loop {
             match &mut self.state {
-                State::Asking(asking) => match asking.as_mut().poll(cx) {
-                    Poll::Ready(Ok(response)) => match self.answer(response) {
-                        Some(pipe) => self.state = State::Answering(pipe),
-                        None => return Poll::Ready(()),
-                    },
+                State::Asking(asking, sender) => match asking.as_mut().poll(cx) {
+                    Poll::Ready(response) => {
+                        pass_hints(&self.watch, sender);
+                        let (parts, body) = response.into_parts();
+                        let empty = body.is_end_stream();
+                        let sent = sender.head(parts.status, &parts.headers, empty);
+                        conn.core.scratch.recycle_map(parts.headers);
+                        let state = std::mem::replace(&mut self.state, State::Over);
+                        if let State::Asking(asking, sender) = state
+                            && sent
+                            && !empty
+                        {
+                            drop(asking);
+                            self.state = State::Answering(Pipe::new(sender, body));
+                        } else {
+                            return Poll::Ready(());
+                        }
+                    }
                     Poll::Pending => {
-                        self.pass_hints();
+                        pass_hints(&self.watch, sender);
                         // The client may want no answer any more.
-                        return self.respond.poll_reset(cx).map(drop);
+                        return sender.poll_reset(cx).map(drop);
                     }
                 },
                 State::Answering(pipe) => return pipe.poll(cx).map(drop),
+                State::Over => return Poll::Ready(()),
             }
         }
     }
+}
 
-    /// Sends what the endpoint said before its answer.
-    fn pass_hints(&mut self) {
-        for hint in self.watch.hints.take() {
-            // Where it cannot be sent it is left out: the client is gone, or the answer is what matters.
-            let _ = self.respond.send_informational(hint);
-        }
-    }
-
-    /// Sends the answer's head; its body, where it has one, comes back to be sent.
-    fn answer(&mut self, response: Response<ResponseBody>) -> Option<Pipe<ResponseBody>> {
-        self.pass_hints();
-        let (parts, body) = response.into_parts();
-        let empty = body.is_end_stream();
-        match self.respond.send_response(Response::from_parts(parts, ()), empty) {
-            Ok(stream) => (!empty).then(|| Pipe::new(stream, body)),
-            Err(_) => {
-                // The client is gone, or the head is none that may be sent, which an endpoint over HTTP/1.1 can bring
-                // about; no answer can be sent in its place.
-                self.respond.send_reset(h2::Reason::INTERNAL_ERROR);
-                None
-            }
-        }
+/// Sends what the endpoint said before its answer.
+fn pass_hints(watch: &Watch, sender: &Sender) {
+    for hint in watch.hints.take() {
+        // Where it cannot be sent it is left out: the client is gone.
+        sender.head(hint.status(), hint.headers(), false);
     }
 }

@@ -4,11 +4,14 @@
 //! through the notes before it rests. So what parts do to each other in a turn (a stream that answers wakes the
 //! connection, which then writes) costs a note and no scheduling.
 //!
-//! Wakers must be fit for every thread, hence the locks and atomics; one thread uses them.
+//! Wakers must be fit for every thread, hence the atomics, and the locks where they do not do; one thread uses them.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
+
+/// The streams that are noted as bits; those of the rare busier connection are in a list.
+const BITS: usize = 64;
 
 /// The notes of one connection. As a waker it is the connection's own.
 #[derive(Debug, Default)]
@@ -18,7 +21,10 @@ pub(super) struct Wakes {
     busy: AtomicBool,
     /// Something happened to the connection.
     connection: AtomicBool,
-    streams: Mutex<Vec<usize>>,
+    first: AtomicU64,
+    others: Mutex<Vec<usize>>,
+    /// There are others.
+    more: AtomicBool,
 }
 
 impl Wakes {
@@ -34,17 +40,20 @@ impl Wakes {
     /// The task ends a turn. Whether something is left to be looked at.
     pub(super) fn end(&self) -> bool {
         self.busy.store(false, Relaxed);
-        self.connection.load(Relaxed) || !self.streams.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.connection.load(Relaxed) || self.first.load(Relaxed) != 0 || self.more.load(Relaxed)
     }
 
     /// Whether something happened to the connection; it is forgotten then.
     pub(super) fn take_connection(&self) -> bool {
-        self.connection.swap(false, Relaxed)
+        self.connection.load(Relaxed) && self.connection.swap(false, Relaxed)
     }
 
-    /// The streams that something happened to, in order, in exchange for an empty list.
-    pub(super) fn take_streams(&self, list: &mut Vec<usize>) {
-        std::mem::swap(list, &mut self.streams.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The streams that something happened to: as bits, and the others in exchange for an empty list.
+    pub(super) fn take_streams(&self, others: &mut Vec<usize>) -> u64 {
+        if self.more.load(Relaxed) && self.more.swap(false, Relaxed) {
+            std::mem::swap(others, &mut self.others.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        if self.first.load(Relaxed) == 0 { 0 } else { self.first.swap(0, Relaxed) }
     }
 
     fn rouse(&self) {
@@ -93,8 +102,14 @@ impl Wake for StreamWake {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.noted.swap(true, Relaxed) {
-            self.wakes.streams.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        if self.index < BITS {
+            let bit = 1 << self.index;
+            if self.wakes.first.fetch_or(bit, Relaxed) & bit == 0 {
+                self.wakes.rouse();
+            }
+        } else if !self.noted.swap(true, Relaxed) {
+            self.wakes.others.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+            self.wakes.more.store(true, Relaxed);
             self.wakes.rouse();
         }
     }
@@ -118,23 +133,26 @@ mod tests {
     fn the_task_is_woken_when_it_rests_and_finds_what_was_noted_while_it_worked() {
         let (task, wakes) = (Arc::new(Task::default()), Arc::new(Wakes::default()));
         let woken = || task.0.load(Relaxed);
-        let (first, second) = (StreamWake::new(&wakes, 0), StreamWake::new(&wakes, 1));
+        let streams: Vec<_> = (0..80).map(|index| StreamWake::new(&wakes, index)).collect();
         wakes.begin(&Waker::from(task.clone()));
-        second.wake_by_ref();
-        second.wake_by_ref();
-        first.wake_by_ref();
+        [1, 1, 0, 63, 70, 64, 70].into_iter().for_each(|index: usize| streams[index].wake_by_ref());
         wakes.wake_by_ref();
         assert_eq!(woken(), 0);
         assert!(wakes.end(), "what is left makes another turn");
-        let mut list = Vec::new();
-        wakes.take_streams(&mut list);
-        assert_eq!(list, [1, 0], "each once, in order");
+        let mut others = Vec::new();
+        assert_eq!(wakes.take_streams(&mut others), 1 << 63 | 3);
+        assert_eq!(others, [70, 64], "each once, in order");
         assert!(wakes.take_connection() && !wakes.take_connection());
         assert!(!wakes.end());
-        second.wake_by_ref();
+        streams[70].wake_by_ref();
         assert_eq!(woken(), 0, "it is still on the list that was taken");
-        second.taken();
-        second.wake_by_ref();
+        streams[70].taken();
+        streams[70].wake_by_ref();
         assert_eq!(woken(), 1);
+        others.clear();
+        assert_eq!((wakes.take_streams(&mut others), others), (0, vec![70]));
+        streams[5].wake_by_ref();
+        streams[5].wake_by_ref();
+        assert_eq!(woken(), 2, "once, until it was looked at");
     }
 }

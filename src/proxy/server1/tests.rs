@@ -3,7 +3,6 @@
 use super::super::conn::Proven;
 use super::super::core::{Core, Listener};
 use super::super::gauges::ProxyGauges;
-use super::super::io::Marks;
 use super::super::transport::Transport;
 use super::super::watch::Watch;
 use super::super::{Alarm, Clock, ProxyOptions, conn};
@@ -64,7 +63,8 @@ async fn connected() -> (TcpStream, Rc<Downstream>) {
     let watch = Watch::new(&core.deadlines);
     let downstream = Downstream::new(core, Transport::Plain(stream), Bytes::new());
     let listener = Listener { address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
-    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), (peer.ip(), Proven::default()), None, watch);
+    let peer = (peer.ip(), Proven::default());
+    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer, false, watch);
     let served = downstream.clone();
     tokio::task::spawn_local(async move { serve(&conn, &served).await });
     (client, downstream)
@@ -110,6 +110,6 @@ fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
 fn an_idle_connection_takes_little_memory() {
     let counts = 2 * size_of::<usize>();
     let task = size_of_future(conn::serve);
-    let shared = size_of::<Conn>() + size_of::<Downstream>() + size_of::<Watch>() + size_of::<Marks>() + 4 * counts;
+    let shared = size_of::<Conn>() + size_of::<Downstream>() + size_of::<Watch>() + 3 * counts;
     assert!(task <= 1024 && shared <= 1024, "{task} and {shared} bytes");
 }
