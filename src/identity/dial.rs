@@ -81,6 +81,11 @@ impl Dial {
         self.tls == *tls && self.protocol == protocol
     }
 
+    /// Whether it proves who this node is.
+    pub(super) fn is_in_mesh(&self) -> bool {
+        self.tls.name.is_none()
+    }
+
     /// What new connections would be made under. Never 0.
     #[must_use]
     pub fn epoch(&self) -> u64 {

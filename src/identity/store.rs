@@ -183,7 +183,7 @@ impl Identities {
     fn renew_dials(&self, material: Option<&Material>) {
         let dials = lock(&self.dials);
         let epoch = self.epoch.fetch_add(1, Relaxed) + 1;
-        for dial in dials.iter().filter_map(Weak::upgrade) {
+        for dial in dials.iter().filter_map(Weak::upgrade).filter(|dial| dial.is_in_mesh()) {
             dial.renew(material, epoch);
         }
     }

@@ -64,14 +64,8 @@ pub(super) struct Conn {
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
     /// The authority that its last request asked for.
     pub host: RefCell<HeaderValue>,
-    /// Whether it came over TLS.
-    pub secure: bool,
-    /// It came in plain text where that is refused.
-    pub plain_text: bool,
-    /// Who the client has proven to be.
-    peer_id: Option<SpiffeId>,
-    /// The same as `X-Forwarded-Client-Cert` says it.
-    pub client_cert: Option<HeaderValue>,
+    /// Who the client has proven to be, where it was asked. Boxed: most connections pay its place alone.
+    proven: Option<Box<Proven>>,
     /// What its requests get alike.
     pub usual: Usual,
     pub requests: Cell<usize>,
@@ -87,7 +81,7 @@ impl Conn {
     pub(super) fn new(
         core: Rc<Core>,
         listener: Rc<Listener>,
-        (peer, proven): (IpAddr, Proven),
+        (peer, proven): (IpAddr, Option<Box<Proven>>),
         http2: bool,
         watch: Rc<Watch>,
     ) -> Rc<Self> {
@@ -101,10 +95,7 @@ impl Conn {
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
-            secure: proven.secure,
-            plain_text: proven.plain_text,
-            peer_id: proven.peer.map(|peer| peer.id),
-            client_cert: proven.client_cert,
+            proven,
             usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
@@ -116,7 +107,22 @@ impl Conn {
 
     /// Who the client has proven to be.
     pub(super) fn client_id(&self) -> Option<&SpiffeId> {
-        self.peer_id.as_ref()
+        self.proven.as_ref()?.peer.as_ref().map(|peer| &peer.id)
+    }
+
+    /// The same as `X-Forwarded-Client-Cert` says it.
+    pub(super) fn client_cert(&self) -> Option<&HeaderValue> {
+        self.proven.as_ref()?.client_cert.as_ref()
+    }
+
+    /// Whether it came over TLS.
+    pub(super) fn secure(&self) -> bool {
+        self.proven.as_ref().is_some_and(|proven| proven.secure)
+    }
+
+    /// Whether it came in plain text where that is refused.
+    pub(super) fn plain_text(&self) -> bool {
+        self.proven.as_ref().is_some_and(|proven| !proven.secure)
     }
 
     /// Whose connection this is; found once, and again when routes were replaced.
@@ -183,7 +189,7 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     let stream = Transport::Plain(stream);
     let Some(first) = first_bytes(&core, &listener, &watch, stream).await else { return };
     let (proven, (stream, read, spoken)) = match core.generation().generation.routes.tls(listener.address) {
-        TlsMode::Disabled => (Proven::default(), first),
+        TlsMode::Disabled => (None, first),
         // Boxed: a connection's future is as large as plain text needs.
         mode => match Box::pin(prove(&core, &listener, &watch, mode, first)).await {
             Some(proven) => proven,
@@ -210,10 +216,9 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
 type First = (Transport, Bytes, Spoken);
 
 /// Who a client has proven to be.
-#[derive(Default)]
 pub(super) struct Proven {
+    /// By TLS; else it came in plain text where that is refused.
     secure: bool,
-    plain_text: bool,
     peer: Option<Peer>,
     client_cert: Option<HeaderValue>,
 }
@@ -225,17 +230,17 @@ async fn prove(
     watch: &Rc<Watch>,
     mode: TlsMode,
     (stream, read, spoken): First,
-) -> Option<(Proven, First)> {
+) -> Option<(Option<Box<Proven>>, First)> {
     let handshakes = &core.identities.handshakes;
     let plain = match stream {
         Transport::Plain(plain) if read.first() == Some(&FIRST_BYTE) => plain,
         stream => {
             // Answered in the client's own words, and with nothing else: each request is refused.
-            let plain_text = mode == TlsMode::Strict;
-            if plain_text {
+            let refused = (mode == TlsMode::Strict).then(|| {
                 handshakes.count(Side::Downstream, Handshake::PlainText);
-            }
-            return Some((Proven { plain_text, ..Proven::default() }, (stream, read, spoken)));
+                Box::new(Proven { secure: false, peer: None, client_cert: None })
+            });
+            return Some((refused, (stream, read, spoken)));
         }
     };
     let Some(identity) = core.identities.current() else {
@@ -265,8 +270,8 @@ async fn prove(
     let peer = stream.peer();
     let said = peer.as_ref().map(|peer| format!("By={};Hash={};URI={}", identity.id(), peer.digest, peer.id));
     let client_cert = said.and_then(|said| HeaderValue::try_from(said).ok());
-    let proven = Proven { secure: true, plain_text: false, peer, client_cert };
-    Some((proven, first_bytes(core, listener, watch, stream).await?))
+    let proven = Box::new(Proven { secure: true, peer, client_cert });
+    Some((Some(proven), first_bytes(core, listener, watch, stream).await?))
 }
 
 /// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.

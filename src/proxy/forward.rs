@@ -179,8 +179,8 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
-        client_cert: flight.conn.client_cert.as_ref(),
-        secure: flight.conn.secure,
+        client_cert: flight.conn.client_cert(),
+        secure: flight.conn.secure(),
         usual: &flight.conn.usual,
     };
     flight.outgoing = match cluster.protocol {
@@ -204,7 +204,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
 
 /// Whether the client may do what it asks for.
 fn allowed(flight: &Flight, parts: &Parts) -> Result<(), Failure> {
-    if flight.conn.plain_text {
+    if flight.conn.plain_text() {
         return Err(Reason::TlsRequired.into());
     }
     let workload = flight.workload.and_then(|id| flight.held.generation.routes.workload(id));

@@ -1,6 +1,5 @@
 //! What a connection holds while nothing is under way on it.
 
-use super::super::conn::Proven;
 use super::super::core::{Core, Listener};
 use super::super::gauges::ProxyGauges;
 use super::super::transport::Transport;
@@ -63,7 +62,7 @@ async fn connected() -> (TcpStream, Rc<Downstream>) {
     let watch = Watch::new(&core.deadlines);
     let downstream = Downstream::new(core, Transport::Plain(stream), Bytes::new());
     let listener = Listener { address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
-    let peer = (peer.ip(), Proven::default());
+    let peer = (peer.ip(), None);
     let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer, false, watch);
     let served = downstream.clone();
     tokio::task::spawn_local(async move { serve(&conn, &served).await });
