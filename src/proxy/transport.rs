@@ -280,3 +280,7 @@ impl Out for Joint {
         self.with(|stream| stream.write_now(data))
     }
 }
+
+#[cfg(test)]
+#[path = "transport_tests.rs"]
+mod tests;
