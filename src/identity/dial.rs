@@ -111,6 +111,11 @@ impl Dial {
         }
     }
 
+    /// The file of the authorities that it believes, where it is one of its own.
+    pub(super) fn authorities(&self) -> Option<&Path> {
+        self.tls.authorities.as_deref()
+    }
+
     /// Looks whether the authorities are others, where they are in a file.
     pub(super) fn refresh(&self, epoch: impl FnOnce() -> u64) {
         let seen = *self.authorities.lock().unwrap_or_else(PoisonError::into_inner);

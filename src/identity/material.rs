@@ -161,7 +161,7 @@ pub struct Material {
     pub expires: SystemTime,
     /// Until when the authority is valid that expires first.
     pub bundle_expires: SystemTime,
-    /// The SHA-256 of the three files together.
+    /// The SHA-256 of all that it was made of.
     pub digest: [u8; 32],
     pub(super) key: Arc<CertifiedKey>,
     pub(super) roots: Arc<RootCertStore>,
@@ -186,6 +186,7 @@ impl Material {
             hash.update((text.len() as u64).to_be_bytes());
             hash.update(text);
         }
+        hash.update(files.trust_domain.as_ref().map(ToString::to_string).unwrap_or_default());
         let chain = certificates(&leaf_text, &files.certificate, "certificate")?;
         let authorities = certificates(&bundle_text, &files.bundle, "certificate of an authority")?;
         let key = PrivateKeyDer::from_pem_slice(&key_text).map_err(|error| match error {

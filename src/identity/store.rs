@@ -99,22 +99,27 @@ impl Identities {
             return Ok(());
         }
         if files.is_none() {
-            *state = State { taken: state.taken, refused: state.refused, ..State::default() };
+            let State { taken, refused, poke, .. } = std::mem::take(&mut *state);
+            *state = State { taken, refused, poke, ..State::default() };
             self.current.store(None);
             self.renew_dials(None);
             return Ok(());
         }
         state.files = files;
         self.read(&mut state, true);
-        if state.poke.is_none() {
-            let (poke, touch) = Touch::new();
-            let this = Arc::downgrade(self);
-            std::thread::Builder::new().name("identity-watch".to_owned()).spawn(move || follow(&this, touch))?;
-            state.poke = Some(poke);
-        } else if let Some(poke) = &state.poke {
-            // The thread looks for the files elsewhere now.
+        self.watch(&mut state)
+    }
+
+    /// Has a thread wait for the files, which may be others than before.
+    fn watch(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if let Some(poke) = &state.poke {
             poke.ask();
+            return Ok(());
         }
+        let (poke, touch) = Touch::new();
+        let this = Arc::downgrade(self);
+        std::thread::Builder::new().name("identity-watch".to_owned()).spawn(move || follow(&this, touch))?;
+        state.poke = Some(poke);
         Ok(())
     }
 
@@ -126,19 +131,25 @@ impl Identities {
 
     /// How a cluster's endpoints are reached; nothing where that is plain text.
     #[must_use]
-    pub fn dial(&self, tls: &ClusterTls, protocol: Protocol) -> Option<Arc<Dial>> {
+    pub fn dial(self: &Arc<Self>, tls: &ClusterTls, protocol: Protocol) -> Option<Arc<Dial>> {
         if *tls == ClusterTls::default() {
             return None;
         }
         let mut dials = lock(&self.dials);
         dials.retain(|dial| dial.strong_count() > 0);
-        let known = dials.iter().filter_map(Weak::upgrade).find(|dial| dial.is_for(tls, protocol));
-        Some(known.unwrap_or_else(|| {
-            let dial = Arc::new(Dial::new(self.serials.fetch_add(1, Relaxed) + 1, tls.clone(), protocol));
-            dial.renew(self.current().as_deref().map(|c| &c.material), self.epoch.load(Relaxed));
-            dials.push(Arc::downgrade(&dial));
-            dial
-        }))
+        if let Some(known) = dials.iter().filter_map(Weak::upgrade).find(|dial| dial.is_for(tls, protocol)) {
+            return Some(known);
+        }
+        let dial = Arc::new(Dial::new(self.serials.fetch_add(1, Relaxed) + 1, tls.clone(), protocol));
+        dial.renew(self.current().as_deref().map(|c| &c.material), self.epoch.load(Relaxed));
+        dials.push(Arc::downgrade(&dial));
+        drop(dials);
+        if tls.authorities.is_some()
+            && let Err(error) = self.watch(&mut lock(&self.state))
+        {
+            tracing::error!(%error, "files of authorities are not watched");
+        }
+        Some(dial)
     }
 
     /// Reads the files. `now_or_never` leaves no time for the rest of a replacement.
@@ -199,8 +210,19 @@ impl Identities {
         state.alarm = Some(Alarm { since: SystemTime::now(), code, text });
     }
 
-    /// Looks at the files again, if there is a reason to.
+    /// Looks at all files again, if there is a reason to.
     fn look(&self, woken: Woken) {
+        self.look_at_identity(woken);
+        for dial in self.dials() {
+            dial.refresh(|| self.epoch.fetch_add(1, Relaxed) + 1);
+        }
+    }
+
+    fn dials(&self) -> Vec<Arc<Dial>> {
+        lock(&self.dials).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn look_at_identity(&self, woken: Woken) {
         let mut state = lock(&self.state);
         let Some(files) = state.files.clone() else { return };
         let marks = files.paths().map(mark_of).to_vec();
@@ -214,11 +236,6 @@ impl Identities {
             let (path, at) = (files.certificate, current.material.expires);
             let expired = Refused::Expired { path, at };
             self.alarm(&mut state, expired.code(), expired.to_string());
-        }
-        drop(state);
-        let dials: Vec<_> = lock(&self.dials).iter().filter_map(Weak::upgrade).collect();
-        for dial in dials {
-            dial.refresh(|| self.epoch.fetch_add(1, Relaxed) + 1);
         }
     }
 
@@ -292,11 +309,12 @@ fn follow(identities: &Weak<Identities>, mut touch: Touch) {
     let mut woken = Woken::Perhaps;
     while woken != Woken::Stop {
         let Some(identities) = identities.upgrade() else { return };
-        let files = lock(&identities.state).files.clone();
-        touch.follow(files.iter().flat_map(Files::paths));
+        let (files, dials) = (lock(&identities.state).files.clone(), identities.dials());
+        let authorities = dials.iter().filter_map(|dial| dial.authorities());
+        touch.follow(files.iter().flat_map(Files::paths).chain(authorities));
         identities.look(woken);
-        // Dropped before the wait: whoever else holds it may be the last, and ends this thread.
-        drop(identities);
+        // Dropped before the wait: whoever else holds them may be the last, and ends this thread.
+        drop((identities, dials));
         woken = touch.wait();
     }
 }

@@ -212,14 +212,16 @@ async fn send1_afresh(
         Ok(stream) => stream,
         Err(reason) => return Sent::Unsent(reason),
     };
+    // With TLS 1.3 an endpoint judges our certificate when we are done: whoever closes then did not like it.
+    let closed = if stream.1 == 0 { Ended::Unused.reason() } else { Reason::UpstreamTls };
     let mut connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, Open::new(core));
     if connection.stale() {
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
-        return Sent::Unsent(Reason::UpstreamReset);
+        return Sent::Unsent(closed);
     }
     match exchange(core, connection, sending, early, place).await {
         Ok(lease) => Sent::Answered(lease),
-        Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
+        Err(Ended::Unused) => Sent::Unsent(closed),
         Err(ended) => Sent::Lost(ended.reason().into()),
     }
 }

@@ -172,31 +172,30 @@ async fn certificates_and_authorities_rotate_under_load_and_no_request_fails() {
         let (near, far) = both(&authority, &fleet, "tls: strict", &tls).await;
         let load = Load::start(Version::Http1, near.address("in"), 8, "/").await;
         for _ in 0..3 {
-            let (shook, taken) = (handshakes(&near, "upstream", "ok").await, taken(&far).await);
+            let (shook, before) = (handshakes(&near, "upstream", "ok").await, [taken(&near).await, taken(&far).await]);
             authority.issue("near", "spiffe://mesh.local/near", &[]);
             authority.issue("far", "spiffe://mesh.local/far", &[]);
-            wait::eventually("both to take their new certificates", || async {
-                let ours = taken_of(&near).await;
-                let theirs = taken_of(&far).await;
-                if theirs > taken && ours >= theirs { Ok(()) } else { Err(format!("{ours} {theirs}")) }
-            })
-            .await;
+            both_take(&near, &far, before).await;
             load.pass().await;
             assert!(handshakes(&near, "upstream", "ok").await > shook, "new connections prove the new identity");
         }
         // Another authority takes over: believed by all before anybody shows its certificates.
         let next = Authority::new("mesh.local");
         let both = [&authority, &next].map(|a| std::fs::read_to_string(a.ca().join("ca.pem")).unwrap()).concat();
+        let before = [taken(&near).await, taken(&far).await];
         for folder in ["near", "far"] {
             replace(&authority.file(folder, "bundle.pem"), &both);
         }
+        both_take(&near, &far, before).await;
         load.pass().await;
+        let before = [taken(&near).await, taken(&far).await];
         for (folder, id) in [("near", "spiffe://mesh.local/near"), ("far", "spiffe://mesh.local/far")] {
             next.issue(folder, id, &[]);
             for name in ["key.pem", "cert.pem"] {
                 replace(&authority.file(folder, name), &std::fs::read_to_string(next.file(folder, name)).unwrap());
             }
         }
+        both_take(&near, &far, before).await;
         load.pass().await;
         let report = load.stop().await;
         report.assert_each_right_and_once(&fleet.journal);
@@ -204,12 +203,18 @@ async fn certificates_and_authorities_rotate_under_load_and_no_request_fails() {
     }
 }
 
+/// How many identities a sidecar has taken.
 async fn taken(sidecar: &Sidecar) -> f64 {
-    taken_of(sidecar).await
+    sidecar.metrics().await.sum("pathloom_identity_reloads_total", &[("outcome", "taken")])
 }
 
-async fn taken_of(sidecar: &Sidecar) -> f64 {
-    sidecar.metrics().await.sum("pathloom_identity_reloads_total", &[("outcome", "taken")])
+/// Waits until both took another identity than so many before.
+async fn both_take(near: &Sidecar, far: &Sidecar, before: [f64; 2]) {
+    wait::eventually("both to take what is new", || async {
+        let now = [taken(near).await, taken(far).await];
+        if now[0] > before[0] && now[1] > before[1] { Ok(()) } else { Err(format!("{before:?} {now:?}")) }
+    })
+    .await;
 }
 
 fn replace(path: &Path, text: &str) {
@@ -291,7 +296,7 @@ async fn an_endpoint_that_does_not_prove_whom_the_cluster_expects_gets_no_reques
     assert_eq!(refused(Version::Http1, &stranger, "in", "/").await, (502, "upstream_identity".into()));
     // The other way round: a client of the other domain that does not mind whom it calls.
     wait::eventually("the bundle to be taken", || async {
-        let taken = taken_of(&far).await;
+        let taken = taken(&far).await;
         if taken >= 2.0 { Ok(()) } else { Err(taken.to_string()) }
     })
     .await;
@@ -523,7 +528,8 @@ async fn what_the_readme_shows_works() {
         let quoted = yaml.replace("127.0.0.1:15443", "'@mtls@'").replace("127.0.0.1:15001", "'@in@'");
         quoted.replace("127.0.0.1:8080", &format!("'{}'", fleet.endpoints[0].address))
     };
-    let [far, near] = &blocks("yaml")[..] else { panic!("two configurations") };
+    let configurations = blocks("yaml");
+    let [far, near] = configurations.as_slice() else { panic!("two configurations") };
     let far = sidecar(fill(far)).start().await;
     let near = sidecar(fill(near)).address("mtls", far.address("mtls")).start().await;
     assert_eq!(refused(Version::Http1, &near, "in", "/v2/things").await.0, 200);

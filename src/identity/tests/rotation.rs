@@ -131,3 +131,43 @@ fn a_configuration_without_an_identity_has_none() {
     folder.put(&issued(&ca, "spiffe://mesh/b"));
     until("the new identity", || identities.current().unwrap().id().as_str() == "spiffe://mesh/b");
 }
+
+#[test]
+fn authorities_outside_the_mesh_are_taken_when_they_come_and_when_they_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let identities = Arc::new(Identities::default());
+    let file = folder.path().join("authorities.pem");
+    let outside =
+        ClusterTls { name: Some("a.example".into()), authorities: Some(file.clone()), ..ClusterTls::default() };
+    let dial = identities.dial(&outside, Protocol::Http1).unwrap();
+    assert!(dial.secured().is_none());
+    std::fs::write(&file, authority("one").certificate()).unwrap();
+    until("the authorities", || dial.secured().is_some());
+    let first = dial.epoch();
+    // Broken ones change nothing, and others all.
+    std::fs::write(&file, "-----BEGIN CERTIFICATE-----").unwrap();
+    std::fs::write(&file, authority("two").certificate()).unwrap();
+    until("other authorities", || dial.epoch() > first && dial.secured().unwrap().epoch == dial.epoch());
+    // An identity that comes and changes is nothing to them.
+    let ca = authority("mesh");
+    let mesh = Folder::new(&issued(&ca, "spiffe://mesh/a"), ca.certificate());
+    let second = dial.epoch();
+    identities.configure(&mesh.config()).unwrap();
+    assert!(identities.current().is_some());
+    assert_eq!(dial.epoch(), second);
+}
+
+#[test]
+fn another_trust_domain_in_the_configuration_counts_although_the_files_are_the_same() {
+    let ca = authority("mesh");
+    let folder = Folder::new(&issued(&ca, "spiffe://mesh/a"), ca.certificate());
+    let identities = folder.identities();
+    let first = identities.current().unwrap();
+    let said = Identity { trust_domain: Some("mesh".parse().unwrap()), ..folder.config() };
+    identities.configure(&said).unwrap();
+    assert!(!Arc::ptr_eq(&first, &identities.current().unwrap()));
+    let other = Identity { trust_domain: Some("other".parse().unwrap()), ..folder.config() };
+    identities.configure(&other).unwrap();
+    assert_eq!(alarm(&identities).as_deref(), Some("wrong_id"));
+    assert_eq!(identities.current().unwrap().material.domain.to_string(), "mesh", "the last good one stays");
+}
