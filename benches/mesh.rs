@@ -78,6 +78,7 @@ impl Mesh {
             links: links.clone(),
             traffic: Arc::new(TrafficRegistry::new(1)),
             scorer,
+            identities: Arc::default(),
             status: status.clone(),
             checks: Default::default(),
             clock: Arc::new(move || Time(read.load(SeqCst))),

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "config",
     "links",
     "observe",
+    "identity",
     "route",
     "admission",
     "balance",
@@ -21,13 +22,14 @@ const ROOMS: [&str; 15] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 9] = [
+const FORBIDDEN: [(&str, &[&str]); 10] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
     ("record", &["pingora", "ort::", "tokio::"]),
     ("health", &["pingora", "ort::"]),
+    ("identity", &["pingora", "ort::", "tokio::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),
     ("control", &["pingora", "ort::"]),

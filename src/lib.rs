@@ -12,6 +12,7 @@ pub mod control;
 pub mod demo;
 pub mod graph;
 pub mod health;
+pub mod identity;
 pub mod links;
 pub mod observe;
 pub mod proxy;

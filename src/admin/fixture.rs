@@ -43,6 +43,7 @@ pub fn state() -> AdminState {
             }),
             metrics: Vec::new(),
         }),
+        identity: Box::new(|| json!(null)),
         gauges: Box::new(|| {
             let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });
             let quiet = Telemetry {
@@ -151,6 +152,7 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
             host: "".into(),
             weight: 1,
             metadata: BTreeMap::new(),
+            tls: None,
         }),
         link,
         node,

@@ -57,6 +57,7 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
         "version": state.version,
         "mode": state.config.load().mode,
         "generation": head(&generation, now),
+        "identity": (state.identity)(),
         "scorer": (state.scorer)().json,
         "model_error": state.control.model_error(),
         "admission": admission::clusters(&generation, filter.cluster),

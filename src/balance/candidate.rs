@@ -1,6 +1,7 @@
 //! Endpoints, and the candidates that a table holds: plain facts, made by a tick and never changed.
 
 use super::{Fault, Unwell};
+use crate::identity::Dial;
 use crate::links::{LinkCell, NodeCell, NodeKey, Time};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +15,7 @@ pub struct EndpointId(pub u64);
 /// An endpoint of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its identity: a new one whenever address or protocol change.
+    /// Its identity: a new one whenever its address, its protocol or what it must prove change.
     pub id: EndpointId,
     /// Its name in the graph.
     pub key: NodeKey,
@@ -28,6 +29,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Free-form facts.
     pub metadata: BTreeMap<String, String>,
+    /// How connections to it are secured; plain text without.
+    pub tls: Option<Arc<Dial>>,
 }
 
 /// Whether an endpoint may get requests, and why.

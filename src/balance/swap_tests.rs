@@ -33,6 +33,7 @@ impl Kit {
                 host: "".into(),
                 weight: 1,
                 metadata: Default::default(),
+                tls: None,
             })
         };
         Self {

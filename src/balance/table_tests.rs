@@ -29,6 +29,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
                     host: "".into(),
                     weight: 1,
                     metadata: BTreeMap::new(),
+                    tls: None,
                 }),
                 weight: *weight,
                 prior_s: 0.01 / weight,

@@ -7,7 +7,7 @@
 use super::admission::{Priority, PriorityClass, RateLimit};
 use super::diagnostic::{Collector, Source};
 use super::environment::Environment;
-use super::schema::{Cluster, Config, Endpoint, Route, Workload};
+use super::schema::{Allow, Cluster, Config, Endpoint, Route, Workload};
 use super::tree::{self, Entry, Node, Value};
 use super::units::Rate;
 use serde_json::Value as Json;
@@ -134,6 +134,7 @@ fn example() -> Config {
             Workload {
                 listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))),
                 rate: Some(rate.clone()),
+                allow: vec![Allow::default()],
                 ..Workload::default()
             },
         )]),

@@ -5,8 +5,10 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+mod identity;
 mod resilience;
 
+pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
 
 use super::admission::{Admission, Priority, RateLimit};
@@ -29,6 +31,8 @@ pub struct Config {
     pub process: Process,
     /// What holds for every listener.
     pub listeners: ListenerDefaults,
+    /// This node's identity in the mesh, by which TLS connections prove who they are.
+    pub identity: Identity,
     /// Who is calling. The graph's links start here. Keyed by the workload's name.
     pub workloads: BTreeMap<String, Workload>,
     /// Where requests go. The first match wins.
@@ -108,6 +112,10 @@ pub struct Workload {
     pub trusted: bool,
     /// How many requests it may send.
     pub rate: Option<RateLimit>,
+    /// Whether clients on the listener must prove who they are; all workloads of a listener say the same.
+    pub tls: TlsMode,
+    /// Who may send what; without a rule everybody may everything, with rules nothing is allowed but what they name.
+    pub allow: Vec<Allow>,
 }
 
 /// One rule of the routing table. The first match wins.
@@ -170,6 +178,8 @@ pub struct Cluster {
     pub policy: Policy,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// How connections to the endpoints are secured; plain text when it is not said.
+    pub tls: ClusterTls,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
     /// How long things may take.

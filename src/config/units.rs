@@ -59,7 +59,7 @@ pub struct UnitError {
 }
 
 impl UnitError {
-    fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { message: message.into(), remedy: remedy.into() }
     }
 }
@@ -384,9 +384,9 @@ impl fmt::Display for SourceNet {
 }
 
 /// Reads a value by its `FromStr`, and gives a bare number the same treatment, so that its error shows the right form.
-struct Written<T> {
-    what: &'static str,
-    value: std::marker::PhantomData<T>,
+pub(super) struct Written<T> {
+    pub what: &'static str,
+    pub value: std::marker::PhantomData<T>,
 }
 
 impl<T: FromStr<Err = UnitError>> Visitor<'_> for Written<T> {
@@ -444,6 +444,8 @@ macro_rules! written {
         }
     };
 }
+
+pub(super) use written;
 
 written!(Timespan, "a length of time such as `250ms`", r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$");
 written!(Share, "a share such as `20%`", r"^[0-9]+(\.[0-9]+)?%$");

@@ -4,6 +4,7 @@ use crate::admission;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::{Config, Protocol};
 use crate::graph::Instance;
+use crate::identity::Identities;
 use crate::links::NodeKey;
 use crate::route::RouteTable;
 use std::collections::{HashMap, HashSet};
@@ -15,12 +16,20 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct EndpointIds {
     next: u64,
-    known: HashMap<(SocketAddr, Protocol), EndpointId>,
+    /// By address, protocol, and what it must prove (0 is nothing).
+    known: HashMap<(SocketAddr, Protocol, u32), EndpointId>,
+    /// How connections are secured.
+    identities: Arc<Identities>,
 }
 
 impl EndpointIds {
-    fn of(&mut self, address: SocketAddr, protocol: Protocol) -> EndpointId {
-        *self.known.entry((address, protocol)).or_insert_with(|| {
+    /// None known yet.
+    pub fn new(identities: Arc<Identities>) -> Self {
+        Self { identities, ..Self::default() }
+    }
+
+    fn of(&mut self, address: SocketAddr, protocol: Protocol, dial: u32) -> EndpointId {
+        *self.known.entry((address, protocol, dial)).or_insert_with(|| {
             self.next += 1;
             EndpointId(self.next)
         })
@@ -66,18 +75,21 @@ impl Desired {
             .iter()
             .map(|(name, cluster)| {
                 let service = if cluster.service.is_empty() { name } else { &cluster.service };
+                let tls = ids.identities.dial(&cluster.tls, cluster.protocol);
+                let dial = tls.as_ref().map_or(0, |dial| dial.serial);
                 let endpoints = cluster
                     .endpoints
                     .iter()
                     .map(|endpoint| {
                         Arc::new(Endpoint {
-                            id: ids.of(endpoint.address, cluster.protocol),
+                            id: ids.of(endpoint.address, cluster.protocol, dial),
                             key: NodeKey::new(&endpoint.address.to_string()),
                             address: endpoint.address,
                             zone: endpoint.zone.as_str().into(),
                             host: endpoint.host.as_str().into(),
                             weight: endpoint.weight,
                             metadata: endpoint.metadata.clone(),
+                            tls: tls.clone(),
                         })
                     })
                     .collect();

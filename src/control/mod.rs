@@ -33,6 +33,7 @@ pub use tick::Clock;
 use crate::balance::{Cause, Published};
 use crate::config::Config;
 use crate::health::Checks;
+use crate::identity::Identities;
 use crate::links::Links;
 use crate::observe::TrafficRegistry;
 use crate::scorer::Scorer;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub traffic: Arc<TrafficRegistry>,
     /// What scores candidates.
     pub scorer: Scorer,
+    /// How connections to endpoints are secured.
+    pub identities: Arc<Identities>,
     /// What it shows of itself.
     pub status: Arc<Status>,
     /// What health checks say.

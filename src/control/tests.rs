@@ -46,6 +46,7 @@ fn parts(clock: Clock, scorer: Scorer) -> Parts {
         links: Arc::new(Links::new(1)),
         traffic: Arc::new(TrafficRegistry::new(1)),
         scorer,
+        identities: Arc::default(),
         status: Arc::default(),
         checks: Default::default(),
         clock,

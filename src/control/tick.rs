@@ -94,7 +94,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(parts: Parts, config: Arc<Config>) -> Self {
-        let mut ids = EndpointIds::default();
+        let mut ids = EndpointIds::new(parts.identities.clone());
         let desired = Desired::of(config, &mut ids, parts.traffic.unrouted().cores(), None);
         let now = (parts.clock)();
         Self {

@@ -19,6 +19,7 @@ pub fn record() -> AccessRecord<'static> {
         parent_span_id: Some("00f067aa0ba902b7"),
         sampled: true,
         client: [10, 1, 2, 3].into(),
+        peer: "",
         listener: ([127, 0, 0, 1], 15001).into(),
         workload: Some(workload),
         route: Some(route),
@@ -47,6 +48,14 @@ fn line(write: fn(&mut Vec<u8>, &AccessRecord<'_>), record: &AccessRecord<'_>) -
     let mut out = Vec::new();
     write(&mut out, record);
     String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_client_that_has_proven_who_it_is_is_named() {
+    let known = AccessRecord { peer: "spiffe://mesh/shop/a", ..record() };
+    assert!(line(json, &known).contains(",\"peer\":\"spiffe://mesh/shop/a\","));
+    assert!(line(text, &known).contains(" peer=spiffe://mesh/shop/a "));
+    assert!(!line(json, &record()).contains("peer") && !line(text, &record()).contains("peer"));
 }
 
 #[test]

@@ -57,6 +57,10 @@ macro_rules! reasons {
 reasons! {
     /// No workload is configured for the connection's listener and source address.
     UnknownSource = "unknown_source", FORBIDDEN, "http_request_denied";
+    /// The listener wants clients to prove who they are, and this one spoke plain text.
+    TlsRequired = "tls_required", FORBIDDEN, "http_request_denied";
+    /// No rule allows this client this request.
+    NotAllowed = "not_allowed", FORBIDDEN, "http_request_denied";
     /// No route matches the request.
     NoRoute = "no_route", NOT_FOUND, "destination_not_found";
     /// The cluster has no endpoint that may get requests.
@@ -77,6 +81,12 @@ reasons! {
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, "connection_timeout";
     /// The connection to the endpoint could not be made.
     ConnectFailed = "connect_failed", BAD_GATEWAY, "destination_unavailable";
+    /// The connection to the endpoint could not be secured: it speaks no TLS that both know, or refused our certificate.
+    UpstreamTls = "upstream_tls", BAD_GATEWAY, "tls_protocol_error";
+    /// The endpoint did not prove to be whom the cluster expects.
+    UpstreamIdentity = "upstream_identity", BAD_GATEWAY, "tls_certificate_error";
+    /// This node has no identity to prove itself with to the endpoint.
+    NoIdentity = "no_identity", SERVICE_UNAVAILABLE, "proxy_configuration_error";
     /// The endpoint closed or reset the connection before its answer began.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, "connection_terminated";
     /// The endpoint's answer was not HTTP.
@@ -117,6 +127,8 @@ impl Reason {
             Reason::ConnectRefused
             | Reason::ConnectTimeout
             | Reason::ConnectFailed
+            | Reason::UpstreamTls
+            | Reason::UpstreamIdentity
             | Reason::UpstreamReset
             | Reason::UpstreamProtocol
             | Reason::ResponseTimeout
@@ -126,6 +138,9 @@ impl Reason {
             Reason::RequestTimeout
             | Reason::IdleTimeout
             | Reason::UnknownSource
+            | Reason::TlsRequired
+            | Reason::NotAllowed
+            | Reason::NoIdentity
             | Reason::NoRoute
             | Reason::NoEndpoints
             | Reason::RateLimited

@@ -19,6 +19,7 @@ use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
 use crate::config::ListenerDefaults;
+use crate::identity::Identities;
 use crate::observe::{AccessSink, Traffic};
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
@@ -93,6 +94,7 @@ pub(super) struct Core {
     pub sink: Arc<dyn AccessSink>,
     pub alarm: Arc<dyn Alarm>,
     pub unrouted: Arc<Traffic>,
+    pub identities: Arc<Identities>,
     pub draining: Cell<bool>,
     pub connections: Cell<usize>,
     /// A connection ended.
@@ -129,6 +131,7 @@ impl Core {
             sink: options.sink.clone(),
             alarm: options.alarm.clone(),
             unrouted: options.unrouted.clone(),
+            identities: options.identities.clone(),
             draining: Cell::new(false),
             connections: Cell::new(0),
             freed: Notify::new(),

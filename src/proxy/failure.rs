@@ -94,7 +94,7 @@ fn grpc_code(reason: Reason) -> u16 {
     match reason {
         Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
-        Reason::UnknownSource => 7,
+        Reason::UnknownSource | Reason::NotAllowed | Reason::TlsRequired => 7,
         Reason::RateLimited => 8,
         Reason::NoRoute => 12,
         Reason::BadRequest | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
@@ -106,6 +106,9 @@ fn grpc_code(reason: Reason) -> u16 {
         | Reason::ConnectRefused
         | Reason::ConnectTimeout
         | Reason::ConnectFailed
+        | Reason::UpstreamTls
+        | Reason::UpstreamIdentity
+        | Reason::NoIdentity
         | Reason::UpstreamReset
         | Reason::ResponseIncomplete
         | Reason::UpgradeFailed => 14,

@@ -26,6 +26,7 @@ use super::watch::Watch;
 use crate::admission::{ClassId, Served};
 use crate::balance::{Candidate, Choice, Table};
 use crate::config::Timeouts;
+use crate::identity::SpiffeId;
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
 use crate::observe::{AccessRecord, Reason};
@@ -389,6 +390,7 @@ impl Flight {
                 parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
                 sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
                 client: self.conn.peer,
+                peer: self.conn.client_id().map_or("", SpiffeId::as_str),
                 listener: self.conn.listener.address,
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
                 route: self.route.as_ref(),

@@ -152,6 +152,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let generation = &held.generation;
     let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
     flight.workload = Some(workload);
+    allowed(flight, parts)?;
     let head = RequestHead {
         host: host.to_str().unwrap_or_default(),
         path: parts.uri.path(),
@@ -188,6 +189,8 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
+        client_cert: flight.conn.client_cert(),
+        secure: flight.conn.secure(),
         usual: &flight.conn.usual,
     };
     flight.outgoing = match cluster.protocol {
@@ -225,6 +228,20 @@ fn hurry(flight: &mut Flight, parts: &mut Parts, seen: &Seen, limit: Option<Dura
             Some(limit)
         }
         (_, None) => None,
+    }
+}
+
+/// Whether the client may do what it asks for.
+fn allowed(flight: &Flight, parts: &Parts) -> Result<(), Failure> {
+    if flight.conn.plain_text() {
+        return Err(Reason::TlsRequired.into());
+    }
+    let workload = flight.workload.and_then(|id| flight.held.generation.routes.workload(id));
+    match workload.and_then(|workload| workload.allow.as_ref()) {
+        Some(rules) if !rules.allow(flight.conn.client_id(), &parts.method, parts.uri.path()) => {
+            Err(Reason::NotAllowed.into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -73,6 +73,7 @@ pub(super) struct Seen {
     pub date: bool,
     pub class: bool,
     pub depth: bool,
+    pub client_cert: bool,
 }
 
 impl Seen {
@@ -113,6 +114,7 @@ impl Seen {
             17 if name == "transfer-encoding" => self.codings += 1,
             17 => self.forwarded_proto |= name == "x-forwarded-proto",
             22 => self.retry_after |= name == "grpc-retry-pushback-ms",
+            23 => self.client_cert |= name == "x-forwarded-client-cert",
             21 | 25 => self.load_metrics |= name == orca::HEADER || name == orca::HEADER_BIN,
             _ => {}
         }
@@ -334,6 +336,10 @@ pub(super) fn to_upstream(
     if seen.forwarded_for {
         headers.append(X_FORWARDED_FOR, hop.client.clone());
         join(headers, &X_FORWARDED_FOR, b", ");
+    }
+    if seen.client_cert {
+        // Nobody but the proxy that checked a certificate says whose it was.
+        headers.remove(X_FORWARDED_CLIENT_CERT);
     }
     target(parts, seen, protocol, hop.host)?;
     Ok(asks)

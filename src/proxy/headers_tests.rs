@@ -163,6 +163,8 @@ fn add(parts: &mut request::Parts, seen: &Seen) {
         version,
         request_id: None,
         traceparent: b"00-1-2-00",
+        client_cert: None,
+        secure: false,
         usual: &Usual::default(),
     };
     added.insert(&mut parts.headers, HeaderValue::from_bytes(added.traceparent).unwrap());

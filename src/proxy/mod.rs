@@ -23,6 +23,7 @@
 //! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
+//! | `transport` | what is read from and written to: plain or secured |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
 //!
@@ -58,6 +59,7 @@ mod service;
 mod shared;
 mod sockets;
 mod taken;
+mod transport;
 mod upgrade;
 mod upstream;
 mod watch;

@@ -21,6 +21,7 @@ use super::handover::Sockets;
 use super::sockets::{self, BindError, Bound, Listening};
 use crate::balance::Published;
 use crate::config::ListenerDefaults;
+use crate::identity::Identities;
 use crate::observe::{AccessSink, Traffic};
 use crate::route::RouteTable;
 use async_trait::async_trait;
@@ -59,6 +60,8 @@ pub struct ProxyOptions {
     pub alarm: Arc<dyn Alarm>,
     /// Counts requests that reached no cluster.
     pub unrouted: Arc<Traffic>,
+    /// Who this node is, and whom it believes.
+    pub identities: Arc<Identities>,
     /// Sockets of the process before, which are taken instead of binding. Those that no listener wants are closed.
     pub inherited: Mutex<Sockets>,
     /// Is told of listeners that a reload brought and that cannot be bound. The rest works on, and they are tried again.

@@ -15,6 +15,7 @@ use super::core::Core;
 use super::early::{Early, Hints};
 use super::failure::Failure;
 use super::http2::{Asking, Ended, Limits, Opening, Patience, Pipe, Received, Role, Session, Silence};
+use super::transport::{self, Transport};
 use super::upstream::{Lease, Open, Outgoing, Sent, connect, unsent};
 use super::wire2::Code;
 use crate::balance::{Endpoint, EndpointId};
@@ -27,7 +28,6 @@ use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -39,6 +39,10 @@ const MAX_HEAD: usize = 64 * 1024;
 /// An HTTP/2 connection that requests share.
 pub(super) struct Shared {
     session: Rc<Session>,
+    /// What it was secured under; 0 is plain text.
+    pub(super) epoch: u64,
+    /// The endpoint refused our certificate, or what it spoke was no TLS.
+    rejected: Cell<bool>,
     pub(super) streams: Cell<usize>,
     pub(super) used: Cell<Time>,
 }
@@ -52,6 +56,11 @@ impl Shared {
     /// Whether the endpoint allows no more streams; it may change its mind at any time.
     pub(super) fn full(&self) -> bool {
         self.streams.get() >= self.session.most_streams()
+    }
+
+    /// Why a request on it was lost, of which the endpoint said nothing.
+    fn lost_by(&self) -> Reason {
+        if self.rejected.get() { Reason::UpstreamTls } else { Reason::UpstreamReset }
     }
 }
 
@@ -134,7 +143,7 @@ pub(super) async fn send2(
     let (mut parts, mut body) = request.into_parts();
     let (mut fresh, mut again) = (false, false);
     loop {
-        let shared = match core.pool.take_shared(endpoint.id, now) {
+        let shared = match core.pool.take_shared(endpoint, now) {
             Some(shared) => shared,
             None => match Box::pin(open_shared(core, endpoint, timeouts, now)).await {
                 Ok(Some(shared)) => {
@@ -146,7 +155,7 @@ pub(super) async fn send2(
                 Err(reason) => {
                     // No further connection may be opened: it waits for a stream of one that there is.
                     let full = reason == Reason::EndpointConnections;
-                    match if full { core.pool.least_busy(endpoint.id, now) } else { None } {
+                    match if full { core.pool.least_busy(endpoint, now) } else { None } {
                         Some(shared) => shared,
                         None => {
                             *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
@@ -161,7 +170,7 @@ pub(super) async fn send2(
         let Some(asking) = std::future::poll_fn(|cx| opening.poll(cx, &parts, body.is_end_stream())).await else {
             if fresh {
                 *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
-                return Sent::Unsent(Reason::UpstreamReset);
+                return Sent::Unsent(guard.0.lost_by());
             }
             continue;
         };
@@ -179,7 +188,7 @@ pub(super) async fn send2(
             }
             Err(ended) => ended,
         };
-        let Some(declined) = declined(ended) else { return Sent::Lost(classify(ended, upload)) };
+        let Some(declined) = declined(ended) else { return Sent::Lost(classify(ended, upload, &guard.0)) };
         let whole = match std::mem::replace(outgoing, Outgoing::Gone) {
             Outgoing::Spent(parts, pipe) => unsent(pipe).map(|body| (parts, body)),
             _ => None,
@@ -199,7 +208,7 @@ pub(super) async fn send2(
                 *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
                 return Sent::Unsent(Reason::UpstreamReset);
             }
-            (Declined::Failing, None) => return Sent::Lost(classify(ended, upload)),
+            (Declined::Failing, None) => return Sent::Lost(classify(ended, upload, &guard.0)),
         }
     }
 }
@@ -255,15 +264,21 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Attempt::begin(core, endpoint.id, timeouts.pooled.0);
-    let (stream, open) = match connect(core, endpoint, timeouts).await {
-        Ok(connected) => connected,
+    let ((stream, epoch), open) = match connect(core, endpoint, timeouts).await {
+        Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
             return Err(reason);
         }
     };
     let session = Session::new(Role::Client, Limits { streams: 0, head: MAX_HEAD }, core.scratch.clone());
-    let shared = Rc::new(Shared { session: session.clone(), streams: Cell::new(0), used: Cell::new(now) });
+    let shared = Rc::new(Shared {
+        session: session.clone(),
+        epoch,
+        rejected: Cell::new(false),
+        streams: Cell::new(0),
+        used: Cell::new(now),
+    });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
@@ -281,7 +296,7 @@ async fn open_shared(
 
 /// The task's part of a shared connection.
 struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     session: Rc<Session>,
     silence: Silence,
     asked: Weak<Shared>,
@@ -307,7 +322,13 @@ impl Connection {
         if self.silence.broken(cx, || session.heard(), matters, || session.ping()) {
             return Poll::Ready(());
         }
-        while let Poll::Ready(read) = session.poll_read(cx, &self.stream) {
+        while let Poll::Ready(read) = session.poll_read(cx, &mut self.stream) {
+            if let Err(error) = &read
+                && transport::rejected(error)
+                && let Some(shared) = asked.upgrade()
+            {
+                shared.rejected.set(true);
+            }
             if !matches!(read, Ok(true)) {
                 return Poll::Ready(());
             }
@@ -352,7 +373,7 @@ impl Drop for Attempt {
 }
 
 /// Why a request that was written got no answer.
-fn classify(ended: Ended, upload: Option<&Rc<Upload>>) -> Failure {
+fn classify(ended: Ended, upload: Option<&Rc<Upload>>, shared: &Shared) -> Failure {
     if upload.is_some_and(|u| u.progress.get() == Progress::Broken) {
         return Reason::RequestIncomplete.into();
     }
@@ -360,6 +381,6 @@ fn classify(ended: Ended, upload: Option<&Rc<Upload>>) -> Failure {
         Some(Code::PROTOCOL_ERROR | Code::FRAME_SIZE_ERROR | Code::COMPRESSION_ERROR | Code::FLOW_CONTROL_ERROR) => {
             Reason::UpstreamProtocol.into()
         }
-        _ => Reason::UpstreamReset.into(),
+        _ => shared.lost_by().into(),
     }
 }

@@ -21,9 +21,11 @@ use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2::Pipe;
 use super::shared::{Attempted, Lease2, Shared};
+use super::transport::{self, Transport};
 use super::wire1::Scratch;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
+use crate::identity::{Dial, Handshake, Side};
 use crate::links::Time;
 use crate::observe::Reason;
 use http::{Request, request};
@@ -155,12 +157,13 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The idle connection that was used last, unless the endpoint closed it or it waited for too long.
-    fn take_idle(&self, core: &Core, id: EndpointId, now: Time) -> Option<Box<Connection>> {
+    fn take_idle(&self, core: &Core, endpoint: &Endpoint, now: Time) -> Option<Box<Connection>> {
+        let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
-        let pooled = endpoints.get_mut(&id)?;
-        while let Some(connection) = pooled.idle.pop() {
+        let pooled = endpoints.get_mut(&endpoint.id)?;
+        while let Some(mut connection) = pooled.idle.pop() {
             core.gauge(|g| g.pooled.sub(1));
-            if !connection.stale() && now.since(connection.used) < connection.idle {
+            if connection.epoch == epoch && !connection.stale() && now.since(connection.used) < connection.idle {
                 return Some(connection);
             }
         }
@@ -189,7 +192,7 @@ impl Pool {
             if core.gauges.wants_connection(*id) {
                 pooled.idle.clear();
             }
-            pooled.idle.retain(|c| !c.stale() && now.since(c.used) < c.idle);
+            pooled.idle.retain_mut(|c| !c.stale() && now.since(c.used) < c.idle);
             closed += before - pooled.idle.len();
             pooled.shared.retain(|s| !s.closed() && (s.streams.get() > 0 || now.since(s.used.get()) < keep));
             // An endpoint that nobody used for a while, gone or not, leaves nothing behind.
@@ -209,22 +212,30 @@ impl Pool {
     }
 
     /// The least busy shared connection with room for a stream; any, when no more may be opened.
-    pub(super) fn take_shared(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
-        self.shared(id, now, |shared, open| open >= MAX_SHARED || !shared.full())
+    pub(super) fn take_shared(&self, endpoint: &Endpoint, now: Time) -> Option<Rc<Shared>> {
+        self.shared(endpoint, now, |shared, open| open >= MAX_SHARED || !shared.full())
     }
 
     /// The least busy shared connection, whether it has room or not.
-    pub(super) fn least_busy(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
-        self.shared(id, now, |_, _| true)
+    pub(super) fn least_busy(&self, endpoint: &Endpoint, now: Time) -> Option<Rc<Shared>> {
+        self.shared(endpoint, now, |_, _| true)
     }
 
     /// The least busy shared connection, where it will do; it is asked with how many are open.
-    fn shared(&self, id: EndpointId, now: Time, will_do: impl Fn(&Shared, usize) -> bool) -> Option<Rc<Shared>> {
+    fn shared(
+        &self,
+        endpoint: &Endpoint,
+        now: Time,
+        will_do: impl Fn(&Shared, usize) -> bool,
+    ) -> Option<Rc<Shared>> {
+        let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
-        let pooled = endpoints.get_mut(&id)?;
-        pooled.shared.retain(|s| !s.closed());
-        let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        will_do(least, pooled.shared.len()).then(|| {
+        let pooled = endpoints.get_mut(&endpoint.id)?;
+        // One of an older identity ends with what is under way on it.
+        pooled.shared.retain(|s| !s.closed() && (s.epoch == epoch || s.streams.get() > 0));
+        let current = || pooled.shared.iter().filter(|s| s.epoch == epoch);
+        let least = current().min_by_key(|s| s.streams.get())?;
+        will_do(least, current().count()).then(|| {
             least.used.set(now);
             least.clone()
         })
@@ -242,7 +253,7 @@ pub(super) async fn send1(
     now: Time,
 ) -> Sent {
     let mut written = false;
-    if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
+    if let Some(connection) = core.pool.take_idle(core, endpoint, now) {
         match exchange(core, connection, sending, early, place).await {
             Ok(lease) => return Sent::Answered(lease),
             Err(Ended::Unused) => {}
@@ -272,14 +283,16 @@ async fn send1_afresh(
         Ok(connected) => connected,
         Err(reason) => return Sent::Unsent(reason),
     };
-    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, open);
+    // With TLS 1.3 an endpoint judges our certificate when we are done: whoever closes then did not like it.
+    let closed = if stream.1 == 0 { Ended::Unused.reason() } else { Reason::UpstreamTls };
+    let mut connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, open);
     if connection.stale() {
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
-        return Sent::Unsent(Reason::UpstreamReset);
+        return Sent::Unsent(closed);
     }
     match exchange(core, connection, sending, early, place).await {
         Ok(lease) => Sent::Answered(lease),
-        Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
+        Err(Ended::Unused) => Sent::Unsent(closed),
         Err(ended) => Sent::Lost(ended.reason().into()),
     }
 }
@@ -338,12 +351,64 @@ impl Drop for Open {
     }
 }
 
+/// What connections to an endpoint are secured under at the moment; 0 is plain text.
+fn epoch(endpoint: &Endpoint) -> u64 {
+    endpoint.tls.as_ref().map_or(0, |dial| dial.epoch())
+}
+
+/// Opens a connection, and says what it was secured under.
 pub(super) async fn connect(
     core: &Core,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
-) -> Result<(TcpStream, Open), Reason> {
+) -> Result<((Transport, u64), Open), Reason> {
     let claim = Claim::new(core, endpoint.id)?;
+    let connected = match &endpoint.tls {
+        None => (Transport::Plain(connect_plain(endpoint, timeouts).await?), 0),
+        Some(dial) => connect_secured(core, endpoint, timeouts, dial).await?,
+    };
+    Ok((connected, Open::new(core, claim)))
+}
+
+async fn connect_secured(
+    core: &Core,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+    dial: &Dial,
+) -> Result<(Transport, u64), Reason> {
+    let handshakes = &core.identities.handshakes;
+    let Some(secured) = dial.secured() else {
+        handshakes.count(Side::Upstream, Handshake::NoIdentity);
+        return Err(Reason::NoIdentity);
+    };
+    let until = tokio::time::Instant::now() + timeouts.connect.0;
+    let stream = connect_plain(endpoint, timeouts).await?;
+    let connecting = transport::connect(&secured, stream);
+    let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
+        Ok(Ok(stream)) => (Handshake::Done, Ok((stream, secured.epoch))),
+        Ok(Err(error)) => {
+            let outcome = Handshake::failed(&error);
+            let code = outcome.code();
+            tracing::debug!(address = %endpoint.address, %error, outcome = code, "an endpoint's handshake failed");
+            (outcome, Err(tls_reason(outcome)))
+        }
+        Err(_) => (Handshake::Timeout, Err(Reason::ConnectTimeout)),
+    };
+    handshakes.count(Side::Upstream, outcome);
+    connected
+}
+
+/// Why a request gets no answer whose connection could not be secured.
+fn tls_reason(outcome: Handshake) -> Reason {
+    match outcome {
+        Handshake::Untrusted | Handshake::Expired | Handshake::WrongIdentity => Reason::UpstreamIdentity,
+        Handshake::Timeout => Reason::ConnectTimeout,
+        Handshake::Closed => Reason::UpstreamReset,
+        _ => Reason::UpstreamTls,
+    }
+}
+
+async fn connect_plain(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
     let connecting = TcpStream::connect(endpoint.address);
     let stream = tokio::time::timeout(timeouts.connect.0, connecting)
         .await
@@ -355,5 +420,5 @@ pub(super) async fn connect(
         })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
-    Ok((stream, Open::new(core, claim)))
+    Ok(stream)
 }

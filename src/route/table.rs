@@ -2,7 +2,8 @@
 
 use super::index::Index;
 use super::matcher::{Matcher, host_without_port};
-use crate::config::{Config, Route, SourceNet};
+use crate::config::{Config, Route, SourceNet, TlsMode};
+use crate::identity::Rules;
 use http::{HeaderMap, HeaderName, Method};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -63,6 +64,8 @@ pub struct Workload {
     pub service: Arc<str>,
     /// Where it serves, when it is itself an endpoint.
     pub serves: Option<SocketAddr>,
+    /// Who may send what; everybody everything without.
+    pub allow: Option<Rules>,
 }
 
 /// Rules, clusters' names and workloads of one configuration.
@@ -73,6 +76,8 @@ pub struct RouteTable {
     clusters: Box<[Arc<str>]>,
     workloads: Box<[Workload]>,
     sources: BTreeMap<SocketAddr, Box<[Source]>>,
+    /// Listeners that speak TLS.
+    secured: BTreeMap<SocketAddr, TlsMode>,
 }
 
 /// A workload on a listener, and the network that it calls from; everybody without one.
@@ -91,6 +96,7 @@ impl RouteTable {
         let index = Index::new(rules.iter().map(|(matcher, _)| matcher));
 
         let mut sources: BTreeMap<SocketAddr, Vec<Source>> = BTreeMap::new();
+        let mut secured = BTreeMap::new();
         let mut workloads = Vec::new();
         for ((name, workload), id) in config.workloads.iter().zip(0u32..) {
             let service = if workload.service.is_empty() { name } else { &workload.service };
@@ -98,8 +104,12 @@ impl RouteTable {
                 name: name.as_str().into(),
                 service: service.as_str().into(),
                 serves: workload.serves,
+                allow: Rules::compile(&workload.allow),
             });
             if let Some(listen) = workload.listen {
+                if workload.tls != TlsMode::Disabled {
+                    secured.insert(listen, workload.tls);
+                }
                 sources.entry(listen).or_default().push((workload.source, WorkloadId(id)));
             }
         }
@@ -113,6 +123,7 @@ impl RouteTable {
             clusters,
             workloads: workloads.into(),
             sources: sources.into_iter().map(|(listen, list)| (listen, list.into())).collect(),
+            secured,
         }
     }
 
@@ -135,6 +146,12 @@ impl RouteTable {
     pub fn workload_of(&self, listen: SocketAddr, peer: IpAddr) -> Option<WorkloadId> {
         let here = self.sources.get(&listen)?;
         here.iter().find(|(net, _)| net.is_none_or(|n| n.contains(peer))).map(|(_, id)| *id)
+    }
+
+    /// Whether clients of a listener must prove who they are.
+    #[must_use]
+    pub fn tls(&self, listen: SocketAddr) -> TlsMode {
+        self.secured.get(&listen).copied().unwrap_or_default()
     }
 
     /// A workload by its id.

@@ -24,6 +24,7 @@ mod foreign_clients;
 mod grpc;
 mod handover;
 mod http2;
+mod identity;
 mod leaving;
 mod model_trouble;
 mod overload;

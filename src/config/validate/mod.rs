@@ -7,12 +7,15 @@
 //! Nothing here looks at the world: whether a file exists or a port is free is found out by whoever opens it.
 
 mod admission;
+mod identity;
 mod mesh;
 mod resilience;
 mod settings;
 mod syntax;
 #[cfg(test)]
 mod tests;
+
+pub use syntax::plain_path;
 
 use super::diagnostic::Severity;
 use super::schema::Config;
@@ -125,5 +128,6 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     settings::check(config, &mut findings);
     mesh::check(config, &mut findings);
     admission::check(config, &mut findings);
+    identity::check(config, &mut findings);
     findings.0
 }

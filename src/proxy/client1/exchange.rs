@@ -6,6 +6,7 @@
 
 use super::super::attempts::suspect;
 use super::super::early::Early;
+use super::super::transport;
 use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
 use super::answer::{self, Head, Keep, Parsed};
 use super::send::Sending;
@@ -33,6 +34,8 @@ pub(in crate::proxy) enum Ended {
     Malformed,
     /// The client's body broke off.
     Broken,
+    /// The endpoint refused our certificate, or what it spoke was no TLS.
+    Rejected,
 }
 
 impl Ended {
@@ -41,6 +44,7 @@ impl Ended {
             Self::Unused | Self::Silent | Self::Reset => Reason::UpstreamReset,
             Self::Malformed => Reason::UpstreamProtocol,
             Self::Broken => Reason::RequestIncomplete,
+            Self::Rejected => Reason::UpstreamTls,
         }
     }
 }
@@ -80,6 +84,7 @@ impl Exchange {
             }
             match self.connection.poll_fill(cx, scratch) {
                 Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) if transport::rejected(&error) => return Poll::Ready(Err(Ended::Rejected)),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }

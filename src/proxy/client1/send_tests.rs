@@ -128,6 +128,8 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         version: Version::HTTP_11,
         request_id: None,
         traceparent: b"00-1-2-00",
+        client_cert: None,
+        secure: false,
         usual: &Usual::default(),
     };
     Sending::new(&mut { parts }, None, &added, body, scratch)

@@ -48,6 +48,7 @@ use super::core::Held;
 use super::failure::Failure;
 use super::forward;
 use super::places::Running;
+use super::transport::Transport;
 use super::upgrade;
 use super::wire1::{Out, Unwritten, Writer, may_end};
 use crate::observe::Reason;
@@ -273,6 +274,7 @@ async fn answer(conn: &Conn, downstream: &Downstream, response: Response<Respons
     let Writer { out, body, .. } = writer;
     core.scratch.recycle(out);
     if !written || broken {
+        downstream.write(Transport::cut);
         return After::Close;
     }
     if let Some(switched) = body.switched() {

@@ -93,6 +93,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                         host: "".into(),
                         weight: 1,
                         metadata: BTreeMap::new(),
+                        tls: None,
                     }),
                     weight: share,
                     prior_s: 0.01,
@@ -201,6 +202,7 @@ impl TestProxy {
             sink: log.clone(),
             alarm: alarms.clone(),
             unrouted: traffic.unrouted().clone(),
+            identities: Arc::default(),
             inherited: Mutex::default(),
             on_bind_error: {
                 let errors: Arc<Mutex<Vec<String>>> = bind_errors.clone();

@@ -25,7 +25,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 
 /// Pieces of a body up to this size are copied behind what is there, in bytes; a write of several parts costs more.
 const COPIED: usize = 4 * 1024;
@@ -76,18 +75,8 @@ pub(in crate::proxy) trait Out: AsyncWrite + Unpin {
 
 impl Out for TcpStream {
     fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
-        at_once(self.try_write(data))
+        Some(self.try_write(data)).filter(|w| !w.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
     }
-}
-
-impl Out for OwnedWriteHalf {
-    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
-        at_once(self.try_write(data))
-    }
-}
-
-fn at_once(written: io::Result<usize>) -> Option<io::Result<usize>> {
-    Some(written).filter(|w| !w.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
 }
 
 /// A message on its way out.
