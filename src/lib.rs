@@ -10,6 +10,8 @@ pub mod balance;
 pub mod config;
 pub mod control;
 pub mod demo;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod graph;
 pub mod health;
 pub mod identity;

@@ -45,6 +45,8 @@ mod expect;
 mod failure;
 mod flight;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gauges;
 mod handover;
 mod headers;

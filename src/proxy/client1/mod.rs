@@ -30,6 +30,8 @@ mod exchange;
 mod send;
 
 pub(super) use answer::Head;
+#[cfg(any(test, fuzzing))]
+pub(super) use answer::{Parsed, parse as parse_answer};
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 

@@ -28,6 +28,8 @@
 
 mod data;
 mod floods;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod handle;
 mod heads;
 mod incoming;

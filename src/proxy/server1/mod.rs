@@ -41,6 +41,8 @@ mod request;
 
 pub(super) use downstream::{Body, Downstream};
 pub(super) use request::Limits;
+#[cfg(any(test, fuzzing))]
+pub(super) use request::{Head as RequestHead, parse as parse_request};
 
 use super::body::{ResponseBody, Switched};
 use super::conn::{Conn, DRAIN_IDLE};
