@@ -1,10 +1,10 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
 //! Pingora's `Server` and `Service` are the chassis (threads' life, signals); requests run on connections of our own: by
-//! counted instructions those of hyper and h2 take from a third more to the double. One
-//! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
-//! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
-//! start and at its answer's head (a third at the end of a body that did not come with the head).
+//! counted instructions those of hyper and h2 take from a third more to more than the double. One thread a core, each with
+//! one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's way there is no lock, no
+//! task and no channel of ours, no hashing of strings, and two readings of the clock: at its start and at its answer's
+//! head (a third at the end of a body).
 //!
 //! | file | what it holds |
 //! | --- | --- |
