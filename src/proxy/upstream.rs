@@ -222,12 +222,7 @@ impl Pool {
     }
 
     /// The least busy shared connection, where it will do; it is asked with how many are open.
-    fn shared(
-        &self,
-        endpoint: &Endpoint,
-        now: Time,
-        will_do: impl Fn(&Shared, usize) -> bool,
-    ) -> Option<Rc<Shared>> {
+    fn shared(&self, endpoint: &Endpoint, now: Time, will_do: impl Fn(&Shared, usize) -> bool) -> Option<Rc<Shared>> {
         let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
         let pooled = endpoints.get_mut(&endpoint.id)?;

@@ -121,9 +121,7 @@ fn a_peer_whose_authority_is_not_in_the_bundle_is_refused() {
     // The server alone does not believe the client.
     let both = [one.certificate(), two.certificate()].concat();
     let b = Folder::new(&issued(&two, "spiffe://mesh/a"), &both).identities();
-    let a = Folder::new(&issued(&one, "spiffe://mesh/a"), &both);
-    let trusting = a.identities();
-    a.write("bundle.pem", one.certificate());
+    let trusting = Folder::new(&issued(&one, "spiffe://mesh/a"), &both).identities();
     let met = meet(
         &trusting,
         &mesh("mesh"),

@@ -2,6 +2,7 @@
 
 use super::super::resilience::{MAX_REPLAY, MAX_RETRIES, MIN_CHECK};
 use super::*;
+use crate::config::Share;
 use crate::config::{ByteSize, Check, Cluster, RetryOn};
 
 fn cluster(change: impl FnOnce(&mut Cluster)) -> impl FnOnce(&mut Config) {
