@@ -8,8 +8,8 @@
 //! | is it important enough at the moment? | `shedder`: a threshold on P | 503 |
 //! | is there a place in the cluster? | `limiter`: how many may be under way | 503, after a short wait at most |
 //!
-//! **Priority.** `P = alpha R + beta T + gamma D` (`priority`): resource need, time criticality, dependency depth, each 0 to
-//! 1. It is brought to 128 levels; within a level requests are told apart by the last digits of their trace's id, so that a
+//! **Priority.** `P = alpha R + beta T + gamma D` (`priority`): resource need, time criticality, dependency depth, each a
+//! share. P is brought to 128 levels; within a level requests are told apart by the last digits of their trace's id, so that a
 //! share of a class can be refused, and it is the same requests at every proxy that they pass. Level and digits are the
 //! *rank*. Everything here is monotone in it: whoever is admitted, nobody of a higher rank is refused at that moment.
 //!

