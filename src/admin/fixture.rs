@@ -92,6 +92,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             name: name.into(),
             service: name.into(),
             protocol: Protocol::Http1,
+            secure: false,
             timeouts: crate::config::Timeouts::default(),
             ejection: crate::config::Ejection::default(),
             tables: routes.workloads().iter().map(|w| table(&w.name, name, count)).collect(),

@@ -78,6 +78,8 @@ pub struct Cluster {
     pub service: Arc<str>,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Whether that goes over TLS.
+    pub secure: bool,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When an endpoint that fails is left alone.

@@ -69,6 +69,7 @@ impl Kit {
             name: "c".into(),
             service: "c".into(),
             protocol: Protocol::Http1,
+            secure: false,
             timeouts: Timeouts::default(),
             ejection: Ejection::default(),
             tables: Box::new([table]),

@@ -8,7 +8,7 @@ use super::weights::{
     leaning_with, priors_into,
 };
 use crate::balance::{Candidate, Cause, Cluster, Generation, Health, Rung, Table, TableOptions, Why};
-use crate::config::{Mode, Policy};
+use crate::config::{ClusterTls, Mode, Policy};
 use crate::health::Verdict;
 use crate::links::{Fading, Time};
 use crate::scorer::Scored;
@@ -97,6 +97,7 @@ impl State {
                 name: cluster.name.clone(),
                 service: cluster.service.clone(),
                 protocol: cluster.config.protocol,
+                secure: cluster.config.tls != ClusterTls::default(),
                 timeouts: cluster.config.timeouts.clone(),
                 ejection: cluster.config.ejection.clone(),
                 tables: tables.into(),

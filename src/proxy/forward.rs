@@ -168,7 +168,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
-    let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
+    let hop = Hop { client: &flight.conn.peer_value, host: &host, empty, secure: cluster.secure };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
     let taken = (cluster.protocol == Protocol::Http2).then(Taken::default);
     let body = body.map(|body| upload(flight, body, asks, taken));

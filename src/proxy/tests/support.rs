@@ -115,6 +115,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             name: name.as_str().into(),
             service: name.as_str().into(),
             protocol: cluster.protocol,
+            secure: false,
             timeouts: cluster.timeouts.clone(),
             ejection: cluster.ejection.clone(),
             tables: tables.collect(),
