@@ -77,14 +77,7 @@ fn a_peer_of_another_trust_domain_is_refused_in_both_directions_although_its_aut
 fn a_client_of_another_trust_domain_is_refused_by_the_server() {
     let (mesh_ca, other_ca) = (authority("mesh"), authority("other"));
     let both = [mesh_ca.certificate(), other_ca.certificate()].concat();
-    // Both ends of `other` believe their own domain; the server's is replaced by one of `mesh` with the id they expect.
-    let mut files = Folder::new(&issued(&other_ca, "spiffe://other/a"), &both).config();
-    let kept = Folder::new(&issued(&other_ca, "spiffe://other/a"), &both);
-    files.certificate = Some(kept.path("cert.pem"));
-    files.key = Some(kept.path("key.pem"));
-    files.bundle = Some(kept.path("bundle.pem"));
-    let other = Arc::new(Identities::default());
-    other.configure(&files).unwrap();
+    let other = Folder::new(&issued(&other_ca, "spiffe://other/a"), &both).identities();
     let ours = Folder::new(&issued(&mesh_ca, "spiffe://mesh/a"), &both).identities();
     let secured = ours.dial(&mesh("mesh"), Protocol::Http1).unwrap().secured().unwrap();
     let server = ours.current().unwrap();
@@ -121,9 +114,7 @@ fn a_peer_whose_authority_is_not_in_the_bundle_is_refused() {
     // The server alone does not believe the client.
     let both = [one.certificate(), two.certificate()].concat();
     let b = Folder::new(&issued(&two, "spiffe://mesh/a"), &both).identities();
-    let a = Folder::new(&issued(&one, "spiffe://mesh/a"), &both);
-    let trusting = a.identities();
-    a.write("bundle.pem", one.certificate());
+    let trusting = Folder::new(&issued(&one, "spiffe://mesh/a"), &both).identities();
     let met = meet(
         &trusting,
         &mesh("mesh"),
