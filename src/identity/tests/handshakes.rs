@@ -57,7 +57,7 @@ fn both_sides_know_each_other_and_agree_on_a_protocol() {
 }
 
 #[test]
-fn a_peer_of_another_trust_domain_is_refused_in_both_directions_although_its_authority_is_believed() {
+fn an_endpoint_of_another_trust_domain_is_refused_although_its_authority_is_believed() {
     let (mesh_ca, other_ca) = (authority("mesh"), authority("other"));
     let both = [mesh_ca.certificate(), other_ca.certificate()].concat();
     let ours = Folder::new(&issued(&mesh_ca, "spiffe://mesh/a"), &both).identities();
