@@ -124,6 +124,8 @@ pub struct Cluster {
     pub service: Arc<str>,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Whether that goes over TLS.
+    pub secure: bool,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When a request that failed is tried at another endpoint.

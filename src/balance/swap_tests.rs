@@ -69,6 +69,7 @@ impl Kit {
             name: "c".into(),
             service: "c".into(),
             protocol: Protocol::Http1,
+            secure: false,
             timeouts: Timeouts::default(),
             retrying: crate::balance::Retrying::new(
                 &Default::default(),

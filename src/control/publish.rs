@@ -10,7 +10,7 @@ use super::weights::{
 use crate::balance::{
     Candidate, Cause, Cluster, Fault, Generation, Health, Retrying, Rung, Table, TableOptions, Unwell, Why,
 };
-use crate::config::{Mode, Policy};
+use crate::config::{ClusterTls, Mode, Policy};
 use crate::health::Verdict;
 use crate::links::{Fading, Time};
 use crate::scorer::Scored;
@@ -99,6 +99,7 @@ impl State {
                 name: cluster.name.clone(),
                 service: cluster.service.clone(),
                 protocol: cluster.config.protocol,
+                secure: cluster.config.tls != ClusterTls::default(),
                 timeouts: cluster.config.timeouts.clone(),
                 retrying: Retrying::new(&cluster.config.retries, self.budgets.of(cluster, now)),
                 ejection: cluster.config.ejection.clone(),

@@ -148,30 +148,34 @@ mod tests {
     fn the_same_is_written_as_is_put_among_others() {
         let client = HeaderValue::from_static("10.0.0.1");
         let id = HeaderValue::from_static("id-1");
-        let usual = Usual::default();
-        for (said, host) in [(false, "shop"), (true, "shop"), (false, "shop"), (false, "other"), (false, "shop")] {
-            let host = HeaderValue::from_static(host);
-            let seen = Seen { forwarded_for: said, forwarded_host: said, forwarded_proto: said, ..Seen::default() };
-            let added = Added {
-                client: &client,
-                host: &host,
-                seen: &seen,
-                version: Version::HTTP_2,
-                request_id: Some(&id).filter(|_| !said),
-                traceparent: b"00-1",
-                client_cert: None,
-                secure: false,
-                usual: &usual,
-            };
-            let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
-            added.write(&mut out);
-            added.insert(&mut headers, HeaderValue::from_static("00-1"));
-            let mut lines = Vec::new();
-            for (name, value) in &headers {
-                lines.extend_from_slice(format!("\r\n{name}: {}", value.to_str().unwrap()).as_bytes());
+        let cert = HeaderValue::from_static("URI=spiffe://mesh/a");
+        for (usual, secure) in [(Usual::default(), false), (Usual::default(), true)] {
+            for (said, host) in [(false, "shop"), (true, "shop"), (false, "shop"), (false, "other"), (false, "shop")] {
+                let host = HeaderValue::from_static(host);
+                let seen = Seen { forwarded_for: said, forwarded_host: said, forwarded_proto: said, ..Seen::default() };
+                let added = Added {
+                    client: &client,
+                    host: &host,
+                    seen: &seen,
+                    version: Version::HTTP_2,
+                    request_id: Some(&id).filter(|_| !said),
+                    traceparent: b"00-1",
+                    client_cert: Some(&cert).filter(|_| secure),
+                    secure,
+                    usual: &usual,
+                };
+                let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
+                added.write(&mut out);
+                added.insert(&mut headers, HeaderValue::from_static("00-1"));
+                let mut lines = Vec::new();
+                for (name, value) in &headers {
+                    lines.extend_from_slice(format!("\r\n{name}: {}", value.to_str().unwrap()).as_bytes());
+                }
+                assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(lines).unwrap());
+                assert_eq!(headers.len(), if said { 2 } else { 6 } + usize::from(secure));
+                let proto = headers.get(X_FORWARDED_PROTO).map(|v| v.to_str().unwrap());
+                assert_eq!(proto, if said { None } else { Some(if secure { "https" } else { "http" }) });
             }
-            assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(lines).unwrap());
-            assert_eq!(headers.len(), if said { 2 } else { 6 });
         }
     }
 }

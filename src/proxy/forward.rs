@@ -176,7 +176,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     }
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
-    let hop = Hop { client: &flight.conn.peer_value, host: &host, empty };
+    let hop = Hop { client: &flight.conn.peer_value, host: &host, empty, secure: cluster.secure };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
     let retrying = &cluster.retrying;
     let keep = (flight.idempotent && retrying.after_sending()).then_some(retrying.body);

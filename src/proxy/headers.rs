@@ -275,6 +275,8 @@ pub(super) struct Hop<'a> {
     pub host: &'a HeaderValue,
     /// Whether it has no body.
     pub empty: bool,
+    /// Whether it goes on over TLS.
+    pub secure: bool,
 }
 
 /// What a request asks of its connection.
@@ -341,7 +343,7 @@ pub(super) fn to_upstream(
         // Nobody but the proxy that checked a certificate says whose it was.
         headers.remove(X_FORWARDED_CLIENT_CERT);
     }
-    target(parts, seen, protocol, hop.host)?;
+    target(parts, seen, protocol, hop)?;
     Ok(asks)
 }
 
@@ -376,7 +378,8 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
 }
 
 /// The target in the form that the endpoint's protocol wants, and the authority where it belongs.
-fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, host: &HeaderValue) -> Result<(), Failure> {
+fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, hop: &Hop<'_>) -> Result<(), Failure> {
+    let Hop { host, secure, .. } = *hop;
     let malformed = || Failure::bad_request("The request's target is malformed.");
     match protocol {
         Protocol::Http1 => {
@@ -395,11 +398,12 @@ fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, host: &He
             }
             parts.version = Version::HTTP_2;
             let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
-            if authority == Some(host.as_bytes()) && parts.uri.scheme() == Some(&Scheme::HTTP) {
+            let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
+            if authority == Some(host.as_bytes()) && parts.uri.scheme() == Some(&scheme) {
                 return Ok(());
             }
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
-            uri.scheme = Some(Scheme::HTTP);
+            uri.scheme = Some(scheme);
             uri.authority =
                 Some(Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).map_err(|_| malformed())?);
             parts.uri = Uri::from_parts(uri).map_err(|_| malformed())?;
@@ -477,6 +481,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
         &CONTENT_LENGTH,
         &HOST,
         &CONTENT_TYPE,
+        &X_FORWARDED_CLIENT_CERT,
     ] {
         trailers.remove(name);
     }

@@ -84,8 +84,7 @@ impl Transport {
             }
             Self::Tls(tls) => {
                 // What TLS itself has to say goes no further.
-                let mut cx = Context::from_waker(Waker::noop());
-                Pin::new(&mut tls.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut [0])).is_ready()
+                at_once(|cx| Pin::new(&mut tls.stream).poll_read(cx, &mut ReadBuf::new(&mut [0]))).is_some()
             }
         }
     }
@@ -94,10 +93,8 @@ impl Transport {
     pub(super) fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.try_write(data),
-            Self::Tls(tls) => match Pin::new(&mut **tls).poll_write(&mut Context::from_waker(Waker::noop()), data) {
-                Poll::Ready(written) => written,
-                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            },
+            Self::Tls(tls) => at_once(|cx| Pin::new(&mut **tls).poll_write(cx, data))
+                .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into())),
         }
     }
 
@@ -131,8 +128,18 @@ impl Drop for Tls {
     fn drop(&mut self) {
         if self.owed == 0 && !self.cut {
             // As far as it goes without waiting: the connection is closed in any case.
-            let _ = Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            let _ = at_once(|cx| Pin::new(&mut self.stream).poll_shutdown(cx));
         }
+    }
+}
+
+/// What can be done at once; nothing where it would have to wait. The runtime's word that a task has had its turn does not
+/// count: it would look as if there was nothing to be read.
+fn at_once<T>(ask: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    let asked = pin!(tokio::task::unconstrained(std::future::poll_fn(ask)));
+    match asked.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => None,
     }
 }
 

@@ -230,6 +230,7 @@ async fn a_broken_or_expired_certificate_leaves_the_last_good_one_in_force_and_r
     let load = Load::start(Version::Http1, near.address("in"), 4, "/").await;
     let files: Vec<String> =
         ["cert.pem", "key.pem"].iter().map(|n| std::fs::read_to_string(authority.file("far", n)).unwrap()).collect();
+    let others = std::fs::read_to_string(authority.file("near", "key.pem")).unwrap();
     let restore = || {
         replace(&authority.file("far", "cert.pem"), &files[0]);
         replace(&authority.file("far", "key.pem"), &files[1]);
@@ -244,7 +245,7 @@ async fn a_broken_or_expired_certificate_leaves_the_last_good_one_in_force_and_r
     for (name, bad, reason) in [
         ("cert.pem", "no certificate", "empty"),
         ("cert.pem", &files[0][..files[0].len() / 2], "broken"),
-        ("key.pem", &std::fs::read_to_string(authority.file("near", "key.pem")).unwrap(), "key_mismatch"),
+        ("key.pem", others.as_str(), "key_mismatch"),
     ] {
         replace(&authority.file("far", name), bad);
         expect(Some(reason)).await;

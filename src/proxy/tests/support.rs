@@ -118,6 +118,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             name: name.as_str().into(),
             service: name.as_str().into(),
             protocol: cluster.protocol,
+            secure: false,
             timeouts: cluster.timeouts.clone(),
             retrying: Retrying::new(
                 &cluster.retries,
