@@ -12,8 +12,7 @@
 //! scorer's thread is its cost too.
 //!
 //! - `micro` counts the pick, the outcome, the route, the tick's two halves and the embedded engine in process;
-//! - `request` counts a whole HTTP/1.1 request through `pathloom run`, with an upstream and a client in another process,
-//!   the same with a concurrency limit, and a refusal.
+//! - `request` counts a whole HTTP/1.1 request through `pathloom run`, with an upstream and a client in another process.
 //!
 //! A count depends on the compiler, on the processor's architecture, and a little on the C library. The file names the
 //! compiler and the architecture that it was counted with; with others there is nothing to compare, and the guard says
@@ -94,8 +93,8 @@ fn guard(cli: &Cli) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut counted = micro::count(&cli.only)?;
-    for kind in request::KINDS.into_iter().filter(|(name, ..)| name.contains(&cli.only)) {
-        counted.push((kind.0.into(), request::count(kind)?));
+    if request::NAME.contains(&cli.only) {
+        counted.push((request::NAME.into(), request::count()?));
     }
     if cli.bless {
         let figures = Figures::of(committed, counted)?;

@@ -3,16 +3,13 @@
 
 use super::counted::{between_marks, missing, valgrind};
 use super::{Error, mark::guard_mark};
-use pathloom::admission::{self, ClassId, Entry, Gate, Rank, Served};
-use pathloom::config::{self, Admission, Concurrency, Config, Engine, Policy};
+use pathloom::config::{Engine, Policy};
 use pathloom::links::{Links, Time};
 use pathloom_benches::fast::{Asked, Rules, Written, routes, table};
 use pathloom_benches::mesh::{Mesh, no_model, runtime, scorer};
 use rand::{SeedableRng, rngs::SmallRng};
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::{ExitCode, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the small things are done between two marks.
@@ -96,27 +93,8 @@ pub fn run(only: &str) -> Result<ExitCode, Error> {
             black_box(table.find(black_box(&asked.head())));
         });
     }
-    let gate = gate().ok_or("a cluster that is limited has a gate")?;
-    counting.count("place in a cluster", TIMES, || {
-        if let Entry::Inside(one_of) = gate.arrive(0, black_box(Rank::new(70, b"7f")), ClassId(0)) {
-            gate.leave(0, one_of, Served::Within(black_box(Duration::from_millis(12))));
-        }
-    });
     slow_loop(&counting)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The gate of a cluster whose limit is learnt.
-fn gate() -> Option<Arc<Gate>> {
-    let clusters = BTreeMap::from([(
-        "c".to_owned(),
-        config::Cluster {
-            admission: Admission { concurrency: Concurrency::Auto, ..Admission::default() },
-            ..config::Cluster::default()
-        },
-    )]);
-    let table = admission::Table::compile(&Config { clusters, ..Config::default() }, 1, None);
-    table.gates().next().cloned()
 }
 
 fn slow_loop(counting: &Counting<'_>) -> Result<(), Error> {

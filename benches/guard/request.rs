@@ -1,6 +1,5 @@
 //! A whole HTTP/1.1 request through `pathloom run`: one client connection, one request after another, four endpoints, an
-//! answer of 1 KB. Upstream and client are threads of this process, the sidecar alone runs under valgrind. The same with
-//! a concurrency limit, and where every request is refused: what that costs is what an overloaded proxy has to spare.
+//! answer of 1 KB. Upstream and client are threads of this process, the sidecar alone runs under valgrind.
 
 use super::counted::{between_marks, missing, valgrind};
 use super::{Error, mark::guard_mark};
@@ -10,12 +9,8 @@ use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is counted, by its name among the figures: what the route and the cluster say besides, and the answer's status.
-pub const KINDS: [(&str, &str, &str, &str); 3] = [
-    ("request, HTTP/1.1", "", "", "200"),
-    ("request, HTTP/1.1, with a learnt limit", "class: normal", "admission: { concurrency: auto }", "200"),
-    ("refusal by a rate, HTTP/1.1", "rate: { requests: 1/h, burst: 1 }", "", "429"),
-];
+/// Its name among the figures.
+pub const NAME: &str = "request, HTTP/1.1";
 
 const WARM_UP: usize = 300;
 const REQUESTS: usize = 1_000;
@@ -37,19 +32,18 @@ pub fn sidecar() -> ExitCode {
 }
 
 /// User instructions of one request.
-pub fn count((_, route, cluster, status): (&str, &str, &str, &'static str)) -> Result<u64, Error> {
+pub fn count() -> Result<u64, Error> {
     let folder = tempfile::tempdir()?;
     let config = folder.path().join("guard.yaml");
     let listen = free_address()?;
-    std::fs::write(&config, configuration(listen, free_address()?, (route, cluster))?)?;
+    std::fs::write(&config, configuration(listen, free_address()?)?)?;
     let mut sidecar = Sidecar::start(folder.path(), &config)?;
     let mut client = Client::connect(listen, &mut sidecar.0)?;
-    client.requests(1, None)?;
-    client.requests(WARM_UP, Some(status))?;
+    client.requests(WARM_UP)?;
     // What a mark itself takes is between the first two, and taken off.
     sidecar.mark()?;
     sidecar.mark()?;
-    client.requests(REQUESTS, Some(status))?;
+    client.requests(REQUESTS)?;
     sidecar.mark()?;
     drop(sidecar);
     match between_marks(folder.path())?.as_slice() {
@@ -63,7 +57,7 @@ fn free_address() -> Result<SocketAddr, Error> {
 }
 
 /// Everything that a request passes through is on; what runs beside it comes once an hour.
-fn configuration(listen: SocketAddr, admin: SocketAddr, (route, cluster): (&str, &str)) -> Result<String, Error> {
+fn configuration(listen: SocketAddr, admin: SocketAddr) -> Result<String, Error> {
     let mut endpoints = String::new();
     for _ in 0..ENDPOINTS {
         endpoints += &format!("      - address: {}\n", upstream()?);
@@ -76,12 +70,10 @@ workloads:
 routes:
   - match: {{ host: catalog.shop }}
     cluster: catalog
-    {route}
 clusters:
   catalog:
     endpoints:
 {endpoints}
-    {cluster}
 model:
   engine: embedded
   tick: 1h
@@ -170,12 +162,11 @@ impl Client {
         }
     }
 
-    fn requests(&mut self, count: usize, status: Option<&str>) -> Result<(), Error> {
-        (0..count).try_for_each(|_| self.request(status))
+    fn requests(&mut self, count: usize) -> Result<(), Error> {
+        (0..count).try_for_each(|_| self.request())
     }
 
-    /// One request, whose answer has this status.
-    fn request(&mut self, status: Option<&str>) -> Result<(), Error> {
+    fn request(&mut self) -> Result<(), Error> {
         self.stream.write_all(REQUEST)?;
         let mut filled = 0;
         loop {
@@ -183,13 +174,10 @@ impl Client {
             filled += read;
             let text = self.buffer.get(..filled).unwrap_or_default();
             let head = text.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
-            let other = |status: &str| text.get(9..12) != Some(status.as_bytes());
-            if read == 0 || (head.is_some() && status.is_some_and(other)) {
+            if read == 0 || (head.is_some() && !text.starts_with(b"HTTP/1.1 200 ")) {
                 return Err(format!("the sidecar answered: {}", String::from_utf8_lossy(text)).into());
             }
-            // What the sidecar says itself comes in one piece with its head.
-            let body = if text.get(9..12) == Some(b"200") { BODY } else { 0 };
-            if head.is_some_and(|head| filled >= head + body) {
+            if head.is_some_and(|head| filled >= head + BODY) {
                 return Ok(());
             }
         }
