@@ -115,6 +115,13 @@ async fn clients_are_told_that_it_leaves() {
         }
     };
     wait::soon("the GOAWAY, with a request still in flight", heard).await;
+    // It asks with a ping whether that has arrived.
+    let ping = b"\0\0\x08\x06\0\0\0\0\0";
+    while find(&said, ping).is_none_or(|at| said.len() < at + 17) {
+        assert!(wait::soon("the ping", http2.stream.read_buf(&mut said)).await.unwrap() > 0);
+    }
+    let at = find(&said, ping).unwrap() + 9;
+    http2.send([b"\0\0\x08\x06\x01\0\0\0\0", &said[at..at + 8]].concat()).await.unwrap();
     assert!(sidecar.process.ended().is_none());
     fleet.open_gates();
     let answer = wait::soon("an answer", http1.answer()).await.unwrap();
