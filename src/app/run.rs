@@ -59,6 +59,9 @@ pub fn run(path: &Path, parent: Option<u32>) -> ExitCode {
     };
     raise_open_files();
     privileges::give_up(&loaded.config);
+    if let Err(error) = std::fs::File::open(path) {
+        tracing::warn!(%error, "the configuration cannot be read without the privileges given up; a reload will fail");
+    }
     match serve(path, loaded, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
