@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 #[path = "health_tests.rs"]
 mod health;
+#[path = "invariants_tests.rs"]
+mod invariants;
 
 const SECOND: u64 = 1_000_000_000;
 
