@@ -13,7 +13,7 @@ use std::time::Duration;
 /// By how much a process may grow while it serves: a quarter, and so many bytes.
 const GROWTH: (f64, f64) = (1.25, 8e6);
 /// How many descriptors more than at first a process may have when all is over.
-const MORE_DESCRIPTORS: u64 = 12;
+pub const MORE_DESCRIPTORS: u64 = 12;
 /// A life that is shorter says nothing about leaks.
 const LONG: Duration = Duration::from_secs(180);
 
@@ -77,6 +77,8 @@ impl Sum {
 /// A verdict: what had to hold, whether it did, and what was seen.
 #[derive(Debug, Clone)]
 pub struct Verdict {
+    /// Its name, for programs.
+    pub name: String,
     /// What had to hold.
     pub what: String,
     /// Whether it did.
@@ -183,6 +185,7 @@ fn why(outcome: &Outcome, lines: &[(usize, &str)]) -> Option<(String, bool)> {
 
 fn availability(all: &Sum, least: f64) -> Verdict {
     Verdict {
+        name: "availability".to_owned(),
         what: format!("Of what a perfect balancer would have had served, at least {:.2}% was", least * 100.0),
         held: all.could > 0 && all.availability() >= least,
         seen: format!("{:.4}%: {} of {}", all.availability() * 100.0, all.right, all.could),
@@ -196,6 +199,7 @@ fn requests(failures: &[Failure]) -> [Verdict; 2] {
         unexplained.iter().take(5).map(|f| format!("{}: {:?}", name(f.record.id), f.record.outcome)).collect();
     [
         Verdict {
+            name: "reasons".to_owned(),
             what: "Every request that failed has a reason code".to_owned(),
             held: unexplained.is_empty(),
             seen: match unexplained.len() {
@@ -204,6 +208,7 @@ fn requests(failures: &[Failure]) -> [Verdict; 2] {
             },
         },
         Verdict {
+            name: "answers".to_owned(),
             what: "No request got another one's answer, or a wrong one".to_owned(),
             held: wrong == 0,
             seen: format!("{wrong} did"),
@@ -214,6 +219,7 @@ fn requests(failures: &[Failure]) -> [Verdict; 2] {
 fn nothing_wrong(wrongs: &[String], logs: &[(usize, String, String)]) -> Verdict {
     let panics: usize = logs.iter().map(|(_, _, log)| log.matches("panicked at").count()).sum();
     Verdict {
+        name: "no_crash".to_owned(),
         what: "No sidecar crashed or panicked, and each trouble did what it should".to_owned(),
         held: wrongs.is_empty() && panics == 0,
         seen: if wrongs.is_empty() {
@@ -229,22 +235,24 @@ fn flat(name: &'static str, lives: &[Life]) -> Vec<Verdict> {
     let mut of_this = lives.iter().filter(|l| l.name == name && !l.samples.is_empty());
     let Some(first) = of_this.next() else { return Vec::new() };
     let last = of_this.next_back().unwrap_or(first);
-    let (Some(at_first), Some(born), Some(at_last)) =
-        (first.samples.first(), last.samples.first(), last.samples.last())
-    else {
+    let (Some(at_first), Some(at_last)) = (first.samples.first(), last.samples.last()) else {
         return Vec::new();
     };
     let mut verdicts = vec![Verdict {
+        name: format!("descriptors_{name}"),
         what: format!("{name}: as many descriptors at the end as at first (at most {MORE_DESCRIPTORS} more)"),
         held: at_last.descriptors <= at_first.descriptors + MORE_DESCRIPTORS,
         seen: format!("{} at first, {} at the end", at_first.descriptors, at_last.descriptors),
     }];
-    if at_last.at.saturating_sub(born.at) >= LONG {
+    let span = |l: &Life| l.samples.first().zip(l.samples.last()).map_or(Duration::ZERO, |(a, b)| b.at - a.at);
+    let longest = lives.iter().filter(|l| l.name == name).max_by_key(|l| span(l)).filter(|l| span(l) >= LONG);
+    if let Some((life, (born, ended))) = longest.and_then(|l| Some((l, l.samples.first().zip(l.samples.last())?))) {
         let minute = Duration::from_secs(60);
-        let warm = mean(&last.samples, born.at + minute, born.at + minute * 2);
-        let end = mean(&last.samples, at_last.at.saturating_sub(minute), Duration::MAX);
+        let warm = mean(&life.samples, born.at + minute, born.at + minute * 2);
+        let end = mean(&life.samples, ended.at.saturating_sub(minute), Duration::MAX);
         verdicts.push(Verdict {
-            what: format!("{name}: memory is flat (its last process, last minute beside its second)"),
+            name: format!("memory_{name}"),
+            what: format!("{name}: memory is flat (of its longest process, the last minute beside the second)"),
             held: end <= warm * GROWTH.0 + GROWTH.1,
             seen: format!("{:.1} MB, then {:.1} MB", warm / 1e6, end / 1e6),
         });

@@ -6,18 +6,19 @@
 //! and whose connection was closed before a byte of the answer came, goes out once more on a fresh connection; that is
 //! counted. After [`DEADLINE`] it has gone.
 
+use crate::script::{PLACES, SERVICES};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pathloom_integration::BoxError;
 use pathloom_integration::body;
-use pathloom_integration::client::{Connection, TEST_ID, Version, text};
+use pathloom_integration::client::{Connection, ENDPOINT, TEST_ID, Version, text};
 use pathloom_integration::random::Random;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// The clusters that are asked, as their requests' hosts begin.
@@ -28,6 +29,28 @@ pub const DEADLINE: Duration = Duration::from_secs(6);
 const KEPT: usize = 32;
 /// Connections over HTTP/2.
 const SHARED: usize = 4;
+
+/// How many requests each endpoint answered, by service and place.
+#[derive(Debug, Default)]
+pub struct Answered([[AtomicU64; PLACES.len()]; SERVICES.len()]);
+
+impl Answered {
+    fn by(&self, endpoint: &str) {
+        let found = endpoint.split_once('-').and_then(|(service, place)| {
+            let service = SERVICES.iter().position(|s| *s == service)?;
+            self.0[service].get(place.parse::<usize>().ok()?)
+        });
+        if let Some(count) = found {
+            count.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// The counts of a service.
+    #[must_use]
+    pub fn of(&self, service: usize) -> [u64; PLACES.len()] {
+        std::array::from_fn(|place| self.0[service][place].load(SeqCst))
+    }
+}
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
@@ -98,12 +121,16 @@ impl Load {
     /// # Panics
     /// When there is no thread for it.
     #[must_use]
-    pub fn start(address: SocketAddr, rate: f64, seed: u64, begun: Instant) -> Self {
+    pub fn start(address: SocketAddr, rate: f64, seed: u64, begun: Instant, answered: Arc<Answered>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            tokio::task::LocalSet::new().block_on(&runtime, run(address, rate, seed, begun, told))
+            tokio::task::LocalSet::new().block_on(&runtime, async move {
+                let shared = std::array::from_fn(|_| Cell::default());
+                let lines = Rc::new(Lines { address, answered, kept: RefCell::default(), shared });
+                run(lines, rate, seed, begun, told).await
+            })
         });
         Self { stop, thread: thread.expect("a thread") }
     }
@@ -118,8 +145,7 @@ impl Load {
     }
 }
 
-async fn run(address: SocketAddr, rate: f64, seed: u64, begun: Instant, stop: Arc<AtomicBool>) -> Vec<Record> {
-    let lines = Rc::new(Lines { address, kept: RefCell::default(), shared: std::array::from_fn(|_| Cell::default()) });
+async fn run(lines: Rc<Lines>, rate: f64, seed: u64, begun: Instant, stop: Arc<AtomicBool>) -> Vec<Record> {
     let records: Rc<RefCell<Vec<Record>>> = Rc::default();
     let mut calls = tokio::task::JoinSet::new();
     let mut random = Random::new(seed);
@@ -168,6 +194,7 @@ async fn run(address: SocketAddr, rate: f64, seed: u64, begun: Instant, stop: Ar
 /// The connections.
 struct Lines {
     address: SocketAddr,
+    answered: Arc<Answered>,
     /// HTTP/1.1: the one that rested longest comes first.
     kept: RefCell<VecDeque<Connection>>,
     shared: [Cell<Option<Connection>>; SHARED],
@@ -180,12 +207,11 @@ impl Lines {
             Version::Http1 => {
                 let kept = || {
                     let mut kept = self.kept.borrow_mut();
-                    while kept.len() >= KEPT {
-                        if let Some(connection) = kept.pop_front().filter(Connection::usable) {
-                            return Some(connection);
-                        }
+                    // As long as there are few, another one is opened.
+                    if kept.len() < KEPT / 2 {
+                        return None;
                     }
-                    None
+                    std::iter::from_fn(|| kept.pop_front()).find(Connection::usable)
                 };
                 match if fresh { None } else { kept() } {
                     Some(connection) => Ok((connection, true)),
@@ -209,8 +235,9 @@ impl Lines {
     }
 
     fn give_back(&self, connection: Connection) {
-        if matches!(connection, Connection::Http1(_)) {
-            self.kept.borrow_mut().push_back(connection);
+        let mut kept = self.kept.borrow_mut();
+        if matches!(connection, Connection::Http1(_)) && kept.len() < KEPT {
+            kept.push_back(connection);
         }
     }
 }
@@ -223,6 +250,7 @@ async fn call(lines: &Lines, ask: &Ask, again: &Cell<bool>) -> Outcome {
         };
         match connection.send(ask.request()).await {
             Ok(response) => {
+                lines.answered.by(text(&response, ENDPOINT));
                 let outcome = ask.judge(response).await;
                 if outcome != Outcome::Broken {
                     lines.give_back(connection);

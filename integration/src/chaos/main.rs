@@ -158,7 +158,7 @@ async fn play(args: &Run, why_not: Option<String>) -> bool {
     let begun = began.elapsed();
     let windows = later(timetable(args.seed, length, Duration::from_secs_f64(args.window), kinds), begun);
     let end = windows.last().map_or(begun, |w| w.to);
-    let load = Load::start(mesh.front(), args.rate, args.seed, began);
+    let load = Load::start(mesh.front(), args.rate, args.seed, began, mesh.answered.clone());
     let watching = async {
         let mut beat = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -238,11 +238,20 @@ async fn trouble(mesh: &Mesh, window: &Window, began: Instant) -> String {
     seen.join("; ")
 }
 
-/// Waits until what the load had open is closed.
+/// Waits until what the load had open is closed, or should be.
 async fn settle(mesh: &Mesh) {
-    for _ in 0..20 {
+    for _ in 0..30 {
         sleep(Duration::from_secs(1)).await;
         mesh.samples.take();
+        let closed = |name: &str| {
+            let lives = mesh.samples.all();
+            let of_this = || lives.iter().filter(|l| l.name == name).flat_map(|l| &l.samples);
+            let (first, last) = (of_this().next(), of_this().next_back());
+            first.zip(last).is_some_and(|(f, l)| l.descriptors <= f.descriptors + judge::MORE_DESCRIPTORS / 2)
+        };
+        if mesh::SIDECARS.into_iter().all(closed) {
+            break;
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::cgroup::Memory;
 use crate::endpoint::Mode;
 use crate::hosts::Hosts;
+use crate::load::Answered;
 use crate::models;
 use crate::oracle::{Oracle, Part};
 use crate::samples::Samples;
@@ -26,7 +27,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -66,6 +67,8 @@ pub struct Mesh {
     pub oracle: Oracle,
     /// What processes need.
     pub samples: Samples,
+    /// What endpoints answer.
+    pub answered: Arc<Answered>,
     /// Why the near sidecar's memory is not limited.
     pub unlimited: Option<String>,
     memory: Option<Memory>,
@@ -102,6 +105,7 @@ impl Mesh {
             hosts,
             oracle: Oracle::new(begun),
             samples: Samples::new(begun),
+            answered: Arc::default(),
             unlimited,
             memory,
             pathloom: at.join("pathloom-0"),
@@ -178,6 +182,14 @@ impl Mesh {
             let _ = before.wait();
         }
         wait::eventually("the endpoint to listen", || tokio::net::TcpStream::connect(address)).await;
+    }
+
+    /// The place of a service's endpoint that answers most at the moment.
+    pub async fn busiest(&self, service: usize) -> usize {
+        let before = self.answered.of(service);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = self.answered.of(service);
+        (0..PLACES.len()).max_by_key(|place| now[*place] - before[*place]).unwrap_or(0)
     }
 
     /// Tells an endpoint how to behave.
@@ -379,7 +391,7 @@ impl Mesh {
 
     async fn reloaded(&self, ok: u64, failed: u64) {
         let mut last = (0, 0);
-        for _ in 0..100 {
+        for _ in 0..600 {
             last = self.reloads().await;
             if last.0 >= ok && last.1 >= failed {
                 return;

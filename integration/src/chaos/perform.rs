@@ -18,38 +18,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub async fn play(mesh: &Mesh, trouble: &Trouble) -> String {
     let until = Instant::now() + trouble.lasts;
     match (trouble.kind, trouble.target) {
-        (Kind::Die, Target::Endpoint(service, place)) => {
-            let part = [Part::Endpoint(service, place)];
-            mesh.mark(&part, true);
-            mesh.signal(service, place, Signal::SIGKILL);
-            sleep_until(until).await;
-            mesh.start_endpoint(service, place).await;
-            mesh.mark(&part, false);
+        (kind, Target::Busiest(service)) => {
+            let place = mesh.busiest(service).await;
+            endpoint(mesh, kind, service, place, until).await;
+            return format!("{}-{place} on {}", SERVICES[service], PLACES[place]);
         }
-        (Kind::Freeze, Target::Endpoint(service, place)) => {
-            let part = [Part::Endpoint(service, place)];
-            mesh.mark(&part, true);
-            mesh.signal(service, place, Signal::SIGSTOP);
-            sleep_until(until).await;
-            mesh.signal(service, place, Signal::SIGCONT);
-            mesh.mark(&part, false);
-        }
-        (Kind::Leave, Target::Endpoint(service, place)) => {
-            let part = [Part::Endpoint(service, place)];
-            mesh.mark(&part, true);
-            mesh.tell(service, place, Mode::Leave);
-            mesh.gone(service, place).await;
-            sleep_until(until).await;
-            mesh.start_endpoint(service, place).await;
-            mesh.mark(&part, false);
-        }
-        (Kind::Hang, target) => behave(mesh, target, Mode::Hang, until).await,
-        (Kind::Reset, target) => behave(mesh, target, Mode::Reset, until).await,
-        (Kind::Garbage, target) => behave(mesh, target, Mode::Garbage, until).await,
-        (Kind::Trickle, target) => behave(mesh, target, Mode::Trickle, until).await,
-        (Kind::Unavailable, target) => behave(mesh, target, Mode::Status(503), until).await,
-        (Kind::Errors, target) => behave(mesh, target, Mode::Status(500), until).await,
-        (Kind::Slow, target) => behave(mesh, target, Mode::Slow(400), until).await,
         (Kind::Outage, Target::Service(service)) => outage(mesh, service, until).await,
         (Kind::Cut, Target::Host(host)) => cut(mesh, host, until).await,
         (Kind::FarDies, Target::Far(far)) => {
@@ -96,22 +69,43 @@ pub async fn play(mesh: &Mesh, trouble: &Trouble) -> String {
     String::new()
 }
 
-async fn behave(mesh: &Mesh, target: Target, mode: Mode, until: Instant) {
-    let Target::Endpoint(service, place) = target else { return mesh.wrong(format!("{target} is no endpoint")) };
+/// Makes an endpoint ill and well again.
+async fn endpoint(mesh: &Mesh, kind: Kind, service: usize, place: usize, until: Instant) {
     let part = [Part::Endpoint(service, place)];
+    let mode = match kind {
+        Kind::Hang => Mode::Hang,
+        Kind::Reset => Mode::Reset,
+        Kind::Garbage => Mode::Garbage,
+        Kind::Trickle => Mode::Trickle,
+        Kind::Unavailable => Mode::Status(503),
+        Kind::Errors => Mode::Status(500),
+        Kind::Slow => Mode::Slow(400),
+        _ => Mode::Leave,
+    };
     // Who is slow is well: it answers.
-    let ill = !matches!(mode, Mode::Slow(_));
-    if ill {
+    if kind != Kind::Slow {
         mesh.mark(&part, true);
     }
-    mesh.tell(service, place, mode);
-    sleep_until(until).await;
-    mesh.tell(service, place, Mode::Ok);
-    if ill {
-        // Until it has read the line.
-        sleep(Duration::from_millis(100)).await;
-        mesh.mark(&part, false);
+    match kind {
+        Kind::Die => mesh.signal(service, place, Signal::SIGKILL),
+        Kind::Freeze => mesh.signal(service, place, Signal::SIGSTOP),
+        _ => mesh.tell(service, place, mode),
     }
+    sleep_until(until).await;
+    match kind {
+        Kind::Die => mesh.start_endpoint(service, place).await,
+        Kind::Freeze => mesh.signal(service, place, Signal::SIGCONT),
+        Kind::Leave => {
+            mesh.gone(service, place).await;
+            mesh.start_endpoint(service, place).await;
+        }
+        _ => {
+            mesh.tell(service, place, Mode::Ok);
+            // Until it has read the line.
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    mesh.mark(&part, false);
 }
 
 async fn outage(mesh: &Mesh, service: usize, until: Instant) {
@@ -155,19 +149,30 @@ async fn upgrade(mesh: &Mesh, sidecar: usize) -> String {
 }
 
 async fn rotate(mesh: &Mesh, lasts: Duration) -> String {
-    let before = mesh.json(0, "/routing").await["identity"]["taken"].clone();
+    let before = mesh.json(0, "/routing").await["identity"].clone();
     for _ in 0..3 {
         SIDECARS.iter().for_each(|name| mesh.issue("ca", name));
         sleep(lasts / 3).await;
     }
-    let identity = mesh.json(0, "/routing").await["identity"].clone();
-    if !identity["alarm"].is_null() {
-        mesh.wrong(format!("an alarm after a certificate was replaced: {identity}"));
+    taken(mesh, &before).await
+}
+
+/// Whether the near sidecar has taken another identity than it had.
+async fn taken(mesh: &Mesh, before: &serde_json::Value) -> String {
+    let mut identity = serde_json::Value::Null;
+    for _ in 0..300 {
+        identity = mesh.json(0, "/routing").await["identity"].clone();
+        if identity["loaded_at"] != before["loaded_at"] && identity["alarm"].is_null() {
+            return format!("loaded at {}", identity["loaded_at"].as_str().unwrap_or_default());
+        }
+        sleep(Duration::from_millis(100)).await;
     }
-    format!("taken: {before} -> {}", identity["taken"])
+    mesh.wrong(format!("the certificate was not taken: {identity}"));
+    String::new()
 }
 
 async fn authority(mesh: &Mesh, lasts: Duration) -> String {
+    let before = mesh.json(0, "/routing").await["identity"].clone();
     let (old, next) = ("ca", format!("ca-{}", mesh.next()));
     mesh.authority(&next);
     mesh.believe(&[old, &next]);
@@ -182,11 +187,7 @@ async fn authority(mesh: &Mesh, lasts: Duration) -> String {
     if let Err(error) = std::fs::rename(here, there) {
         mesh.wrong(format!("the authority cannot be renamed: {error}"));
     }
-    let identity = mesh.json(0, "/routing").await["identity"].clone();
-    if !identity["alarm"].is_null() {
-        mesh.wrong(format!("an alarm after the authority was replaced: {identity}"));
-    }
-    String::new()
+    taken(mesh, &before).await
 }
 
 async fn bad_certificate(mesh: &Mesh, until: Instant) -> String {
@@ -205,7 +206,8 @@ async fn bad_certificate(mesh: &Mesh, until: Instant) -> String {
         mesh.wrong("no alarm although the certificate is noise");
     }
     put(&good);
-    format!("alarm: {alarm}")
+    let before = serde_json::Value::Null;
+    format!("alarm: {alarm}; then {}", taken(mesh, &before).await)
 }
 
 async fn reload(mesh: &Mesh, lasts: Duration) -> String {
@@ -254,7 +256,7 @@ async fn took(mesh: &Mesh, counter: &str, action: impl Future<Output = ()>) -> S
 
 async fn risen(mesh: &Mesh, counter: &str, before: f64) -> String {
     let mut now = before;
-    for _ in 0..100 {
+    for _ in 0..300 {
         now = mesh.metrics(0).await.map_or(0.0, |m| m.sum(counter, &[]));
         if now > before {
             return format!("`{counter}`: {before} -> {now}");

@@ -97,7 +97,7 @@ pub fn json(setting: &Setting, windows: &[Window], seen: &[String], judgement: &
     };
     json!({
         "setting": setting.lines.iter().cloned().collect::<BTreeMap<_, _>>(),
-        "verdicts": judgement.verdicts.iter().map(|v| json!({ "what": v.what, "held": v.held, "seen": v.seen })).collect::<Vec<_>>(),
+        "verdicts": judgement.verdicts.iter().map(|v| json!({ "name": v.name, "what": v.what, "held": v.held, "seen": v.seen })).collect::<Vec<_>>(),
         "all": sum(&judgement.all),
         "windows": windows.iter().zip(&judgement.windows).zip(seen).map(|((w, s), seen)| json!({
             "from_s": w.from.saturating_sub(setting.begun).as_secs_f64(), "troubles": troubles(w), "seen": seen, "load": sum(s),

@@ -23,8 +23,8 @@ const LEAD: f64 = 0.1;
 /// Whom a trouble befalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// An endpoint: its service among `SERVICES`, its place among `PLACES`.
-    Endpoint(usize, usize),
+    /// The endpoint of a service that answers most at the moment: who gets little is not missed.
+    Busiest(usize),
     /// All endpoints of a service.
     Service(usize),
     /// A host, by its name.
@@ -40,7 +40,7 @@ pub enum Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Endpoint(service, place) => write!(f, "{}-{place} on {}", SERVICES[service], PLACES[place]),
+            Self::Busiest(service) => write!(f, "the busiest of {}", SERVICES[service]),
             Self::Service(service) => write!(f, "all of {}", SERVICES[service]),
             Self::Host(name) => write!(f, "host {name}"),
             Self::Far(far) => write!(f, "far-{}", FAR[far]),
@@ -198,7 +198,7 @@ fn target(kind: Kind, random: &mut Random) -> Target {
         Kind::FarDies | Kind::FarUpgrade => Target::Far(random.below(FAR.len())),
         Kind::Rotate | Kind::Authority => Target::Everybody,
         kind if kind.area() == Area::Sidecar => Target::Near,
-        _ => Target::Endpoint(random.below(SERVICES.len()), random.below(PLACES.len())),
+        _ => Target::Busiest(random.below(SERVICES.len())),
     }
 }
 

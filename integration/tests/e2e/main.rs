@@ -15,6 +15,7 @@ mod accounting;
 mod answers;
 mod bad_input;
 mod bodies;
+mod chaos;
 mod cli;
 mod connections;
 mod dead_upstream;
