@@ -16,6 +16,7 @@ mod answers;
 mod attacks;
 mod bad_input;
 mod bodies;
+mod chaos;
 mod cli;
 mod connections;
 mod dead_upstream;
