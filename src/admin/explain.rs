@@ -235,6 +235,9 @@ fn table(table: &Value) -> String {
     if table.get("panic").and_then(Value::as_bool) == Some(true) {
         out.push_str("  PANIC: so few endpoints are healthy that all get requests\n");
     }
+    if let Some(affinity) = affinity(table) {
+        let _ = writeln!(out, "  requests with the same {affinity} stay with one endpoint");
+    }
     let candidates = table.get("candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if candidates.is_empty() {
         out.push_str("  no endpoints\n");
@@ -255,6 +258,15 @@ fn table(table: &Value) -> String {
         out.push('\n');
     }
     out
+}
+
+/// By what requests stay with an endpoint, where they do.
+fn affinity(table: &Value) -> Option<String> {
+    let (by, name) = table.get("affinity")?.as_object()?.iter().next()?;
+    Some(match name.as_str() {
+        Some(name) => format!("{} `{}`", printable(by), printable(name)),
+        None => "source address".to_owned(),
+    })
 }
 
 fn at<'a>(value: &'a Value, outer: &str, inner: &str) -> Option<&'a Value> {

@@ -2,7 +2,8 @@
 //!
 //! For each cluster and workload the candidates of the generation in force, each with what the model said of it, what
 //! was seen of it (as the last tick saw it: reading the store here would drain it under the tick), and what this
-//! proxy's own estimate is at this moment. Latencies are in milliseconds, ages in seconds; null is unknown.
+//! proxy's own estimate is at this moment. Where requests stay with endpoints, `affinity` says by what, and each
+//! candidate's `affinity_share` how many of them are its own. Latencies are in milliseconds, ages in seconds; null is unknown.
 
 use super::json::{ms, number, share};
 use super::state::AdminState;
@@ -10,6 +11,7 @@ use crate::balance::{Candidate, Cluster, Generation, Table};
 use crate::control::GraphView;
 use crate::links::{LinkStats, NodeKey, Time};
 use crate::observe::rfc3339;
+use crate::route::{Affinity, ClusterId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -92,10 +94,12 @@ fn head(generation: &Generation, now: Time) -> Value {
 fn tables(generation: &Generation, view: Option<&GraphView>, now: Time, filter: Filter<'_>) -> Vec<Value> {
     let seen = seen(view);
     let mut out = Vec::new();
-    for cluster in generation.clusters.iter().filter(|c| filter.cluster.is_none_or(|name| *c.name == *name)) {
+    let named = |c: &Cluster| filter.cluster.is_none_or(|name| *c.name == *name);
+    for (cluster, id) in generation.clusters.iter().zip((0..).map(ClusterId)).filter(|(c, _)| named(c)) {
         for (workload, table) in generation.routes.workloads().iter().zip(&cluster.tables) {
             if filter.workload.is_none_or(|name| *workload.name == *name) {
-                out.push(table_of(cluster, &workload.name, table, &seen, now));
+                let affinity = generation.routes.affinity(id);
+                out.push(table_of(cluster, &workload.name, table, affinity, &seen, now));
             }
         }
     }
@@ -111,7 +115,14 @@ fn seen(view: Option<&GraphView>) -> Seen<'_> {
     links.iter().filter_map(|l| Some(((key(l.source)?, key(l.destination)?), &l.stats))).collect()
 }
 
-fn table_of(cluster: &Cluster, workload: &str, table: &Table, seen: &Seen<'_>, now: Time) -> Value {
+fn table_of(
+    cluster: &Cluster,
+    workload: &str,
+    table: &Table,
+    affinity: Option<&Affinity>,
+    seen: &Seen<'_>,
+    now: Time,
+) -> Value {
     let eligible = table.eligible().len();
     let weights: f32 = table.eligible().iter().map(|c| c.weight).sum();
     let stats = |c: &Candidate| seen.get(&(&c.link.key.source, &c.link.key.destination)).copied();
@@ -124,7 +135,11 @@ fn table_of(cluster: &Cluster, workload: &str, table: &Table, seen: &Seen<'_>, n
         .map(|(i, c)| {
             let eligible = i < eligible;
             let fair = if eligible { c.weight / weights } else { 0.0 };
-            candidate(c, table, stats(c), (eligible, fair, calls), now)
+            let mut value = candidate(c, table, stats(c), (eligible, fair, calls), now);
+            if let Value::Object(map) = &mut value {
+                map.insert("affinity_share".to_owned(), share(table.affine_share(i)));
+            }
+            value
         })
         .collect();
     json!({
@@ -134,10 +149,20 @@ fn table_of(cluster: &Cluster, workload: &str, table: &Table, seen: &Seen<'_>, n
         "workload": workload,
         "policy": table.options.policy,
         "compare": table.options.compare,
+        "affinity": affinity.map(by),
         "panic": table.panic,
         "calls_per_second": number(Some(calls).filter(|_| table.candidates().iter().any(|c| stats(c).is_some()))),
         "candidates": candidates,
     })
+}
+
+/// By what requests stay with an endpoint, as the configuration says it.
+fn by(affinity: &Affinity) -> Value {
+    match affinity {
+        Affinity::Header(name) => json!({ "header": name.as_str() }),
+        Affinity::Cookie(name) => json!({ "cookie": name }),
+        Affinity::Source => json!({ "source": true }),
+    }
 }
 
 fn candidate(

@@ -9,13 +9,18 @@
 //! prior that the guarded weights give. A generation that has expired no longer steers: then the same candidates are
 //! chosen by peak EWMA, without anybody having to publish that.
 //!
+//! Where a cluster has an affinity, requests that belong together go to one endpoint (`maglev`) as long as that may get
+//! any; the policy chooses for the others.
+//!
 //! The plan had `balance` know `links` alone; it also holds the `RouteTable`, so that routes and endpoints are
 //! swapped by the same pointer.
 
+mod affine;
 mod alias;
 mod candidate;
 mod drawn;
 mod generation;
+mod maglev;
 mod shortlist;
 mod table;
 
@@ -23,6 +28,7 @@ pub use alias::Alias;
 pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
 pub use drawn::DRAWN;
 pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
+pub use maglev::Maglev;
 pub use table::{COMPARE_ALL_UP_TO, Choice, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 
 #[cfg(test)]

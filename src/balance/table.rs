@@ -1,8 +1,9 @@
 //! One (workload, cluster): its candidates, and the pick among them.
 
+use super::affine::Affine;
 use super::drawn::{DRAWN, Drawn};
 use super::shortlist::{MIN_SUCCESS, Shortlist, below};
-use super::{Alias, Candidate, Health};
+use super::{Alias, Candidate, Health, Maglev};
 use crate::config::{Compare, Policy};
 use crate::links::{Fading, Time};
 use crate::observe::Traffic;
@@ -52,6 +53,8 @@ pub struct Table {
     configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
+    /// Who stays with whom; mostly nobody.
+    affine: Option<Affine>,
 }
 
 /// What is compared under `Policy::Model`.
@@ -117,7 +120,21 @@ impl Table {
             turns,
             // Proxies that start together must not all begin with the same endpoint.
             turn: AtomicU32::new(if in_turn { rand::random() } else { 0 }),
+            affine: None,
         }
+    }
+
+    /// The same, whose requests stay with endpoints as this says.
+    #[must_use]
+    pub fn with_affinity(mut self, maglev: Option<Arc<Maglev>>) -> Self {
+        self.affine = maglev.map(|maglev| Affine::new(maglev, &self.candidates));
+        self
+    }
+
+    /// What part of the requests that stay with somebody stays with this candidate; none where nobody stays.
+    #[must_use]
+    pub fn affine_share(&self, index: usize) -> Option<f32> {
+        self.affine.as_ref()?.share(index)
     }
 
     /// All candidates, those that may get requests first.
@@ -180,6 +197,36 @@ impl Table {
         choice.or_else(|| {
             (0..self.eligible).find(|i| !tried.contains(i)).map(|index| Choice { index, estimate_s: f32::NAN })
         })
+    }
+
+    /// The same for a request that stays with its endpoint, by its number (`route::Affinity`).
+    #[inline]
+    pub fn pick_for(
+        &self,
+        number: Option<u64>,
+        now: Time,
+        expired: bool,
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
+        if let (Some(number), Some(affine)) = (number, &self.affine) {
+            let takes = |index: usize| {
+                let probed = || {
+                    let probation = self.probation.iter().any(|i| *i as usize == index);
+                    probation && self.candidates.get(index).is_some_and(|c| c.node.take_probe())
+                };
+                !tried.contains(&index) && (index < self.eligible || probed())
+            };
+            if let Some(index) = affine.find(number, takes) {
+                return Some(Choice { index, estimate_s: f32::NAN });
+            }
+        }
+        self.pick(now, expired, rng, tried)
+    }
+
+    /// A candidate for a request from which nothing is learnt: by the configured weights alone.
+    pub fn draw_apart(&self, rng: &mut impl Rng) -> Option<usize> {
+        self.configured.draw(rng.next_u64())
     }
 
     fn pick_by_model(&self, now: Time, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {

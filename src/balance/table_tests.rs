@@ -1,8 +1,10 @@
 //! Tests of the pick.
 
 use super::*;
+use crate::balance::Maglev;
 use crate::balance::{Endpoint, EndpointId};
 use crate::links::{LinkKey, Links, NodeKey, Outcome};
+use crate::route::scattered;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -303,4 +305,70 @@ fn an_endpoint_on_probation_gets_the_one_probe() {
     assert_eq!(shares(&table, 100)[probed], 0.0);
     node.offer_probe();
     assert_eq!(shares(&table, 100)[probed], 0.01);
+}
+
+/// Where each of these numbers leads, with these endpoints away.
+fn homes(numbers: &[u64], health: &[(usize, Health)]) -> Vec<usize> {
+    let (_links, mut made) = candidates(&[0.1; 10]);
+    let endpoints: Vec<_> = made.iter().map(|c| c.endpoint.clone()).collect();
+    for (index, health) in health {
+        made[*index].health = *health;
+        made[*index].node.offer_probe();
+    }
+    let table = Table::new(made, false, options(Policy::Random, Compare::Auto), traffic());
+    let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let home = |number: &u64| {
+        let choice = table.pick_for(Some(*number), Time(0), false, &mut rng, &[]).unwrap();
+        table.candidates()[choice.index].endpoint.id.0 as usize
+    };
+    numbers.iter().map(home).collect()
+}
+
+#[test]
+fn while_an_endpoint_is_away_its_own_requests_move_to_all_others_and_nobody_elses_do() {
+    let numbers: Vec<u64> = (0..10_000).map(scattered).collect();
+    let whole = homes(&numbers, &[]);
+    assert_eq!(whole, homes(&numbers, &[]), "the same in each generation");
+    for away in 0..10 {
+        let less = homes(&numbers, &[(away, Health::Ejected)]);
+        let mut moved = [0usize; 10];
+        for (before, after) in whole.iter().zip(&less) {
+            assert_ne!(*after, away);
+            assert!(before == after || *before == away, "{before} -> {after} while {away} is away");
+            moved[*after] += usize::from(before != after);
+        }
+        let all: usize = moved.iter().sum();
+        assert!((850..1150).contains(&all), "one in ten: {all}");
+        let alike = |(index, count): (usize, &usize)| index == away || (60..180).contains(count);
+        assert!(moved.iter().enumerate().all(alike), "{moved:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_on_probation_is_probed_by_its_own_requests() {
+    let numbers: Vec<u64> = (0..1000).map(scattered).collect();
+    let whole = homes(&numbers, &[]);
+    let probed = homes(&numbers, &[(3, Health::Probation)]);
+    let first = whole.iter().position(|home| *home == 3).unwrap();
+    assert_eq!(probed[first], 3, "the first of its own");
+    assert_eq!(probed.iter().filter(|home| **home == 3).count(), 1, "one at a time");
+    let others = |(before, after): &(&usize, &usize)| **before != 3 && before != after;
+    assert_eq!(whole.iter().zip(&probed).filter(others).count(), 0);
+}
+
+#[test]
+fn a_request_that_stays_goes_on_to_another_where_its_own_was_tried_and_by_the_policy_without_a_number() {
+    let (_links, made) = candidates(&[0.5, 0.5]);
+    let endpoints: Vec<_> = made.iter().map(|c| c.endpoint.clone()).collect();
+    let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
+    let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut pick = |number, tried: &[usize]| table.pick_for(number, Time(0), false, &mut rng, tried).map(|c| c.index);
+    let home = pick(Some(7), &[]).unwrap();
+    assert_eq!((pick(Some(7), &[home]), pick(Some(7), &[0, 1])), (Some(1 - home), None));
+    let (one, other) = (pick(None, &[]), pick(None, &[]));
+    assert_ne!(one, other, "in turn");
+    let share = |index| table.affine_share(index).unwrap();
+    assert!((share(0) + share(1) - 1.0).abs() < 1e-6 && (share(0) - 0.5).abs() < 0.01);
 }

@@ -5,6 +5,10 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+mod traffic;
+
+pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
+
 use super::units::{ByteSize, Share, SourceNet, Timespan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,6 +116,16 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// What the endpoint is asked for in place of what the client asked for. `x-forwarded-host` keeps the client's word.
+    pub rewrite: Rewrite,
+    /// The proxy answers by itself and sends the client elsewhere, in place of `cluster` and `split`.
+    pub redirect: Redirect,
+    /// What happens to headers on their way.
+    pub headers: HeaderChanges,
+    /// What goes wrong on purpose, to see how callers take it; nothing of it counts against an endpoint.
+    pub fault: Fault,
+    /// Copies of requests that another cluster gets as well. Its answers are dropped, and nothing is learnt from them.
+    pub mirror: Mirror,
 }
 
 /// What a request must look like: every named condition must hold.
@@ -126,6 +140,10 @@ pub struct RouteMatch {
     pub path_prefix: Option<String>,
     /// Headers and the exact value each must have.
     pub headers: BTreeMap<String, String>,
+    /// Cookies and the exact value each must have.
+    pub cookies: BTreeMap<String, String>,
+    /// Parameters of the query (`?v=2`) and the exact value each must have, written without percent-encoding.
+    pub query: BTreeMap<String, String>,
     /// The method.
     pub method: Option<String>,
 }
@@ -140,6 +158,8 @@ pub struct Cluster {
     pub policy: Policy,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Who stays with which endpoint: by one of header, cookie and source address. Requests without it go by the policy.
+    pub affinity: Affinity,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
     /// How long things may take.

@@ -1,7 +1,7 @@
 //! What the configuration asks for: routes, clusters with their endpoints, and the workloads' places in the graph.
 
-use crate::balance::{Endpoint, EndpointId};
-use crate::config::{Config, Protocol};
+use crate::balance::{Endpoint, EndpointId, Maglev};
+use crate::config::{Affinity, Config, Protocol};
 use crate::graph::Instance;
 use crate::links::NodeKey;
 use crate::route::RouteTable;
@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub struct EndpointIds {
     next: u64,
     known: HashMap<(SocketAddr, Protocol), EndpointId>,
+    /// The last tables of clusters with an affinity, which mostly stay as they are.
+    maglevs: HashMap<Arc<str>, Arc<Maglev>>,
 }
 
 impl EndpointIds {
@@ -37,6 +39,8 @@ pub struct DesiredCluster {
     pub config: crate::config::Cluster,
     /// Its endpoints.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// With whom its requests stay, where they do.
+    pub maglev: Option<Arc<Maglev>>,
 }
 
 /// What the next generation should hold.
@@ -62,7 +66,8 @@ impl Desired {
             .iter()
             .map(|(name, cluster)| {
                 let service = if cluster.service.is_empty() { name } else { &cluster.service };
-                let endpoints = cluster
+                let name: Arc<str> = name.as_str().into();
+                let endpoints: Vec<Arc<Endpoint>> = cluster
                     .endpoints
                     .iter()
                     .map(|endpoint| {
@@ -77,16 +82,15 @@ impl Desired {
                         })
                     })
                     .collect();
-                DesiredCluster {
-                    name: name.as_str().into(),
-                    service: service.as_str().into(),
-                    config: cluster.clone(),
-                    endpoints,
-                }
+                let stays = cluster.affinity != Affinity::default();
+                let maglev = stays.then(|| Maglev::of(&endpoints, ids.maglevs.get(&name)));
+                DesiredCluster { name, service: service.as_str().into(), config: cluster.clone(), endpoints, maglev }
             })
             .collect();
         let used: HashSet<EndpointId> = clusters.iter().flat_map(|c| &c.endpoints).map(|e| e.id).collect();
         ids.known.retain(|_, id| used.contains(id));
+        let kept = clusters.iter().filter_map(|c| Some((c.name.clone(), c.maglev.clone()?)));
+        ids.maglevs = kept.collect();
         let sources = routes
             .workloads()
             .iter()

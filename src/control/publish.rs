@@ -227,7 +227,8 @@ impl State {
             guards.guarded.iter().for_each(|g| self.count(g));
         }
         let options = TableOptions { policy, compare: model.compare, tau_s, explore: limits.floor * EXPLORED };
-        Some(Arc::new(Table::new(candidates, panic, options, group.traffic.clone())))
+        let table = Table::new(candidates, panic, options, group.traffic.clone());
+        Some(Arc::new(table.with_affinity(cluster.maglev.clone())))
     }
 
     /// What is wanted of each candidate, and its endpoint's state.

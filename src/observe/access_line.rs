@@ -37,6 +37,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     optional_integer(out, "status", r.status.map(|s| s.as_u16()));
     optional_integer(out, "grpc_status", r.grpc_status);
     string_field(out, "reason", r.reason.map_or("", Reason::code));
+    string_field(out, "injected", r.injected.unwrap_or_default());
     for (key, value) in
         [("attempts", u64::from(r.attempts)), ("request_bytes", r.request_bytes), ("response_bytes", r.response_bytes)]
     {
@@ -54,7 +55,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     }
     name(out, "generation");
     integer(out, r.generation);
-    string_field(out, "policy", r.policy.map_or("", policy));
+    string_field(out, "policy", chosen_by(r));
     out.extend_from_slice(b"}\n");
 }
 
@@ -103,7 +104,8 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         integer(out, u64::from(status));
     }
     for (label, word) in [
-        ("policy=", r.policy.map_or("", policy)),
+        ("injected=", r.injected.unwrap_or_default()),
+        ("policy=", chosen_by(r)),
         ("route=", of(r.route)),
         ("id=", r.request_id),
         ("trace=", r.trace_id),
@@ -113,6 +115,15 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         }
     }
     out.push(b'\n');
+}
+
+/// What chose the endpoint, where one was chosen.
+fn chosen_by(r: &AccessRecord<'_>) -> &'static str {
+    match r.policy {
+        Some(_) if r.affine => "affinity",
+        Some(of) => policy(of),
+        None => "",
+    }
 }
 
 fn of(name: Option<&Arc<str>>) -> &str {

@@ -22,5 +22,5 @@ pub use access_log::{AccessLog, OpenError};
 pub use reason::Reason;
 pub use reporting::{Reporting, ReportingError};
 pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};
-pub use traffic::{LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
+pub use traffic::{Copied, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
 pub use wall::{rfc3339, stamp};

@@ -92,6 +92,8 @@ pub(super) struct Core {
     pub unrouted: Arc<Traffic>,
     pub draining: Cell<bool>,
     pub connections: Cell<usize>,
+    /// Copies of requests under way (`mirror`).
+    pub copies: Cell<usize>,
     /// A connection ended.
     pub freed: Notify,
     reader: RefCell<Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>>,
@@ -127,6 +129,7 @@ impl Core {
             unrouted: options.unrouted.clone(),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            copies: Cell::new(0),
             freed: Notify::new(),
             reader: RefCell::new(reader),
             held: RefCell::new(held),

@@ -20,6 +20,7 @@ use super::core::{Core, Held};
 use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use super::shaping::Shape;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::balance::{Candidate, Choice, Table};
@@ -45,6 +46,8 @@ pub(super) struct Flight {
     pub watch: Rc<Watch>,
     pub held: Rc<Held>,
     pub started: Time,
+    /// When its first attempt may begin.
+    pub ready: Time,
     pub version: Version,
     pub method: Method,
     /// What the log will say, where there is one: the target and the authority.
@@ -54,6 +57,10 @@ pub(super) struct Flight {
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
+    /// What its rule does beyond choosing the cluster; mostly nothing.
+    pub shape: Option<Box<Shape>>,
+    /// Requests with the same number stay with one endpoint.
+    pub number: Option<u64>,
     pub attempts: u32,
     pub attempt: Option<Attempt>,
     pub upload: Option<Rc<Upload>>,
@@ -102,6 +109,7 @@ impl Flight {
             watch: watch.clone(),
             held,
             started,
+            ready: started,
             version: parts.version,
             method: parts.method.clone(),
             target: None,
@@ -110,6 +118,8 @@ impl Flight {
             workload: None,
             route: None,
             cluster: None,
+            shape: None,
+            number: None,
             attempts: 0,
             attempt: None,
             upload: None,
@@ -128,7 +138,7 @@ impl Flight {
         }
     }
 
-    fn table(&self) -> Option<&Arc<Table>> {
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
         self.held.generation.table(self.cluster?, self.workload?)
     }
 
@@ -369,6 +379,7 @@ impl Flight {
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,
+                injected: self.shape.as_ref().and_then(|shape| shape.injected()),
                 attempts: self.attempts,
                 request_bytes: uploaded,
                 response_bytes: self.bytes_out,
@@ -377,6 +388,7 @@ impl Flight {
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
                 policy: tried.map(|(_, table, _)| table.options.policy),
+                affine: self.number.is_some(),
             },
         );
     }

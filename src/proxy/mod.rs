@@ -13,6 +13,8 @@
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, pick, tries, answer |
+//! | `shaping` | what a rule does to a request beyond choosing its cluster |
+//! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
@@ -46,10 +48,12 @@ mod http2;
 mod ids;
 mod inbound;
 mod io;
+mod mirror;
 mod names;
 mod places;
 mod server1;
 mod service;
+mod shaping;
 mod shared;
 mod sockets;
 mod upgrade;

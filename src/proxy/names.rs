@@ -14,6 +14,7 @@ names! {
     X_FORWARDED_HOST = "x-forwarded-host";
     X_FORWARDED_PROTO = "x-forwarded-proto";
     X_REQUEST_ID = "x-request-id";
+    X_MIRRORED = "x-mirrored";
     TRACEPARENT = "traceparent";
     ENDPOINT_LOAD_METRICS = "endpoint-load-metrics";
     ENDPOINT_LOAD_METRICS_BIN = "endpoint-load-metrics-bin";

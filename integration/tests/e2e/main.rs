@@ -31,6 +31,7 @@ mod routing_loop;
 mod shares;
 mod telemetry;
 mod timeouts;
+mod traffic;
 mod upgrades;
 mod workloads;
 

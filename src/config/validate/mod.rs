@@ -11,6 +11,7 @@ mod settings;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use super::diagnostic::Severity;
 use super::schema::Config;

@@ -6,6 +6,8 @@ mod endpoints;
 mod exchange;
 mod http2;
 mod life;
+mod mirrors;
+mod shapes;
 mod special;
 mod support;
 mod times;

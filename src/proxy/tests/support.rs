@@ -1,7 +1,9 @@
 //! A proxy on a port of its own, endpoints to serve, and clients to ask.
 
 use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
-use crate::balance::{Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Published, Table, TableOptions};
+use crate::balance::{
+    Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Maglev, Published, Table, TableOptions,
+};
 use crate::config::{self, Compare, Config, ListenerDefaults, Policy, Protocol};
 use crate::links::{LinkKey, Links, NodeCell, NodeKey, Time};
 use crate::observe::{AccessRecord, AccessSink, Reason, Traffic, TrafficRegistry, TrafficSnapshot};
@@ -40,6 +42,10 @@ pub struct Logged {
     pub bytes: (u64, u64),
     pub path: String,
     pub grpc_status: Option<u16>,
+    pub injected: Option<&'static str>,
+    pub affine: bool,
+    pub duration: Duration,
+    pub upstream: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -54,6 +60,10 @@ impl AccessSink for Log {
             bytes: (r.request_bytes, r.response_bytes),
             path: r.path.to_owned(),
             grpc_status: r.grpc_status,
+            injected: r.injected,
+            affine: r.affine,
+            duration: r.duration,
+            upstream: r.upstream_latency,
         });
     }
 
@@ -103,12 +113,11 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                 }
             });
             let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
-            Arc::new(Table::new(
-                candidates.collect(),
-                false,
-                options,
-                traffic.of(&workload.name, &name.as_str().into()),
-            ))
+            let candidates: Vec<Candidate> = candidates.collect();
+            let endpoints: Vec<_> = candidates.iter().map(|c| c.endpoint.clone()).collect();
+            let stays = cluster.affinity != config::Affinity::default();
+            let table = Table::new(candidates, false, options, traffic.of(&workload.name, &name.as_str().into()));
+            Arc::new(table.with_affinity(stays.then(|| Maglev::of(&endpoints, None))))
         });
         Arc::new(Cluster {
             name: name.as_str().into(),

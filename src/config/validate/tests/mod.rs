@@ -2,6 +2,7 @@
 
 mod mesh;
 mod settings;
+mod traffic;
 
 use super::*;
 use crate::config::load::load_with;
