@@ -8,6 +8,8 @@ COPY . .
 RUN make build && strip target/release/pathloom
 
 FROM debian:bookworm-slim
+# The authorities for names outside the mesh (`tls: { name: … }`).
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --no-create-home pathloom
 COPY --from=build /src/target/release/pathloom /src/target/release/libonnxruntime.so /usr/local/bin/
 COPY --from=build /src/target/onnxruntime/LICENSE /src/target/onnxruntime/ThirdPartyNotices.txt /usr/share/doc/onnxruntime/

@@ -110,6 +110,23 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 	$(LAB) check --json > $(RESULTS)/check.json
 	$(LAB) results --from $(RESULTS) --out models/RESULTS.md
 
+# libFuzzer's flags are rustc's own: what is compiled for the host alone (build scripts) goes without them.
+FUZZ_SECONDS ?= 120
+FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 orca model
+FUZZ_HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_FLAGS   := --cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Ccodegen-units=1 \
+	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+
+.PHONY: fuzz
+fuzz: setup ## Throws mutated input at everything that reads what others wrote; FUZZ_SECONDS each (120), FUZZ_TARGETS='orca model' some of it.
+	@command -v c++ >/dev/null || { echo "make: libFuzzer needs a C++ compiler: sudo apt-get install g++" >&2; exit 1; }
+	RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_PROFILE_DEV_OPT_LEVEL=2 CARGO_INCREMENTAL=0 cargo build --package pathloom-fuzz --features engine \
+		--target $(FUZZ_HOST) --target-dir $(TARGET)/fuzz
+	for target in $(FUZZ_TARGETS); do mkdir -p $(TARGET)/fuzz/corpus/$$target $(TARGET)/fuzz/found; echo "fuzz: $$target"; \
+		FUZZ_TARGET=$$target FUZZ_SEEDS=$(TARGET)/fuzz/corpus/$$target $(TARGET)/fuzz/$(FUZZ_HOST)/debug/fuzz $(TARGET)/fuzz/corpus/$$target -max_total_time=$(FUZZ_SECONDS) \
+			-timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(TARGET)/fuzz/found/$$target-; done
+
 .PHONY: bench
 bench: setup ## Runs the microbenchmarks, writes benches/results.json; ARGS='--bench pick' some of them.
 	@mkdir -p $(TARGET)/criterion && touch $(TARGET)/criterion/.begun
@@ -144,6 +161,10 @@ bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Env
 	@.ci/peers-packages
 	cargo build --release --package pathloom-benches --features peers --bin peers
 	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
+
+.PHONY: overload
+overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.
+	cargo run --quiet --release --package pathloom-integration --bin overload -- --pathloom $(TARGET)/release/pathloom $(ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: setup ## Measures inference on a GPU beside the CPU; ARGS='--onnxruntime PATH' names a CUDA build, ARGS=--cpu-only needs none.

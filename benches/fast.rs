@@ -20,6 +20,7 @@ pub fn endpoint(number: u32) -> Arc<Endpoint> {
         host: "".into(),
         weight: 1,
         metadata: Default::default(),
+        tls: None,
     })
 }
 

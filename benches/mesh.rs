@@ -78,7 +78,9 @@ impl Mesh {
             links: links.clone(),
             traffic: Arc::new(TrafficRegistry::new(1)),
             scorer,
+            identities: Arc::default(),
             status: status.clone(),
+            checks: Default::default(),
             clock: Arc::new(move || Time(read.load(SeqCst))),
         };
         let (sender, receiver) = watch::channel(config.clone());

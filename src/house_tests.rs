@@ -2,18 +2,34 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 14] = [
-    "config", "links", "observe", "route", "balance", "graph", "record", "health", "scorer", "proxy", "control",
-    "admin", "demo", "app",
+const ROOMS: [&str; 16] = [
+    "config",
+    "links",
+    "observe",
+    "identity",
+    "route",
+    "admission",
+    "balance",
+    "graph",
+    "record",
+    "health",
+    "scorer",
+    "proxy",
+    "control",
+    "admin",
+    "demo",
+    "app",
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 8] = [
+const FORBIDDEN: [(&str, &[&str]); 10] = [
+    ("admission", &["pingora", "ort::", "tokio::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
     ("record", &["pingora", "ort::", "tokio::"]),
-    ("health", &["pingora", "ort::", "tokio::"]),
+    ("health", &["pingora", "ort::"]),
+    ("identity", &["pingora", "ort::", "tokio::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),
     ("control", &["pingora", "ort::"]),

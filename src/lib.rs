@@ -4,13 +4,17 @@
 //! does the opposite. Whoever reads one loop never needs to know the other.
 
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod balance;
 pub mod config;
 pub mod control;
 pub mod demo;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod graph;
 pub mod health;
+pub mod identity;
 pub mod links;
 pub mod observe;
 pub mod proxy;

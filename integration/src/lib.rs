@@ -6,7 +6,7 @@
 //! - [`sidecar`] starts the product's binary on free ports, reloads it, stops it, and reads its admin port.
 //! - [`fleet`] is the other side: scripted endpoints that write every request into one [`fleet::Journal`], so that each
 //!   request sent can be accounted for.
-//! - [`client`] is who calls, [`load`] many of them at once.
+//! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
 //!
 //! The tests are in `tests/e2e`, one binary for all of them: each further one would cost a minute of linking. They wait
 //! for conditions ([`wait`]) and never for time to pass; limits on waiting are there so that a hang fails, and are far
@@ -24,6 +24,7 @@ pub mod client;
 pub mod fleet;
 pub mod load;
 pub mod metrics;
+pub mod overload;
 pub mod ports;
 pub mod process;
 pub mod sidecar;

@@ -1,11 +1,12 @@
 //! A small mesh for the tests of this room: `frontend` and `batch` call `catalog` (three endpoints) and `empty` (none).
 
 use super::state::{AdminState, ConfigState, ScorerStatus};
+use crate::admission::{self, Rank};
 use crate::balance::{
-    Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published, Rung,
-    Table, TableOptions, Why,
+    Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published,
+    Retrying, Rung, Table, TableOptions, Why,
 };
-use crate::config::{AccessLog, Compare, Config, Policy, Protocol, Telemetry};
+use crate::config::{AccessLog, Compare, Concurrency, Config, Policy, Protocol, Rate, RateLimit, Telemetry};
 use crate::control::{GraphView, Status};
 use crate::graph::{GraphBuilder, Instance};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
@@ -42,6 +43,7 @@ pub fn state() -> AdminState {
             }),
             metrics: Vec::new(),
         }),
+        identity: Box::new(|| json!(null)),
         gauges: Box::new(|| {
             let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });
             let quiet = Telemetry {
@@ -72,7 +74,23 @@ pub fn at(second: u64) -> SystemTime {
 fn config() -> Config {
     let workloads = ["batch", "frontend"].map(|w| (w.to_owned(), crate::config::Workload::default()));
     let clusters = ["catalog", "empty"].map(|c| (c.to_owned(), crate::config::Cluster::default()));
-    Config { workloads: workloads.into(), clusters: clusters.into(), ..Config::default() }
+    let mut config = Config { workloads: workloads.into(), clusters: clusters.into(), ..Config::default() };
+    if let (Some(catalog), Some(batch)) = (config.clusters.get_mut("catalog"), config.workloads.get_mut("batch")) {
+        catalog.admission.concurrency = Concurrency::Limit(2);
+        batch.rate = Some(RateLimit { requests: Rate { count: 1, per: 'h' }, burst: None });
+    }
+    config
+}
+
+/// Limits of which each has refused somebody.
+fn limits() -> admission::Table {
+    let table = admission::Table::compile(&config(), 1, None);
+    let normal = table.classes.usual;
+    for gate in table.gates() {
+        (0..3).for_each(|_| _ = gate.arrive(0, Rank::new(70, b"7f"), normal));
+    }
+    table.workload_limits().for_each(|l| l.bucket.refuse(usize::from(normal.0)));
+    table
 }
 
 fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
@@ -91,7 +109,9 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             name: name.into(),
             service: name.into(),
             protocol: Protocol::Http1,
+            secure: false,
             timeouts: crate::config::Timeouts::default(),
+            retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, &Default::default(), Time(0)))),
             ejection: crate::config::Ejection::default(),
             tables: routes.workloads().iter().map(|w| table(&w.name, name, count)).collect(),
         })
@@ -110,6 +130,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             engine: "embedded".into(),
         })),
         clusters: [cluster("catalog", 3), cluster("empty", 0)].into(),
+        admission: Arc::new(limits()),
         routes,
     }
 }
@@ -132,6 +153,7 @@ fn candidate(links: &Links, workload: &str, i: u8) -> Candidate {
             host: "".into(),
             weight: 1,
             metadata: BTreeMap::new(),
+            tls: None,
         }),
         link,
         node,

@@ -5,8 +5,9 @@
 //! in force only, so an endpoint that is gone takes its series along), and the fixed words of rungs, causes, guards
 //! and states. What is unknown has no sample. `metrics.golden` holds every name, type, unit, help and label.
 
+use super::admission;
 use super::state::AdminState;
-use crate::balance::{Candidate, Cause, Generation, Health, Rung, Table};
+use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
 use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Value};
 use prometheus_client::registry::Registry;
@@ -16,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const CAUSES: [Cause; 7] =
     [Cause::Start, Cause::Interval, Cause::Reload, Cause::Endpoints, Cause::Health, Cause::Latency, Cause::Errors];
-const HEALTH: [Health; 4] = [Health::Healthy, Health::Ejected, Health::Probation, Health::Drained];
+const HEALTH: [Health; 5] = [Health::Healthy, Health::Ejected, Health::Probation, Health::Unhealthy, Health::Drained];
 
 /// The registry of everything that this port shows.
 pub fn registry(state: &Arc<AdminState>) -> Registry {
@@ -30,6 +31,7 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
         let mut all = process(&asked);
         all.extend(generation_families(&generation, now));
         all.extend(candidate_families(&generation, now));
+        all.extend(admission::families(&generation));
         all.extend(tick_families(&asked));
         all.extend((asked.scorer)().metrics);
         all.extend((asked.gauges)());
@@ -131,6 +133,11 @@ fn tick_families(state: &AdminState) -> Vec<Family> {
             "guard",
             control.guards.snapshot(),
         ),
+        by_word(
+            counter("ejections", "Times that an endpoint was left alone, by what was found."),
+            "fault",
+            Fault::KINDS.into_iter().zip(control.ejections()),
+        ),
         gauge("model_error", Measure::Ratio, "Mean relative error of predicted against observed latency.")
             .number(control.model_error()),
         counter(
@@ -159,6 +166,7 @@ fn health(health: Health) -> &'static str {
         Health::Healthy => "healthy",
         Health::Ejected => "ejected",
         Health::Probation => "probation",
+        Health::Unhealthy => "unhealthy",
         Health::Drained => "drained",
     }
 }
@@ -197,7 +205,16 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
         Measure::Number,
         "1 while so few of a cluster's endpoints are healthy that health does not count.",
     );
+    let mut tries = counter(
+        "retry_budget",
+        "Tries of requests that may have reached an endpoint, by whether the cluster's budget allowed them.",
+    );
     for cluster in &generation.clusters {
+        let (granted, refused) = cluster.retrying.budget.counts();
+        for (word, count) in [("granted", granted), ("refused", refused)] {
+            let labels = vec![("cluster", cluster.name.to_string()), ("result", word.to_owned())];
+            tries.samples.push((labels, Value::Count(count)));
+        }
         for (workload, table) in generation.routes.workloads().iter().zip(&cluster.tables) {
             let pair = || vec![("workload", workload.name.to_string()), ("cluster", cluster.name.to_string())];
             panic.samples.push((pair(), Value::Count(flag(table.panic))));
@@ -233,7 +250,7 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
             }
         }
     }
-    vec![weight, intrinsic, mean, p99, estimate, in_flight, state, panic]
+    vec![weight, intrinsic, mean, p99, estimate, in_flight, state, panic, tries]
 }
 
 /// The candidates with their positions, the first of each endpoint: one series twice would cost Prometheus the scrape.

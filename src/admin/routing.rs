@@ -5,6 +5,7 @@
 //! proxy's own estimate is at this moment. Where requests stay with endpoints, `affinity` says by what, and each
 //! candidate's `affinity_share` how many of them are its own. Latencies are in milliseconds, ages in seconds; null is unknown.
 
+use super::admission;
 use super::json::{ms, number, share};
 use super::state::AdminState;
 use crate::balance::{Candidate, Cluster, Generation, Table};
@@ -58,8 +59,11 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
         "version": state.version,
         "mode": state.config.load().mode,
         "generation": head(&generation, now),
+        "identity": (state.identity)(),
         "scorer": (state.scorer)().json,
         "model_error": state.control.model_error(),
+        "admission": admission::clusters(&generation, filter.cluster),
+        "rate_limits": admission::rate_limits(&generation),
         "tables": tables(&generation, view, now, filter),
     }))
 }

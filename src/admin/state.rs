@@ -44,6 +44,8 @@ pub struct AdminState {
     pub not_ready: Asked<Vec<String>>,
     /// The scorer.
     pub scorer: Asked<ScorerStatus>,
+    /// This node's identity, for `/routing`; null where there is none to be had.
+    pub identity: Asked<Value>,
     /// Further metrics: connections, what the access log and the traces dropped.
     pub gauges: Asked<Vec<Family>>,
     /// This node's name: besides addresses and `localhost` the only `Host` that is answered.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::{EXIT_CONFIG, run};
+use super::{EXIT_CONFIG, ca, run};
 use crate::config::{self, Severity};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -47,6 +47,20 @@ With `process.handover` in the file, a second `run` takes the first one's place 
   pathloom explain --cluster catalog --workload frontend
   pathloom explain --admin 10.0.0.7:9900 --json")]
     Explain(crate::admin::ExplainArgs),
+    /// Makes a throw-away authority and certificates, to try mTLS out.
+    #[command(
+        subcommand,
+        after_help = "Example:
+  pathloom ca init /tmp/mesh-ca
+  pathloom ca issue /tmp/mesh-ca spiffe://mesh.local/shop/frontend
+
+and in the configuration:
+  identity:
+    certificate: /tmp/mesh-ca/frontend.pem
+    key: /tmp/mesh-ca/frontend-key.pem
+    bundle: /tmp/mesh-ca/ca.pem"
+    )]
+    Ca(ca::CaCommand),
     /// Prints the JSON schema of the configuration, for editors.
     Schema,
 }
@@ -67,6 +81,7 @@ impl Cli {
             Command::Check { file, effective } => check(&file, effective),
             Command::Demo(args) => crate::demo::run(args),
             Command::Explain(args) => explain(&args),
+            Command::Ca(command) => ca::run(command),
             Command::Schema => {
                 print!("{}", config::json_schema());
                 ExitCode::SUCCESS

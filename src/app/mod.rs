@@ -6,6 +6,7 @@
 //! - one thread named `control` with the slow loop, reloads and the admin port;
 //! - one thread named `scorer` that owns the model; writers of the access log and of traces; the file watcher.
 
+mod ca;
 mod cli;
 mod reload;
 mod run;

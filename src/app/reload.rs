@@ -5,6 +5,7 @@
 
 use crate::admin::AdminState;
 use crate::config::{Config, Reload, digest, keep_started, restart_needed};
+use crate::identity::Identities;
 use crate::observe::Reporting;
 use crate::observe::log::LogControl;
 use crate::scorer::Scorer;
@@ -22,6 +23,8 @@ pub struct Reloads {
     pub scorer: Scorer,
     /// The access log and the traces.
     pub reporting: Arc<Reporting>,
+    /// This node's identity.
+    pub identities: Arc<Identities>,
     /// The proxy's own log.
     pub log: LogControl,
 }
@@ -55,6 +58,9 @@ impl Reloads {
                     tracing::error!(%error, "logging goes on as before");
                 }
                 self.report_anew(&config).await;
+                if let Err(error) = self.identities.configure(&config.identity) {
+                    tracing::error!(%error, "the identity's files are not watched");
+                }
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
                 self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
                 self.config.send_replace(config.clone());

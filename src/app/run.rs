@@ -10,6 +10,8 @@ use crate::admin::{self, AdminState, ConfigState};
 use crate::balance::Published;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
+use crate::health::{self, Checks};
+use crate::identity::Identities;
 use crate::links::{Links, NodeCell};
 use crate::observe::log::{self, LogControl};
 use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
@@ -86,6 +88,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let (published, bell) = (Published::default(), Bell::default());
     let (links, traffic) = (Arc::new(Links::new(cores)), Arc::new(TrafficRegistry::new(cores)));
     let status = Arc::new(Status::default());
+    let checks = Checks::default();
     let reporting = Arc::new(Reporting::start(&config.telemetry, &config.node.name, cores)?);
 
     let recorder = Arc::new(Recorder::start(
@@ -98,6 +101,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         },
     )?);
 
+    let identities = Arc::new(Identities::default());
+    identities.configure(&config.identity)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut succession = Succession::begin(config.process.handover.as_deref())?;
     let admin_listener = match succession.inherited(ADMIN, config.admin.listen) {
@@ -114,10 +119,12 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
             links: links.clone(),
             traffic: traffic.clone(),
             scorer: scorer.clone(),
+            identities: identities.clone(),
             status: status.clone(),
+            checks: checks.clone(),
             clock: read_clock.clone(),
         },
-        config_receiver,
+        config_receiver.clone(),
         bell.clone(),
     );
     // The listeners are those of the first generation; its weights are equal until the model has spoken.
@@ -132,8 +139,9 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         drain: config.process.drain.0,
         sample: config.telemetry.traces.sample.0,
         sink: reporting.clone(),
-        alarm: Arc::new(RingsBell(bell)),
+        alarm: Arc::new(RingsBell(bell.clone())),
         unrouted: traffic.unrouted().clone(),
+        identities: identities.clone(),
         inherited: Mutex::new(std::mem::take(&mut succession.sockets)),
         on_bind_error: Box::new(|error| tracing::error!("a listener of the new configuration is not served: {error}")),
         on_ready: {
@@ -155,16 +163,23 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         control: status.clone(),
         clock: read_clock.clone(),
         config: ArcSwap::from_pointee(ConfigState::default().loaded(&config, loaded.warnings, SystemTime::now())),
-        not_ready: not_ready(accepting, drain.clone()),
+        not_ready: not_ready(accepting, drain.clone(), identities.clone()),
         scorer: scorer_view(scorer.clone()),
         gauges: {
-            let (reporting, recorder) = (reporting.clone(), recorder.clone());
+            let (reporting, recorder, checked) = (reporting.clone(), recorder.clone(), checks.clone());
+            let identities = identities.clone();
             Box::new(move || {
                 let mut families = proxy_families(&gauges.snapshot());
                 families.extend(reporting.families());
                 families.extend(recording_families(&recorder));
+                families.push(check_family(&checked));
+                families.extend(identities.families());
                 families
             })
+        },
+        identity: {
+            let identities = identities.clone();
+            Box::new(move || identities.status())
         },
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION"),
@@ -173,7 +188,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let (watcher, events) = Watcher::start(path, &loaded.text_digest)?;
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
-    let reloads = Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), log };
+    let reloads =
+        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), identities, log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async move {
             let on_hang_up = async {
@@ -188,7 +204,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                     Err(error) => tracing::error!(%error, "the admin port is not served"),
                 }
             };
-            tokio::join!(control.run(), admin, reloads.follow(events), on_hang_up,);
+            let checking = health::check(checks, config_receiver, move || bell.ring());
+            tokio::join!(control.run(), checking, admin, reloads.follow(events), on_hang_up,);
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));
@@ -217,7 +234,7 @@ impl Drop for EndsScoring {
 }
 
 /// Why requests cannot be served now.
-fn not_ready(accepting: Arc<AtomicBool>, drain: Drain) -> admin::Asked<Vec<String>> {
+fn not_ready(accepting: Arc<AtomicBool>, drain: Drain, identities: Arc<Identities>) -> admin::Asked<Vec<String>> {
     Box::new(move || {
         let mut reasons = Vec::new();
         if !accepting.load(Relaxed) {
@@ -226,6 +243,7 @@ fn not_ready(accepting: Arc<AtomicBool>, drain: Drain) -> admin::Asked<Vec<Strin
         if drain.has_begun() {
             reasons.push("the process is leaving".to_owned());
         }
+        reasons.extend(identities.not_ready());
         reasons
     })
 }
@@ -258,6 +276,16 @@ fn recording_families(recorder: &Recorder) -> Vec<Family> {
             recorder.lost(),
         ),
     ]
+}
+
+fn check_family(checks: &Checks) -> Family {
+    let help = "Health checks of an endpoint, by whether it was well.";
+    let family = Family::new("health_checks", Kind::Counter, Measure::Number, help);
+    checks.snapshot().into_iter().fold(family, |family, (key, checked)| {
+        let labels = |result: &str| vec![("endpoint", key.to_string()), ("result", result.to_owned())];
+        let (good, bad) = checked.counts;
+        family.with(labels("well"), Value::Count(good)).with(labels("unwell"), Value::Count(bad))
+    })
 }
 
 fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {

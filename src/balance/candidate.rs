@@ -1,5 +1,7 @@
 //! Endpoints, and the candidates that a table holds: plain facts, made by a tick and never changed.
 
+use super::{Fault, Unwell};
+use crate::identity::Dial;
 use crate::links::{LinkCell, NodeCell, NodeKey, Time};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +15,7 @@ pub struct EndpointId(pub u64);
 /// An endpoint of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its identity: a new one whenever address or protocol change.
+    /// Its identity: a new one whenever its address, its protocol or what it must prove change.
     pub id: EndpointId,
     /// Its name in the graph.
     pub key: NodeKey,
@@ -27,6 +29,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Free-form facts.
     pub metadata: BTreeMap<String, String>,
+    /// How connections to it are secured; plain text without.
+    pub tls: Option<Arc<Dial>>,
 }
 
 /// Whether an endpoint may get requests, and why.
@@ -39,6 +43,8 @@ pub enum Health {
     Ejected,
     /// Its ejection is over: one request at a time, until one succeeds.
     Probation,
+    /// Its health check says that it is not well, or has not said anything yet.
+    Unhealthy,
     /// Its configured weight is zero.
     Drained,
 }
@@ -103,14 +109,16 @@ pub enum Why {
     Ejected {
         /// For so many seconds from the generation's making.
         left_s: f32,
-        /// After so many failures in a row.
-        failures: u32,
+        /// Because of this.
+        fault: Fault,
     },
     /// It failed, and gets one request at a time.
     Probation {
-        /// So many failures in a row.
-        failures: u32,
+        /// Because of this.
+        fault: Fault,
     },
+    /// Its health check says so.
+    Unhealthy(Unwell),
     /// The model predicts so much.
     Predicted {
         /// The intrinsic latency in seconds.
@@ -135,12 +143,9 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Said(words) => f.write_str(words),
-            Self::Ejected { left_s, failures } => {
-                write!(f, "left alone for {left_s:.1} s after {failures} failures in a row")
-            }
-            Self::Probation { failures } => {
-                write!(f, "on probation after {failures} failures in a row: one request at a time")
-            }
+            Self::Ejected { left_s, fault } => write!(f, "left alone for {left_s:.1} s after {fault}"),
+            Self::Probation { fault } => write!(f, "on probation after {fault}: one request at a time"),
+            Self::Unhealthy(unwell) => write!(f, "{unwell}"),
             Self::Predicted { intrinsic_s, guard } => {
                 write!(f, "predicted {:.1} ms at its fair share", intrinsic_s * 1e3)?;
                 guard.map_or(Ok(()), |guard| write!(f, "; {guard}"))

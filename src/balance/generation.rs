@@ -1,12 +1,13 @@
 //! The immutable routing table that a tick publishes, and the one pointer through which requests see it.
 
-use super::Table;
-use crate::config::{Ejection, Protocol, Timeouts};
+use super::{Budget, Table};
+use crate::admission;
+use crate::config::{Ejection, Protocol, Retries, RetryOn, Timeouts};
 use crate::links::Time;
 use crate::route::{ClusterId, RouteTable, WorkloadId};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Which step of the ladder made the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -69,6 +70,51 @@ pub struct ModelIdentity {
     pub engine: String,
 }
 
+/// When a request that failed is tried at another endpoint: `Retries`, as requests look at them.
+#[derive(Debug, Clone)]
+pub struct Retrying {
+    /// How many further endpoints it may be tried at.
+    pub attempts: usize,
+    /// How long an endpoint may take to begin its answer while another could be tried instead.
+    pub per_try: Option<Duration>,
+    /// After no connection, or an endpoint's word that it did nothing.
+    pub connect: bool,
+    /// After a connection that broke before the answer.
+    pub reset: bool,
+    /// After 502, 503 and 504.
+    pub gateway: bool,
+    /// After gRPC's UNAVAILABLE alone.
+    pub unavailable: bool,
+    /// How many bytes of its body are kept.
+    pub body: usize,
+    /// What tries may cost.
+    pub budget: Arc<Budget>,
+}
+
+impl Retrying {
+    /// As the configuration says.
+    #[must_use]
+    pub fn new(retries: &Retries, budget: Arc<Budget>) -> Self {
+        let on = |cause| retries.attempts > 0 && retries.on.contains(&cause);
+        Self {
+            attempts: retries.attempts as usize,
+            per_try: Some(retries.per_try.0).filter(|t| !t.is_zero() && retries.attempts > 0),
+            connect: on(RetryOn::Connect),
+            reset: on(RetryOn::Reset),
+            gateway: on(RetryOn::Gateway),
+            unavailable: on(RetryOn::Unavailable),
+            body: usize::try_from(retries.body.0).unwrap_or(usize::MAX),
+            budget,
+        }
+    }
+
+    /// Whether a request may be sent again once an endpoint had it.
+    #[must_use]
+    pub fn after_sending(&self) -> bool {
+        self.reset || self.gateway || self.unavailable || self.per_try.is_some()
+    }
+}
+
 /// One cluster in a generation.
 #[derive(Debug)]
 pub struct Cluster {
@@ -78,8 +124,12 @@ pub struct Cluster {
     pub service: Arc<str>,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Whether that goes over TLS.
+    pub secure: bool,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// When a request that failed is tried at another endpoint.
+    pub retrying: Retrying,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
     /// A table for each workload, by its id.
@@ -107,6 +157,8 @@ pub struct Generation {
     pub model: Option<Arc<ModelIdentity>>,
     /// Where requests go, and who calls.
     pub routes: Arc<RouteTable>,
+    /// Who is served when not everybody can be.
+    pub admission: Arc<admission::Table>,
     /// By `ClusterId`.
     pub clusters: Box<[Arc<Cluster>]>,
 }
@@ -125,6 +177,7 @@ impl Generation {
             rung_reason: "nothing has been computed yet".into(),
             model: None,
             routes: Arc::new(RouteTable::default()),
+            admission: Arc::default(),
             clusters: Box::default(),
         }
     }

@@ -141,6 +141,7 @@ mod tests {
                 host: "".into(),
                 weight: *weight,
                 metadata: BTreeMap::new(),
+                tls: None,
             })
         };
         weights.iter().zip(1..).map(endpoint).collect()

@@ -17,19 +17,23 @@
 
 mod affine;
 mod alias;
+mod budget;
 mod candidate;
 mod drawn;
 mod generation;
 mod maglev;
 mod shortlist;
 mod table;
+mod trouble;
 
 pub use alias::Alias;
+pub use budget::{Budget, MIN_PER_SECOND};
 pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
 pub use drawn::DRAWN;
-pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Rung};
+pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Retrying, Rung};
 pub use maglev::Maglev;
 pub use table::{COMPARE_ALL_UP_TO, Choice, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
+pub use trouble::{Fault, Unwell};
 
 #[cfg(test)]
 mod swap_tests;

@@ -33,6 +33,7 @@ impl Kit {
                 host: "".into(),
                 weight: 1,
                 metadata: Default::default(),
+                tls: None,
             })
         };
         Self {
@@ -68,7 +69,12 @@ impl Kit {
             name: "c".into(),
             service: "c".into(),
             protocol: Protocol::Http1,
+            secure: false,
             timeouts: Timeouts::default(),
+            retrying: crate::balance::Retrying::new(
+                &Default::default(),
+                Arc::new(crate::balance::Budget::new(1, &Default::default(), Time(0))),
+            ),
             ejection: Ejection::default(),
             tables: Box::new([table]),
         });
@@ -82,6 +88,7 @@ impl Kit {
             rung_reason: String::new(),
             model: None,
             routes: self.routes.clone(),
+            admission: Arc::default(),
             clusters: vec![cluster; 1 + healthy].into(),
         }
     }

@@ -149,11 +149,19 @@ impl Table {
         self.candidates.get(..self.eligible).unwrap_or_default()
     }
 
+    /// Whether there is a candidate that may get requests beside these.
+    #[must_use]
+    pub fn has_beside(&self, tried: &[usize]) -> bool {
+        (0..self.eligible).any(|i| !tried.contains(&i))
+    }
+
     /// Chooses a candidate for a request; none when no endpoint may get requests, or all that may are in `tried`.
     ///
     /// `expired` says that the generation no longer steers: peak EWMA then stands in for the model.
     pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
-        for index in self.probation.iter().map(|i| *i as usize).filter(|i| !tried.contains(i)) {
+        // A request that failed elsewhere is not one to try out a doubtful endpoint with.
+        let probes = if tried.is_empty() { &*self.probation } else { &[] };
+        for index in probes.iter().map(|i| *i as usize) {
             if self.candidates.get(index).is_some_and(|c| c.node.take_probe()) {
                 return Some(Choice { index, estimate_s: f32::NAN });
             }

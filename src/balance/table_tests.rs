@@ -31,6 +31,7 @@ fn candidates(weights: &[f32]) -> (Links, Vec<Candidate>) {
                     host: "".into(),
                     weight: 1,
                     metadata: BTreeMap::new(),
+                    tls: None,
                 }),
                 weight: *weight,
                 prior_s: 0.01 / weight,
@@ -304,6 +305,8 @@ fn an_endpoint_on_probation_gets_the_one_probe() {
     let probed = table.candidates().iter().position(|c| c.health == Health::Probation).unwrap();
     assert_eq!(shares(&table, 100)[probed], 0.0);
     node.offer_probe();
+    let again = table.pick(Time(1), false, &mut SmallRng::seed_from_u64(1), &[1 - probed]);
+    assert_eq!(again, None, "what failed elsewhere is no probe");
     assert_eq!(shares(&table, 100)[probed], 0.01);
 }
 

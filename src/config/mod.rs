@@ -14,6 +14,7 @@
 //!
 //! This room knows no other, opens no socket, and looks at nothing but the file and the environment.
 
+mod admission;
 mod decode;
 pub mod diagnostic;
 mod diff;
@@ -21,19 +22,23 @@ mod environment;
 mod load;
 pub mod reference;
 pub mod schema;
+pub mod spiffe;
 mod suggest;
+pub mod touch;
 mod tree;
 pub mod units;
 pub mod validate;
 mod watch;
 mod words;
 
+pub use admission::*;
 pub use diagnostic::{Diagnostic, Errors, Severity};
 pub use diff::{keep_started, restart_needed};
 pub use load::{Loaded, MAX_BYTES, digest, load_bytes, load_file, load_str, load_with};
 pub use reference::{json_schema, key_table_markdown, reference_yaml};
 pub use schema::*;
+pub use spiffe::{ExpectedPeer, SpiffeId, SpiffePattern, TrustDomain};
 pub use suggest::nearest;
-pub use units::{ByteSize, Share, SourceNet, Timespan};
-pub use validate::{Finding, validate};
+pub use units::{ByteSize, Rate, Share, SourceNet, Timespan};
+pub use validate::{Finding, plain_path, validate};
 pub use watch::{Reload, Watcher};

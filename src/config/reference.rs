@@ -4,10 +4,12 @@
 //! README's table cannot say different things. Their order is that of the structs. A test holds the files in
 //! `proxy-config/` to what is generated here; `PATHLOOM_BLESS=1` rewrites them.
 
+use super::admission::{Priority, PriorityClass, RateLimit};
 use super::diagnostic::{Collector, Source};
 use super::environment::Environment;
-use super::schema::{Cluster, Config, Endpoint, Route, Workload};
+use super::schema::{Allow, Cluster, Config, Endpoint, Route, Workload};
 use super::tree::{self, Entry, Node, Value};
+use super::units::Rate;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -118,6 +120,7 @@ fn schema() -> Json {
 /// One of everything that is named or listed, so that each key has a place to be shown.
 fn example() -> Config {
     let name = || "example".to_owned();
+    let rate = RateLimit { requests: Rate { count: 100, per: 's' }, burst: None };
     let endpoint = Endpoint {
         address: SocketAddr::from(([127, 0, 0, 1], 8081)),
         zone: String::new(),
@@ -128,10 +131,20 @@ fn example() -> Config {
     Config {
         workloads: BTreeMap::from([(
             name(),
-            Workload { listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))), ..Workload::default() },
+            Workload {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], 15001))),
+                rate: Some(rate.clone()),
+                allow: vec![Allow::default()],
+                ..Workload::default()
+            },
         )]),
-        routes: vec![Route { cluster: Some(name()), ..Route::default() }],
+        routes: vec![Route { cluster: Some(name()), rate: Some(rate), ..Route::default() }],
         clusters: BTreeMap::from([(name(), Cluster { endpoints: vec![endpoint], ..Cluster::default() })]),
+        // One class stands for all: each has the same keys.
+        priority: Priority {
+            classes: BTreeMap::from([("normal".to_owned(), PriorityClass::default())]),
+            ..Priority::default()
+        },
         ..Config::default()
     }
 }
@@ -194,6 +207,10 @@ impl Walk {
                     self.entry(entry, schema, text, path, indent + 2, false);
                 }
             }
+            Value::List(items) if items.iter().all(|item| matches!(item.value, Value::Scalar(_))) => {
+                let written = |item: &Node| text.get(item.place.start..item.place.end).unwrap_or_default().to_owned();
+                let _ = writeln!(self.out, " [{}]", items.iter().map(written).collect::<Vec<_>>().join(", "));
+            }
             Value::List(items) => {
                 self.out.push('\n');
                 let of = self.resolve(schema.get("items").unwrap_or(&Json::Null));
@@ -227,7 +244,14 @@ impl Walk {
 
     /// The words of an enum; schemars gives each its own alternative, with its sentence.
     fn words(&self, target: &Json) -> Vec<(String, String)> {
-        let alternatives = target.get("oneOf").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+        let listed = target.get("items").map(|items| self.resolve(items));
+        let alternatives = listed
+            .as_ref()
+            .unwrap_or(target)
+            .get("oneOf")
+            .and_then(Json::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         alternatives
             .iter()
             .filter_map(|one| Some((one.get("const")?.as_str()?.to_owned(), sentence(one, one))))
@@ -286,7 +310,10 @@ fn sentence(property: &Json, target: &Json) -> String {
 fn yaml(value: &Json) -> String {
     match value.as_str() {
         Some(text) if !text.is_empty() => text.to_owned(),
-        _ => value.to_string(),
+        _ => match value.as_array().filter(|items| items.iter().all(Json::is_string)) {
+            Some(words) => format!("[{}]", words.iter().map(yaml).collect::<Vec<_>>().join(", ")),
+            None => value.to_string(),
+        },
     }
 }
 
@@ -370,7 +397,10 @@ mod tests {
         }
         let required: Vec<&str> =
             keys().iter().filter(|key| key.default.is_none()).map(|key| key.path.as_str()).collect();
-        assert_eq!(required, ["clusters.<name>.endpoints[].address"]);
+        assert_eq!(
+            required,
+            ["workloads.<name>.rate.requests", "routes[].rate.requests", "clusters.<name>.endpoints[].address"]
+        );
     }
 
     #[test]

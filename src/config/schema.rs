@@ -5,10 +5,15 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+mod identity;
+mod resilience;
 mod traffic;
 
+pub use identity::{Allow, ClusterTls, Identity, TlsMode};
+pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 
+use super::admission::{Admission, Priority, RateLimit};
 use super::units::{ByteSize, Share, SourceNet, Timespan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,12 +33,16 @@ pub struct Config {
     pub process: Process,
     /// What holds for every listener.
     pub listeners: ListenerDefaults,
+    /// This node's identity in the mesh, by which TLS connections prove who they are.
+    pub identity: Identity,
     /// Who is calling. The graph's links start here. Keyed by the workload's name.
     pub workloads: BTreeMap<String, Workload>,
     /// Where requests go. The first match wins.
     pub routes: Vec<Route>,
     /// What they can reach. Keyed by the cluster's name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Which requests go first where a cluster is overloaded.
+    pub priority: Priority,
     /// How paths are scored.
     pub model: Model,
     /// What is reported, and where to.
@@ -101,6 +110,14 @@ pub struct Workload {
     pub service: String,
     /// The address at which this workload is itself an endpoint of a cluster, which joins its outgoing links to its incoming ones.
     pub serves: Option<SocketAddr>,
+    /// Whether its word on a request's class and depth (`x-pathloom-class`, `x-pathloom-depth`) is believed; from others these headers are removed where priorities are in use.
+    pub trusted: bool,
+    /// How many requests it may send.
+    pub rate: Option<RateLimit>,
+    /// Whether clients on the listener must prove who they are; all workloads of a listener say the same.
+    pub tls: TlsMode,
+    /// Who may send what; without a rule everybody may everything, with rules nothing is allowed but what they name.
+    pub allow: Vec<Allow>,
 }
 
 /// One rule of the routing table. The first match wins.
@@ -126,6 +143,25 @@ pub struct Route {
     pub fault: Fault,
     /// Copies of requests that another cluster gets as well. Its answers are dropped, and nothing is learnt from them.
     pub mirror: Mirror,
+    /// Whether a request may safely be repeated, whatever its method says; without it, what HTTP says of the method.
+    pub idempotent: Option<bool>,
+    /// The class of its requests, one of `priority.classes`.
+    pub class: Option<String>,
+    /// How many requests it lets through.
+    pub rate: Option<RateLimit>,
+}
+
+impl Route {
+    /// A short name for logs and metrics: host and path as written, or `*`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let m = &self.matches;
+        let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
+        match (m.host.as_deref(), path) {
+            (None, None) => "*".to_owned(),
+            (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
+        }
+    }
 }
 
 /// What a request must look like: every named condition must hold.
@@ -160,12 +196,20 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// Who stays with which endpoint: by one of header, cookie and source address. Requests without it go by the policy.
     pub affinity: Affinity,
+    /// How connections to the endpoints are secured; plain text when it is not said.
+    pub tls: ClusterTls,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// When a request that failed is tried at another endpoint.
+    pub retries: Retries,
+    /// How endpoints are asked whether they are well, beside what requests see of them.
+    pub health: HealthCheck,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
+    /// How many requests it takes at once, and what happens to the others.
+    pub admission: Admission,
 }
 
 /// One instance of a service.
@@ -235,20 +279,6 @@ pub struct Timeouts {
     pub request: Timespan,
     /// A pooled connection that nobody uses is closed after this long.
     pub pooled: Timespan,
-}
-
-/// When an endpoint that fails is left alone, and for how long.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ejection {
-    /// How many failures in a row eject an endpoint (connection refused or reset, or no answer in time); 0 never ejects.
-    pub consecutive_failures: u32,
-    /// How long the first ejection lasts; each further one lasts twice as long, up to `longest`.
-    pub first: Timespan,
-    /// How long an ejection lasts at most.
-    pub longest: Timespan,
-    /// When fewer than this share of the endpoints are healthy, all of them get requests.
-    pub panic_below: Share,
 }
 
 /// `auto`, or a value of one's own.
@@ -474,12 +504,6 @@ impl Default for ListenerDefaults {
 impl Default for Timeouts {
     fn default() -> Self {
         Self { connect: secs(1), response_headers: secs(15), idle: secs(60), request: secs(0), pooled: secs(60) }
-    }
-}
-
-impl Default for Ejection {
-    fn default() -> Self {
-        Self { consecutive_failures: 3, first: secs(5), longest: secs(60), panic_below: Share(0.5) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Values with their unit: `250ms`, `64KiB`, `20%`, `10.1.2.0/24`.
+//! Values with their unit: `250ms`, `64KiB`, `20%`, `100/s`, `10.1.2.0/24`.
 //!
 //! Each type here is read from the form that it is written in, and written in the form that it is read from, so the
 //! effective configuration can be loaded again. A bare number where a unit belongs is an error that shows the right
@@ -31,6 +31,15 @@ pub struct Share(pub f64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct ByteSize(pub u64);
 
+/// So many requests in a time, written `100/s`, `600/m`, `1000/h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In what time: `s`, `m` or `h`.
+    pub per: char,
+}
+
 /// A network of source addresses, written `10.1.2.16/28`; a lone address is a network of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceNet {
@@ -50,7 +59,7 @@ pub struct UnitError {
 }
 
 impl UnitError {
-    fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { message: message.into(), remedy: remedy.into() }
     }
 }
@@ -252,6 +261,50 @@ impl fmt::Display for ByteSize {
     }
 }
 
+impl Rate {
+    /// So many a second.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        let seconds = match self.per {
+            'h' => 3_600.0,
+            'm' => 60.0,
+            _ => 1.0,
+        };
+        f64::from(self.count) / seconds
+    }
+}
+
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let remedy = "write a whole number above 0 and the time that it is for: `100/s`, `600/m` or `1000/h`";
+        let wrong = || UnitError::new(format!("`{text}` is not a rate"), remedy);
+        let (count, unit) = match text.split_once('/') {
+            Some(parts) => parts,
+            None if text.bytes().all(|b| b.is_ascii_digit()) => {
+                let message = format!("`{text}` is a rate without its time");
+                return Err(UnitError::new(message, format!("write `{text}/s` if a second is meant")));
+            }
+            None => return Err(wrong()),
+        };
+        let per = match unit.trim() {
+            "s" => 's',
+            "m" => 'm',
+            "h" => 'h',
+            _ => return Err(wrong()),
+        };
+        let count: u32 = count.trim().parse().map_err(|_| wrong())?;
+        if count == 0 { Err(wrong()) } else { Ok(Self { count, per }) }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, self.per)
+    }
+}
+
 /// An address as a number, its bits left-aligned in 128.
 fn bits(address: IpAddr) -> u128 {
     match address {
@@ -331,9 +384,9 @@ impl fmt::Display for SourceNet {
 }
 
 /// Reads a value by its `FromStr`, and gives a bare number the same treatment, so that its error shows the right form.
-struct Written<T> {
-    what: &'static str,
-    value: std::marker::PhantomData<T>,
+pub(super) struct Written<T> {
+    pub what: &'static str,
+    pub value: std::marker::PhantomData<T>,
 }
 
 impl<T: FromStr<Err = UnitError>> Visitor<'_> for Written<T> {
@@ -392,9 +445,12 @@ macro_rules! written {
     };
 }
 
+pub(super) use written;
+
 written!(Timespan, "a length of time such as `250ms`", r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$");
 written!(Share, "a share such as `20%`", r"^[0-9]+(\.[0-9]+)?%$");
 written!(ByteSize, "a number of bytes such as `64KiB`", r"^[0-9]+(B|KiB|MiB|GiB)$");
+written!(Rate, "a rate such as `100/s`", r"^[0-9]+/[smh]$");
 written!(SourceNet, "a network such as `10.1.2.16/28`", r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$");
 
 #[cfg(test)]

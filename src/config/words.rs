@@ -1,5 +1,6 @@
 //! Values with two forms: a word or a number (`auto` or `4`, `all` or `3`), a section or its most important key alone.
 
+use super::admission::{Concurrency, OffOr};
 use super::schema::{Auto, Compare, Record};
 use super::units::{ByteSize, Timespan};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -78,6 +79,80 @@ impl JsonSchema for Compare {
         json_schema!({ "anyOf": [
             { "type": "string", "pattern": r"^(auto|all)$|\$\{" },
             { "type": "integer", "minimum": 1, "maximum": 65535 },
+        ] })
+    }
+}
+
+impl Serialize for Concurrency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Limit(number) => serializer.serialize_u32(*number),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Concurrency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = WordOrNumber { words: &["auto", "off"], value: PhantomData };
+        Ok(match deserializer.deserialize_any(visitor)? {
+            Choice::Word("auto") => Self::Auto,
+            Choice::Word(_) => Self::Off,
+            Choice::Number(number) => Self::Limit(number),
+        })
+    }
+}
+
+impl JsonSchema for Concurrency {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Concurrency".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "string", "pattern": r"^(auto|off)$|\$\{" },
+            { "type": "integer", "minimum": 1, "maximum": 4294967295u32 },
+        ] })
+    }
+}
+
+impl Serialize for OffOr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::Set(number) => serializer.serialize_u32(*number),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OffOr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = WordOrNumber { words: &["off"], value: PhantomData };
+        Ok(match deserializer.deserialize_any(visitor)? {
+            Choice::Word(_) => Self::Off,
+            Choice::Number(number) => Self::Set(number),
+        })
+    }
+}
+
+impl JsonSchema for OffOr {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "OffOr".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "string", "pattern": r"^off$|\$\{" },
+            { "type": "integer", "minimum": 1, "maximum": 4294967295u32 },
         ] })
     }
 }

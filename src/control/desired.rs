@@ -1,8 +1,10 @@
 //! What the configuration asks for: routes, clusters with their endpoints, and the workloads' places in the graph.
 
+use crate::admission;
 use crate::balance::{Endpoint, EndpointId, Maglev};
 use crate::config::{Affinity, Config, Protocol};
 use crate::graph::Instance;
+use crate::identity::Identities;
 use crate::links::NodeKey;
 use crate::route::RouteTable;
 use std::collections::{HashMap, HashSet};
@@ -14,14 +16,22 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct EndpointIds {
     next: u64,
-    known: HashMap<(SocketAddr, Protocol), EndpointId>,
+    /// By address, protocol, and what it must prove (0 is nothing).
+    known: HashMap<(SocketAddr, Protocol, u32), EndpointId>,
     /// The last tables of clusters with an affinity, which mostly stay as they are.
     maglevs: HashMap<Arc<str>, Arc<Maglev>>,
+    /// How connections are secured.
+    identities: Arc<Identities>,
 }
 
 impl EndpointIds {
-    fn of(&mut self, address: SocketAddr, protocol: Protocol) -> EndpointId {
-        *self.known.entry((address, protocol)).or_insert_with(|| {
+    /// None known yet.
+    pub fn new(identities: Arc<Identities>) -> Self {
+        Self { identities, ..Self::default() }
+    }
+
+    fn of(&mut self, address: SocketAddr, protocol: Protocol, dial: u32) -> EndpointId {
+        *self.known.entry((address, protocol, dial)).or_insert_with(|| {
             self.next += 1;
             EndpointId(self.next)
         })
@@ -50,6 +60,8 @@ pub struct Desired {
     pub config: Arc<Config>,
     /// Its routes.
     pub routes: Arc<RouteTable>,
+    /// Its limits and priorities.
+    pub admission: Arc<admission::Table>,
     /// Its clusters, by `ClusterId`.
     pub clusters: Vec<DesiredCluster>,
     /// Its workloads' places in the graph, by `WorkloadId`.
@@ -57,9 +69,10 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// What a valid configuration asks for.
+    /// What a valid configuration asks for, with so many serving threads; `before` is what was asked for until now.
     #[must_use]
-    pub fn of(config: Arc<Config>, ids: &mut EndpointIds) -> Self {
+    pub fn of(config: Arc<Config>, ids: &mut EndpointIds, cores: usize, before: Option<&Desired>) -> Self {
+        let admission = Arc::new(admission::Table::compile(&config, cores, before.map(|b| &*b.admission)));
         let routes = Arc::new(RouteTable::compile(&config));
         let clusters: Vec<DesiredCluster> = config
             .clusters
@@ -67,18 +80,21 @@ impl Desired {
             .map(|(name, cluster)| {
                 let service = if cluster.service.is_empty() { name } else { &cluster.service };
                 let name: Arc<str> = name.as_str().into();
+                let tls = ids.identities.dial(&cluster.tls, cluster.protocol);
+                let dial = tls.as_ref().map_or(0, |dial| dial.serial);
                 let endpoints: Vec<Arc<Endpoint>> = cluster
                     .endpoints
                     .iter()
                     .map(|endpoint| {
                         Arc::new(Endpoint {
-                            id: ids.of(endpoint.address, cluster.protocol),
+                            id: ids.of(endpoint.address, cluster.protocol, dial),
                             key: NodeKey::new(&endpoint.address.to_string()),
                             address: endpoint.address,
                             zone: endpoint.zone.as_str().into(),
                             host: endpoint.host.as_str().into(),
                             weight: endpoint.weight,
                             metadata: endpoint.metadata.clone(),
+                            tls: tls.clone(),
                         })
                     })
                     .collect();
@@ -99,7 +115,7 @@ impl Desired {
                 None => NodeKey::new(&format!("{}@{}", w.name, config.node.name)),
             })
             .collect();
-        Self { config, routes, clusters, sources }
+        Self { config, routes, admission, clusters, sources }
     }
 
     /// Every instance that the configuration names. An endpoint's own words come before a workload's.

@@ -17,6 +17,8 @@
 //!
 //! Failures here never reach a request: the last generation stays until it expires, and then steers by peak EWMA.
 
+mod budgets;
+mod compare;
 mod desired;
 mod publish;
 mod roster;
@@ -30,6 +32,8 @@ pub use tick::Clock;
 
 use crate::balance::{Cause, Published};
 use crate::config::Config;
+use crate::health::Checks;
+use crate::identity::Identities;
 use crate::links::Links;
 use crate::observe::TrafficRegistry;
 use crate::scorer::Scorer;
@@ -50,8 +54,12 @@ pub struct Parts {
     pub traffic: Arc<TrafficRegistry>,
     /// What scores candidates.
     pub scorer: Scorer,
+    /// How connections to endpoints are secured.
+    pub identities: Arc<Identities>,
     /// What it shows of itself.
     pub status: Arc<Status>,
+    /// What health checks say.
+    pub checks: Checks,
     /// The time.
     pub clock: Clock,
 }

@@ -7,8 +7,10 @@ use super::weights::{
     EXPLORED, Guard, Guarded, Guards, LEAST_GROWN, Limits, UNKNOWN_PRIOR_S, Wanted, biases_into, expected_success,
     leaning_with, priors_into,
 };
-use crate::balance::{Candidate, Cause, Cluster, Generation, Health, Rung, Table, TableOptions, Why};
-use crate::config::{Mode, Policy};
+use crate::balance::{
+    Candidate, Cause, Cluster, Fault, Generation, Health, Retrying, Rung, Table, TableOptions, Unwell, Why,
+};
+use crate::config::{ClusterTls, Mode, Policy};
 use crate::health::Verdict;
 use crate::links::{Fading, Time};
 use crate::scorer::Scored;
@@ -97,7 +99,9 @@ impl State {
                 name: cluster.name.clone(),
                 service: cluster.service.clone(),
                 protocol: cluster.config.protocol,
+                secure: cluster.config.tls != ClusterTls::default(),
                 timeouts: cluster.config.timeouts.clone(),
+                retrying: Retrying::new(&cluster.config.retries, self.budgets.of(cluster, now)),
                 ejection: cluster.config.ejection.clone(),
                 tables: tables.into(),
             }));
@@ -105,6 +109,7 @@ impl State {
         self.roster.forget(now);
         let configured = &self.desired.config;
         self.parts.traffic.retain(|w, c| configured.workloads.contains_key(w) && configured.clusters.contains_key(c));
+        self.budgets.retain(|c| configured.clusters.contains_key(c));
         self.first = false;
         self.generation += 1;
         self.parts.published.publish(Generation {
@@ -117,6 +122,7 @@ impl State {
             rung_reason: self.rung_reason.clone(),
             model: self.model.clone().filter(|_| matches!(self.rung, Rung::Model | Rung::LastGood)),
             routes,
+            admission: self.desired.admission.clone(),
             clusters: clusters.into(),
         });
         if turn == Turn::Whole {
@@ -244,7 +250,7 @@ impl State {
             let health =
                 if endpoint.weight == 0 { Health::Drained } else { verdict.map_or(Health::Healthy, |v| v.health) };
             match health {
-                Health::Ejected | Health::Probation => remembered.was_out = true,
+                Health::Ejected | Health::Probation | Health::Unhealthy => remembered.was_out = true,
                 Health::Healthy if std::mem::take(&mut remembered.was_out) => remembered.first_seen = now,
                 Health::Healthy | Health::Drained => {}
             }
@@ -280,14 +286,17 @@ impl State {
         remembered: &Remembered,
         policy: Policy,
     ) -> Why {
-        let failures = verdict.map_or(0, |v| v.failures);
+        let fault = verdict.map_or(Fault::InARow(0), |v| v.fault);
         match health {
             Health::Drained => return Why::Said("its configured weight is 0"),
             Health::Ejected => {
                 let left_s = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
-                return Why::Ejected { left_s, failures };
+                return Why::Ejected { left_s, fault };
             }
-            Health::Probation => return Why::Probation { failures },
+            Health::Probation => return Why::Probation { fault },
+            Health::Unhealthy => {
+                return Why::Unhealthy(verdict.and_then(|v| v.unwell).unwrap_or(Unwell::Unchecked));
+            }
             Health::Healthy => {}
         }
         let guard = guarded.by.map(Guard::in_words);

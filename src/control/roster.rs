@@ -95,7 +95,7 @@ impl Group {
         let well = |slot: &Slot| match slot.shown? {
             Health::Drained => Some(true),
             Health::Healthy => Some(endpoints.get(slot.endpoint)?.verdict.is_none_or(|v| v.health == Health::Healthy)),
-            Health::Ejected | Health::Probation => Some(false),
+            Health::Ejected | Health::Probation | Health::Unhealthy => Some(false),
         };
         self.table.clone().filter(|_| self.slots.iter().all(|slot| well(slot) == Some(true)))
     }

@@ -1,6 +1,6 @@
 //! What the slow loop shows of itself: the last graph with what the model said of it, and counters.
 
-use crate::balance::{Cause, Rung};
+use crate::balance::{Cause, Fault, Rung};
 use crate::graph::Graph;
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub struct Status {
     model_error: AtomicU64,
     /// What the guards did.
     pub guards: GuardCounters,
+    /// Ejections, by `Fault::KINDS`.
+    ejections: [AtomicU64; Fault::KINDS.len()],
     /// Graphs that were too large to score.
     pub too_large: AtomicU64,
 }
@@ -85,6 +87,16 @@ impl Status {
             counter.fetch_add(1, Relaxed);
         }
         self.last_tick_us.store(took.as_micros() as u64, Relaxed);
+    }
+
+    pub(super) fn set_ejections(&self, counts: [u64; Fault::KINDS.len()]) {
+        self.ejections.iter().zip(counts).for_each(|(counter, count)| counter.store(count, Relaxed));
+    }
+
+    /// How often an endpoint was left alone, by `Fault::KINDS`.
+    #[must_use]
+    pub fn ejections(&self) -> [u64; Fault::KINDS.len()] {
+        std::array::from_fn(|i| self.ejections.get(i).map_or(0, |c| c.load(Relaxed)))
     }
 
     pub(super) fn set_model_error(&self, error: Option<f64>) {

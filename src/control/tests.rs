@@ -9,6 +9,9 @@ use crate::scorer::{ScoreError, Scored, Scores};
 use rand::{SeedableRng, rngs::SmallRng};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+#[path = "health_tests.rs"]
+mod health;
+
 const SECOND: u64 = 1_000_000_000;
 
 struct Bench {
@@ -43,7 +46,9 @@ fn parts(clock: Clock, scorer: Scorer) -> Parts {
         links: Arc::new(Links::new(1)),
         traffic: Arc::new(TrafficRegistry::new(1)),
         scorer,
+        identities: Arc::default(),
         status: Arc::default(),
+        checks: Default::default(),
         clock,
     }
 }

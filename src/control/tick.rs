@@ -1,11 +1,13 @@
 //! What the slow loop remembers from tick to tick, and the first half of a tick: from observations to features.
 
+use super::budgets::Budgets;
+use super::compare::Compared;
 use super::desired::{Desired, EndpointIds};
 use super::publish::Work;
 use super::roster::{Group, Remembered, Roster};
 use super::{GraphView, Parts, Status};
-use crate::balance::{Cause, ModelIdentity, Predicted, Published, Rung};
-use crate::config::Config;
+use crate::balance::{Cause, Health, ModelIdentity, Predicted, Published, Rung};
+use crate::config::{Check, Config};
 use crate::graph::{Features, Graph, GraphBuilder, Topology};
 use crate::health::Ejector;
 use crate::links::{LinkStats, NodeKey, Observation, Time};
@@ -55,6 +57,8 @@ pub(super) struct State {
     pub ids: EndpointIds,
     pub desired: Desired,
     pub ejector: Ejector,
+    pub budgets: Budgets,
+    pub compared_endpoints: Compared,
     /// What is at hand of each endpoint and candidate of `desired`.
     pub roster: Roster,
     /// What the last tick saw on the links, and when.
@@ -90,11 +94,13 @@ pub(super) struct State {
 
 impl State {
     pub fn new(parts: Parts, config: Arc<Config>) -> Self {
-        let mut ids = EndpointIds::default();
-        let desired = Desired::of(config, &mut ids);
+        let mut ids = EndpointIds::new(parts.identities.clone());
+        let desired = Desired::of(config, &mut ids, parts.traffic.unrouted().cores(), None);
         let now = (parts.clock)();
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
+            budgets: Budgets::new(parts.traffic.cores()),
+            compared_endpoints: Compared::default(),
             parts,
             ids,
             desired,
@@ -143,7 +149,8 @@ impl State {
         let endpoints = |d: &Desired| -> Vec<_> {
             d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.address))).collect()
         };
-        let next = Desired::of(config, &mut self.ids);
+        let cores = self.parts.traffic.unrouted().cores();
+        let next = Desired::of(config, &mut self.ids, cores, Some(&self.desired));
         let same = endpoints(&self.desired) == endpoints(&next);
         let (last, now) = (std::mem::take(&mut self.roster), self.now());
         let Parts { links, traffic, .. } = &self.parts;
@@ -153,6 +160,7 @@ impl State {
         self.roster.measure(&self.observation, self.observed_at);
         let keys: HashSet<&NodeKey> = self.roster.endpoints.iter().map(|known| &known.node.key).collect();
         self.ejector.retain(|key| keys.contains(key));
+        self.compared_endpoints.look_again();
         // What is being scored was asked of the configuration before.
         (self.shape, self.scored) = (None, Vec::new());
         if same { Cause::Reload } else { Cause::Endpoints }
@@ -166,13 +174,17 @@ impl State {
         for known in &mut self.roster.endpoints {
             known.node.want(now);
             let Some(cluster) = self.desired.clusters.get(known.cluster) else { continue };
-            let verdict = self.ejector.check(&known.node, &cluster.config.ejection, now);
-            if verdict.changed {
+            let checked = cluster.config.health.check != Check::Off;
+            let unwell = checked.then(|| self.parts.checks.of(&known.node.key)).and_then(|c| c.unwell);
+            let verdict = self.ejector.check(&known.node, &cluster.config.ejection, unwell, now);
+            if known.verdict.map_or(Health::Healthy, |v| v.health) != verdict.health {
                 changed = true;
-                tracing::info!(endpoint = %known.node.key, health = ?verdict.health, failures = verdict.failures, "health changed");
+                let (health, fault, unwell) = (verdict.health, verdict.fault, verdict.unwell);
+                tracing::info!(endpoint = %known.node.key, ?health, ?fault, ?unwell, "health changed");
             }
             known.verdict = Some(verdict);
         }
+        self.status().set_ejections(self.ejector.counts());
         changed
     }
 
@@ -184,6 +196,7 @@ impl State {
     /// The first half of a tick. None when the mesh is too large to be scored, or nothing is there to score.
     pub fn prepare(&mut self) -> Option<(Features, Duration)> {
         let now = self.now();
+        self.compare(now);
         self.health_changed();
         let same = self.parts.links.observe_into(now, &mut self.observation, &mut self.observed);
         self.observed_at = now;

@@ -1,16 +1,30 @@
-//! Which endpoints are left alone because they failed, and for how long.
+//! Which endpoints get no requests, and for how long.
+//!
+//! Two say so: what requests see of an endpoint (this file, and `outliers`), and its health check (`checks`), where there is
+//! one. An endpoint has one state, and one reason: an unwell check, else an ejection, else probation.
 //!
 //! ```text
-//! healthy --failures in a row reach the limit--> ejected --its time is over--> probation --a success--> healthy
-//!                                                   ^                              |
-//!                                                   +------- a failure ------------+   (twice as long, up to a limit)
+//! healthy --a row of failures, or an outlier--> ejected --its time is over--> probation --a success--> healthy
+//!                                                  ^                              |
+//!                                                  +------- a failure ------------+   (twice as long, up to a limit)
 //! ```
 //! On probation an endpoint gets one request at a time (`NodeCell::take_probe`), and nothing else. A probe whose
 //! caller went away is asked for again after `PROBE_AGAIN`, once nothing is in flight. A row of failures is broken by any success, so the breaker
 //! does not depend on the request rate. After `FORGIVEN_AFTER` without an ejection the next one is a first one again.
-//! Time is an argument; nothing here waits. Panic (too few healthy endpoints) is the table's business, not this one's.
+//! Time is an argument; nothing here waits.
+//!
+//! **How many.** Comparing endpoints with each other leaves at most `ejection.most` of a cluster out, or one. Rows of
+//! failures are evidence of their own and know no such cap: held in by one, a dead endpoint would go on failing requests.
+//! There the table's panic threshold is the cap: below it, all endpoints get requests.
 
-use crate::balance::Health;
+mod checks;
+mod outliers;
+mod probe;
+
+pub use checks::{Checked, Checks, run as check};
+pub use outliers::{Span, outliers};
+
+use crate::balance::{Fault, Health, Unwell};
 use crate::config::Ejection;
 use crate::links::{NodeCell, NodeKey, Time};
 use std::collections::HashMap;
@@ -31,6 +45,7 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 struct Record {
     state: State,
+    fault: Fault,
     ejections: u32,
     last_ejection: Time,
 }
@@ -39,56 +54,82 @@ struct Record {
 #[derive(Debug, Clone, Default)]
 pub struct Ejector {
     records: HashMap<NodeKey, Record>,
+    /// Ejections since the beginning, by the kind of fault.
+    counts: [u64; Fault::KINDS.len()],
 }
 
 /// What an endpoint's state is, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
     /// Its state.
     pub health: Health,
-    /// How many failures in a row it has.
-    pub failures: u32,
+    /// Why it was ejected, where it is ejected or on probation.
+    pub fault: Fault,
+    /// Why it is not well, where its health check says so.
+    pub unwell: Option<Unwell>,
     /// How long its ejection still lasts.
     pub remaining: Duration,
-    /// Whether this changed just now.
-    pub changed: bool,
 }
 
 impl Ejector {
     /// Looks at an endpoint and moves its state on.
-    pub fn check(&mut self, node: &NodeCell, rules: &Ejection, now: Time) -> Verdict {
+    pub fn check(&mut self, node: &NodeCell, rules: &Ejection, unwell: Option<Unwell>, now: Time) -> Verdict {
         let failures = node.failures_in_a_row();
-        let verdict = |health, remaining, changed| Verdict { health, failures, remaining, changed };
-        if rules.consecutive_failures == 0 {
-            self.records.remove(&node.key);
-            return verdict(Health::Healthy, Duration::ZERO, false);
-        }
+        let verdict = |health, fault, remaining| match unwell {
+            None => Verdict { health, fault, unwell, remaining },
+            Some(_) => Verdict { health: Health::Unhealthy, fault, unwell, remaining },
+        };
+        let rowed = rules.consecutive_failures > 0 && failures >= rules.consecutive_failures;
         // Who never failed often enough has no record: mostly nobody does, and a tick asks for all.
-        if failures < rules.consecutive_failures && !self.records.contains_key(&node.key) {
-            return verdict(Health::Healthy, Duration::ZERO, false);
-        }
-        let fresh = Record { state: State::Healthy, ejections: 0, last_ejection: now };
-        let record = self.records.entry(node.key.clone()).or_insert(fresh);
-        let before = record.state;
+        let Some(record) = self.records.get_mut(&node.key) else {
+            let fault = Fault::InARow(failures);
+            if rowed {
+                self.eject(node, fault, rules, now);
+                let remaining = rules.first.0.min(rules.longest.0);
+                return verdict(Health::Ejected, fault, remaining);
+            }
+            return verdict(Health::Healthy, fault, Duration::ZERO);
+        };
+        let mut again = None;
         match record.state {
-            State::Healthy if failures >= rules.consecutive_failures => record.eject(rules, now),
+            State::Healthy if rowed => again = Some(Fault::InARow(failures)),
             State::Ejected { until } if now >= until => {
+                // Only a success can end the row, so there must be one.
+                let failures = if failures == 0 { node.failed() } else { failures };
                 record.state = State::Probation { since: now, failures };
                 node.offer_probe();
             }
             State::Probation { .. } if failures == 0 => record.state = State::Healthy,
-            State::Probation { failures: then, .. } if failures > then => record.eject(rules, now),
+            State::Probation { failures: then, .. } if failures > then => {
+                again = Some(match record.fault {
+                    Fault::InARow(_) => Fault::InARow(failures),
+                    fault => fault,
+                });
+            }
             State::Probation { since, failures: then } if now.since(since) >= PROBE_AGAIN && node.in_flight() == 0 => {
                 record.state = State::Probation { since: now, failures: then };
                 node.offer_probe();
             }
             State::Healthy | State::Ejected { .. } | State::Probation { .. } => {}
         }
-        let changed = std::mem::discriminant(&before) != std::mem::discriminant(&record.state);
+        if let Some(fault) = again {
+            record.eject(fault, rules, now);
+            count(&mut self.counts, fault);
+        }
         match record.state {
-            State::Healthy => verdict(Health::Healthy, Duration::ZERO, changed),
-            State::Ejected { until } => verdict(Health::Ejected, until.since(now), changed),
-            State::Probation { .. } => verdict(Health::Probation, Duration::ZERO, changed),
+            State::Healthy => verdict(Health::Healthy, record.fault, Duration::ZERO),
+            State::Ejected { until } => verdict(Health::Ejected, record.fault, until.since(now)),
+            State::Probation { .. } => verdict(Health::Probation, record.fault, Duration::ZERO),
+        }
+    }
+
+    /// Leaves an endpoint alone that gets requests now.
+    pub fn eject(&mut self, node: &NodeCell, fault: Fault, rules: &Ejection, now: Time) {
+        let fresh = Record { state: State::Healthy, fault, ejections: 0, last_ejection: now };
+        let record = self.records.entry(node.key.clone()).or_insert(fresh);
+        if record.state == State::Healthy {
+            record.eject(fault, rules, now);
+            count(&mut self.counts, fault);
         }
     }
 
@@ -107,15 +148,26 @@ impl Ejector {
     pub fn retain(&mut self, keep: impl Fn(&NodeKey) -> bool) {
         self.records.retain(|key, _| keep(key));
     }
+
+    /// Ejections since the beginning, by `Fault::KINDS`.
+    #[must_use]
+    pub fn counts(&self) -> [u64; Fault::KINDS.len()] {
+        self.counts
+    }
+}
+
+fn count(counts: &mut [u64; Fault::KINDS.len()], fault: Fault) {
+    counts.get_mut(fault.index()).into_iter().for_each(|n| *n += 1);
 }
 
 impl Record {
-    fn eject(&mut self, rules: &Ejection, now: Time) {
+    fn eject(&mut self, fault: Fault, rules: &Ejection, now: Time) {
         if now.since(self.last_ejection) >= FORGIVEN_AFTER {
             self.ejections = 0;
         }
         let doubled = rules.first.0.saturating_mul(2u32.saturating_pow(self.ejections.min(16)));
         self.state = State::Ejected { until: now + doubled.min(rules.longest.0) };
+        self.fault = fault;
         self.ejections = self.ejections.saturating_add(1);
         self.last_ejection = now;
     }
@@ -140,7 +192,7 @@ mod tests {
     }
 
     fn health(ejector: &mut Ejector, node: &NodeCell, second: u64) -> Health {
-        ejector.check(node, &Ejection::default(), Time(second * SECOND)).health
+        ejector.check(node, &Ejection::default(), None, Time(second * SECOND)).health
     }
 
     #[test]
@@ -176,7 +228,7 @@ mod tests {
         fail(&node, 3);
         let (mut now, mut lengths) = (0, Vec::new());
         for _ in 0..6 {
-            let verdict = ejector.check(&node, &Ejection::default(), Time(now * SECOND));
+            let verdict = ejector.check(&node, &Ejection::default(), None, Time(now * SECOND));
             assert_eq!(verdict.health, Health::Ejected);
             lengths.push(verdict.remaining.as_secs());
             now += verdict.remaining.as_secs();
@@ -207,6 +259,40 @@ mod tests {
         assert_eq!(health(&mut ejector, &node, 1_000_001), Health::Healthy);
         fail(&node, 100);
         let never = Ejection { consecutive_failures: 0, ..Ejection::default() };
-        assert_eq!(ejector.check(&node, &never, Time(0)).health, Health::Healthy);
+        assert_eq!(ejector.check(&node, &never, None, Time(0)).health, Health::Healthy);
+    }
+
+    #[test]
+    fn an_outlier_is_left_alone_and_returns_by_a_single_probe_too() {
+        let (mut ejector, node) = (Ejector::default(), node());
+        let fault = Fault::SuccessRate(0.5, 1.0);
+        ejector.eject(&node, fault, &Ejection::default(), Time(0));
+        ejector.eject(&node, fault, &Ejection::default(), Time(0));
+        let verdict = ejector.check(&node, &Ejection::default(), None, Time(0));
+        assert_eq!((verdict.health, verdict.fault, verdict.remaining.as_secs()), (Health::Ejected, fault, 5));
+        // What was under way still succeeds, which is no reason to return early.
+        node.succeeded();
+        assert_eq!(health(&mut ejector, &node, 5), Health::Probation);
+        assert_eq!(health(&mut ejector, &node, 6), Health::Probation, "nobody has asked it yet");
+        assert!(node.take_probe());
+        node.failed();
+        let verdict = ejector.check(&node, &Ejection::default(), None, Time(7 * SECOND));
+        assert_eq!((verdict.health, verdict.fault, verdict.remaining.as_secs()), (Health::Ejected, fault, 10));
+        assert_eq!(health(&mut ejector, &node, 17), Health::Probation);
+        node.succeeded();
+        assert_eq!((health(&mut ejector, &node, 18), ejector.counts()), (Health::Healthy, [0, 2, 0]));
+    }
+
+    #[test]
+    fn whoever_says_no_prevails_and_there_is_one_reason() {
+        let (mut ejector, node) = (Ejector::default(), node());
+        let rules = Ejection::default();
+        let unwell = Some(Unwell::NotServing);
+        let verdict = ejector.check(&node, &rules, unwell, Time(0));
+        assert_eq!((verdict.health, verdict.unwell), (Health::Unhealthy, unwell));
+        fail(&node, 3);
+        assert_eq!(ejector.check(&node, &rules, unwell, Time(0)).health, Health::Unhealthy);
+        assert_eq!(ejector.check(&node, &rules, None, Time(SECOND)).health, Health::Ejected, "its time runs on");
+        assert_eq!(ejector.check(&node, &rules, None, Time(6 * SECOND)).health, Health::Probation);
     }
 }

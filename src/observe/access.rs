@@ -27,6 +27,8 @@ pub struct AccessRecord<'a> {
     pub sampled: bool,
     /// Where it came from.
     pub client: IpAddr,
+    /// The id that its client has proven; empty where it has not.
+    pub peer: &'a str,
     /// The listener that it came in on, as configured.
     pub listener: SocketAddr,
     /// Who sent it; none when unknown.
@@ -71,6 +73,8 @@ pub struct AccessRecord<'a> {
     pub policy: Option<Policy>,
     /// Its header, cookie or source address chose the endpoint, and not the policy.
     pub affine: bool,
+    /// Its class, where overload is seen to.
+    pub class: Option<&'a str>,
 }
 
 /// Takes finished requests.

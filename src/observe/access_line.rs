@@ -13,7 +13,7 @@ use std::time::Duration;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const NULL: &[u8] = b"null";
 
-/// One JSON object and a line's end. What is unknown is null.
+/// One JSON object and a line's end. What is unknown is null, but for the peer, which is there where it is known.
 pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     out.extend_from_slice(&stamp(r.time));
@@ -28,6 +28,9 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         string_field(out, key, text);
     }
     displayed(out, "client", Some(r.client));
+    if !r.peer.is_empty() {
+        string_field(out, "peer", r.peer);
+    }
     displayed(out, "endpoint", r.endpoint);
     for (key, text) in
         [("method", r.method.as_str()), ("host", r.host), ("path", r.path), ("protocol", protocol(r.protocol))]
@@ -56,6 +59,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     name(out, "generation");
     integer(out, r.generation);
     string_field(out, "policy", chosen_by(r));
+    string_field(out, "class", r.class.unwrap_or_default());
     out.extend_from_slice(b"}\n");
 }
 
@@ -106,7 +110,9 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     for (label, word) in [
         ("injected=", r.injected.unwrap_or_default()),
         ("policy=", chosen_by(r)),
+        ("class=", r.class.unwrap_or_default()),
         ("route=", of(r.route)),
+        ("peer=", r.peer),
         ("id=", r.request_id),
         ("trace=", r.trace_id),
     ] {

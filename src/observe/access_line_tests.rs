@@ -19,6 +19,7 @@ pub fn record() -> AccessRecord<'static> {
         parent_span_id: Some("00f067aa0ba902b7"),
         sampled: true,
         client: [10, 1, 2, 3].into(),
+        peer: "",
         listener: ([127, 0, 0, 1], 15001).into(),
         workload: Some(workload),
         route: Some(route),
@@ -41,6 +42,7 @@ pub fn record() -> AccessRecord<'static> {
         generation: 41,
         policy: Some(Policy::Model),
         affine: false,
+        class: Some("critical"),
     }
 }
 
@@ -48,6 +50,14 @@ fn line(write: fn(&mut Vec<u8>, &AccessRecord<'_>), record: &AccessRecord<'_>) -
     let mut out = Vec::new();
     write(&mut out, record);
     String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_client_that_has_proven_who_it_is_is_named() {
+    let known = AccessRecord { peer: "spiffe://mesh/shop/a", ..record() };
+    assert!(line(json, &known).contains(",\"peer\":\"spiffe://mesh/shop/a\","));
+    assert!(line(text, &known).contains(" peer=spiffe://mesh/shop/a "));
+    assert!(!line(json, &record()).contains("peer") && !line(text, &record()).contains("peer"));
 }
 
 #[test]
@@ -59,7 +69,7 @@ fn a_json_line_holds_every_field() {
          \"endpoint\":\"10.0.0.1:80\",\"method\":\"GET\",\"host\":\"catalog.shop\",\"path\":\"/v2/things?q=1\",\
          \"protocol\":\"HTTP/1.1\",\"status\":200,\"grpc_status\":null,\"reason\":null,\"injected\":null,\"attempts\":1,\"request_bytes\":0,\
          \"response_bytes\":1234,\"duration_ms\":12.345,\"upstream_ms\":11.007,\"expected_ms\":10.500,\"generation\":41,\
-         \"policy\":\"model\"}\n"
+         \"policy\":\"model\",\"class\":\"critical\"}\n"
     );
 }
 
@@ -91,7 +101,7 @@ fn a_text_line_reads_from_left_to_right() {
     assert_eq!(
         line(text, &failed),
         "2023-11-14T22:13:20.123Z frontend GET catalog.shop/a\\x20b\\x0a\\x1b[31m HTTP/1.1 -> - - - client_gone 12.345ms \
-         attempts=1 in=0 out=1234 generation=41 grpc=14 policy=model route=catalog.shop/v2/* id=r-1\n"
+         attempts=1 in=0 out=1234 generation=41 grpc=14 policy=model class=critical route=catalog.shop/v2/* id=r-1\n"
     );
 }
 

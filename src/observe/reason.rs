@@ -30,6 +30,21 @@ macro_rules! reasons {
                 match self { $(Reason::$name => $proxy_status,)+ }
             }
 
+            /// The whole `Proxy-Status` header (RFC 9209).
+            #[must_use]
+            pub fn proxy_status_header(self) -> &'static str {
+                match self {
+                    $(Reason::$name => concat!("pathloom; error=", $proxy_status, "; details=\"", $code, "\""),)+
+                }
+            }
+
+            /// The code and what it means.
+            #[must_use]
+            pub fn in_words(self) -> &'static str {
+                // A doc comment's text begins with a space.
+                match self { $(Reason::$name => concat!($code, ":", $($doc),+),)+ }
+            }
+
             /// What it means, in a sentence.
             #[must_use]
             pub fn meaning(self) -> &'static str {
@@ -42,16 +57,36 @@ macro_rules! reasons {
 reasons! {
     /// No workload is configured for the connection's listener and source address.
     UnknownSource = "unknown_source", FORBIDDEN, "http_request_denied";
+    /// The listener wants clients to prove who they are, and this one spoke plain text.
+    TlsRequired = "tls_required", FORBIDDEN, "http_request_denied";
+    /// No rule allows this client this request.
+    NotAllowed = "not_allowed", FORBIDDEN, "http_request_denied";
     /// No route matches the request.
     NoRoute = "no_route", NOT_FOUND, "destination_not_found";
     /// The cluster has no endpoint that may get requests.
     NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The route or the workload has sent as many requests as its rate limit lets through.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "http_request_denied";
+    /// The cluster is overloaded, and more important requests come first.
+    Shed = "shed", SERVICE_UNAVAILABLE, "destination_unavailable";
+    /// The cluster has as many requests under way as it may, and this one may not wait.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "connection_limit_reached";
+    /// The cluster had as many requests under way as it may for as long as this one could wait.
+    QueueTimeout = "queue_timeout", SERVICE_UNAVAILABLE, "connection_limit_reached";
+    /// The endpoint has as many connections as it may.
+    EndpointConnections = "endpoint_connections", SERVICE_UNAVAILABLE, "connection_limit_reached";
     /// The endpoint refused the connection.
     ConnectRefused = "connect_refused", BAD_GATEWAY, "connection_refused";
     /// The endpoint did not accept the connection in time.
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, "connection_timeout";
     /// The connection to the endpoint could not be made.
     ConnectFailed = "connect_failed", BAD_GATEWAY, "destination_unavailable";
+    /// The connection to the endpoint could not be secured: it speaks no TLS that both know, or refused our certificate.
+    UpstreamTls = "upstream_tls", BAD_GATEWAY, "tls_protocol_error";
+    /// The endpoint did not prove to be whom the cluster expects.
+    UpstreamIdentity = "upstream_identity", BAD_GATEWAY, "tls_certificate_error";
+    /// This node has no identity to prove itself with to the endpoint.
+    NoIdentity = "no_identity", SERVICE_UNAVAILABLE, "proxy_configuration_error";
     /// The endpoint closed or reset the connection before its answer began.
     UpstreamReset = "upstream_reset", BAD_GATEWAY, "connection_terminated";
     /// The endpoint's answer was not HTTP.
@@ -96,6 +131,8 @@ impl Reason {
             Reason::ConnectRefused
             | Reason::ConnectTimeout
             | Reason::ConnectFailed
+            | Reason::UpstreamTls
+            | Reason::UpstreamIdentity
             | Reason::UpstreamReset
             | Reason::UpstreamProtocol
             | Reason::ResponseTimeout
@@ -105,8 +142,16 @@ impl Reason {
             Reason::RequestTimeout
             | Reason::IdleTimeout
             | Reason::UnknownSource
+            | Reason::TlsRequired
+            | Reason::NotAllowed
+            | Reason::NoIdentity
             | Reason::NoRoute
             | Reason::NoEndpoints
+            | Reason::RateLimited
+            | Reason::Shed
+            | Reason::Overloaded
+            | Reason::QueueTimeout
+            | Reason::EndpointConnections
             | Reason::BadRequest
             | Reason::RequestIncomplete
             | Reason::ClientGone
@@ -127,5 +172,8 @@ mod tests {
         let codes: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.code()).collect();
         assert_eq!(codes.len(), Reason::ALL.len());
         assert!(Reason::ALL.iter().enumerate().all(|(i, r)| r.index() == i));
+        for reason in Reason::ALL {
+            assert_eq!(reason.in_words(), format!("{}: {}", reason.code(), reason.meaning().trim()));
+        }
     }
 }

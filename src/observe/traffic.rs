@@ -202,6 +202,12 @@ impl TrafficRegistry {
         Self { cores, all: Mutex::default(), unrouted: Arc::new(Traffic::new(cores)) }
     }
 
+    /// For how many serving threads it counts.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.cores
+    }
+
     /// The counters of a workload's requests to a cluster, made when they are new.
     #[must_use]
     pub fn of(&self, workload: &Arc<str>, cluster: &Arc<str>) -> Arc<Traffic> {

@@ -5,7 +5,8 @@
 
 use super::headers::Seen;
 use super::names::{
-    HTTP, TRACEPARENT, VIA_10, VIA_11, VIA_20, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
+    HTTP, HTTPS, TRACEPARENT, VIA_10, VIA_11, VIA_20, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
+    X_FORWARDED_PROTO, X_REQUEST_ID,
 };
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue, Version};
@@ -35,6 +36,10 @@ pub(super) struct Added<'a> {
     /// The request's id, where the request does not bring it.
     pub request_id: Option<&'a HeaderValue>,
     pub traceparent: &'a [u8],
+    /// Who its client has proven to be, as `X-Forwarded-Client-Cert` says it; what the client says of that goes.
+    pub client_cert: Option<&'a HeaderValue>,
+    /// Whether it came over TLS.
+    pub secure: bool,
     /// Its connection's.
     pub usual: &'a Usual,
 }
@@ -43,6 +48,7 @@ pub(super) struct Added<'a> {
 const FORWARDED_FOR: &[u8] = b"\r\nx-forwarded-for: ";
 const FORWARDED_HOST: &[u8] = b"\r\nx-forwarded-host: ";
 const FORWARDED_PROTO: &[u8] = b"\r\nx-forwarded-proto: ";
+const CLIENT_CERT: &[u8] = b"\r\nx-forwarded-client-cert: ";
 pub(super) const BY_WAY_OF: &[u8] = b"\r\nvia: ";
 pub(super) const REQUEST_ID: &[u8] = b"\r\nx-request-id: ";
 const TRACE: &[u8] = b"\r\ntraceparent: ";
@@ -86,9 +92,16 @@ impl Added<'_> {
             line(FORWARDED_HOST, self.host.as_bytes());
         }
         if !self.seen.forwarded_proto {
-            line(FORWARDED_PROTO, HTTP.as_bytes());
+            line(FORWARDED_PROTO, self.proto().as_bytes());
+        }
+        if let Some(client_cert) = self.client_cert {
+            line(CLIENT_CERT, client_cert.as_bytes());
         }
         line(BY_WAY_OF, via(self.version).as_bytes());
+    }
+
+    fn proto(&self) -> HeaderValue {
+        if self.secure { HTTPS } else { HTTP }
     }
 
     /// Puts them among the others. `traceparent` is its own value once more, so that nothing is copied here.
@@ -100,7 +113,10 @@ impl Added<'_> {
             headers.append(X_FORWARDED_HOST, self.host.clone());
         }
         if !self.seen.forwarded_proto {
-            headers.append(X_FORWARDED_PROTO, HTTP);
+            headers.append(X_FORWARDED_PROTO, self.proto());
+        }
+        if let Some(client_cert) = self.client_cert {
+            headers.append(X_FORWARDED_CLIENT_CERT, client_cert.clone());
         }
         headers.append(VIA, via(self.version));
         match self.request_id {
@@ -132,28 +148,34 @@ mod tests {
     fn the_same_is_written_as_is_put_among_others() {
         let client = HeaderValue::from_static("10.0.0.1");
         let id = HeaderValue::from_static("id-1");
-        let usual = Usual::default();
-        for (said, host) in [(false, "shop"), (true, "shop"), (false, "shop"), (false, "other"), (false, "shop")] {
-            let host = HeaderValue::from_static(host);
-            let seen = Seen { forwarded_for: said, forwarded_host: said, forwarded_proto: said, ..Seen::default() };
-            let added = Added {
-                client: &client,
-                host: &host,
-                seen: &seen,
-                version: Version::HTTP_2,
-                request_id: Some(&id).filter(|_| !said),
-                traceparent: b"00-1",
-                usual: &usual,
-            };
-            let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
-            added.write(&mut out);
-            added.insert(&mut headers, HeaderValue::from_static("00-1"));
-            let mut lines = Vec::new();
-            for (name, value) in &headers {
-                lines.extend_from_slice(format!("\r\n{name}: {}", value.to_str().unwrap()).as_bytes());
+        let cert = HeaderValue::from_static("URI=spiffe://mesh/a");
+        for (usual, secure) in [(Usual::default(), false), (Usual::default(), true)] {
+            for (said, host) in [(false, "shop"), (true, "shop"), (false, "shop"), (false, "other"), (false, "shop")] {
+                let host = HeaderValue::from_static(host);
+                let seen = Seen { forwarded_for: said, forwarded_host: said, forwarded_proto: said, ..Seen::default() };
+                let added = Added {
+                    client: &client,
+                    host: &host,
+                    seen: &seen,
+                    version: Version::HTTP_2,
+                    request_id: Some(&id).filter(|_| !said),
+                    traceparent: b"00-1",
+                    client_cert: Some(&cert).filter(|_| secure),
+                    secure,
+                    usual: &usual,
+                };
+                let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
+                added.write(&mut out);
+                added.insert(&mut headers, HeaderValue::from_static("00-1"));
+                let mut lines = Vec::new();
+                for (name, value) in &headers {
+                    lines.extend_from_slice(format!("\r\n{name}: {}", value.to_str().unwrap()).as_bytes());
+                }
+                assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(lines).unwrap());
+                assert_eq!(headers.len(), if said { 2 } else { 6 } + usize::from(secure));
+                let proto = headers.get(X_FORWARDED_PROTO).map(|v| v.to_str().unwrap());
+                assert_eq!(proto, if said { None } else { Some(if secure { "https" } else { "http" }) });
             }
-            assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(lines).unwrap());
-            assert_eq!(headers.len(), if said { 2 } else { 6 });
         }
     }
 }

@@ -9,6 +9,7 @@ use super::flight::Flight;
 use super::headers::clean_trailers;
 use super::inbound::Inbound;
 use super::mirror::{Gathered, Twin};
+use super::taken::Taken;
 use super::upstream::{Lease, Open};
 use super::watch::Watch;
 use super::wire1::{Incomplete, Lines, Raw, Scratch};
@@ -25,6 +26,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::time::Sleep;
+
+/// How many frames of an answer that nobody wants are read, so that its connection can be used again.
+const MAX_DRAINED: usize = 8;
 
 /// Why a body broke off, and how HTTP/2 says so to the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,28 +166,21 @@ pub(super) enum RequestBody {
     Copied(Gathered),
 }
 
-/// What was taken of a body.
-#[derive(Default)]
-pub(super) enum Taken {
-    #[default]
-    Nothing,
-    /// One frame, and no more.
-    Frame(Bytes),
-    /// That frame is to be taken once more.
-    Again(Bytes),
-    /// More than is kept.
-    Much,
-}
-
 impl RequestBody {
+    /// Whether it could be had from its beginning.
+    pub(super) fn whole(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            // It is sent once and no more.
+            Self::Copied(_) => false,
+            Self::Streaming { taken, .. } => taken.as_ref().is_some_and(Taken::is_whole),
+        }
+    }
+
     /// The body from its beginning, if that is still to be had.
     pub(super) fn rewound(mut self) -> Option<Self> {
         if let Self::Streaming { taken, .. } = &mut self {
-            *taken = match taken.take()? {
-                Taken::Nothing => Some(Taken::Nothing),
-                Taken::Frame(data) | Taken::Again(data) => Some(Taken::Again(data)),
-                Taken::Much => return None,
-            };
+            taken.as_mut().filter(|t| t.is_whole())?.rewind();
         }
         Some(self)
     }
@@ -211,9 +208,7 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Err(BodyError::cut(Reason::RequestIncomplete))));
             }
         }
-        if let Some(Taken::Again(data)) = taken {
-            let data = data.clone();
-            *taken = Some(Taken::Frame(data.clone()));
+        if let Some(data) = taken.as_mut().and_then(Taken::again) {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         match inner.poll_frame(cx) {
@@ -221,10 +216,7 @@ impl Body for RequestBody {
                 upload.moved.set(true);
                 *alone = None;
                 if let Some(taken) = taken {
-                    *taken = match (&taken, frame.data_ref()) {
-                        (Taken::Nothing, Some(data)) => Taken::Frame(data.clone()),
-                        _ => Taken::Much,
-                    };
+                    taken.note(frame.data_ref());
                 }
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
@@ -266,7 +258,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Copied(gathered) => gathered.borrow().is_empty(),
-            Self::Streaming { inner, taken, .. } => inner.is_end_stream() && !matches!(taken, Some(Taken::Again(_))),
+            Self::Streaming { inner, taken, .. } => inner.is_end_stream() && taken.as_ref().is_none_or(Taken::is_given),
         }
     }
 
@@ -332,6 +324,22 @@ impl Lease {
                 lease.body.poll_frame(cx).map(|f| f.map(|f| f.map_err(|code| BodyError::broken(incomplete, code))))
             }
         }
+    }
+
+    /// Reads an answer that nobody wants to its end, where that has come already. Whether it has.
+    pub(super) fn drain(&mut self, scratch: &Scratch) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..MAX_DRAINED {
+            if self.is_end_stream() {
+                return true;
+            }
+            match self.poll_frame(&mut cx, scratch) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(None) => return true,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+            }
+        }
+        false
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

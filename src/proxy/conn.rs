@@ -18,14 +18,19 @@ use super::forward;
 use super::http2::{self, FAREWELL};
 use super::io::{Spoken, spoken};
 use super::server1::{self, Downstream};
+use super::transport::{self, FIRST_BYTE, Transport};
 use super::watch::Watch;
 use crate::config::ListenerDefaults;
+use crate::identity::{Handshake, Peer, Side, SpiffeId, TlsMode};
 use crate::links::Time;
 use crate::route::WorkloadId;
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -59,6 +64,8 @@ pub(super) struct Conn {
     workload: RefCell<Option<(u64, Option<WorkloadId>)>>,
     /// The authority that its last request asked for.
     pub host: RefCell<HeaderValue>,
+    /// Who the client has proven to be, where it was asked. Boxed: most connections pay its place alone.
+    proven: Option<Box<Proven>>,
     /// What its requests get alike.
     pub usual: Usual,
     pub requests: Cell<usize>,
@@ -71,7 +78,13 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(core: Rc<Core>, listener: Rc<Listener>, peer: IpAddr, http2: bool, watch: Rc<Watch>) -> Rc<Self> {
+    pub(super) fn new(
+        core: Rc<Core>,
+        listener: Rc<Listener>,
+        (peer, proven): (IpAddr, Option<Box<Proven>>),
+        http2: bool,
+        watch: Rc<Watch>,
+    ) -> Rc<Self> {
         let peer_value =
             HeaderValue::from_str(&peer.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         Rc::new(Self {
@@ -82,6 +95,7 @@ impl Conn {
             watch,
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
+            proven,
             usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
@@ -89,6 +103,26 @@ impl Conn {
             leaving: Cell::new(false),
             core,
         })
+    }
+
+    /// Who the client has proven to be.
+    pub(super) fn client_id(&self) -> Option<&SpiffeId> {
+        self.proven.as_ref()?.peer.as_ref().map(|peer| &peer.id)
+    }
+
+    /// The same as `X-Forwarded-Client-Cert` says it.
+    pub(super) fn client_cert(&self) -> Option<&HeaderValue> {
+        self.proven.as_ref()?.client_cert.as_ref()
+    }
+
+    /// Whether it came over TLS.
+    pub(super) fn secure(&self) -> bool {
+        self.proven.as_ref().is_some_and(|proven| proven.secure)
+    }
+
+    /// Whether it came in plain text where that is refused.
+    pub(super) fn plain_text(&self) -> bool {
+        self.proven.as_ref().is_some_and(|proven| !proven.secure)
     }
 
     /// Whose connection this is; found once, and again when routes were replaced.
@@ -152,8 +186,17 @@ fn told_to_leave(core: &Core, listener: &Listener) -> bool {
 /// Serves a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>) {
     let watch = Watch::new(&core.deadlines);
-    let Some((stream, read, spoken)) = first_bytes(&core, &listener, &watch, stream).await else { return };
-    let peer = peer.ip().to_canonical();
+    let stream = Transport::Plain(stream);
+    let Some(first) = first_bytes(&core, &listener, &watch, stream).await else { return };
+    let (proven, (stream, read, spoken)) = match core.generation().generation.routes.tls(listener.address) {
+        TlsMode::Disabled => (None, first),
+        // Boxed: a connection's future is as large as plain text needs.
+        mode => match Box::pin(prove(&core, &listener, &watch, mode, first)).await {
+            Some(proven) => proven,
+            None => return,
+        },
+    };
+    let peer = (peer.ip().to_canonical(), proven);
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
@@ -169,20 +212,77 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
     }
 }
 
-/// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
-async fn first_bytes(
+/// A connection, what was read of it, and what that is.
+type First = (Transport, Bytes, Spoken);
+
+/// Who a client has proven to be.
+pub(super) struct Proven {
+    /// By TLS; else it came in plain text where that is refused.
+    secure: bool,
+    peer: Option<Peer>,
+    client_cert: Option<HeaderValue>,
+}
+
+/// Finds out who a client is, on a listener that asks. None where there is nobody to answer.
+async fn prove(
     core: &Rc<Core>,
     listener: &Listener,
     watch: &Rc<Watch>,
-    stream: TcpStream,
-) -> Option<(TcpStream, Bytes, Spoken)> {
+    mode: TlsMode,
+    (stream, read, spoken): First,
+) -> Option<(Option<Box<Proven>>, First)> {
+    let handshakes = &core.identities.handshakes;
+    let plain = match stream {
+        Transport::Plain(plain) if read.first() == Some(&FIRST_BYTE) => plain,
+        stream => {
+            // Answered in the client's own words, and with nothing else: each request is refused.
+            let refused = (mode == TlsMode::Strict).then(|| {
+                handshakes.count(Side::Downstream, Handshake::PlainText);
+                Box::new(Proven { secure: false, peer: None, client_cert: None })
+            });
+            return Some((refused, (stream, read, spoken)));
+        }
+    };
+    let Some(identity) = core.identities.current() else {
+        handshakes.count(Side::Downstream, Handshake::NoIdentity);
+        return None;
+    };
+    watch.deadline.set(core.clock.now() + core.limits.request_headers.0);
+    let mut accepting = pin!(transport::accept(identity.server.clone(), plain, read));
+    let accepted = std::future::poll_fn(|cx| {
+        watch.deadline.register(cx.waker());
+        match accepting.as_mut().poll(cx) {
+            Poll::Pending if watch.deadline.reached() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            accepted => accepted,
+        }
+    })
+    .await;
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => {
+            let outcome = Handshake::failed(&error);
+            tracing::debug!(listener = %listener.address, %error, outcome = outcome.code(), "a client's handshake failed");
+            handshakes.count(Side::Downstream, outcome);
+            return None;
+        }
+    };
+    handshakes.count(Side::Downstream, Handshake::Done);
+    let peer = stream.peer();
+    let said = peer.as_ref().map(|peer| format!("By={};Hash={};URI={}", identity.id(), peer.digest, peer.id));
+    let client_cert = said.and_then(|said| HeaderValue::try_from(said).ok());
+    let proven = Box::new(Proven { secure: true, peer, client_cert });
+    Some((Some(proven), first_bytes(core, listener, watch, stream).await?))
+}
+
+/// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
+async fn first_bytes(core: &Rc<Core>, listener: &Listener, watch: &Rc<Watch>, mut stream: Transport) -> Option<First> {
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
     // A part of what HTTP/2 begins with.
     let mut part = BytesMut::new();
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
-        while let Poll::Ready(read) = core.scratch.poll_read(cx, &stream, false) {
+        while let Poll::Ready(read) = core.scratch.poll_read(cx, &mut stream, false) {
             let Ok((mut read, _)) = read else { return Poll::Ready(None) };
             if read.is_empty() {
                 // Half a preface and no more: what is wrong with it is said as HTTP/1.1.

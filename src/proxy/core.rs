@@ -5,6 +5,7 @@
 //! here too, listen there no more, drain. When it drains, it accepts what the kernel had already queued, closes its
 //! listeners, tells every client to leave, and ends with the last connection.
 
+use super::admission::Waiting;
 use super::clock::{Clock, Date};
 use super::conn;
 use super::deadlines::Deadlines;
@@ -18,6 +19,7 @@ use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
 use crate::config::ListenerDefaults;
+use crate::identity::Identities;
 use crate::observe::{AccessSink, Traffic};
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
@@ -75,6 +77,8 @@ pub(super) struct Core {
     pub rng: RefCell<SmallRng>,
     pub ids: RefCell<Ids>,
     pub pool: Pool,
+    /// Requests that wait for a place in their cluster.
+    pub waiting: Waiting,
     pub deadlines: Rc<Deadlines>,
     /// What HTTP/2 clients are held to.
     pub http2: http2::Limits,
@@ -90,6 +94,7 @@ pub(super) struct Core {
     pub sink: Arc<dyn AccessSink>,
     pub alarm: Arc<dyn Alarm>,
     pub unrouted: Arc<Traffic>,
+    pub identities: Arc<Identities>,
     pub draining: Cell<bool>,
     pub connections: Cell<usize>,
     /// Copies of requests under way (`mirror`).
@@ -113,6 +118,7 @@ impl Core {
             rng: RefCell::new(rand::make_rng()),
             ids: RefCell::default(),
             pool: Pool::default(),
+            waiting: Waiting::default(),
             deadlines: Deadlines::new(options.clock),
             http2: http2::Limits {
                 streams: options.limits.max_streams,
@@ -127,6 +133,7 @@ impl Core {
             sink: options.sink.clone(),
             alarm: options.alarm.clone(),
             unrouted: options.unrouted.clone(),
+            identities: options.identities.clone(),
             draining: Cell::new(false),
             connections: Cell::new(0),
             copies: Cell::new(0),

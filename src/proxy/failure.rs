@@ -5,9 +5,9 @@
 
 use super::body::ResponseBody;
 use crate::observe::Reason;
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
+use std::borrow::Cow;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,21 +22,29 @@ pub(super) struct Failure {
     pub status: Option<StatusCode>,
     /// In place of the reason's own sentence.
     pub detail: Option<&'static str>,
+    /// After how many seconds it may be worth trying again.
+    pub retry_after_s: Option<u64>,
 }
 
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: None, detail: None }
+        Self { reason, status: None, detail: None, retry_after_s: None }
     }
 }
 
 impl Failure {
     pub(super) const fn bad_request(detail: &'static str) -> Self {
-        Self { reason: Reason::BadRequest, status: None, detail: Some(detail) }
+        Self { reason: Reason::BadRequest, status: None, detail: Some(detail), retry_after_s: None }
     }
 
     pub(super) const fn with_status(mut self, status: StatusCode) -> Self {
         self.status = Some(status);
+        self
+    }
+
+    /// It may be worth trying again after so many seconds.
+    pub(super) const fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
         self
     }
 
@@ -47,28 +55,31 @@ impl Failure {
 
     /// The answer.
     pub(super) fn response(&self, request_id: &HeaderValue, grpc: bool, close: bool) -> Response<ResponseBody> {
-        let sentence = self.detail.unwrap_or_else(|| self.reason.meaning()).trim();
-        let code = self.reason.code();
-        let proxy_status = format!("pathloom; error={}; details=\"{code}\"", self.reason.proxy_status());
+        // Refusals are many when there is too much to do: what can be written beforehand is.
+        let said: Cow<'static, str> = match self.detail {
+            None => self.reason.in_words().into(),
+            Some(detail) => format!("{}: {}", self.reason.code(), detail.trim()).into(),
+        };
         let mut response = if grpc {
             let mut response = Response::new(ResponseBody::empty());
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert(GRPC_STATUS, HeaderValue::from(grpc_code(self.reason, self.status())));
-            if let Ok(message) = HeaderValue::from_maybe_shared(Bytes::from(format!("{code}: {sentence}"))) {
+            if let Ok(message) = HeaderValue::from_str(&said) {
                 headers.insert(GRPC_MESSAGE, message);
             }
             response
         } else {
-            let id = request_id.to_str().unwrap_or_default();
-            let mut response = Response::new(ResponseBody::full(format!("{code}: {sentence}\nrequest {id}\n").into()));
+            let body = [said.as_bytes(), b"\nrequest ", request_id.as_bytes(), b"\n"].concat();
+            let mut response = Response::new(ResponseBody::full(body.into()));
             *response.status_mut() = self.status();
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         };
         let headers = response.headers_mut();
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(proxy_status)) {
-            headers.insert(PROXY_STATUS, value);
+        headers.insert(PROXY_STATUS, HeaderValue::from_static(self.reason.proxy_status_header()));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         headers.insert(X_REQUEST_ID, request_id.clone());
         if close {
@@ -89,16 +100,24 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
             429 | 502 | 503 | 504 => 14,
             _ => 2,
         },
-        Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::Redirected => 2,
+        Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
-        Reason::UnknownSource => 7,
+        Reason::UnknownSource | Reason::NotAllowed | Reason::TlsRequired => 7,
+        Reason::RateLimited => 8,
         Reason::NoRoute => 12,
         Reason::BadRequest | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
         Reason::NoEndpoints
+        | Reason::Shed
+        | Reason::Overloaded
+        | Reason::QueueTimeout
+        | Reason::EndpointConnections
         | Reason::ConnectRefused
         | Reason::ConnectTimeout
         | Reason::ConnectFailed
+        | Reason::UpstreamTls
+        | Reason::UpstreamIdentity
+        | Reason::NoIdentity
         | Reason::UpstreamReset
         | Reason::ResponseIncomplete
         | Reason::UpgradeFailed => 14,
@@ -121,6 +140,27 @@ mod tests {
             (&id, &HeaderValue::from_static("close"))
         );
         assert!(answer.body().size_hint().exact().unwrap() > 20);
+    }
+
+    #[test]
+    fn overload_is_told_with_its_status_and_when_to_come_back() {
+        let id = HeaderValue::from_static("id-1");
+        for (reason, status, grpc) in [
+            (Reason::RateLimited, 429, "8"),
+            (Reason::Shed, 503, "14"),
+            (Reason::Overloaded, 503, "14"),
+            (Reason::QueueTimeout, 503, "14"),
+            (Reason::EndpointConnections, 503, "14"),
+        ] {
+            let failure = Failure::from(reason).retry_after(7);
+            let answer = failure.response(&id, false, false);
+            assert_eq!((answer.status().as_u16(), &answer.headers()[RETRY_AFTER]), (status, &HeaderValue::from(7)));
+            let answer = failure.response(&id, true, false);
+            assert_eq!(answer.headers()[&GRPC_STATUS], grpc);
+            assert_eq!(answer.headers()[RETRY_AFTER], "7");
+            assert!(!reason.blames_endpoint(), "{reason:?}");
+        }
+        assert!(!Failure::from(Reason::NoRoute).response(&id, false, false).headers().contains_key(RETRY_AFTER));
     }
 
     #[test]

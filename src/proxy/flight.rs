@@ -12,6 +12,7 @@
 //! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
 //! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
 
+use super::admission::{self, Standing};
 use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::clock::Clock;
@@ -23,8 +24,10 @@ use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS
 use super::shaping::Shape;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
+use crate::admission::{ClassId, Served};
 use crate::balance::{Candidate, Choice, Table};
 use crate::config::Timeouts;
+use crate::identity::SpiffeId;
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
 use crate::observe::{AccessRecord, Reason};
@@ -46,7 +49,7 @@ pub(super) struct Flight {
     pub watch: Rc<Watch>,
     pub held: Rc<Held>,
     pub started: Time,
-    /// When its first attempt may begin.
+    /// When it was let through to an endpoint: later than its start where it had to wait for a place, or on purpose.
     pub ready: Time,
     pub version: Version,
     pub method: Method,
@@ -61,6 +64,14 @@ pub(super) struct Flight {
     pub shape: Option<Box<Shape>>,
     /// Requests with the same number stay with one endpoint.
     pub number: Option<u64>,
+    /// It may be repeated.
+    pub idempotent: bool,
+    /// It is a gRPC call.
+    pub grpc: bool,
+    /// Its caller set the limit of its time.
+    pub impatient: bool,
+    pub class: Option<ClassId>,
+    pub standing: Standing,
     pub attempts: u32,
     pub attempt: Option<Attempt>,
     pub upload: Option<Rc<Upload>>,
@@ -120,6 +131,11 @@ impl Flight {
             cluster: None,
             shape: None,
             number: None,
+            idempotent: false,
+            grpc: false,
+            impatient: false,
+            class: None,
+            standing: Standing::Outside,
             attempts: 0,
             attempt: None,
             upload: None,
@@ -160,10 +176,10 @@ impl Flight {
 
     /// The attempt failed before an answer.
     pub(super) fn fail_attempt(&mut self, reason: Reason, now: Time) {
-        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: whoever set
-        // the shorter limit, it is the endpoint that failed.
+        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: it is the
+        // endpoint that failed, unless the caller has set the limit, who could have any endpoint ejected then.
         let sent = self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
-        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent);
+        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent && !self.impatient);
         self.record(if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
         if blamed {
             self.node_failed(reason);
@@ -351,6 +367,20 @@ impl Flight {
         self.complete = true;
     }
 
+    /// How fast its cluster was, as far as this request tells: nothing where the answer was a failure, which may come at
+    /// once.
+    fn served(&self, now: Time) -> Served {
+        let Some(attempt) = self.attempt else { return Served::Unknown };
+        match (attempt.latency_s, self.reason) {
+            (Some(_), _) if attempt.failed || self.status.is_some_and(|s| s.is_server_error()) => Served::Unknown,
+            (Some(latency_s), _) => Served::Within(Duration::from_secs_f32(latency_s)),
+            (None, Some(Reason::ResponseTimeout | Reason::RequestTimeout | Reason::ClientGone)) => {
+                Served::NotWithin(now.since(attempt.begun))
+            }
+            (None, _) => Served::Unknown,
+        }
+    }
+
     fn log(&self, now: Time, uploaded: u64) {
         let generation = &self.held.generation;
         let cluster = self.cluster.and_then(|id| generation.cluster(id));
@@ -367,6 +397,7 @@ impl Flight {
                 parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
                 sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
                 client: self.conn.peer,
+                peer: self.conn.client_id().map_or("", SpiffeId::as_str),
                 listener: self.conn.listener.address,
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
                 route: self.route.as_ref(),
@@ -389,6 +420,7 @@ impl Flight {
                 generation: generation.id,
                 policy: tried.map(|(_, table, _)| table.options.policy),
                 affine: self.number.is_some(),
+                class: self.class.map(|class| generation.admission.classes.name(class)),
             },
         );
     }
@@ -471,6 +503,11 @@ impl Drop for Flight {
         traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
         if self.core.sink.enabled() {
             self.log(now, uploaded);
+        }
+        match self.standing {
+            Standing::Outside => {}
+            Standing::Inside(one_of) => admission::leave(self, one_of, self.served(now)),
+            Standing::Waiting(..) => admission::gave_up(self),
         }
         self.end_attempt(now);
         self.conn.end(now);

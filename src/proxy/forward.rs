@@ -3,16 +3,16 @@
 //! Each step either narrows the request down or ends it with a `Reason`. The generation that it began with is held to
 //! its end, so endpoints, weights and routes always belong together.
 //!
-//! **Tries.** An endpoint that could not be reached, or a connection that died before the request was written, leaves
-//! the request whole; it then goes to another candidate, `MAX_ATTEMPTS` in all. What was written is never repeated,
-//! unless an HTTP/2 endpoint says that it did nothing with it and at most one frame of its body was taken.
+//! `attempts` sends it, to another endpoint where the first one fails.
 
 use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
-use super::body::{Progress, RequestBody, ResponseBody, Taken, Upload};
+use super::admission::{self, Standing};
+use super::attempts::attempts;
+use super::body::{Progress, RequestBody, ResponseBody, Upload};
 use super::client1::{Head, Sending};
 use super::conn::Conn;
 use super::core::Held;
-use super::early::Early;
+use super::deadline;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
@@ -22,8 +22,8 @@ use super::mirror::{Original, Twin};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::server1;
 use super::shaping::{self, Shape};
-use super::shared::send2;
-use super::upstream::{Lease, Outgoing, Sent, send1};
+use super::taken::Taken;
+use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use super::wire1::{Lines, Malformed};
 use crate::config::Protocol;
@@ -31,16 +31,12 @@ use crate::observe::Reason;
 use crate::route::RequestHead;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use rand::Rng;
 use std::future::Future;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
-
-/// How many endpoints a request may be tried at.
-const MAX_ATTEMPTS: usize = 3;
+use std::time::Duration;
 
 /// A request that knows where it goes, or why it goes nowhere.
 pub(super) struct Ready {
@@ -88,6 +84,7 @@ struct Arrived<'a> {
 fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, arrived: Arrived<'_>, body: Option<Inbound>) -> Ready {
     let now = conn.core.clock.now();
     watch.limit.set(None);
+    watch.patience.set(None);
     watch.hints.clear();
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, held, now, arrived.parts));
@@ -101,8 +98,11 @@ fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, arrived: Arrived<'_
 
 /// Sends it where it goes, and waits for the answer.
 pub(super) async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
-    if ready.refused.is_none() && ready.flight.shape.as_ref().is_some_and(|shape| shape.is_faulty()) {
+    if matches!(ready.flight.standing, Standing::Waiting(..)) && ready.refused.is_none() {
         // Boxed: the rare way must not make every request's future larger.
+        ready.refused = Box::pin(admission::wait(&mut ready.flight)).await.err();
+    }
+    if ready.refused.is_none() && ready.flight.shape.as_ref().is_some_and(|shape| shape.is_faulty()) {
         ready.refused = Box::pin(shaping::harm(&mut ready.flight)).await.err();
     }
     let failure = match ready.refused {
@@ -157,6 +157,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let generation = &held.generation;
     let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
     flight.workload = Some(workload);
+    allowed(flight, parts)?;
     let head = RequestHead {
         host: host.to_str().unwrap_or_default(),
         path: parts.uri.path(),
@@ -174,7 +175,17 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
-    let limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
+    if let Some(shape) = &flight.shape {
+        shape.abort_at_once()?;
+    }
+    if generation.admission.active {
+        admission::ask(flight, parts, seen, rule.index)?;
+    }
+    let mut limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
+    flight.idempotent = rule.idempotent.unwrap_or_else(|| parts.method.is_idempotent());
+    if seen.grpc {
+        limit = hurry(flight, parts, seen, limit);
+    }
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
     let reshaped = match &flight.shape {
@@ -185,12 +196,14 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     // Who it stays with is looked for where the client's own words are.
     flight.number = generation.routes.affinity(id).and_then(|a| a.number(&parts.headers, flight.conn.peer));
     let original = flight.shape.as_ref().and_then(|shape| shape.mirror()).map(|_| parts.clone());
-    let hop = Hop { client: &flight.conn.peer_value, host: asked, empty };
+    let hop = Hop { client: &flight.conn.peer_value, host: asked, empty, secure: cluster.secure };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
     if let Some(shape) = &flight.shape {
         shape.after(&mut parts.headers, cluster.protocol);
     }
-    let taken = (cluster.protocol == Protocol::Http2).then(Taken::default);
+    let retrying = &cluster.retrying;
+    let keep = (flight.idempotent && retrying.after_sending()).then_some(retrying.body);
+    let taken = (cluster.protocol == Protocol::Http2).then(|| Taken::up_to(keep.unwrap_or(0)));
     let mut body = body.map(|body| upload(flight, body, asks, taken));
     let added = Added {
         client: &flight.conn.peer_value,
@@ -199,18 +212,21 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
         traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
+        client_cert: flight.conn.client_cert(),
+        secure: flight.conn.secure(),
         usual: &flight.conn.usual,
     };
     if let Some(parts) = original {
-        let hop = Hop { client: &flight.conn.peer_value, host: asked, empty };
         let least = body.as_ref().map(|b| b.size_hint().lower());
-        mirrored(flight, Original { parts, seen, hop, added, body: least }, body.as_mut());
+        mirrored(flight, Original { parts, seen, host: asked, added, body: least }, body.as_mut());
     }
     flight.outgoing = match cluster.protocol {
         Protocol::Http1 => {
             let mut sending = Sending::new(parts, lines, &added, body, &core.scratch);
             let gathered = flight.conn.http2 || flight.shape.as_ref().is_some_and(|shape| shape.wants_all());
             sending.lines = (!gathered).then(Lines::default);
+            sending.idempotent = flight.idempotent;
+            keep.into_iter().for_each(|body| sending.writer.keep(body));
             Outgoing::Http1(sending)
         }
         Protocol::Http2 => {
@@ -237,95 +253,43 @@ fn mirrored(flight: &Flight, original: Original<'_>, body: Option<&mut RequestBo
     }
 }
 
+/// How long a gRPC call may take: what its caller says where that is shorter. The endpoint is told.
+fn hurry(flight: &mut Flight, parts: &mut Parts, seen: &Seen, limit: Option<Duration>) -> Option<Duration> {
+    flight.grpc = true;
+    let asked = if seen.grpc_timeout { deadline::asked(&parts.headers) } else { None };
+    match (asked, limit) {
+        (Some(asked), limit) if limit.is_none_or(|limit| asked <= limit) => {
+            flight.impatient = true;
+            Some(asked)
+        }
+        (_, Some(limit)) => {
+            deadline::insert(&mut parts.headers, limit);
+            Some(limit)
+        }
+        (_, None) => None,
+    }
+}
+
+/// Whether the client may do what it asks for.
+fn allowed(flight: &Flight, parts: &Parts) -> Result<(), Failure> {
+    if flight.conn.plain_text() {
+        return Err(Reason::TlsRequired.into());
+    }
+    let workload = flight.workload.and_then(|id| flight.held.generation.routes.workload(id));
+    match workload.and_then(|workload| workload.allow.as_ref()) {
+        Some(rules) if !rules.allow(flight.conn.client_id(), &parts.method, parts.uri.path()) => {
+            Err(Reason::NotAllowed.into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The request's body as the endpoint will pull it.
 fn upload(flight: &mut Flight, body: Inbound, asks: Asks, taken: Option<Taken>) -> RequestBody {
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
     RequestBody::Streaming { inner: body, upload, gate, alone: None, taken, copy: None }
-}
-
-/// Tries candidates until one answers, or the request may not go to another.
-async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
-    let (core, held) = (flight.core.clone(), flight.held.clone());
-    let (Some(id), Some(workload)) = (flight.cluster, flight.workload) else { return Err(Reason::Internal.into()) };
-    let cluster = held.generation.cluster(id).ok_or(Reason::Internal)?;
-    let table = held.generation.table(id, workload).ok_or(Reason::Internal)?;
-    let mut now = flight.ready;
-    let mut tried = [usize::MAX; MAX_ATTEMPTS];
-    let mut last = Failure::from(Reason::NoEndpoints);
-    for attempt in 0..MAX_ATTEMPTS {
-        let expired = held.generation.expired(now);
-        let so_far = tried.get(..attempt).unwrap_or_default();
-        let choice = table.pick_for(flight.number, now, expired, &mut *core.rng.borrow_mut(), so_far);
-        let Some(choice) = choice else { return Err(last) };
-        let Some(candidate) = table.candidates().get(choice.index) else { return Err(Reason::Internal.into()) };
-        if let Some(slot) = tried.get_mut(attempt) {
-            *slot = choice.index;
-        }
-        if attempt > 0 {
-            flight.end_attempt(now);
-            table.traffic.retried(core.index);
-        }
-        flight.begin_attempt(choice, now);
-        let wait = flight.await_head(now);
-        let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, conn, version, .. } = flight;
-        // HTTP/1.0 knows no answers before the answer.
-        let hints = Some(&watch.hints).filter(|_| conn.http2 || *version == Version::HTTP_11);
-        let early = Early { latch: latch.as_ref(), hints };
-        let upload = upload.as_ref();
-        let late = || wait.overdue(watch, upload, core.clock);
-        let sent = match outgoing {
-            Outgoing::Http1(sending) => {
-                let mut sent = pin!(send1(&core, endpoint, timeouts, sending, early, head, now));
-                std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
-            }
-            outgoing => {
-                // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
-                let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, (upload, early), head, now));
-                std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
-            }
-        };
-        let failure = match sent {
-            Ok(Sent::Answered(lease)) => {
-                flight.lease = Some(lease);
-                return Ok(());
-            }
-            Ok(Sent::Unsent(reason)) => {
-                now = core.clock.now();
-                flight.fail_attempt(reason, now);
-                last = reason.into();
-                continue;
-            }
-            Ok(Sent::Declined) => {
-                now = core.clock.now();
-                flight.decline_attempt(now);
-                last = Reason::UpstreamReset.into();
-                if matches!(flight.outgoing, Outgoing::Gone) {
-                    return Err(last);
-                }
-                continue;
-            }
-            Ok(Sent::Lost(failure)) => failure,
-            Err(reason) => reason.into(),
-        };
-        flight.fail_attempt(failure.reason, core.clock.now());
-        return Err(failure);
-    }
-    Err(last)
-}
-
-/// Waits for the head, until something is overdue.
-fn in_time<F: Future>(
-    sending: Pin<&mut F>,
-    late: impl Fn() -> Option<Reason>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<F::Output, Reason>> {
-    match sending.poll(cx) {
-        Poll::Ready(sent) => Poll::Ready(Ok(sent)),
-        Poll::Pending => late().map_or(Poll::Pending, |reason| Poll::Ready(Err(reason))),
-    }
 }
 
 /// Passes an endpoint's answer on.

@@ -1,7 +1,10 @@
 //! What the data path holds at the moment, a core apart (each has one writer), and added up when somebody looks.
 
+use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// One core's part. Aligned so that two cores never write to one cache line.
 #[derive(Debug, Default)]
@@ -45,6 +48,24 @@ impl Gauge {
 #[derive(Debug)]
 pub struct ProxyGauges {
     cores: Box<[CoreGauges]>,
+    /// Connections of all cores by endpoint, written whenever one is opened or closed.
+    endpoints: Mutex<HashMap<EndpointId, Connections>>,
+}
+
+/// An endpoint's connections.
+#[derive(Debug, Default)]
+struct Connections {
+    /// How many are open, by core.
+    open: Vec<u32>,
+    most: Option<u32>,
+    /// Somebody got none: those that are idle are to be closed.
+    wanted: bool,
+}
+
+impl Connections {
+    fn all_open(&self) -> u32 {
+        self.open.iter().sum()
+    }
 }
 
 /// What the gauges show, over all cores or of one.
@@ -68,11 +89,64 @@ pub struct GaugesSnapshot {
 
 impl ProxyGauges {
     pub(super) fn new(cores: usize) -> Self {
-        Self { cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect() }
+        Self { cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(), endpoints: Mutex::default() }
     }
 
     pub(super) fn core(&self, core: usize) -> Option<&CoreGauges> {
         self.cores.get(core)
+    }
+
+    fn endpoints(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointId, Connections>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over how many connections each endpoint may have; of several clusters' limits the least.
+    pub(super) fn limit_connections(&self, generation: &Generation) {
+        let mut endpoints = self.endpoints();
+        endpoints.values_mut().for_each(|c| c.most = None);
+        let limited = generation.clusters.iter().zip(0..).filter_map(|(cluster, id)| {
+            let most = generation.admission.connections(crate::route::ClusterId(id))?;
+            Some((cluster.tables.first()?, most))
+        });
+        for (table, most) in limited {
+            for candidate in table.candidates() {
+                let known = endpoints.entry(candidate.endpoint.id).or_default();
+                known.most = Some(known.most.map_or(most, |other| other.min(most)));
+            }
+        }
+        endpoints.retain(|_, c| c.all_open() > 0 || c.most.is_some());
+    }
+
+    /// Counts one more connection of a core to an endpoint, unless it has as many as it may. A core that has none may always
+    /// open one: idle connections of others are of no use to it.
+    pub(super) fn claim_connection(&self, core: usize, endpoint: EndpointId) -> bool {
+        let mut endpoints = self.endpoints();
+        let known = endpoints.entry(endpoint).or_default();
+        known.open.resize(self.cores.len(), 0);
+        let all_open = known.all_open();
+        let Some(own) = known.open.get_mut(core) else { return false };
+        let free = *own == 0 || known.most.is_none_or(|most| all_open < most);
+        *own += u32::from(free);
+        known.wanted |= !free;
+        free
+    }
+
+    /// A connection of a core to an endpoint is gone.
+    pub(super) fn release_connection(&self, core: usize, endpoint: EndpointId) {
+        let mut endpoints = self.endpoints();
+        let Some(known) = endpoints.get_mut(&endpoint) else { return };
+        known.wanted = false;
+        if let Some(own) = known.open.get_mut(core) {
+            *own = own.saturating_sub(1);
+        }
+        if known.all_open() == 0 && known.most.is_none() {
+            endpoints.remove(&endpoint);
+        }
+    }
+
+    /// Whether somebody got no connection to an endpoint and none was closed since.
+    pub(super) fn wants_connection(&self, endpoint: EndpointId) -> bool {
+        self.endpoints().get(&endpoint).is_some_and(|c| c.wanted)
     }
 
     /// What each core holds.
@@ -107,5 +181,30 @@ impl CoreGauges {
             requests: self.requests.get(),
             upgraded_connections: self.upgraded.get(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_has_no_more_connections_than_it_may_and_no_core_goes_without() {
+        let gauges = ProxyGauges::new(2);
+        let id = EndpointId(1);
+        gauges.endpoints().entry(id).or_default().most = Some(3);
+        let claims: Vec<bool> = (0..4).map(|_| gauges.claim_connection(0, id)).collect();
+        assert_eq!(claims, [true, true, true, false]);
+        assert!(gauges.wants_connection(id), "somebody got none");
+        assert!(gauges.claim_connection(1, id), "the first of its core");
+        assert!(!gauges.claim_connection(1, id));
+        gauges.release_connection(0, id);
+        assert!(!gauges.wants_connection(id) && !gauges.claim_connection(1, id), "three are open still");
+        gauges.release_connection(0, id);
+        assert!(gauges.claim_connection(1, id));
+        (0..10).for_each(|_| _ = gauges.claim_connection(1, EndpointId(2)));
+        assert_eq!(gauges.endpoints()[&EndpointId(2)].all_open(), 10, "without a limit");
+        (0..10).for_each(|_| gauges.release_connection(1, EndpointId(2)));
+        assert!(!gauges.endpoints().contains_key(&EndpointId(2)), "nothing is left behind");
     }
 }

@@ -30,7 +30,7 @@ use std::cell::RefCell;
 const MAX_HOPS: usize = 16;
 
 /// What `Connection` may not name.
-const PROTECTED: [&str; 12] = [
+const PROTECTED: [&str; 14] = [
     "host",
     "content-length",
     "content-type",
@@ -43,6 +43,8 @@ const PROTECTED: [&str; 12] = [
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-pathloom-class",
+    "x-pathloom-depth",
 ];
 
 /// Which headers one pass found.
@@ -66,7 +68,12 @@ pub(super) struct Seen {
     pub load_metrics: bool,
     pub grpc_status: bool,
     pub grpc: bool,
+    pub grpc_timeout: bool,
+    pub retry_after: bool,
     pub date: bool,
+    pub class: bool,
+    pub depth: bool,
+    pub client_cert: bool,
 }
 
 impl Seen {
@@ -92,16 +99,22 @@ impl Seen {
             10 if name == "connection" => self.connection = true,
             10 => self.hop |= name == "keep-alive",
             11 if name == "traceparent" => self.traceparent = true,
-            11 => self.grpc_status |= name == "grpc-status",
+            11 if name == "grpc-status" => self.grpc_status = true,
+            11 => self.retry_after |= name == "retry-after",
             12 if name == "content-type" => self.grpc = is_grpc(value),
+            12 if name == "grpc-timeout" => self.grpc_timeout = true,
             12 => self.request_id |= name == "x-request-id",
             14 if name == "content-length" => self.lengths += 1,
             14 => self.hop |= name == "http2-settings",
             15 => self.forwarded_for |= name == "x-forwarded-for",
             16 if name == "x-forwarded-host" => self.forwarded_host = true,
+            16 if name == "x-pathloom-class" => self.class = true,
+            16 if name == "x-pathloom-depth" => self.depth = true,
             16 => self.hop |= name == "proxy-connection",
             17 if name == "transfer-encoding" => self.codings += 1,
             17 => self.forwarded_proto |= name == "x-forwarded-proto",
+            22 => self.retry_after |= name == "grpc-retry-pushback-ms",
+            23 => self.client_cert |= name == "x-forwarded-client-cert",
             21 | 25 => self.load_metrics |= name == orca::HEADER || name == orca::HEADER_BIN,
             _ => {}
         }
@@ -262,6 +275,8 @@ pub(super) struct Hop<'a> {
     pub host: &'a HeaderValue,
     /// Whether it has no body.
     pub empty: bool,
+    /// Whether it goes on over TLS.
+    pub secure: bool,
 }
 
 /// What a request asks of its connection.
@@ -324,7 +339,11 @@ pub(super) fn to_upstream(
         headers.append(X_FORWARDED_FOR, hop.client.clone());
         join(headers, &X_FORWARDED_FOR, b", ");
     }
-    target(parts, seen, protocol, hop.host)?;
+    if seen.client_cert {
+        // Nobody but the proxy that checked a certificate says whose it was.
+        headers.remove(X_FORWARDED_CLIENT_CERT);
+    }
+    target(parts, seen, protocol, hop)?;
     Ok(asks)
 }
 
@@ -359,7 +378,8 @@ fn join(headers: &mut HeaderMap, name: &HeaderName, separator: &[u8]) {
 }
 
 /// The target in the form that the endpoint's protocol wants, and the authority where it belongs.
-fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, host: &HeaderValue) -> Result<(), Failure> {
+fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, hop: &Hop<'_>) -> Result<(), Failure> {
+    let Hop { host, secure, .. } = *hop;
     let malformed = || Failure::bad_request("The request's target is malformed.");
     match protocol {
         Protocol::Http1 => {
@@ -378,11 +398,12 @@ fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, host: &He
             }
             parts.version = Version::HTTP_2;
             let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
-            if authority == Some(host.as_bytes()) && parts.uri.scheme() == Some(&Scheme::HTTP) {
+            let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
+            if authority == Some(host.as_bytes()) && parts.uri.scheme() == Some(&scheme) {
                 return Ok(());
             }
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
-            uri.scheme = Some(Scheme::HTTP);
+            uri.scheme = Some(scheme);
             uri.authority =
                 Some(Authority::from_maybe_shared(Bytes::copy_from_slice(host.as_bytes())).map_err(|_| malformed())?);
             parts.uri = Uri::from_parts(uri).map_err(|_| malformed())?;
@@ -460,6 +481,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
         &CONTENT_LENGTH,
         &HOST,
         &CONTENT_TYPE,
+        &X_FORWARDED_CLIENT_CERT,
     ] {
         trailers.remove(name);
     }

@@ -25,7 +25,9 @@ fn sent(protocol: Protocol, lines: &[(&'static str, &str)]) -> (Vec<String>, Ask
     let mut parts = request(Version::HTTP_11, Method::GET, "/", lines);
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
-    let asks = to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
+    let asks =
+        to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty: true, secure: false })
+            .unwrap();
     (listed(&parts.headers, &["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via"]), asks)
 }
 
@@ -163,9 +165,38 @@ fn add(parts: &mut request::Parts, seen: &Seen) {
         version,
         request_id: None,
         traceparent: b"00-1-2-00",
+        client_cert: None,
+        secure: false,
         usual: &Usual::default(),
     };
     added.insert(&mut parts.headers, HeaderValue::from_bytes(added.traceparent).unwrap());
+}
+
+#[test]
+fn nobody_but_this_proxy_says_whose_certificate_a_client_showed() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let lies = [("x-forwarded-client-cert", "URI=spiffe://mesh/admin"), ("x-forwarded-client-cert", "Hash=0")];
+        let (left, _) = sent(protocol, &lies);
+        assert!(!left.iter().any(|line| line.contains("client-cert")), "{left:?}");
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert(X_FORWARDED_CLIENT_CERT, HeaderValue::from_static("URI=spiffe://mesh/admin"));
+    clean_trailers(&mut trailers);
+    assert!(trailers.is_empty());
+}
+
+#[test]
+fn the_scheme_towards_http2_endpoints_is_that_of_the_connection_to_them() {
+    let host = HeaderValue::from_static("shop");
+    for (asked, secure, scheme) in
+        [("http", false, "http"), ("http", true, "https"), ("https", false, "http"), ("https", true, "https")]
+    {
+        let mut parts = request(Version::HTTP_2, Method::GET, &format!("{asked}://shop/a?b"), &[]);
+        let seen = Seen::in_headers(&parts.headers);
+        let hop = Hop { client: &CLIENT, host: &host, empty: true, secure };
+        to_upstream(&mut parts, &seen, Protocol::Http2, &hop).unwrap();
+        assert_eq!(parts.uri.to_string(), format!("{scheme}://shop/a?b"));
+    }
 }
 
 #[test]
@@ -202,7 +233,8 @@ fn who_passed_it_on_is_told() {
     );
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
-    to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
+    to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true, secure: false })
+        .unwrap();
     add(&mut parts, &seen);
     assert_eq!(
         listed(&parts.headers, &["host"]),
@@ -223,21 +255,32 @@ fn a_loop_is_cut() {
     for _ in 0..MAX_HOPS {
         let seen = Seen::in_headers(&parts.headers);
         let host = HeaderValue::from_static("shop");
-        to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
+        to_upstream(
+            &mut parts,
+            &seen,
+            Protocol::Http1,
+            &Hop { client: &CLIENT, host: &host, empty: true, secure: false },
+        )
+        .unwrap();
         add(&mut parts, &seen);
         parts.headers.remove("x-forwarded-for");
     }
     let seen = Seen::in_headers(&parts.headers);
     let host = HeaderValue::from_static("shop");
-    let failure = to_upstream(&mut parts, &seen, Protocol::Http1, &Hop { client: &CLIENT, host: &host, empty: true })
-        .unwrap_err();
+    let failure = to_upstream(
+        &mut parts,
+        &seen,
+        Protocol::Http1,
+        &Hop { client: &CLIENT, host: &host, empty: true, secure: false },
+    )
+    .unwrap_err();
     assert_eq!((failure.reason, failure.status().as_u16()), (Reason::Loop, 508));
     // Somebody on the way joined the lines.
     for (count, looped) in [(MAX_HOPS - 1, false), (MAX_HOPS, true)] {
         let via = vec!["1.1 other, 1.1 pathloom"; count].join(",");
         let mut parts = request(Version::HTTP_11, Method::GET, "/", &[("host", "shop"), ("via", &via)]);
         let seen = Seen::in_headers(&parts.headers);
-        let hop = Hop { client: &CLIENT, host: &host, empty: true };
+        let hop = Hop { client: &CLIENT, host: &host, empty: true, secure: false };
         assert_eq!(to_upstream(&mut parts, &seen, Protocol::Http1, &hop).is_err(), looped, "{count}");
     }
 }
@@ -248,7 +291,8 @@ fn targets_and_cookies_take_the_form_of_the_endpoints_protocol() {
         let mut parts = request(version, Method::GET, target, lines);
         let seen = Seen::in_headers(&parts.headers);
         let host = HeaderValue::from_static("shop");
-        to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty: true }).unwrap();
+        to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty: true, secure: false })
+            .unwrap();
         (
             parts.uri.to_string(),
             listed(&parts.headers, &["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via"]),
@@ -279,7 +323,7 @@ fn a_body_without_a_length_is_said_to_be_chunked() {
         let mut parts = request(Version::HTTP_2, method, "http://shop/", lines);
         let seen = Seen::in_headers(&parts.headers);
         let host = HeaderValue::from_static("shop");
-        to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty }).unwrap();
+        to_upstream(&mut parts, &seen, protocol, &Hop { client: &CLIENT, host: &host, empty, secure: false }).unwrap();
         listed(&parts.headers, &["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "host"])
     };
     assert_eq!(frame(Method::GET, Protocol::Http1, &[], false), ["transfer-encoding: chunked"]);

@@ -87,7 +87,8 @@ pub(super) struct Original<'a> {
     /// Rewritten, and not yet made fit for its endpoint. All of its headers are there.
     pub parts: Parts,
     pub seen: &'a Seen,
-    pub hop: Hop<'a>,
+    /// The host that the endpoint is asked for.
+    pub host: &'a HeaderValue,
     pub added: Added<'a>,
     /// The least that its body will have, in bytes; none where there is no body.
     pub body: Option<u64>,
@@ -99,7 +100,7 @@ impl Twin {
         let (core, workload) = (&flight.core, flight.workload?);
         let cluster = flight.held.generation.cluster(mirror.cluster)?;
         let count = |what| count(core, &flight.held, (mirror.cluster, workload), what);
-        let Original { mut parts, seen, hop, added, body } = original;
+        let Original { mut parts, seen, host, added, body } = original;
         if body.is_some_and(|least| least > mirror.max_body as u64) {
             count(Copied::TooLarge);
             return None;
@@ -108,6 +109,7 @@ impl Twin {
             count(Copied::Busy);
             return None;
         };
+        let hop = Hop { client: added.client, host, empty: body.is_none(), secure: cluster.secure };
         // Who wants another protocol wants to talk, which cannot be copied.
         let asks = to_upstream(&mut parts, seen, cluster.protocol, &hop).ok().filter(|asks| !asks.upgrade)?;
         if asks.expect {

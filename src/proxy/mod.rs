@@ -1,10 +1,10 @@
 //! The data path: clients' requests in, endpoints' answers out.
 //!
 //! Pingora's `Server` and `Service` are the chassis (threads' life, signals); requests run on connections of our own: by
-//! counted instructions those of hyper and h2 take from a third more to the double. One
-//! thread a core, each with one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's
-//! way there is no lock, no task and no channel of ours, no hashing of strings, and two readings of the clock: at its
-//! start and at its answer's head (a third at the end of a body that did not come with the head).
+//! counted instructions those of hyper and h2 take from a third more to more than the double. One thread a core, each with
+//! one current-thread runtime, its own sockets, pools, random numbers and ids. On a request's way there is no lock, no
+//! task and no channel of ours, no hashing of strings, and two readings of the clock: at its start and at its answer's
+//! head (a third at the end of a body).
 //!
 //! | file | what it holds |
 //! | --- | --- |
@@ -12,35 +12,43 @@
 //! | `core` | one thread: accepting, commands, the generation at hand |
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
-//! | `forward` | a request's way: route, pick, tries, answer |
+//! | `forward` | a request's way: route, tries, answer |
+//! | `admission` | a request at its cluster's gate: its wait for a place |
+//! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
 //! | `shaping` | what a rule does to a request beyond choosing its cluster |
 //! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
-//! | `body`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
+//! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
-//! | `watch`, `deadlines`, `clock` | time |
+//! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
+//! | `transport` | what is read from and written to: plain or secured |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
 //!
-//! What it deliberately does not do: repeat a request that was written to an endpoint (but for the one race that
-//! `upstream` tells of), collect a body, serve CONNECT, or answer from a cache.
+//! What it deliberately does not do: repeat a request that may not be repeated, collect a body (but for the part that is
+//! kept to be sent again), serve CONNECT, or answer from a cache.
 
 mod added;
+mod admission;
+mod attempts;
 mod body;
 mod client1;
 mod clock;
 mod conn;
 mod core;
+mod deadline;
 mod deadlines;
 mod early;
 mod expect;
 mod failure;
 mod flight;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gauges;
 mod handover;
 mod headers;
@@ -56,6 +64,8 @@ mod service;
 mod shaping;
 mod shared;
 mod sockets;
+mod taken;
+mod transport;
 mod upgrade;
 mod upstream;
 mod watch;

@@ -14,14 +14,20 @@ names! {
     X_FORWARDED_HOST = "x-forwarded-host";
     X_FORWARDED_PROTO = "x-forwarded-proto";
     X_REQUEST_ID = "x-request-id";
+    X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
     X_MIRRORED = "x-mirrored";
     TRACEPARENT = "traceparent";
     ENDPOINT_LOAD_METRICS = "endpoint-load-metrics";
     ENDPOINT_LOAD_METRICS_BIN = "endpoint-load-metrics-bin";
     GRPC_STATUS = "grpc-status";
+    GRPC_TIMEOUT = "grpc-timeout";
+    GRPC_PUSHBACK = "grpc-retry-pushback-ms";
+    X_PATHLOOM_CLASS = "x-pathloom-class";
+    X_PATHLOOM_DEPTH = "x-pathloom-depth";
 }
 
 pub(super) const HTTP: HeaderValue = HeaderValue::from_static("http");
+pub(super) const HTTPS: HeaderValue = HeaderValue::from_static("https");
 pub(super) const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 pub(super) const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 pub(super) const ZERO: HeaderValue = HeaderValue::from_static("0");

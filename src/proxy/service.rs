@@ -21,6 +21,7 @@ use super::handover::Sockets;
 use super::sockets::{self, BindError, Bound, Listening};
 use crate::balance::Published;
 use crate::config::ListenerDefaults;
+use crate::identity::Identities;
 use crate::observe::{AccessSink, Traffic};
 use crate::route::RouteTable;
 use async_trait::async_trait;
@@ -59,6 +60,8 @@ pub struct ProxyOptions {
     pub alarm: Arc<dyn Alarm>,
     /// Counts requests that reached no cluster.
     pub unrouted: Arc<Traffic>,
+    /// Who this node is, and whom it believes.
+    pub identities: Arc<Identities>,
     /// Sockets of the process before, which are taken instead of binding. Those that no listener wants are closed.
     pub inherited: Mutex<Sockets>,
     /// Is told of listeners that a reload brought and that cannot be bound. The rest works on, and they are tried again.
@@ -206,6 +209,8 @@ impl Proxy {
             cores: Vec::new(),
             threads: Vec::new(),
             routes: self.options.published.load().routes.clone(),
+            admission: Arc::default(),
+            gauges: self.gauges.clone(),
             serving: BTreeSet::new(),
             refused: BTreeSet::new(),
             listening: self.listening.clone(),
@@ -257,6 +262,9 @@ struct Control {
     cores: Vec<mpsc::UnboundedSender<Command>>,
     threads: Vec<JoinHandle<()>>,
     routes: Arc<RouteTable>,
+    /// Whose limits of connections are in force.
+    admission: Arc<crate::admission::Table>,
+    gauges: Arc<ProxyGauges>,
     serving: BTreeSet<SocketAddr>,
     /// Reported and not bound yet.
     refused: BTreeSet<SocketAddr>,
@@ -294,7 +302,10 @@ impl Control {
         loop {
             tokio::select! {
                 () = drain.reached(Phase::Draining) => break,
-                _ = follow.tick() => self.follow(),
+                _ = follow.tick() => {
+                    self.follow();
+                    self.adjust();
+                }
             }
         }
         self.listening.forget_all();
@@ -323,6 +334,17 @@ impl Control {
     fn tell(&self, command: impl Fn() -> Command) {
         for core in &self.cores {
             let _ = core.send(command());
+        }
+    }
+
+    /// Moves the clusters' limits on, and tells the pools how many connections each endpoint may have.
+    fn adjust(&mut self) {
+        let generation = self.options.published.load();
+        let now = self.options.clock.now();
+        generation.admission.gates().for_each(|gate| gate.adjust(now));
+        if !Arc::ptr_eq(&generation.admission, &self.admission) {
+            self.admission = generation.admission.clone();
+            self.gauges.limit_connections(&generation);
         }
     }
 

@@ -10,7 +10,8 @@
 //! rule sets them.
 //!
 //! **Faults** come before an endpoint is chosen, and the first attempt begins after them: no link and no node hears of
-//! them, the access log (`injected`) and a counter do. A request that waits is held to its own limit in time all the
+//! them, the access log (`injected`) and a counter do. A request that waits has passed its cluster's gate, and takes a
+//! place there; how long it waits is not taken for the cluster's slowness (`Flight::ready`). It is held to its own limit in time all the
 //! same, and its client may leave meanwhile.
 
 use super::core::Core;
@@ -128,6 +129,14 @@ impl Shape {
     pub(super) fn refusal<B>(&self, response: &mut Response<B>) {
         if let Some(location) = &self.location {
             response.headers_mut().insert(LOCATION, location.clone());
+        }
+    }
+
+    /// Fails a request that does not wait before that: before it takes anybody's place at the cluster's gate.
+    pub(super) fn abort_at_once(&self) -> Result<(), Failure> {
+        match self.abort.filter(|_| self.delay.is_none()) {
+            Some(status) => Err(Failure::from(Reason::FaultAbort).with_status(status)),
+            None => Ok(()),
         }
     }
 

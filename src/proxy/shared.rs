@@ -2,18 +2,21 @@
 //!
 //! Each runs in a task of its own, so that what many requests have to say leaves in one write. A request whose endpoint
 //! says that it did nothing with it (REFUSED_STREAM, or GOAWAY with an earlier stream) may be sent again where no more
-//! was taken of its body than one frame, which is kept for that until the answer's head is there.
+//! was taken of its body than one frame, or than is kept for `attempts`. Until the answer's head is there, what is kept
+//! stays with whoever sends (`Outgoing::Spent`), also when nobody waits for the answer any more.
 //!
 //! Where an answer's head comes before the request's end, a task of its own sends the rest: whoever reads the answer may
 //! be held up by its client, which may want to be rid of its body first.
 
-use super::body::{Progress, RequestBody, Upload};
+use super::attempts::suspect;
+use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::Core;
 use super::early::{Early, Hints};
 use super::failure::Failure;
 use super::http2::{Asking, Ended, Limits, Opening, Patience, Pipe, Received, Role, Session, Silence};
-use super::upstream::{Lease, Open, Outgoing, Sent, connect};
+use super::transport::{self, Transport};
+use super::upstream::{Lease, Open, Outgoing, Sent, connect, unsent};
 use super::wire2::Code;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
@@ -25,7 +28,6 @@ use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -37,6 +39,10 @@ const MAX_HEAD: usize = 64 * 1024;
 /// An HTTP/2 connection that requests share.
 pub(super) struct Shared {
     session: Rc<Session>,
+    /// What it was secured under; 0 is plain text.
+    pub(super) epoch: u64,
+    /// The endpoint refused our certificate, or what it spoke was no TLS.
+    rejected: Cell<bool>,
     pub(super) streams: Cell<usize>,
     pub(super) used: Cell<Time>,
 }
@@ -50,6 +56,11 @@ impl Shared {
     /// Whether the endpoint allows no more streams; it may change its mind at any time.
     pub(super) fn full(&self) -> bool {
         self.streams.get() >= self.session.most_streams()
+    }
+
+    /// Why a request on it was lost, of which the endpoint said nothing.
+    fn lost_by(&self) -> Reason {
+        if self.rejected.get() { Reason::UpstreamTls } else { Reason::UpstreamReset }
     }
 }
 
@@ -90,6 +101,21 @@ pub(super) struct Lease2 {
     _guard: StreamGuard,
 }
 
+impl Lease2 {
+    /// Lets a task of its own send what is left of the request, which is then not to be had again.
+    pub(super) fn send_rest(&mut self, outgoing: &mut Outgoing) {
+        if let Outgoing::Spent(_, pipe) = outgoing
+            && let Some(mut pipe) = pipe.take_if(|pipe| !pipe.is_over())
+        {
+            *outgoing = Outgoing::Gone;
+            let sending = async move {
+                let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
+            };
+            self.rest = Some(tokio::task::spawn_local(sending).abort_handle());
+        }
+    }
+}
+
 impl Drop for Lease2 {
     fn drop(&mut self) {
         // Where the answer came to its end, the endpoint may still want the rest of the request.
@@ -114,10 +140,10 @@ pub(super) async fn send2(
     let Outgoing::Http2(request) = std::mem::replace(outgoing, Outgoing::Gone) else {
         return Sent::Lost(Reason::Internal.into());
     };
-    let (parts, mut body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let (mut fresh, mut again) = (false, false);
     loop {
-        let shared = match core.pool.take_shared(endpoint.id, now) {
+        let shared = match core.pool.take_shared(endpoint, now) {
             Some(shared) => shared,
             None => match Box::pin(open_shared(core, endpoint, timeouts, now)).await {
                 Ok(Some(shared)) => {
@@ -127,8 +153,15 @@ pub(super) async fn send2(
                 // Somebody else opened one meanwhile, or tried to.
                 Ok(None) => continue,
                 Err(reason) => {
-                    *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
-                    return Sent::Unsent(reason);
+                    // No further connection may be opened: it waits for a stream of one that there is.
+                    let full = reason == Reason::EndpointConnections;
+                    match if full { core.pool.least_busy(endpoint, now) } else { None } {
+                        Some(shared) => shared,
+                        None => {
+                            *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
+                            return Sent::Unsent(reason);
+                        }
+                    }
                 }
             },
         };
@@ -137,51 +170,55 @@ pub(super) async fn send2(
         let Some(asking) = std::future::poll_fn(|cx| opening.poll(cx, &parts, body.is_end_stream())).await else {
             if fresh {
                 *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
-                return Sent::Unsent(Reason::UpstreamReset);
+                return Sent::Unsent(guard.0.lost_by());
             }
             continue;
         };
         drop(opening);
-        let mut pipe = if body.is_end_stream() { None } else { Some(Pipe::new(asking.sender(), body)) };
-        let ended = match exchange(&asking, &mut pipe, early.hints).await {
+        let pipe = if body.is_end_stream() { None } else { Some(Pipe::new(asking.sender(), body)) };
+        *outgoing = Outgoing::Spent(parts, pipe);
+        let ended = match exchange(&asking, outgoing, early.hints).await {
             Ok(head) => {
-                core.scratch.recycle_map(parts.headers);
+                let mut lease = Lease2 { body: asking.into_body(), rest: None, _guard: guard };
+                if !suspect(&head) {
+                    lease.send_rest(outgoing);
+                }
                 *place = Some(head);
-                let rest = pipe.filter(|p| !p.is_over()).map(|mut pipe| {
-                    let sending = async move {
-                        let _ = std::future::poll_fn(|cx| pipe.poll(cx)).await;
-                    };
-                    tokio::task::spawn_local(sending).abort_handle()
-                });
-                return Sent::Answered(Lease::Http2(Lease2 { body: asking.into_body(), rest, _guard: guard }));
+                return Sent::Answered(Lease::Http2(lease));
             }
             Err(ended) => ended,
         };
-        let declined = declined(ended);
-        let rewound = pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound());
-        match (declined, rewound) {
+        let Some(declined) = declined(ended) else { return Sent::Lost(classify(ended, upload, &guard.0)) };
+        let whole = match std::mem::replace(outgoing, Outgoing::Gone) {
+            Outgoing::Spent(parts, pipe) => unsent(pipe).map(|body| (parts, body)),
+            _ => None,
+        };
+        match (declined, whole) {
             // The connection is leaving, not the endpoint.
-            (Some(Declined::Leaving), Some(whole)) if !again => {
+            (Declined::Leaving, Some(whole)) if !again => {
                 again = true;
-                body = whole;
+                (parts, body) = whole;
             }
-            (Some(Declined::Leaving | Declined::Refused), whole) => {
-                *outgoing = whole.map_or(Outgoing::Gone, |body| Outgoing::Http2(Request::from_parts(parts, body)));
+            (Declined::Leaving | Declined::Refused, whole) => {
+                let whole = whole.map(|(parts, body)| Outgoing::Http2(Request::from_parts(parts, body)));
+                *outgoing = whole.unwrap_or(Outgoing::Gone);
                 return Sent::Declined;
             }
-            (Some(Declined::Failing), Some(whole)) => {
-                *outgoing = Outgoing::Http2(Request::from_parts(parts, whole));
+            (Declined::Failing, Some((parts, body))) => {
+                *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
                 return Sent::Unsent(Reason::UpstreamReset);
             }
-            _ => return Sent::Lost(classify(ended, upload)),
+            (Declined::Failing, None) => return Sent::Lost(classify(ended, upload, &guard.0)),
         }
     }
 }
 
 /// Sends the request's body and waits for the answer's head, both at once.
-async fn exchange(asking: &Asking, pipe: &mut Option<Pipe<RequestBody>>, hints: Option<&Hints>) -> Result<Head, Ended> {
+async fn exchange(asking: &Asking, outgoing: &mut Outgoing, hints: Option<&Hints>) -> Result<Head, Ended> {
     std::future::poll_fn(|cx| {
-        if let Some(pipe) = pipe.as_mut().filter(|p| !p.is_over()) {
+        if let Outgoing::Spent(_, Some(pipe)) = outgoing
+            && !pipe.is_over()
+        {
             // However it ends, the answer tells of it: a reset is what it then is.
             let _ = pipe.poll(cx);
         }
@@ -227,15 +264,21 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Attempt::begin(core, endpoint.id, timeouts.pooled.0);
-    let stream = match connect(endpoint, timeouts).await {
-        Ok(stream) => stream,
+    let ((stream, epoch), open) = match connect(core, endpoint, timeouts).await {
+        Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
             return Err(reason);
         }
     };
     let session = Session::new(Role::Client, Limits { streams: 0, head: MAX_HEAD }, core.scratch.clone());
-    let shared = Rc::new(Shared { session: session.clone(), streams: Cell::new(0), used: Cell::new(now) });
+    let shared = Rc::new(Shared {
+        session: session.clone(),
+        epoch,
+        rejected: Cell::new(false),
+        streams: Cell::new(0),
+        used: Cell::new(now),
+    });
     if let Some(pooled) = core.pool.endpoints.borrow_mut().get_mut(&endpoint.id) {
         pooled.shared.push(shared.clone());
     }
@@ -245,7 +288,7 @@ async fn open_shared(
         session,
         silence: Silence::new(PATIENCE, core.clock, &core.deadlines),
         asked: Rc::downgrade(&shared),
-        _open: Open::new(core),
+        _open: open,
     };
     tokio::task::spawn_local(connection.run());
     Ok(Some(shared))
@@ -253,7 +296,7 @@ async fn open_shared(
 
 /// The task's part of a shared connection.
 struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     session: Rc<Session>,
     silence: Silence,
     asked: Weak<Shared>,
@@ -279,7 +322,13 @@ impl Connection {
         if self.silence.broken(cx, || session.heard(), matters, || session.ping()) {
             return Poll::Ready(());
         }
-        while let Poll::Ready(read) = session.poll_read(cx, &self.stream) {
+        while let Poll::Ready(read) = session.poll_read(cx, &mut self.stream) {
+            if let Err(error) = &read
+                && transport::rejected(error)
+                && let Some(shared) = asked.upgrade()
+            {
+                shared.rejected.set(true);
+            }
             if !matches!(read, Ok(true)) {
                 return Poll::Ready(());
             }
@@ -324,7 +373,7 @@ impl Drop for Attempt {
 }
 
 /// Why a request that was written got no answer.
-fn classify(ended: Ended, upload: Option<&Rc<Upload>>) -> Failure {
+fn classify(ended: Ended, upload: Option<&Rc<Upload>>, shared: &Shared) -> Failure {
     if upload.is_some_and(|u| u.progress.get() == Progress::Broken) {
         return Reason::RequestIncomplete.into();
     }
@@ -332,6 +381,6 @@ fn classify(ended: Ended, upload: Option<&Rc<Upload>>) -> Failure {
         Some(Code::PROTOCOL_ERROR | Code::FRAME_SIZE_ERROR | Code::COMPRESSION_ERROR | Code::FLOW_CONTROL_ERROR) => {
             Reason::UpstreamProtocol.into()
         }
-        _ => Reason::UpstreamReset.into(),
+        _ => shared.lost_by().into(),
     }
 }

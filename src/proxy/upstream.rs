@@ -5,12 +5,13 @@
 //! full; one that its endpoint closes or asks to leave (GOAWAY) is found closed and forgotten. Everything belongs to one
 //! thread: no locks.
 //!
-//! **What is sent twice.** What was not written at all: a pooled connection that had died costs a fresh connection, and
-//! a fresh one that refuses is reported to the caller, who may try another endpoint. What was written goes out once more
-//! only in the race that nobody can avoid (RFC 9112, section 9.3.1): on a connection from the pool, which its endpoint
-//! closed before anything of an answer came, a request without a body (or none of it sent) whose method is idempotent;
-//! once, to the same endpoint, on a fresh connection. Where that cannot be opened the request is lost, because its
-//! endpoint may have acted on it before it went away. HTTP/2 endpoints say what they did nothing with.
+//! **What is sent twice** to the same endpoint (`attempts` says what goes to another). What was not written at all: a
+//! pooled connection that had died costs a fresh connection, and a fresh one that refuses is reported to the caller, who
+//! may try another endpoint. What was written goes out once more only in the race that nobody can avoid (RFC 9112,
+//! section 9.3.1): on a connection from the pool, which its endpoint closed before anything of an answer came, a request
+//! without a body (or none of it sent) that is idempotent; once, on a fresh connection. Where that cannot be opened the
+//! request is lost to this endpoint, which may have acted on it before it went away. HTTP/2 endpoints say what they did
+//! nothing with.
 
 use super::body::RequestBody;
 use super::client1::{Connection, Ended, Exchange, Head, Sending};
@@ -18,12 +19,16 @@ use super::core::Core;
 use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
+use super::http2::Pipe;
 use super::shared::{Attempted, Lease2, Shared};
+use super::transport::{self, Transport};
+use super::wire1::Scratch;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
+use crate::identity::{Dial, Handshake, Side};
 use crate::links::Time;
 use crate::observe::Reason;
-use http::Request;
+use http::{Request, request};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -42,7 +47,58 @@ const MAX_SHARED: usize = 8;
 pub(super) enum Outgoing {
     Http1(Sending),
     Http2(Request<RequestBody>),
+    /// It is being sent over HTTP/2, or was: what could be sent again.
+    Spent(request::Parts, Option<Pipe<RequestBody>>),
     Gone,
+}
+
+impl Outgoing {
+    /// Makes it as it was before it was sent, if that is still to be had.
+    pub(super) fn rewind(&mut self) -> bool {
+        *self = match std::mem::replace(self, Self::Gone) {
+            Self::Http1(mut sending) => {
+                let whole = sending.writer.whole();
+                if whole {
+                    sending.rewind();
+                }
+                *self = Self::Http1(sending);
+                return whole;
+            }
+            Self::Spent(parts, pipe) => match unsent(pipe) {
+                Some(body) => Self::Http2(Request::from_parts(parts, body)),
+                None => return false,
+            },
+            other => other,
+        };
+        !matches!(self, Self::Gone)
+    }
+
+    /// It is not sent again: what it kept for that goes back.
+    pub(super) fn recycle(&mut self, scratch: &Scratch) {
+        match self {
+            Self::Http1(sending) => scratch.recycle(std::mem::take(&mut sending.writer.out)),
+            Self::Spent(parts, _) => {
+                scratch.recycle_map(std::mem::take(&mut parts.headers));
+                *self = Self::Gone;
+            }
+            Self::Http2(_) | Self::Gone => {}
+        }
+    }
+
+    /// Whether `rewind` would succeed.
+    pub(super) fn whole(&self) -> bool {
+        match self {
+            Self::Http1(sending) => sending.writer.whole(),
+            Self::Http2(_) => true,
+            Self::Spent(_, pipe) => pipe.as_ref().is_none_or(|pipe| pipe.body().whole()),
+            Self::Gone => false,
+        }
+    }
+}
+
+/// A body from its beginning, of which a part was sent.
+pub(super) fn unsent(pipe: Option<Pipe<RequestBody>>) -> Option<RequestBody> {
+    pipe.map_or(Some(RequestBody::Empty), |pipe| pipe.into_body().rewound())
 }
 
 /// What an answer's body comes from.
@@ -101,12 +157,13 @@ pub(super) struct Pool {
 
 impl Pool {
     /// The idle connection that was used last, unless the endpoint closed it or it waited for too long.
-    fn take_idle(&self, core: &Core, id: EndpointId, now: Time) -> Option<Box<Connection>> {
+    fn take_idle(&self, core: &Core, endpoint: &Endpoint, now: Time) -> Option<Box<Connection>> {
+        let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
-        let pooled = endpoints.get_mut(&id)?;
-        while let Some(connection) = pooled.idle.pop() {
+        let pooled = endpoints.get_mut(&endpoint.id)?;
+        while let Some(mut connection) = pooled.idle.pop() {
             core.gauge(|g| g.pooled.sub(1));
-            if !connection.stale() && now.since(connection.used) < connection.idle {
+            if connection.epoch == epoch && !connection.stale() && now.since(connection.used) < connection.idle {
                 return Some(connection);
             }
         }
@@ -129,10 +186,13 @@ impl Pool {
     /// Closes what nobody used for too long and forgets what is closed.
     pub(super) fn sweep(&self, core: &Core, now: Time) {
         let mut closed = 0;
-        self.endpoints.borrow_mut().retain(|_, pooled| {
+        self.endpoints.borrow_mut().retain(|id, pooled| {
             let before = pooled.idle.len();
             let keep = pooled.keep;
-            pooled.idle.retain(|c| !c.stale() && now.since(c.used) < c.idle);
+            if core.gauges.wants_connection(*id) {
+                pooled.idle.clear();
+            }
+            pooled.idle.retain_mut(|c| !c.stale() && now.since(c.used) < c.idle);
             closed += before - pooled.idle.len();
             pooled.shared.retain(|s| !s.closed() && (s.streams.get() > 0 || now.since(s.used.get()) < keep));
             // An endpoint that nobody used for a while, gone or not, leaves nothing behind.
@@ -152,16 +212,28 @@ impl Pool {
     }
 
     /// The least busy shared connection with room for a stream; any, when no more may be opened.
-    pub(super) fn take_shared(&self, id: EndpointId, now: Time) -> Option<Rc<Shared>> {
+    pub(super) fn take_shared(&self, endpoint: &Endpoint, now: Time) -> Option<Rc<Shared>> {
+        self.shared(endpoint, now, |shared, open| open >= MAX_SHARED || !shared.full())
+    }
+
+    /// The least busy shared connection, whether it has room or not.
+    pub(super) fn least_busy(&self, endpoint: &Endpoint, now: Time) -> Option<Rc<Shared>> {
+        self.shared(endpoint, now, |_, _| true)
+    }
+
+    /// The least busy shared connection, where it will do; it is asked with how many are open.
+    fn shared(&self, endpoint: &Endpoint, now: Time, will_do: impl Fn(&Shared, usize) -> bool) -> Option<Rc<Shared>> {
+        let epoch = epoch(endpoint);
         let mut endpoints = self.endpoints.borrow_mut();
-        let pooled = endpoints.get_mut(&id)?;
-        pooled.shared.retain(|s| !s.closed());
-        let least = pooled.shared.iter().min_by_key(|s| s.streams.get())?;
-        if pooled.shared.len() < MAX_SHARED && least.full() {
-            return None;
-        }
-        least.used.set(now);
-        Some(least.clone())
+        let pooled = endpoints.get_mut(&endpoint.id)?;
+        // One of an older identity ends with what is under way on it.
+        pooled.shared.retain(|s| !s.closed() && (s.epoch == epoch || s.streams.get() > 0));
+        let current = || pooled.shared.iter().filter(|s| s.epoch == epoch);
+        let least = current().min_by_key(|s| s.streams.get())?;
+        will_do(least, current().count()).then(|| {
+            least.used.set(now);
+            least.clone()
+        })
     }
 }
 
@@ -176,7 +248,7 @@ pub(super) async fn send1(
     now: Time,
 ) -> Sent {
     let mut written = false;
-    if let Some(connection) = core.pool.take_idle(core, endpoint.id, now) {
+    if let Some(connection) = core.pool.take_idle(core, endpoint, now) {
         match exchange(core, connection, sending, early, place).await {
             Ok(lease) => return Sent::Answered(lease),
             Err(Ended::Unused) => {}
@@ -202,18 +274,20 @@ async fn send1_afresh(
     early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
-    let stream = match connect(endpoint, timeouts).await {
-        Ok(stream) => stream,
+    let (stream, open) = match connect(core, endpoint, timeouts).await {
+        Ok(connected) => connected,
         Err(reason) => return Sent::Unsent(reason),
     };
-    let connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, Open::new(core));
+    // With TLS 1.3 an endpoint judges our certificate when we are done: whoever closes then did not like it.
+    let closed = if stream.1 == 0 { Ended::Unused.reason() } else { Reason::UpstreamTls };
+    let mut connection = Connection::new(stream, endpoint.id, timeouts.pooled.0, open);
     if connection.stale() {
         // It closed at once, or speaks first: whatever it speaks, it is not HTTP.
-        return Sent::Unsent(Reason::UpstreamReset);
+        return Sent::Unsent(closed);
     }
     match exchange(core, connection, sending, early, place).await {
         Ok(lease) => Sent::Answered(lease),
-        Err(Ended::Unused) => Sent::Unsent(Ended::Unused.reason()),
+        Err(Ended::Unused) => Sent::Unsent(closed),
         Err(ended) => Sent::Lost(ended.reason().into()),
     }
 }
@@ -230,29 +304,106 @@ async fn exchange(
     Ok(Lease::Http1(exchange.into_connection()))
 }
 
-/// Counts an open connection to an endpoint.
-pub(super) struct Open {
+/// One of the connections that an endpoint may have.
+struct Claim {
     gauges: Arc<ProxyGauges>,
     core: usize,
+    endpoint: EndpointId,
 }
 
+impl Claim {
+    fn new(core: &Core, endpoint: EndpointId) -> Result<Self, Reason> {
+        if core.gauges.claim_connection(core.index, endpoint) {
+            Ok(Self { gauges: core.gauges.clone(), core: core.index, endpoint })
+        } else {
+            Err(Reason::EndpointConnections)
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.gauges.release_connection(self.core, self.endpoint);
+    }
+}
+
+/// Counts an open connection to an endpoint.
+pub(super) struct Open(Claim);
+
 impl Open {
-    pub(super) fn new(core: &Core) -> Self {
+    fn new(core: &Core, claim: Claim) -> Self {
         core.gauge(|g| {
             g.upstream.add(1);
             g.connected.add(1);
         });
-        Self { gauges: core.gauges.clone(), core: core.index }
+        Self(claim)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.gauges.core(self.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
+        self.0.gauges.core(self.0.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
     }
 }
 
-pub(super) async fn connect(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+/// What connections to an endpoint are secured under at the moment; 0 is plain text.
+fn epoch(endpoint: &Endpoint) -> u64 {
+    endpoint.tls.as_ref().map_or(0, |dial| dial.epoch())
+}
+
+/// Opens a connection, and says what it was secured under.
+pub(super) async fn connect(
+    core: &Core,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+) -> Result<((Transport, u64), Open), Reason> {
+    let claim = Claim::new(core, endpoint.id)?;
+    let connected = match &endpoint.tls {
+        None => (Transport::Plain(connect_plain(endpoint, timeouts).await?), 0),
+        Some(dial) => connect_secured(core, endpoint, timeouts, dial).await?,
+    };
+    Ok((connected, Open::new(core, claim)))
+}
+
+async fn connect_secured(
+    core: &Core,
+    endpoint: &Endpoint,
+    timeouts: &Timeouts,
+    dial: &Dial,
+) -> Result<(Transport, u64), Reason> {
+    let handshakes = &core.identities.handshakes;
+    let Some(secured) = dial.secured() else {
+        handshakes.count(Side::Upstream, Handshake::NoIdentity);
+        return Err(Reason::NoIdentity);
+    };
+    let until = tokio::time::Instant::now() + timeouts.connect.0;
+    let stream = connect_plain(endpoint, timeouts).await?;
+    let connecting = transport::connect(&secured, stream);
+    let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
+        Ok(Ok(stream)) => (Handshake::Done, Ok((stream, secured.epoch))),
+        Ok(Err(error)) => {
+            let outcome = Handshake::failed(&error);
+            let code = outcome.code();
+            tracing::debug!(address = %endpoint.address, %error, outcome = code, "an endpoint's handshake failed");
+            (outcome, Err(tls_reason(outcome)))
+        }
+        Err(_) => (Handshake::Timeout, Err(Reason::ConnectTimeout)),
+    };
+    handshakes.count(Side::Upstream, outcome);
+    connected
+}
+
+/// Why a request gets no answer whose connection could not be secured.
+fn tls_reason(outcome: Handshake) -> Reason {
+    match outcome {
+        Handshake::Untrusted | Handshake::Expired | Handshake::WrongIdentity => Reason::UpstreamIdentity,
+        Handshake::Timeout => Reason::ConnectTimeout,
+        Handshake::Closed => Reason::UpstreamReset,
+        _ => Reason::UpstreamTls,
+    }
+}
+
+async fn connect_plain(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
     let connecting = TcpStream::connect(endpoint.address);
     let stream = tokio::time::timeout(timeouts.connect.0, connecting)
         .await

@@ -21,6 +21,8 @@ pub(super) struct Watch {
     pub idle: Cell<Duration>,
     /// When the whole request must be over.
     pub limit: Cell<Option<Time>>,
+    /// When another endpoint may be tried in the place of one that has not answered.
+    pub patience: Cell<Option<Time>>,
     /// What the endpoint says before it answers, for the task to pass on.
     pub hints: Hints,
     /// Why the task gave up.
@@ -34,6 +36,7 @@ impl Watch {
             moved: Cell::new(false),
             idle: Cell::new(Duration::MAX),
             limit: Cell::new(None),
+            patience: Cell::new(None),
             hints: Hints::default(),
             verdict: Cell::new(None),
         })
@@ -46,11 +49,13 @@ impl Watch {
         self.moved.set(false);
         self.idle.set(Duration::MAX);
         self.limit.set(None);
+        self.patience.set(None);
         self.verdict.set(None);
     }
 
-    /// Sets the deadline, or the request's own limit where that is sooner.
+    /// Sets the deadline, or the request's own limit where that is sooner, or the end of patience.
     pub(super) fn set(&self, at: Time) {
+        let at = self.patience.get().map_or(at, |end| at.min(end));
         self.deadline.set(self.limit.get().map_or(at, |limit| at.min(limit)));
     }
 

@@ -4,7 +4,8 @@ use super::actions::Actions;
 use super::affinity::Affinity;
 use super::index::Index;
 use super::matcher::{Matcher, host_without_port};
-use crate::config::{Config, Route, SourceNet};
+use crate::config::{Config, Route, SourceNet, TlsMode};
+use crate::identity::Rules;
 use http::{HeaderMap, HeaderName, Method};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -45,6 +46,8 @@ pub struct Rule {
     pub timeout: Option<Duration>,
     /// What it does to its requests beyond choosing a cluster; mostly nothing.
     pub actions: Option<Arc<Actions>>,
+    /// Whether its requests may be repeated, where the rule says so.
+    pub idempotent: Option<bool>,
     /// Clusters with the upper end of their part of 0..2^32.
     targets: Box<[(u64, ClusterId)]>,
 }
@@ -67,6 +70,8 @@ pub struct Workload {
     pub service: Arc<str>,
     /// Where it serves, when it is itself an endpoint.
     pub serves: Option<SocketAddr>,
+    /// Who may send what; everybody everything without.
+    pub allow: Option<Rules>,
 }
 
 /// Rules, clusters' names and workloads of one configuration.
@@ -79,6 +84,8 @@ pub struct RouteTable {
     affinities: Box<[Option<Affinity>]>,
     workloads: Box<[Workload]>,
     sources: BTreeMap<SocketAddr, Box<[Source]>>,
+    /// Listeners that speak TLS.
+    secured: BTreeMap<SocketAddr, TlsMode>,
 }
 
 /// A workload on a listener, and the network that it calls from; everybody without one.
@@ -97,6 +104,7 @@ impl RouteTable {
         let index = Index::new(rules.iter().map(|(matcher, _)| matcher));
 
         let mut sources: BTreeMap<SocketAddr, Vec<Source>> = BTreeMap::new();
+        let mut secured = BTreeMap::new();
         let mut workloads = Vec::new();
         for ((name, workload), id) in config.workloads.iter().zip(0u32..) {
             let service = if workload.service.is_empty() { name } else { &workload.service };
@@ -104,8 +112,12 @@ impl RouteTable {
                 name: name.as_str().into(),
                 service: service.as_str().into(),
                 serves: workload.serves,
+                allow: Rules::compile(&workload.allow),
             });
             if let Some(listen) = workload.listen {
+                if workload.tls != TlsMode::Disabled {
+                    secured.insert(listen, workload.tls);
+                }
                 sources.entry(listen).or_default().push((workload.source, WorkloadId(id)));
             }
         }
@@ -120,6 +132,7 @@ impl RouteTable {
             affinities: config.clusters.values().map(|c| Affinity::compile(&c.affinity)).collect(),
             workloads: workloads.into(),
             sources: sources.into_iter().map(|(listen, list)| (listen, list.into())).collect(),
+            secured,
         }
     }
 
@@ -142,6 +155,12 @@ impl RouteTable {
     pub fn workload_of(&self, listen: SocketAddr, peer: IpAddr) -> Option<WorkloadId> {
         let here = self.sources.get(&listen)?;
         here.iter().find(|(net, _)| net.is_none_or(|n| n.contains(peer))).map(|(_, id)| *id)
+    }
+
+    /// Whether clients of a listener must prove who they are.
+    #[must_use]
+    pub fn tls(&self, listen: SocketAddr) -> TlsMode {
+        self.secured.get(&listen).copied().unwrap_or_default()
     }
 
     /// A workload by its id.
@@ -196,15 +215,10 @@ fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Op
             }
         }
     }
-    let m = &route.matches;
-    let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
-    let label = match (m.host.as_deref(), path) {
-        (None, None) => "*".to_owned(),
-        (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
-    };
     let timeout = route.timeout.map(|t| t.0).filter(|t| !t.is_zero());
+    let idempotent = route.idempotent;
     let actions = Actions::compile(route, ids)?.map(Arc::new);
-    Some((matcher, Rule { index, label: label.into(), timeout, actions, targets: targets.into() }))
+    Some((matcher, Rule { index, label: route.label().into(), timeout, actions, idempotent, targets: targets.into() }))
 }
 
 #[cfg(test)]

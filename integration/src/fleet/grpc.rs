@@ -7,6 +7,8 @@
 //! | `Sum` | client streaming | adds up |
 //! | `Echo` | bidirectional | sends each number back as it comes |
 //! | `Never` | unary | never answers, for deadlines |
+//!
+//! And `grpc.health.v1.Health`, whose `Check` says what `State::serving` does.
 
 use super::State;
 use crate::BoxError;
@@ -18,6 +20,7 @@ use hyper::body::Incoming;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use tonic::server::{ClientStreamingService, Grpc, ServerStreamingService, StreamingService, UnaryService};
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -47,6 +50,7 @@ type Pending<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>
 type Numbers = BoxStream<'static, Result<Number, Status>>;
 
 struct Double;
+struct Check(Arc<State>);
 struct Never;
 struct CountTo;
 struct Sum;
@@ -70,6 +74,34 @@ impl UnaryService<Number> for Double {
                 response.metadata_mut().insert("x-tag", tag);
             }
             Ok(response)
+        })
+    }
+}
+
+/// grpc.health.v1.HealthCheckRequest.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthAsked {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// grpc.health.v1.HealthCheckResponse.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthSaid {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+impl UnaryService<HealthAsked> for Check {
+    type Response = HealthSaid;
+    type Future = Pending<HealthSaid>;
+
+    fn call(&mut self, request: tonic::Request<HealthAsked>) -> Self::Future {
+        let status = if self.0.serving.load(SeqCst) { 1 } else { 2 };
+        let known = request.into_inner().service.is_empty();
+        Box::pin(async move {
+            let said = || tonic::Response::new(HealthSaid { status });
+            known.then(said).ok_or_else(|| Status::not_found("no such service"))
         })
     }
 }
@@ -147,6 +179,9 @@ pub(super) async fn answer(state: &Arc<State>, request: Request<Incoming>) -> Re
         "/test.Numbers/Sum" => grpc.client_streaming(Sum, request).await,
         "/test.Numbers/Echo" => grpc.streaming(Echo(state.clone()), request).await,
         "/test.Numbers/Never" => grpc.unary(Never, request).await,
+        "/grpc.health.v1.Health/Check" => {
+            Grpc::new(ProstCodec::<HealthSaid, HealthAsked>::default()).unary(Check(state.clone()), request).await
+        }
         _ => Status::unimplemented("no such method").into_http(),
     };
     response.map(|body: tonic::body::Body| body.map_err(|e| -> BoxError { e.into() }).boxed_unsync())

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Which endpoints saw which request: by id, the endpoints' numbers in order of arrival.
@@ -56,6 +56,8 @@ pub struct State {
     pub delay_us: AtomicU64,
     /// The status of every answer; 0 is what the script says.
     pub status: AtomicU16,
+    /// What it says of itself as `grpc.health.v1.Health`.
+    pub serving: AtomicBool,
     /// Whether each request's body is echoed without the ORCA header (`false`) or with it.
     pub orca: AtomicBool,
     /// Connections that it accepted.
@@ -74,6 +76,8 @@ pub struct State {
     pub cancelled: AtomicU64,
     /// Bytes of bodies that `/sink` and `/slow-reader` took.
     pub taken: AtomicU64,
+    /// How many requests it works on at a time, for `/work`.
+    workers: Mutex<Arc<Semaphore>>,
     /// `/hold`, `/gate` and `/slow-reader` wait until this is true.
     gate: watch::Sender<bool>,
     journal: Arc<Journal>,
@@ -89,6 +93,11 @@ impl State {
     /// Lets each request wait so long.
     pub fn slow(&self, delay: Duration) {
         self.delay_us.store(delay.as_micros() as u64, SeqCst);
+    }
+
+    /// Works on so many requests at a time from now on, where `/work` is asked for.
+    pub fn workers(&self, count: usize) {
+        *self.workers.lock().unwrap() = Arc::new(Semaphore::new(count));
     }
 
     /// Opens the gate for those who wait, and all who come.
@@ -125,6 +134,7 @@ impl Endpoint {
             number,
             delay_us: AtomicU64::new(0),
             status: AtomicU16::new(0),
+            serving: AtomicBool::new(true),
             orca: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -134,6 +144,7 @@ impl Endpoint {
             holding: AtomicUsize::new(0),
             cancelled: AtomicU64::new(0),
             taken: AtomicU64::new(0),
+            workers: Mutex::new(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS))),
             gate: watch::Sender::new(false),
             journal,
         });

@@ -8,6 +8,7 @@
 //! | `/trailers/N` | sends N bytes and the trailers `x-check: N` and `x-end: yes` |
 //! | `/break/N` | announces 2 N bytes and breaks off after N; with `?chunked` it announces none |
 //! | `/delay/MS` | answers after so long |
+//! | `/work/MS` | answers after so long, a few at a time (`State::workers`); the others wait their turn |
 //! | `/hold` | answers once the gate is open |
 //! | `/gate/N` | sends the head and N bytes at once, N more once the gate is open |
 //! | `/slow-reader` | answers at once, and reads the body only once the gate is open |
@@ -107,6 +108,12 @@ async fn perform(state: &Arc<State>, request: Request<Incoming>, id: Option<u64>
         "break" if query == "chunked" => Response::new(body::broken_after(number()?)),
         "break" => sized(number()? * 2, body::broken_after(number()?)),
         "delay" => {
+            tokio::time::sleep(Duration::from_millis(number()?)).await;
+            hello(state, id)
+        }
+        "work" => {
+            let workers = state.workers.lock().unwrap().clone();
+            let _worker = workers.acquire().await?;
             tokio::time::sleep(Duration::from_millis(number()?)).await;
             hello(state, id)
         }

@@ -62,12 +62,12 @@ impl Ejecting {
         self.healthy.clear();
         self.probation.clear();
         for position in usable {
-            let health = self.ejector.check(&self.nodes[*position], &self.rules, now).health;
+            let health = self.ejector.check(&self.nodes[*position], &self.rules, None, now).health;
             self.out[*position] = !health.takes_requests();
             match health {
                 Health::Healthy => self.healthy.push(*position),
                 Health::Probation => self.probation.push(*position),
-                Health::Ejected | Health::Drained => {}
+                Health::Ejected | Health::Unhealthy | Health::Drained => {}
             }
         }
         if self.healthy.is_empty() || (self.healthy.len() as f64) < self.rules.panic_below.0 * usable.len() as f64 {

@@ -1,6 +1,6 @@
 //! What can only be judged together: workloads, routes and clusters, their names and their addresses.
 
-use super::settings::above_zero;
+use super::resilience;
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path, traffic};
 use crate::config::diagnostic::MAX_FINDINGS;
@@ -251,7 +251,7 @@ fn clusters(config: &Config, findings: &mut Findings) {
             findings.resting_on(Path::of(&["routes"]));
         }
         endpoints(name, cluster, &path, findings);
-        limits(cluster, &path, findings);
+        resilience::check(cluster, &path, findings);
         traffic::affinity(cluster, &path, findings);
     }
 }
@@ -304,28 +304,6 @@ fn labels(labels: &BTreeMap<String, String>, path: &Path, findings: &mut Finding
         }
         findings.check(path.key(key).name(), syntax::text(key, MAX_METADATA_KEY));
         findings.check(path.key(key), syntax::text(value, MAX_METADATA_VALUE));
-    }
-}
-
-fn limits(cluster: &Cluster, path: &Path, findings: &mut Findings) {
-    let timeouts = &cluster.timeouts;
-    let times =
-        [("connect", timeouts.connect), ("response_headers", timeouts.response_headers), ("idle", timeouts.idle)];
-    above_zero(&path.key("timeouts"), &times, findings);
-    let ejection = &cluster.ejection;
-    let path = path.key("ejection");
-    above_zero(&path, &[("first", ejection.first)], findings);
-    if ejection.longest < ejection.first {
-        let message =
-            format!("the longest ejection ({}) is shorter than the first ({})", ejection.longest, ejection.first);
-        findings.error(path.key("longest"), message, format!("write `{}` or more", ejection.first));
-    }
-    if !(0.0..=1.0).contains(&ejection.panic_below.0) {
-        findings.error(
-            path.key("panic_below"),
-            format!("{} is not a share", ejection.panic_below),
-            "write `0%` to `100%`",
-        );
     }
 }
 

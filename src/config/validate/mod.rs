@@ -6,12 +6,17 @@
 //!
 //! Nothing here looks at the world: whether a file exists or a port is free is found out by whoever opens it.
 
+mod admission;
+mod identity;
 mod mesh;
+mod resilience;
 mod settings;
 mod syntax;
 #[cfg(test)]
 mod tests;
 mod traffic;
+
+pub use syntax::plain_path;
 
 use super::diagnostic::Severity;
 use super::schema::Config;
@@ -123,5 +128,7 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     settings::check(config, &mut findings);
     mesh::check(config, &mut findings);
+    admission::check(config, &mut findings);
+    identity::check(config, &mut findings);
     findings.0
 }

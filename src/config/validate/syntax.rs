@@ -292,3 +292,28 @@ pub fn log_filter(text: &str) -> Result<(), Wrong> {
         Err(error) => wrong(format!("`{text}` is not a log filter: {error}"), remedy),
     }
 }
+
+/// Whether nobody reads a path as another one: no parts that are empty or dots (`;` and what follows it is no part of a
+/// name), no backslashes, and none of these percent-encoded. Servers differ in what they make of those, so a rule
+/// about paths says nothing of them.
+#[must_use]
+pub fn plain_path(path: &str) -> bool {
+    let Some(rest) = path.strip_prefix('/') else { return false };
+    let bytes = rest.as_bytes();
+    let hidden = |i: usize| {
+        let digits = bytes.get(i + 1..i + 3).unwrap_or_default();
+        [b"2e", b"2f", b"5c", b"00"].iter().any(|code| digits.eq_ignore_ascii_case(*code))
+    };
+    if bytes.iter().enumerate().any(|(i, b)| *b == b'\\' || (*b == b'%' && hidden(i))) {
+        return false;
+    }
+    let mut parts = rest.split('/').peekable();
+    while let Some(part) = parts.next() {
+        let name = part.split(';').next().unwrap_or_default();
+        let last = parts.peek().is_none();
+        if matches!(name, "." | "..") || (part.is_empty() && !last) {
+            return false;
+        }
+    }
+    true
+}

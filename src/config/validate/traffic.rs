@@ -25,7 +25,15 @@ const OF_THE_CONNECTION: [&str; 11] = [
 ];
 /// What the proxy says of a request by itself, and relies on. `x-forwarded-host` and `x-forwarded-proto` are not among
 /// them as long as they are set: only the operator knows what stands before the proxy.
-const OF_THE_PROXY: [&str; 4] = ["grpc-timeout", "traceparent", "x-forwarded-for", "x-request-id"];
+const OF_THE_PROXY: [&str; 7] = [
+    "grpc-timeout",
+    "traceparent",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-pathloom-class",
+    "x-pathloom-depth",
+    "x-request-id",
+];
 const FORWARDED: [&str; 2] = ["x-forwarded-host", "x-forwarded-proto"];
 /// What the proxy takes from an answer, or says with it.
 const OF_THE_ANSWER: [&str; 4] = ["grpc-message", "grpc-status", "proxy-status", "x-request-id"];
@@ -133,11 +141,11 @@ fn redirect(route: &Route, path: &Path, findings: &mut Findings) {
     if let Some(target) = &redirect.path {
         findings.check(here.key("path"), syntax::target(target));
     }
-    let Route { rewrite, headers, fault, mirror, .. } = route;
+    let Route { rewrite, headers, fault, mirror, rate, .. } = route;
     let more = *rewrite != Default::default() || *headers != Default::default();
-    if more || *fault != Default::default() || mirror.cluster.is_some() {
+    if more || *fault != Default::default() || mirror.cluster.is_some() || rate.is_some() {
         let message =
-            "the route's `rewrite`, `headers`, `fault` and `mirror` do nothing: no endpoint gets its requests";
+            "`rewrite`, `headers`, `fault`, `mirror` and `rate` do nothing here: no endpoint gets these requests";
         findings.warning(here.name(), message, "remove them, or the redirect");
     }
 }

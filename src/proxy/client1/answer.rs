@@ -31,7 +31,7 @@ pub(in crate::proxy) struct Head {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(in crate::proxy) enum Parsed {
     /// More bytes are needed.
     Partial,
     /// A 1xx other than 101; its head is where it was asked for.
@@ -42,11 +42,11 @@ pub(super) enum Parsed {
 
 /// Whether the endpoint leaves the connection open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Keep(pub bool);
+pub(in crate::proxy) struct Keep(pub bool);
 
 /// Takes one head off the front of `bytes` and puts it at `place`. `spare` is a map that nobody needs any more; `plain`
 /// takes the headers of an answer that nobody needs to look at.
-pub(super) fn parse(
+pub(in crate::proxy) fn parse(
     bytes: &mut Bytes,
     method: &Method,
     spare: &mut HeaderMap,

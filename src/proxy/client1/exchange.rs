@@ -4,7 +4,9 @@
 //! can no longer be written to, it is still listened to, because it may have said why before it closed (RFC 9112,
 //! section 9.5).
 
+use super::super::attempts::suspect;
 use super::super::early::Early;
+use super::super::transport;
 use super::super::wire1::{Decoder, Framing, Malformed, Names, Scratch, Unwritten, may_end};
 use super::answer::{self, Head, Keep, Parsed};
 use super::send::Sending;
@@ -32,6 +34,8 @@ pub(in crate::proxy) enum Ended {
     Malformed,
     /// The client's body broke off.
     Broken,
+    /// The endpoint refused our certificate, or what it spoke was no TLS.
+    Rejected,
 }
 
 impl Ended {
@@ -40,6 +44,7 @@ impl Ended {
             Self::Unused | Self::Silent | Self::Reset => Reason::UpstreamReset,
             Self::Malformed => Reason::UpstreamProtocol,
             Self::Broken => Reason::RequestIncomplete,
+            Self::Rejected => Reason::UpstreamTls,
         }
     }
 }
@@ -79,6 +84,7 @@ impl Exchange {
             }
             match self.connection.poll_fill(cx, scratch) {
                 Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) if transport::rejected(&error) => return Poll::Ready(Err(Ended::Rejected)),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(self.over())),
                 Poll::Ready(Ok(_)) => {}
             }
@@ -130,10 +136,11 @@ impl Exchange {
             *bytes = self.partial.split().freeze();
         }
         if !bytes.is_empty()
-            && let (Some(lines), Some(buffer)) = (&mut sending.lines, sending.writer.spent())
+            && let Some(lines) = &mut sending.lines
+            && let (keep, Some(buffer)) = (sending.writer.whole(), sending.writer.spent())
         {
             // The request is out, and an answer there: the buffer serves that, or each request would hold two.
-            lines.lend(buffer);
+            lines.lend(buffer, keep);
         }
         while !bytes.is_empty() {
             let before = bytes.len();
@@ -167,12 +174,15 @@ impl Exchange {
 
     fn answered(&mut self, sending: &mut Sending, scratch: &Scratch, head: Option<&Head>) -> Result<(), Ended> {
         if sending.writer.done() || self.deaf {
-            scratch.recycle(std::mem::take(&mut sending.writer.out));
+            if !sending.writer.whole() {
+                scratch.recycle(std::mem::take(&mut sending.writer.out));
+            }
         } else if head.is_some_and(|h| h.parts.status == StatusCode::SWITCHING_PROTOCOLS) {
             return Err(Ended::Malformed);
-        } else {
+        } else if !(sending.writer.whole() && head.is_some_and(suspect)) {
             self.connection.detach(std::mem::take(sending));
         }
+        // Whoever may send it again decides first (`attempts`), and has it detached then.
         Ok(())
     }
 }

@@ -30,9 +30,12 @@ mod exchange;
 mod send;
 
 pub(super) use answer::Head;
+#[cfg(any(test, fuzzing))]
+pub(super) use answer::{Parsed, parse as parse_answer};
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
+use super::transport::{Joint, Transport};
 use super::upstream::Open;
 use super::wire1::{Decoder, Incomplete, Malformed, Piece, READ, Raw, Scratch};
 use crate::balance::EndpointId;
@@ -44,8 +47,6 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
 
 /// A connection to an endpoint.
@@ -62,6 +63,8 @@ pub(super) struct Connection {
     /// The body broke off, which is said in the turn after what came before.
     breaking: bool,
     pub endpoint: EndpointId,
+    /// What it was secured under; 0 is plain text.
+    pub epoch: u64,
     /// When it was last used, and how long it may then wait for the next request.
     pub used: Time,
     pub idle: Duration,
@@ -69,21 +72,26 @@ pub(super) struct Connection {
 }
 
 enum Stream {
-    Whole(TcpStream),
+    Whole(Transport),
     /// The request's body is still being sent, by a task of its own.
-    Half(OwnedReadHalf, Rest),
+    Half(Joint, Rest),
     Gone,
 }
 
 /// The rest of a request's body, whose answer has begun.
 struct Rest {
-    /// The writing half, once all was sent.
-    sent: Rc<Cell<Option<OwnedWriteHalf>>>,
+    /// All was sent.
+    sent: Rc<Cell<bool>>,
     task: AbortHandle,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, endpoint: EndpointId, idle: Duration, open: Open) -> Box<Self> {
+    pub(super) fn new(
+        (stream, epoch): (Transport, u64),
+        endpoint: EndpointId,
+        idle: Duration,
+        open: Open,
+    ) -> Box<Self> {
         let (stream, body) = (Stream::Whole(stream), Decoder::Done);
         Box::new(Self {
             stream,
@@ -93,6 +101,7 @@ impl Connection {
             long: false,
             breaking: false,
             endpoint,
+            epoch,
             used: Time(0),
             idle,
             open: Rc::new(open),
@@ -101,11 +110,9 @@ impl Connection {
 
     /// Whether something came that nobody asked for, or the endpoint closed: it may not be used then. Costs no system
     /// call unless there is something to be read.
-    pub(super) fn stale(&self) -> bool {
-        match &self.stream {
-            Stream::Whole(stream) => {
-                !matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
-            }
+    pub(super) fn stale(&mut self) -> bool {
+        match &mut self.stream {
+            Stream::Whole(stream) => stream.stale(),
             Stream::Half(..) | Stream::Gone => true,
         }
     }
@@ -116,7 +123,8 @@ impl Connection {
             return None;
         }
         self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
-            Stream::Half(reader, rest) => Stream::Whole(reader.reunite(rest.sent.take()?).ok()?),
+            Stream::Half(stream, rest) if rest.sent.get() => Stream::Whole(stream.alone()?),
+            Stream::Half(..) => return None,
             stream => stream,
         };
         Some(self)
@@ -136,7 +144,7 @@ impl Connection {
         let long = self.long || self.body.left().is_some_and(|left| left > READ as u64);
         let read = match &mut self.stream {
             Stream::Whole(stream) => scratch.poll_read(cx, stream, long),
-            Stream::Half(reader, _) => scratch.poll_read(cx, reader.as_ref(), long),
+            Stream::Half(stream, _) => stream.with(|stream| scratch.poll_read(cx, stream, long)),
             Stream::Gone => return Poll::Ready(Ok(0)),
         };
         (self.buf, self.long) = ready!(read)?;
@@ -189,19 +197,20 @@ impl Connection {
 
     /// Lets a task of its own send what is left of the request: whoever reads the answer may be held up by its client,
     /// which may want to be rid of its body first.
-    fn detach(&mut self, mut sending: Sending) {
+    pub(super) fn detach(&mut self, mut sending: Sending) {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Gone) {
             Stream::Whole(stream) => {
-                let (reader, mut writer) = stream.into_split();
-                let sent = Rc::new(Cell::new(None));
-                let (place, open) = (sent.clone(), self.open.clone());
+                let stream = stream.joint();
+                let sent = Rc::new(Cell::new(false));
+                let (mut writer, over, open) = (stream.clone(), sent.clone(), self.open.clone());
                 let task = tokio::task::spawn_local(async move {
                     let _open = open;
                     if std::future::poll_fn(|cx| sending.writer.poll(cx, &mut writer)).await.is_ok() {
-                        place.set(Some(writer));
+                        drop(writer);
+                        over.set(true);
                     }
                 });
-                Stream::Half(reader, Rest { sent, task: task.abort_handle() })
+                Stream::Half(stream, Rest { sent, task: task.abort_handle() })
             }
             stream => stream,
         };

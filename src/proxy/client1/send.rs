@@ -14,12 +14,14 @@ use http::{HeaderMap, Method};
 /// A request on its way out. It goes from connection to connection until one takes it.
 #[derive(Default)]
 pub(in crate::proxy) struct Sending<B = RequestBody> {
-    pub(super) writer: Writer<B>,
+    pub(in crate::proxy) writer: Writer<B>,
     pub(super) method: Method,
     /// The request's map, empty, for the answer's headers.
-    pub(super) spare: HeaderMap,
+    pub(in crate::proxy) spare: HeaderMap,
     /// Takes the answer's plain headers, where the client speaks HTTP/1.1.
     pub(in crate::proxy) lines: Option<Lines>,
+    /// It may be sent twice.
+    pub(in crate::proxy) idempotent: bool,
 }
 
 impl<B> Sending<B> {
@@ -40,6 +42,7 @@ impl<B> Sending<B> {
             scratch.recycle(lines.into_text());
         }
         let (method, mut headers) = (parts.method.clone(), std::mem::take(&mut parts.headers));
+        let idempotent = method.is_idempotent();
         let rest = match &body {
             None => Rest::Nothing,
             Some(_) if headers.contains_key(TRANSFER_ENCODING) => Rest::Chunked(announced(&headers)),
@@ -51,16 +54,23 @@ impl<B> Sending<B> {
         };
         // Now, because the headers hold the block that they were read into, which could not be used again.
         headers.clear();
-        Self { writer: Writer::new(out, rest, body.unwrap_or_default()), method, spare: headers, lines: None }
+        let writer = Writer::new(out, rest, body.unwrap_or_default());
+        Self { writer, method, spare: headers, lines: None, idempotent }
     }
 
     /// Whether it may be sent again although it was written: its method is idempotent, and nothing of a body is gone.
     pub(in crate::proxy) fn repeatable(&self) -> bool {
-        !self.writer.pulled && self.method.is_idempotent()
+        !self.writer.pulled && self.idempotent
     }
 
-    /// Begins anew; for what is `repeatable`.
+    /// Begins anew; for what is `repeatable`, or whole.
     pub(in crate::proxy) fn rewind(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            if self.writer.out.is_empty() {
+                self.writer.out = lines.reclaim();
+            }
+            lines.clear();
+        }
         self.writer.rewind();
     }
 }

@@ -128,6 +128,8 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         version: Version::HTTP_11,
         request_id: None,
         traceparent: b"00-1-2-00",
+        client_cert: None,
+        secure: false,
         usual: &Usual::default(),
     };
     Sending::new(&mut { parts }, None, &added, body, scratch)
@@ -260,4 +262,67 @@ fn only_a_whole_request_of_an_idempotent_method_is_repeated() {
         while sending.writer.poll(&mut cx, &mut second).is_pending() {}
         assert_eq!(first.got, second.got);
     }
+}
+
+#[test]
+fn what_is_kept_is_written_again_wherever_it_broke() {
+    let large: &'static str = "x".repeat(5_000).leak();
+    let body = || Some(frames([data("abc"), data(large), None, data("d"), data(large), data(large), data("ef")]));
+    let length = large.len() * 3 + 6;
+    let chunked = parts(Method::PUT, &[("transfer-encoding", "chunked")]);
+    let sized = parts(Method::PUT, &[("content-length", length.to_string().leak())]);
+    let mut cx = Context::from_waker(Waker::noop());
+    for parts in [chunked, sized] {
+        let expected = written(&parts, body(), usize::MAX).unwrap();
+        for breaks_after in (0..expected.len() + 100).step_by(97) {
+            let mut sending = sending(parts.clone(), body(), &Scratch::default());
+            sending.writer.keep(length);
+            for breaks_after in [breaks_after, breaks_after / 2] {
+                let mut to = Slow { breaks_after, ..Slow::new(1_000) };
+                for _ in 0..200 {
+                    let _ = sending.writer.poll(&mut cx, &mut to);
+                }
+                assert!(sending.writer.whole());
+                sending.rewind();
+            }
+            let mut to = Slow::new(1_000);
+            while sending.writer.poll(&mut cx, &mut to).is_pending() {}
+            let text = String::from_utf8(to.got).unwrap().replace(ADDED, "");
+            assert!(text == expected, "after {breaks_after} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_body_beyond_what_is_kept_is_written_all_the_same_and_not_to_be_had_again() {
+    let body = || Some(frames([data("abc"), None, data("def")]));
+    let post = parts(Method::PUT, &[("transfer-encoding", "chunked")]);
+    let expected = written(&post, body(), usize::MAX).unwrap();
+    for (keep, whole) in [(6, true), (5, false), (0, false)] {
+        let mut sending = sending(post.clone(), body(), &Scratch::default());
+        sending.writer.keep(keep);
+        let (mut to, mut cx) = (Slow::new(7), Context::from_waker(Waker::noop()));
+        while sending.writer.poll(&mut cx, &mut to).is_pending() {}
+        assert_eq!(String::from_utf8(to.got).unwrap().replace(ADDED, ""), expected);
+        assert_eq!(sending.writer.whole(), whole, "{keep}");
+    }
+}
+
+#[test]
+fn a_request_whose_buffer_serves_the_answer_can_be_had_again() {
+    let get = parts(Method::GET, &[("host", "shop")]);
+    let mut sending = sending(get, None, &Scratch::default());
+    sending.writer.keep(0);
+    sending.lines = Some(Lines::default());
+    let (mut first, mut second) = (Slow::new(1_000), Slow::new(1_000));
+    let mut cx = Context::from_waker(Waker::noop());
+    while sending.writer.poll(&mut cx, &mut first).is_pending() {}
+    let (buffer, lines) = (sending.writer.spent().unwrap(), sending.lines.as_mut().unwrap());
+    lines.lend(buffer, true);
+    lines.push_text(b"\r\nserver: ", b"x");
+    assert_eq!(lines.text(), b"\r\nserver: x", "the request does not show");
+    sending.rewind();
+    while sending.writer.poll(&mut cx, &mut second).is_pending() {}
+    assert_eq!(first.got, second.got);
+    assert_eq!(sending.lines.unwrap().text(), b"");
 }

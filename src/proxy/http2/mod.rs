@@ -28,6 +28,8 @@
 
 mod data;
 mod floods;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod handle;
 mod heads;
 mod incoming;
@@ -113,6 +115,7 @@ impl Silence {
 
 #[cfg(test)]
 mod tests {
+    use super::super::transport::Transport;
     use super::*;
     use std::cell::Cell;
     use std::task::Poll;
@@ -148,7 +151,8 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn a_peer_is_pinged_before_it_is_given_up() {
         for answers in [true, false] {
-            let (mut near, far) = session_tests::pair().await;
+            let (near, far) = session_tests::pair().await;
+            let mut near = Transport::Plain(near);
             let peer = tokio::task::spawn_local(async move {
                 let (_sender, connection) = h2::client::handshake(far).await.unwrap();
                 if answers {
@@ -164,7 +168,7 @@ mod tests {
             let mut silence = Silence::new(QUICK, clock, &all);
             let (looks, came) = (Cell::new(0), Cell::new(0));
             let gone = std::future::poll_fn(|cx| {
-                while let Poll::Ready(Ok(true)) = session.poll_read(cx, &near) {
+                while let Poll::Ready(Ok(true)) = session.poll_read(cx, &mut near) {
                     while session.next().is_some() {}
                     came.set(looks.get());
                 }

@@ -40,6 +40,10 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Pipe<B> {
         self.over
     }
 
+    pub(in crate::proxy) fn body(&self) -> &B {
+        &self.body
+    }
+
     pub(in crate::proxy) fn into_body(self) -> B {
         self.body
     }

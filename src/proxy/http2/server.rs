@@ -11,6 +11,7 @@ use super::super::conn::Conn;
 use super::super::deadlines::Deadlines;
 use super::super::headers::Seen;
 use super::super::inbound::Inbound;
+use super::super::transport::Transport;
 use super::super::watch::Watch;
 use super::handle::{Handle, Sender};
 use super::incoming::Asked;
@@ -27,7 +28,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 /// A client is pinged after 30 seconds without a byte of it, and gone after 20 more.
 const PATIENCE: Patience = Patience { time: Duration::from_secs(10), ask_after: 3, give_up_after: 5 };
@@ -41,7 +41,7 @@ const MAX_LINGER: usize = 256 * 1024;
 const MAX_SPARE: usize = 1;
 
 /// Serves a connection to its end, of which `read` came already; `ask` begins to serve a request.
-pub(in crate::proxy) async fn serve<F, A>(conn: &Rc<Conn>, stream: TcpStream, read: Bytes, ask: A)
+pub(in crate::proxy) async fn serve<F, A>(conn: &Rc<Conn>, stream: Transport, read: Bytes, ask: A)
 where
     F: Future<Output = Response<ResponseBody>>,
     A: Fn(&Rc<Watch>, &mut request::Parts, &Seen, Option<Inbound>) -> F,
@@ -65,7 +65,7 @@ enum Close {
 struct Serving<'a, F, A> {
     conn: &'a Rc<Conn>,
     ask: A,
-    stream: TcpStream,
+    stream: Transport,
     session: Rc<Session>,
     /// The connection's own.
     waker: Waker,
@@ -79,7 +79,7 @@ where
     F: Future<Output = Response<ResponseBody>>,
     A: Fn(&Rc<Watch>, &mut request::Parts, &Seen, Option<Inbound>) -> F,
 {
-    fn new(conn: &'a Rc<Conn>, ask: A, stream: TcpStream, read: Bytes) -> Self {
+    fn new(conn: &'a Rc<Conn>, ask: A, stream: Transport, read: Bytes) -> Self {
         let core = &conn.core;
         let session = Session::new(Role::Server, core.http2, core.scratch.clone());
         session.feed(read);
@@ -94,7 +94,7 @@ where
         Self { conn, ask, stream, session, waker, wakes, streams, silence }
     }
 
-    fn into_stream(self) -> TcpStream {
+    fn into_stream(self) -> Transport {
         self.stream
     }
 
@@ -169,7 +169,7 @@ where
                 }
                 return true;
             }
-            match self.session.poll_read(&mut cx, &self.stream) {
+            match self.session.poll_read(&mut cx, &mut self.stream) {
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(_) => return false,
                 Poll::Pending => return true,
@@ -179,7 +179,7 @@ where
 }
 
 /// Closes the sending side, and reads on until the client closes, too.
-async fn linger(conn: &Conn, mut stream: TcpStream) {
+async fn linger(conn: &Conn, mut stream: Transport) {
     let core = &conn.core;
     conn.watch.deadline.set(core.clock.now() + LINGER);
     let (mut closed, mut discarded) = (false, 0);
@@ -190,7 +190,7 @@ async fn linger(conn: &Conn, mut stream: TcpStream) {
             let _ = Pin::new(&mut stream).poll_shutdown(cx);
         }
         while discarded < MAX_LINGER {
-            match core.scratch.poll_read(cx, &stream, false) {
+            match core.scratch.poll_read(cx, &mut stream, false) {
                 Poll::Ready(Ok((read, _))) if !read.is_empty() => discarded += read.len(),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,

@@ -22,6 +22,7 @@
 //! **Leaving in good order** (RFC 9113, section 6.8): GOAWAY with the highest number there is and a ping; when that
 //! comes back the peer knows, so that GOAWAY with the last stream follows, and the end with the last stream's.
 
+use super::super::transport::Transport;
 use super::super::wire1::Scratch;
 use super::super::wire2::{
     Code, Deflate, Inflate, Settings, put_goaway, put_ping, put_rst, put_settings_ack, put_window_update,
@@ -39,7 +40,6 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 /// What of bodies waits to be written, a connection, in bytes.
 pub(super) const MAX_WAITING: usize = 64 * 1024;
@@ -200,7 +200,7 @@ impl Session {
     }
 
     /// Reads once. `Ok(false)` is the end of what the peer says, or of our patience.
-    pub(in crate::proxy) fn poll_read(&self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<bool>> {
+    pub(in crate::proxy) fn poll_read(&self, cx: &mut Context<'_>, from: &mut Transport) -> Poll<io::Result<bool>> {
         let mut engine = self.engine.borrow_mut();
         if engine.out.buffered() > MAX_ANSWERS {
             engine.held_up = true;

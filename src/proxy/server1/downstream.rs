@@ -5,6 +5,7 @@
 //! reading to whoever holds a body that is not over.
 
 use super::super::core::Core;
+use super::super::transport::Transport;
 use super::super::wire1::{Decoder, Framing, Incomplete, Piece, READ, Raw, line};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -15,7 +16,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 /// What informational answers may wait for a client that does not read, in bytes; beyond, they are dropped.
 const MAX_INTERIM: usize = 64 * 1024;
@@ -24,7 +24,7 @@ const MAX_INTERIM: usize = 64 * 1024;
 pub(in crate::proxy) struct Downstream {
     core: Rc<Core>,
     /// None once it is closed, or speaks another protocol.
-    stream: RefCell<Option<TcpStream>>,
+    stream: RefCell<Option<Transport>>,
     /// Read, and not used yet.
     buf: RefCell<Bytes>,
     /// The body of the request that was read last.
@@ -53,7 +53,7 @@ pub(super) enum Drained {
 
 impl Downstream {
     /// A connection on which `read` came already.
-    pub(in crate::proxy) fn new(core: Rc<Core>, stream: TcpStream, read: Bytes) -> Rc<Self> {
+    pub(in crate::proxy) fn new(core: Rc<Core>, stream: Transport, read: Bytes) -> Rc<Self> {
         Rc::new(Self {
             core,
             stream: RefCell::new(Some(stream)),
@@ -169,8 +169,8 @@ impl Downstream {
             interim.truncate(before);
         }
         drop(interim);
-        let stream = self.stream.borrow();
-        if let Some(written) = stream.as_ref().and_then(|s| s.try_write(&self.interim.borrow()).ok()) {
+        let mut stream = self.stream.borrow_mut();
+        if let Some(written) = stream.as_mut().and_then(|s| s.try_write(&self.interim.borrow()).ok()) {
             self.interim.borrow_mut().drain(..written);
         }
         if !self.interim.borrow().is_empty() {
@@ -202,7 +202,7 @@ impl Downstream {
     }
 
     /// Writes to the client.
-    pub(super) fn write<T>(&self, write: impl FnOnce(&mut TcpStream) -> T) -> Option<T> {
+    pub(super) fn write<T>(&self, write: impl FnOnce(&mut Transport) -> T) -> Option<T> {
         self.stream.borrow_mut().as_mut().map(write)
     }
 

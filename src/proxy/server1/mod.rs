@@ -41,6 +41,8 @@ mod request;
 
 pub(super) use downstream::{Body, Downstream};
 pub(super) use request::Limits;
+#[cfg(any(test, fuzzing))]
+pub(super) use request::{Head as RequestHead, parse as parse_request};
 
 use super::body::{ResponseBody, Switched};
 use super::conn::{Conn, DRAIN_IDLE};
@@ -48,6 +50,7 @@ use super::core::Held;
 use super::failure::Failure;
 use super::forward;
 use super::places::Running;
+use super::transport::Transport;
 use super::upgrade;
 use super::wire1::{Out, Unwritten, Writer, may_end};
 use crate::observe::Reason;
@@ -273,6 +276,7 @@ async fn answer(conn: &Conn, downstream: &Downstream, response: Response<Respons
     let Writer { out, body, .. } = writer;
     core.scratch.recycle(out);
     if !written || broken {
+        downstream.write(Transport::cut);
         return After::Close;
     }
     if let Some(switched) = body.switched() {

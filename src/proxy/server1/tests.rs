@@ -2,6 +2,7 @@
 
 use super::super::core::{Core, Listener};
 use super::super::gauges::ProxyGauges;
+use super::super::transport::Transport;
 use super::super::watch::Watch;
 use super::super::{Alarm, Clock, ProxyOptions, conn};
 use super::*;
@@ -43,6 +44,7 @@ fn core() -> Rc<Core> {
         sink: Arc::new(Nobody),
         alarm: Arc::new(Nobody),
         unrouted: TrafficRegistry::new(1).unrouted().clone(),
+        identities: Arc::default(),
         inherited: Mutex::default(),
         on_bind_error: Box::new(|_| {}),
         on_ready: Box::new(|| {}),
@@ -58,9 +60,10 @@ async fn connected() -> (TcpStream, Rc<Downstream>) {
     let (stream, peer) = listener.accept().await.unwrap();
     let core = core();
     let watch = Watch::new(&core.deadlines);
-    let downstream = Downstream::new(core, stream, Bytes::new());
+    let downstream = Downstream::new(core, Transport::Plain(stream), Bytes::new());
     let listener = Listener { address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
-    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer.ip(), false, watch);
+    let peer = (peer.ip(), None);
+    let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer, false, watch);
     let served = downstream.clone();
     tokio::task::spawn_local(async move { serve(&conn, &served).await });
     (client, downstream)

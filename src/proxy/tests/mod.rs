@@ -7,6 +7,7 @@ mod exchange;
 mod http2;
 mod life;
 mod mirrors;
+mod retries;
 mod shapes;
 mod special;
 mod support;

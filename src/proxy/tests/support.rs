@@ -1,8 +1,10 @@
 //! A proxy on a port of its own, endpoints to serve, and clients to ask.
 
 use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
+use crate::admission;
 use crate::balance::{
-    Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Maglev, Published, Table, TableOptions,
+    Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Maglev, Published, Retrying, Table,
+    TableOptions,
 };
 use crate::config::{self, Compare, Config, ListenerDefaults, Policy, Protocol};
 use crate::links::{LinkKey, Links, NodeCell, NodeKey, Time};
@@ -100,6 +102,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                         host: "".into(),
                         weight: 1,
                         metadata: BTreeMap::new(),
+                        tls: None,
                     }),
                     weight: share,
                     prior_s: 0.01,
@@ -123,7 +126,12 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             name: name.as_str().into(),
             service: name.as_str().into(),
             protocol: cluster.protocol,
+            secure: false,
             timeouts: cluster.timeouts.clone(),
+            retrying: Retrying::new(
+                &cluster.retries,
+                Arc::new(Budget::new(traffic.cores(), &cluster.retries, Time(0))),
+            ),
             ejection: cluster.ejection.clone(),
             tables: tables.collect(),
         })
@@ -133,6 +141,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
         made_at_wall: SystemTime::now(),
         clusters: clusters.collect(),
         routes: routes.clone(),
+        admission: Arc::new(admission::Table::compile(config, traffic.unrouted().cores(), None)),
         ..Generation::empty()
     }
 }
@@ -202,6 +211,7 @@ impl TestProxy {
             sink: log.clone(),
             alarm: alarms.clone(),
             unrouted: traffic.unrouted().clone(),
+            identities: Arc::default(),
             inherited: Mutex::default(),
             on_bind_error: {
                 let errors: Arc<Mutex<Vec<String>>> = bind_errors.clone();

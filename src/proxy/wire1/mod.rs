@@ -22,13 +22,13 @@ pub(super) use names::{Header, Kind, LineStart, Names};
 pub(super) use raw::Raw;
 pub(super) use write::{Lines, Out, Rest, Unwritten, Writer, announced, line};
 
+use super::transport::Transport;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 /// What a head takes that has not many headers, in bytes.
 pub(super) const USUAL_HEAD: usize = 1024;
@@ -81,17 +81,21 @@ impl Scratch {
     pub(super) fn poll_read(
         &self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
+        from: &mut Transport,
         long: bool,
     ) -> Poll<io::Result<(Bytes, bool)>> {
+        let from = match from {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(tls) => {
+                let mut block = self.block(long);
+                let room = block.capacity();
+                let read = ready!(tls.poll_read_into(cx, &mut block))?;
+                return Poll::Ready(Ok((block.split().freeze(), read >= room)));
+            }
+        };
         loop {
             ready!(from.poll_read_ready(cx))?;
-            let (block, least, room) =
-                if long { (&self.bulk, READ_BULK, READ_BULK) } else { (&self.read, READ_LEAST, READ) };
-            let mut block = block.borrow_mut();
-            if block.capacity() < least {
-                block.reserve(room);
-            }
+            let mut block = self.block(long);
             let room = block.capacity();
             match from.try_read_buf(&mut *block) {
                 Ok(read) => {
@@ -110,6 +114,17 @@ impl Scratch {
         }
     }
 
+    /// A block with room to be read into.
+    fn block(&self, long: bool) -> RefMut<'_, BytesMut> {
+        let (block, least, room) =
+            if long { (&self.bulk, READ_BULK, READ_BULK) } else { (&self.read, READ_LEAST, READ) };
+        let mut block = block.borrow_mut();
+        if block.capacity() < least {
+            block.reserve(room);
+        }
+        block
+    }
+
     /// An empty buffer.
     pub(super) fn buffer(&self) -> Vec<u8> {
         self.write.borrow_mut().pop().unwrap_or_default()
@@ -118,7 +133,7 @@ impl Scratch {
     /// An empty buffer for lines.
     pub(super) fn lines(&self) -> Lines {
         let mut lines = Lines::default();
-        lines.lend(self.buffer());
+        lines.lend(self.buffer(), false);
         lines
     }
 

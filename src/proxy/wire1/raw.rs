@@ -1,29 +1,29 @@
 //! A connection that speaks another protocol from here on, with what was read of that already.
 
+use super::super::transport::Transport;
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// A stream that speaks another protocol now.
 #[derive(Debug)]
-pub(in crate::proxy) struct Raw<G> {
-    stream: TcpStream,
+pub(in crate::proxy) struct Raw<G, S = Transport> {
+    stream: S,
     /// What was read with the last message.
     read: Bytes,
     /// Held as long as the stream.
     _guard: G,
 }
 
-impl<G> Raw<G> {
-    pub(in crate::proxy) fn new(stream: TcpStream, read: Bytes, guard: G) -> Self {
+impl<G, S> Raw<G, S> {
+    pub(in crate::proxy) fn new(stream: S, read: Bytes, guard: G) -> Self {
         Self { stream, read, _guard: guard }
     }
 }
 
-impl<G: Unpin> AsyncRead for Raw<G> {
+impl<G: Unpin, S: AsyncRead + Unpin> AsyncRead for Raw<G, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.read.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -38,7 +38,7 @@ impl<G: Unpin> AsyncRead for Raw<G> {
     }
 }
 
-impl<G: Unpin> AsyncWrite for Raw<G> {
+impl<G: Unpin, S: AsyncWrite + Unpin> AsyncWrite for Raw<G, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, data)
     }

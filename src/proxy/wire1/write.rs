@@ -3,6 +3,10 @@
 //! What there is of the body when the head is ready goes out in the same write. A frame is asked for only when all
 //! before it was written, so back-pressure reaches from socket to socket.
 //!
+//! A message that may have to be sent again keeps what was written (`keep`): `out` is not emptied, and pieces that were too
+//! large to be copied there stand beside it. So it can begin anew (`rewind`) while no more of its body was taken than is
+//! kept.
+//!
 //! Which framing the body has was decided with the head. Trailers go on where the body is chunked and announced them
 //! (RFC 9110, section 6.6.2), but for fields that may not stand there.
 
@@ -21,7 +25,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 
 /// Pieces of a body up to this size are copied behind what is there, in bytes; a write of several parts costs more.
 const COPIED: usize = 4 * 1024;
@@ -72,18 +75,8 @@ pub(in crate::proxy) trait Out: AsyncWrite + Unpin {
 
 impl Out for TcpStream {
     fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
-        at_once(self.try_write(data))
+        Some(self.try_write(data)).filter(|w| !w.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
     }
-}
-
-impl Out for OwnedWriteHalf {
-    fn write_now(&mut self, data: &[u8]) -> Option<io::Result<usize>> {
-        at_once(self.try_write(data))
-    }
-}
-
-fn at_once(written: io::Result<usize>) -> Option<io::Result<usize>> {
-    Some(written).filter(|w| !w.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
 }
 
 /// A message on its way out.
@@ -102,12 +95,36 @@ pub(in crate::proxy) struct Writer<B> {
     pub begun: bool,
     /// Something of the body was asked for.
     pub pulled: bool,
+    /// How much more of the body may be kept; none where nothing is kept, or no longer.
+    keep: Option<u32>,
+    /// What is kept beside `out`.
+    large: Vec<Large>,
+    /// The next of them to be written.
+    next: usize,
+}
+
+/// A piece of a body that goes out behind the first `after` bytes of `out`.
+struct Large {
+    after: usize,
+    data: Bytes,
+    tail: &'static [u8],
 }
 
 impl<B> Writer<B> {
     /// A message whose head is in `out`.
     pub(in crate::proxy) fn new(out: Vec<u8>, rest: Rest, body: B) -> Self {
-        Self { out, at: 0, data: Bytes::new(), tail: b"", rest, body, begun: false, pulled: false }
+        let (data, large) = (Bytes::new(), Vec::new());
+        Self { out, at: 0, data, tail: b"", rest, body, begun: false, pulled: false, keep: None, large, next: 0 }
+    }
+
+    /// Keeps what is written, up to so much of the body, so that it can be written again.
+    pub(in crate::proxy) fn keep(&mut self, body: usize) {
+        self.keep = Some(u32::try_from(body).unwrap_or(u32::MAX));
+    }
+
+    /// Whether all that was taken of the message is still there.
+    pub(in crate::proxy) fn whole(&self) -> bool {
+        self.keep.is_some()
     }
 
     /// Whether all of it was written.
@@ -124,12 +141,20 @@ impl<B> Writer<B> {
     }
 
     fn flushed(&self) -> bool {
-        self.at == self.out.len() && self.data.is_empty() && self.tail.is_empty()
+        self.at == self.out.len() && self.data.is_empty() && self.tail.is_empty() && self.next == self.large.len()
     }
 
-    /// Begins anew; for what nothing of the body was asked of.
+    /// Begins anew; for what is `whole`, or nothing of the body was asked of.
     pub(in crate::proxy) fn rewind(&mut self) {
-        (self.at, self.begun) = (0, false);
+        (self.at, self.next, self.begun) = (0, 0, false);
+        (self.data, self.tail) = (Bytes::new(), b"");
+    }
+
+    /// Up to where `out` goes before `data`, or before the next large piece.
+    fn bound(&self) -> usize {
+        let loaded = !self.data.is_empty() || !self.tail.is_empty();
+        let large = if loaded { self.large.get(self.next.wrapping_sub(1)) } else { self.large.get(self.next) };
+        large.map_or(self.out.len(), |l| l.after)
     }
 
     /// Writes what there is, and asks for no more of the body.
@@ -145,7 +170,16 @@ impl<B> Writer<B> {
     }
 
     fn poll_write<W: Out>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
-        let head = self.out.get(self.at..).unwrap_or_default();
+        if self.next < self.large.len()
+            && self.data.is_empty()
+            && self.tail.is_empty()
+            && self.at == self.bound()
+            && let Some(large) = self.large.get(self.next)
+        {
+            (self.data, self.tail) = (large.data.clone(), large.tail);
+            self.next += 1;
+        }
+        let head = self.out.get(self.at..self.bound()).unwrap_or_default();
         let written = if self.data.is_empty() && self.tail.is_empty() {
             match to.write_now(head) {
                 Some(written) => written?,
@@ -164,7 +198,7 @@ impl<B> Writer<B> {
     }
 
     fn wrote(&mut self, written: usize) {
-        let of_out = written.min(self.out.len().saturating_sub(self.at));
+        let of_out = written.min(self.bound().saturating_sub(self.at));
         self.at += of_out;
         let of_data = (written - of_out).min(self.data.len());
         if of_data == self.data.len() {
@@ -210,6 +244,10 @@ impl<B> Writer<B> {
             self.out.extend_from_slice(&data);
             self.out.extend_from_slice(std::mem::take(&mut self.tail));
         } else {
+            if self.keep.is_some() {
+                self.large.push(Large { after: self.out.len(), data: data.clone(), tail: self.tail });
+                self.next = self.large.len();
+            }
             self.data = data;
         }
         Ok(())
@@ -222,6 +260,9 @@ impl<B> Writer<B> {
             Rest::Length(_) => Err(Unwritten::Broken),
             Rest::Chunked(_) if !self.data.is_empty() => {
                 self.tail = b"\r\n0\r\n\r\n";
+                if let Some(large) = self.large.last_mut() {
+                    large.tail = self.tail;
+                }
                 Ok(())
             }
             Rest::Chunked(announced) => {
@@ -261,7 +302,14 @@ impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.pulled = true;
-        if self.at == self.out.len() {
+        if let Some(left) = self.keep {
+            let size = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+            self.keep = u32::try_from(size).ok().and_then(|size| left.checked_sub(size));
+            if self.keep.is_none() {
+                (self.large, self.next) = (Vec::new(), 0);
+            }
+        }
+        if self.at == self.out.len() && self.keep.is_none() {
             self.out.clear();
             self.at = 0;
         }
@@ -277,9 +325,13 @@ impl<B: Body<Data = Bytes> + Unpin> Writer<B> {
 
 /// Headers that nobody needs to look at, as lines that begin with the end of the line before: they go from one
 /// connection to the other without being put among the rest, which costs several times what it costs to copy them.
+///
+/// They may stand behind the request that they answer, in its buffer, until it is known that it is not sent again.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Lines {
     text: Vec<u8>,
+    /// Where in `text` they begin.
+    from: usize,
     /// `Date` is one of them.
     pub dated: bool,
     /// What `Content-Length` says, where that is one of them.
@@ -289,12 +341,22 @@ pub(in crate::proxy) struct Lines {
 }
 
 impl Lines {
-    /// Gives it a buffer, while it is empty.
-    pub(in crate::proxy) fn lend(&mut self, mut buffer: Vec<u8>) {
+    /// Gives it a buffer, while it is empty. What that holds can be reclaimed where `keep` says so.
+    pub(in crate::proxy) fn lend(&mut self, mut buffer: Vec<u8>, keep: bool) {
         if self.text.is_empty() {
-            buffer.clear();
+            if !keep {
+                buffer.clear();
+            }
+            self.from = buffer.len();
             self.text = buffer;
         }
+    }
+
+    /// The buffer that was lent, with what it held then.
+    pub(in crate::proxy) fn reclaim(&mut self) -> Vec<u8> {
+        self.clear();
+        self.from = 0;
+        std::mem::take(&mut self.text)
     }
 
     pub(in crate::proxy) fn push(&mut self, start: &LineStart, value: &[u8]) {
@@ -322,7 +384,7 @@ impl Lines {
     /// Puts them among the others, for whoever has no use for text, but for `Host`. Each is a name and a value, as they
     /// were read.
     pub(in crate::proxy) fn put_into(&self, headers: &mut HeaderMap) -> Result<(), Malformed> {
-        for line in self.text.strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
+        for line in self.text().strip_prefix(b"\r\n").into_iter().flat_map(|t| t.split(|b| *b == b'\n')) {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let end = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
             let (name, value) = (line.get(..end).unwrap_or_default(), line.get(end + 2..).unwrap_or_default());
@@ -336,12 +398,12 @@ impl Lines {
     }
 
     pub(in crate::proxy) fn clear(&mut self) {
-        self.text.clear();
+        self.text.truncate(self.from);
         (self.dated, self.length, self.host) = (false, None, None);
     }
 
     pub(in crate::proxy) fn text(&self) -> &[u8] {
-        &self.text
+        self.text.get(self.from..).unwrap_or_default()
     }
 
     /// The buffer, to be used again.

@@ -210,7 +210,7 @@ static FIELDS: [Entry; STATIC] = [
     header(RANGE, "range", ""),
     header(REFERER, "referer", ""),
     header(REFRESH, "refresh", ""),
-    header(RETRY_AFTER, "retry-after", ""),
+    noted(RETRY_AFTER, "retry-after"),
     header(SERVER, "server", ""),
     header(SET_COOKIE, "set-cookie", ""),
     header(STRICT_TRANSPORT_SECURITY, "strict-transport-security", ""),

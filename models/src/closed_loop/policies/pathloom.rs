@@ -112,6 +112,7 @@ impl Pathloom {
                 host: "".into(),
                 weight: 1,
                 metadata: Default::default(),
+                tls: None,
             })
         };
         Self {

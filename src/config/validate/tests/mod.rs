@@ -1,6 +1,9 @@
 //! Each rule at its bound, just below it and just above it.
 
+mod admission;
+mod identity;
 mod mesh;
+mod resilience;
 mod settings;
 mod traffic;
 

@@ -85,7 +85,15 @@ fn headers_that_the_proxy_needs_are_left_to_it() {
         {
             assert!(refused("request", what, name) && refused("response", what, name), "{what} {name}");
         }
-        for name in ["host", "traceparent", "x-request-id", "X-Forwarded-For", "grpc-timeout"] {
+        for name in [
+            "host",
+            "traceparent",
+            "x-request-id",
+            "X-Forwarded-For",
+            "x-forwarded-client-cert",
+            "x-pathloom-class",
+            "grpc-timeout",
+        ] {
             assert!(refused("request", what, name), "{what} {name}");
         }
         for name in ["x-request-id", "grpc-status", "proxy-status"] {

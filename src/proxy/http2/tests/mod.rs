@@ -6,6 +6,7 @@ mod leaving;
 mod random;
 mod roles;
 
+use super::super::transport::Transport;
 use super::super::wire2::{Code, Deflate, FrameHead, HEAD, Inflate, PREFACE, Settings, flags, kind};
 use super::handle::{Asking, Handle, Opening, Sender};
 use super::incoming::Asked;

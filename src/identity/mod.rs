@@ -1,0 +1,65 @@
+//! Who this node is, whom it believes, and who may do what: mTLS by SPIFFE ids, with certificates that change while it
+//! runs.
+//!
+//! ```text
+//! files --Material::load--> checked: key fits, chain ends in the bundle, one SPIFFE id, not expired
+//!                              | good                                  | not
+//!                              v                                       v
+//!                  Identities: what new connections use     the last good one stays; an alarm with the reason
+//!                    |                      |
+//!             server settings         Dial: settings towards one kind of endpoint
+//! ```
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `material` | certificate, key and authorities as they are in files, and what they must be |
+//! | `verify` | the check of a peer: its chain against the bundle, then its id |
+//! | `store` | what is in force, its replacement, the alarm |
+//! | `dial` | what is shown to endpoints and expected of them, in the mesh and outside |
+//! | `rules` | who may do what |
+//! | `outcome` | how handshakes end, counted |
+//! | `ca` | a throw-away authority for trying it out |
+//!
+//! **In the mesh** a peer is known by its SPIFFE id alone, the one URI in its certificate: no DNS name is looked at, TLS
+//! is 1.3, and no session is resumed, so that every connection is checked against the bundle of the moment.
+//! **Outside** (`name`) endpoints prove a DNS name to public authorities, TLS 1.2 is spoken too, and no certificate of
+//! ours is shown.
+//!
+//! **Rotation.** A connection keeps what it was made with. New ones use what is in force; pools forget connections of
+//! an older epoch as they become idle. What a file holds is never logged or shown, only its path and what is public in
+//! the certificate.
+//!
+//! **Cryptography** is `ring`: it builds in seconds with a C compiler alone, where `aws-lc-rs` takes minutes and, on
+//! some machines, CMake. What it lacks, key exchange that withstands quantum computers, is one line in `provider`.
+//!
+//! What it deliberately does not do: look at revocation lists (certificates of a mesh live for hours), hold an identity
+//! for each workload (a proxy has one), or fetch certificates.
+
+pub mod ca;
+mod dial;
+mod material;
+mod outcome;
+mod rules;
+mod store;
+mod verify;
+
+pub use crate::config::{SpiffeId, TlsMode, TrustDomain};
+pub use dial::{Dial, Secured};
+pub use material::{Files, Material, Refused};
+pub use outcome::{Handshake, Handshakes, Side};
+pub use rules::Rules;
+pub use store::{Identities, InForce};
+pub use verify::{Peer, peer_of};
+
+use rustls::crypto::CryptoProvider;
+use std::sync::{Arc, LazyLock};
+
+/// The cryptography that everything here uses.
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    &PROVIDER
+}
+
+#[cfg(test)]
+mod tests;

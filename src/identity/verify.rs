@@ -1,0 +1,206 @@
+//! The check of a peer of the mesh: its chain against the bundle, then its id. The same in both directions.
+
+use super::{SpiffeId, TrustDomain, provider};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Why a certificate is not the one that is wanted, although an authority vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WrongId {
+    /// It cannot be read.
+    #[error("the certificate cannot be read")]
+    Unreadable,
+    /// It does not name one URI.
+    #[error("the certificate names {0} URIs, and a SPIFFE certificate names one")]
+    NotOne(usize),
+    /// Its URI is no id.
+    #[error("{0}")]
+    NoId(String),
+    /// It belongs elsewhere.
+    #[error("`{id}` is not of the trust domain `{domain}`")]
+    Elsewhere {
+        /// Its id.
+        id: SpiffeId,
+        /// Where it should belong.
+        domain: TrustDomain,
+    },
+    /// It is another's.
+    #[error("`{id}` is not the expected `{expected}`")]
+    Other {
+        /// Its id.
+        id: SpiffeId,
+        /// Whose it should be.
+        expected: SpiffeId,
+    },
+}
+
+/// The SPIFFE id that a certificate names: its one URI.
+pub(super) fn id_in(certificate: &CertificateDer<'_>) -> Result<SpiffeId, WrongId> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| WrongId::Unreadable)?;
+    let names = parsed.subject_alternative_name().map_err(|_| WrongId::Unreadable)?;
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    let uris: Vec<&str> =
+        names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect();
+    match uris.as_slice() {
+        [uri] => uri.parse().map_err(|error: crate::config::units::UnitError| WrongId::NoId(error.message)),
+        uris => Err(WrongId::NotOne(uris.len())),
+    }
+}
+
+/// Who a client has proven to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: SpiffeId,
+    /// The SHA-256 of its certificate, in hexadecimal.
+    pub digest: String,
+}
+
+/// Whom a certificate that was checked belongs to.
+#[must_use]
+pub fn peer_of(certificate: &CertificateDer<'_>) -> Option<Peer> {
+    let mut digest = String::with_capacity(64);
+    for byte in Sha256::digest(certificate) {
+        // Writing to a String cannot fail.
+        let _ = write!(digest, "{byte:02x}");
+    }
+    Some(Peer { id: id_in(certificate).ok()?, digest })
+}
+
+/// Checks peers of the mesh.
+#[derive(Debug)]
+pub(super) struct MeshVerifier {
+    roots: Arc<RootCertStore>,
+    chain: Arc<dyn ClientCertVerifier>,
+    domain: TrustDomain,
+    /// None is anybody of the trust domain.
+    expected: Option<SpiffeId>,
+}
+
+impl MeshVerifier {
+    pub(super) fn new(
+        roots: Arc<RootCertStore>,
+        domain: TrustDomain,
+        expected: Option<SpiffeId>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider().clone()).build()?;
+        Ok(Self { roots, chain, domain, expected })
+    }
+
+    /// Whether an authority of the bundle vouches for a certificate, as a server's and as a client's.
+    pub(super) fn check_chain(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let now = UnixTime::now();
+        self.chain.verify_client_cert(leaf, rest, now)?;
+        self.check_server(leaf, rest, now)
+    }
+
+    fn check_server(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, rest, now, algorithms)
+    }
+
+    /// Whether a certificate's id is the one that is wanted.
+    pub(super) fn check_id(&self, leaf: &CertificateDer<'_>) -> Result<SpiffeId, WrongId> {
+        let id = id_in(leaf)?;
+        if !id.is_of(&self.domain) {
+            return Err(WrongId::Elsewhere { id, domain: self.domain.clone() });
+        }
+        match &self.expected {
+            Some(expected) if *expected != id => Err(WrongId::Other { id, expected: expected.clone() }),
+            _ => Ok(id),
+        }
+    }
+
+    fn wanted(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
+        match self.check_id(leaf) {
+            Ok(_) => Ok(()),
+            Err(wrong) => Err(CertificateError::Other(OtherError(Arc::new(wrong))).into()),
+        }
+    }
+}
+
+impl ClientCertVerifier for MeshVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(leaf, rest, now)?;
+        self.wanted(leaf).map(|()| verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for MeshVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check_server(leaf, rest, now)?;
+        self.wanted(leaf).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls12_signature(self, message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls13_signature(self, message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ClientCertVerifier::supported_verify_schemes(self)
+    }
+}
