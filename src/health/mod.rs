@@ -93,6 +93,10 @@ impl Ejector {
         let mut again = None;
         match record.state {
             State::Healthy if rowed => again = Some(Fault::InARow(failures)),
+            // Somebody answered meanwhile (all were ejected, say): its row is over, and with it the reason.
+            State::Ejected { until } if now >= until && failures == 0 && matches!(record.fault, Fault::InARow(_)) => {
+                record.state = State::Healthy;
+            }
             State::Ejected { until } if now >= until => {
                 // Only a success can end the row, so there must be one.
                 let failures = if failures == 0 { node.failed() } else { failures };

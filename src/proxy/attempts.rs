@@ -346,9 +346,10 @@ fn late(
         if now >= at {
             // Whose body is not sent yet waits for its client, and not for the endpoint.
             let sent = upload.is_none_or(|u| u.progress.get() != Progress::Open);
-            watch.patience.set(retrying.per_try.filter(|_| !sent).map(|t| now + t));
             let whole = upload.is_none_or(|u| u.bytes.get() <= retrying.body as u64);
             let in_time = watch.limit.get().is_none_or(|limit| now < limit);
+            // Whom the budget refuses asks it again after as long.
+            watch.patience.set(retrying.per_try.filter(|_| whole && in_time).map(|t| now + t));
             if sent && whole && in_time && retrying.budget.take(now) {
                 return Some(Late::Slow);
             }

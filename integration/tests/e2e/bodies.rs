@@ -69,10 +69,10 @@ async fn a_slow_reader_holds_up_the_sender_and_not_the_memory() {
         let sidecar = sidecar(catalog(&fleet.yaml(), protocol(version))).start().await;
         let address = sidecar.address("in");
         let before = sidecar.process.resident();
-        let length = 256 * MIB;
+        let length = 96 * MIB;
         // Clients that ask for much and read nothing: the sidecar must stop reading from the endpoint.
         let mut idle = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..12 {
             let mut client = version.connect(address).await.unwrap();
             let request = Request::get(format!("/bytes/{length}")).body(body::empty()).unwrap();
             idle.push((client.send(request).await.unwrap(), client));
@@ -87,7 +87,7 @@ async fn a_slow_reader_holds_up_the_sender_and_not_the_memory() {
             assert_eq!(wait::soon("another request", other.get("/")).await.unwrap().status(), 200);
         }
         let held = sidecar.process.peak_resident();
-        assert!(held < before + CONSTANT, "five stalled bodies took {} MiB", (held - before) / MIB);
+        assert!(held < before + CONSTANT, "stalled bodies took {} MiB", (held - before) / MIB);
         fleet.endpoints[0].state.open_gate();
         let verdict = patiently("the upload", answer.into_body().collect()).await.unwrap().to_bytes();
         assert_eq!(String::from_utf8_lossy(&verdict), format!("{length} None None"));

@@ -26,7 +26,7 @@ impl Engine {
             return Err(Broken(Code::PROTOCOL_ERROR, "DATA on no stream"));
         }
         let length = head.len as i64;
-        self.receive_window -= length;
+        self.hold(head.len, scratch);
         if self.receive_window < 0 {
             return Err(Broken(Code::FLOW_CONTROL_ERROR, "the connection's window was overrun"));
         }

@@ -59,9 +59,13 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::Duration;
 
-/// Flow control: what a peer may send unread, a stream and a connection, in bytes.
+/// Flow control: what a peer may send unread on a stream, in bytes.
 pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
+/// What a peer may send on a connection at once, in bytes. What came is no longer counted, so that streams that nobody
+/// reads hold up no others.
 pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Unless it is as much: what a connection's streams may hold unread together, in bytes, with what may still come.
+pub(super) const MAX_HELD: u32 = 16 * CONNECTION_WINDOW;
 
 /// How long a peer may say nothing: after `ask_after` such times it is pinged, after `give_up_after` it is gone.
 #[derive(Debug, Clone, Copy)]

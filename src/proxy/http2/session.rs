@@ -32,7 +32,7 @@ use super::heads::Block;
 use super::incoming::Reading;
 use super::output::Output;
 use super::streams::{Ended, Streams, Wakers};
-use super::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, MAX_HELD, STREAM_WINDOW};
 use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -119,9 +119,9 @@ pub(super) struct Engine {
     pub peer: Peer,
     /// What we may send.
     pub send_window: i64,
-    /// What the peer may send, and what of it was taken and may be sent again.
+    /// What the peer may send, and what it sent that nobody took.
     pub receive_window: i64,
-    pub taken: u32,
+    pub held: i64,
     /// Who waits for room to send, in order.
     pub line: VecDeque<u32>,
     /// Who waits for another stream, in order.
@@ -164,7 +164,7 @@ impl Session {
             peer: Peer { window: FIRST_WINDOW, frame: FIRST_FRAME, streams: FIRST_STREAMS, known: false },
             send_window: i64::from(FIRST_WINDOW),
             receive_window: i64::from(CONNECTION_WINDOW),
-            taken: 0,
+            held: 0,
             line: VecDeque::new(),
             openers: VecDeque::new(),
             ticket: 0,
@@ -463,11 +463,29 @@ impl Engine {
         }
     }
 
-    /// So much of what came was taken: when it is much, the peer may send it again.
+    /// So much came, and waits to be taken.
+    pub fn hold(&mut self, length: usize, scratch: &Scratch) {
+        self.receive_window -= length as i64;
+        self.held += length as i64;
+        self.top_up(scratch);
+    }
+
+    /// So much of what came was taken.
     pub fn give_back(&mut self, taken: usize, scratch: &Scratch) {
-        self.taken += u32::try_from(taken).unwrap_or(0);
-        if self.taken >= CONNECTION_WINDOW / 2 && !self.failed {
-            let more = std::mem::take(&mut self.taken);
+        self.held -= taken as i64;
+        self.top_up(scratch);
+    }
+
+    /// Lets the peer send more when it may send little, as far as there is room for it.
+    fn top_up(&mut self, scratch: &Scratch) {
+        let window = i64::from(CONNECTION_WINDOW);
+        let missing = window - self.receive_window;
+        if missing < window / 2 || self.receive_window < 0 || self.failed {
+            return;
+        }
+        let more = missing.min(i64::from(MAX_HELD) - self.held - self.receive_window);
+        // Not a little at a time.
+        if let Some(more) = u32::try_from(more).ok().filter(|more| *more >= CONNECTION_WINDOW / 4) {
             self.receive_window += i64::from(more);
             put_window_update(self.out.buffer(scratch), 0, more);
             self.rouse();

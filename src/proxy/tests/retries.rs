@@ -161,7 +161,8 @@ async fn what_is_not_safe_is_not_tried_again() {
     let no = |config: &mut Config| config.routes[0].idempotent = Some(false);
     let yes = |config: &mut Config| config.routes[0].idempotent = Some(true);
     let nothing = |_: &mut Config| {};
-    let cases: [(&str, u16, &dyn Fn(&mut Config), bool); 8] = [
+    type Change = dyn Fn(&mut Config);
+    let cases: [(&str, u16, &Change, bool); 8] = [
         ("GET", 503, &nothing, true),
         ("POST", 503, &nothing, false),
         ("POST", 503, &yes, true),

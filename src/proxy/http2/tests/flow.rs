@@ -1,7 +1,7 @@
 //! Windows: what may be sent, what may be received, and that none of it is ever lost.
 
 use super::super::session::MAX_WAITING;
-use super::super::{CONNECTION_WINDOW, Received, STREAM_WINDOW};
+use super::super::{CONNECTION_WINDOW, MAX_HELD, Received, STREAM_WINDOW};
 use super::*;
 
 fn take(body: &mut Received) -> usize {
@@ -169,16 +169,42 @@ fn more_than_a_window_ends_the_stream_or_the_connection() {
     assert_eq!(Code(peer.hear()[0].number(0)), Code::FLOW_CONTROL_ERROR);
     drop(sender);
     peer.assert_balanced();
-    // All streams together.
+    // All streams together, which are more than a connection may hold.
     let mut peer = Peer::client();
-    let senders: Vec<_> = (0..5).map(|i| peer.posted(2 * i + 1)).collect();
-    for i in 0..CONNECTION_WINDOW / 16_384 {
-        peer.say(&data(2 * (i % 5) + 1, false, &[0; 16_384]));
-        assert!(!peer.session.failed());
+    peer.session.engine.borrow_mut().limits.streams = 100;
+    let streams = MAX_HELD / STREAM_WINDOW + 1;
+    let senders: Vec<_> = (0..streams).map(|i| peer.posted(2 * i + 1)).collect();
+    for i in 0..MAX_HELD / 16_384 {
+        peer.say(&data(2 * (i % streams) + 1, false, &[0; 16_384]));
+        assert!(!peer.session.failed(), "{i}");
     }
+    let more: u32 = allowed(&peer.hear()).iter().filter(|(stream, _)| *stream == 0).map(|(_, more)| more).sum();
+    assert_eq!(more + CONNECTION_WINDOW, MAX_HELD);
     peer.say(&data(1, false, b"x"));
     assert_eq!(Code(peer.hear().last().unwrap().number(4)), Code::FLOW_CONTROL_ERROR);
     drop(senders);
+}
+
+#[test]
+fn streams_that_nobody_reads_hold_up_no_others() {
+    let mut peer = Peer::client();
+    peer.session.engine.borrow_mut().limits.streams = 100;
+    let stalled: Vec<_> = (0..30).map(|i| peer.posted(2 * i + 1)).collect();
+    let mut may = CONNECTION_WINDOW;
+    for i in 0..30 {
+        for _ in 0..STREAM_WINDOW / 16_384 {
+            may = may.checked_sub(16_384).expect("the peer may send no more");
+            peer.say(&data(2 * i + 1, false, &[0; 16_384]));
+            may += allowed(&peer.hear()).iter().filter(|(stream, _)| *stream == 0).map(|(_, more)| more).sum::<u32>();
+        }
+    }
+    let other = peer.posted(61);
+    let mut body = other.receiver();
+    peer.say(&data(61, false, &[0; 1_000]));
+    assert_eq!(take(&mut body), 1_000);
+    assert!(may > CONNECTION_WINDOW / 2, "{may}");
+    drop((stalled, other, body));
+    peer.assert_balanced();
 }
 
 #[test]
