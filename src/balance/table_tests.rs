@@ -322,7 +322,7 @@ fn homes(numbers: &[u64], health: &[(usize, Health)]) -> Vec<usize> {
     let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
     let mut rng = SmallRng::seed_from_u64(1);
     let home = |number: &u64| {
-        let choice = table.pick_for(Some(*number), Time(0), false, &mut rng, &[]).unwrap();
+        let choice = table.pick_for((Some(*number), None), Time(0), false, &mut rng, &[]).unwrap();
         table.candidates()[choice.index].endpoint.id.0 as usize
     };
     numbers.iter().map(home).collect()
@@ -367,11 +367,73 @@ fn a_request_that_stays_goes_on_to_another_where_its_own_was_tried_and_by_the_po
     let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
     let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
     let mut rng = SmallRng::seed_from_u64(1);
-    let mut pick = |number, tried: &[usize]| table.pick_for(number, Time(0), false, &mut rng, tried).map(|c| c.index);
+    let mut pick =
+        |number, tried: &[usize]| table.pick_for((number, None), Time(0), false, &mut rng, tried).map(|c| c.index);
     let home = pick(Some(7), &[]).unwrap();
     assert_eq!((pick(Some(7), &[home]), pick(Some(7), &[0, 1])), (Some(1 - home), None));
     let (one, other) = (pick(None, &[]), pick(None, &[]));
     assert_ne!(one, other, "in turn");
     let share = |index| table.affine_share(index).unwrap();
     assert!((share(0) + share(1) - 1.0).abs() < 1e-6 && (share(0) - 0.5).abs() < 0.01);
+}
+
+#[test]
+fn on_trial_each_arm_chooses_by_its_own_policy() {
+    let (_links, mut made) = candidates(&[0.9, 0.1]);
+    // Slow start holds the first back for the other policy, too.
+    (made[0].bias, made[1].bias) = (0.5, 1.5);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)), traffic());
+    let table = table.on_trial(0.3, Policy::Random);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let arms: Vec<Arm> = (0..20_000).map(|_| table.arm(&mut rng).unwrap()).collect();
+    let model = arms.iter().filter(|a| **a == Arm::Model).count() as f64 / 20_000.0;
+    assert!((model - 0.3).abs() < 0.01, "{model}");
+    let mut first = |arm, expired| {
+        let pick = |_| table.pick_for((None, arm), Time(0), expired, &mut rng, &[]).unwrap().index;
+        (0..20_000).map(pick).filter(|index| *index == 0).count() as f64 / 20_000.0
+    };
+    assert!((first(Some(Arm::Model), false) - 0.9).abs() < 0.01);
+    assert!((first(Some(Arm::Against), false) - 0.25).abs() < 0.015);
+    assert!((first(None, false) - 0.25).abs() < 0.015, "whom nobody steers is not the model's");
+    assert!((first(Some(Arm::Model), true) - 0.25).abs() < 0.015, "weights that have expired steer nobody");
+}
+
+#[test]
+fn on_trial_turns_are_taken_where_the_other_policy_takes_turns() {
+    let (_links, made) = candidates(&[0.98, 0.01, 0.01]);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let table = table.on_trial(0.1, Policy::RoundRobin);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut counts = [0; 3];
+    for _ in 0..300 {
+        counts[table.pick_for((None, Some(Arm::Against)), Time(0), false, &mut rng, &[]).unwrap().index] += 1;
+    }
+    assert_eq!(counts, [100; 3]);
+}
+
+#[test]
+fn whoever_stays_with_an_endpoint_stays_whatever_the_trial_and_the_zone() {
+    let (_links, mut made) = candidates(&[0.25; 4]);
+    made.iter_mut().zip(["a", "a", "b", "b"]).for_each(|(c, zone)| {
+        let mut endpoint = Endpoint::clone(&c.endpoint);
+        endpoint.zone = zone.into();
+        c.endpoint = Arc::new(endpoint);
+    });
+    let endpoints: Vec<_> = made.iter().map(|c| c.endpoint.clone()).collect();
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic())
+        .on_trial(0.5, Policy::Random)
+        .with_own_zone(OwnZone { name: "a".into(), share: 1.0, well: 1.0, load: None })
+        .with_affinity(Some(Maglev::of(&endpoints, None)));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut homes = std::collections::BTreeSet::new();
+    for number in 0..200 {
+        let mut home = || table.pick_for((Some(scattered(number)), None), Time(0), false, &mut rng, &[]).unwrap().index;
+        let first = home();
+        assert!((0..5).all(|_| home() == first));
+        homes.insert(first);
+    }
+    assert_eq!(homes.len(), 4, "in all zones");
+    let free: std::collections::BTreeSet<_> =
+        (0..200).map(|_| table.pick_for((None, None), Time(0), false, &mut rng, &[]).unwrap().index).collect();
+    assert!(free.iter().all(|index| *index < 2), "{free:?}");
 }

@@ -7,10 +7,12 @@
 
 mod identity;
 mod resilience;
+mod steering;
 mod traffic;
 
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+pub use steering::{Canary, Locality};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 
 use super::admission::{Admission, Priority, RateLimit};
@@ -196,6 +198,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// Who stays with which endpoint: by one of header, cookie and source address. Requests without it go by the policy.
     pub affinity: Affinity,
+    /// Whether endpoints of the node's own zone come first.
+    pub locality: Locality,
     /// How connections to the endpoints are secured; plain text when it is not said.
     pub tls: ClusterTls,
     /// The endpoints.
@@ -305,6 +309,8 @@ pub struct Model {
     pub onnxruntime: Option<PathBuf>,
     /// Whether scores steer requests.
     pub mode: Mode,
+    /// The model's trial in `mode: canary`.
+    pub canary: Canary,
     /// How often weights are computed anew.
     pub tick: Timespan,
     /// How long an inference may take before the tick goes on without it.
@@ -356,6 +362,8 @@ pub enum Mode {
     Active,
     /// Scores are computed and reported, and requests are steered by peak EWMA.
     Shadow,
+    /// Scores steer a share of the requests, and another policy the rest; both are compared (`canary`).
+    Canary,
 }
 
 /// How many candidates a request compares.
@@ -515,6 +523,7 @@ impl Default for Model {
             device: Device::Auto,
             onnxruntime: None,
             mode: Mode::Active,
+            canary: Canary::default(),
             tick: secs(1),
             deadline: millis(500),
             temperature: 1.0,

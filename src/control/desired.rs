@@ -118,6 +118,12 @@ impl Desired {
         Self { config, routes, admission, clusters, sources }
     }
 
+    /// Cluster and workload of each group of the roster, in its order.
+    pub fn group_names(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        let workloads = self.routes.workloads();
+        self.clusters.iter().flat_map(move |c| workloads.iter().map(move |w| (&c.name, &w.name)))
+    }
+
     /// Every instance that the configuration names. An endpoint's own words come before a workload's.
     pub fn instances(&self) -> impl Iterator<Item = Instance> + '_ {
         let zone: Arc<str> = self.config.node.zone.as_str().into();

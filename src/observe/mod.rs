@@ -9,6 +9,7 @@
 mod access;
 mod access_line;
 mod access_log;
+mod arms;
 pub mod log;
 pub mod metrics;
 mod reason;
@@ -19,6 +20,7 @@ mod wall;
 
 pub use access::{AccessRecord, AccessSink};
 pub use access_log::{AccessLog, OpenError};
+pub use arms::{Arm, ArmSeen, Arms, Came};
 pub use reason::Reason;
 pub use reporting::{Reporting, ReportingError};
 pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};

@@ -1,11 +1,11 @@
 //! Counters of the requests that a workload sent to a cluster, kept a core apart like the links' (each shard has one
 //! writer), and added up when somebody looks.
 
-use super::Reason;
+use super::{Arm, ArmSeen, Arms, Came, Reason};
 use crate::links::bump;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The upper bounds of the latency histogram's buckets in seconds (OpenTelemetry's advice for HTTP), infinity after them.
 pub const LATENCY_BUCKETS_S: [f64; 14] =
@@ -84,6 +84,8 @@ pub struct TrafficSnapshot {
 #[derive(Debug)]
 pub struct Traffic {
     shards: Box<[Shard]>,
+    /// Where the model is or was on trial.
+    arms: OnceLock<Arms>,
 }
 
 fn zeros<const N: usize>() -> [AtomicU64; N] {
@@ -105,7 +107,7 @@ impl Traffic {
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
         };
-        Self { shards: (0..cores.max(1)).map(shard).collect() }
+        Self { shards: (0..cores.max(1)).map(shard).collect(), arms: OnceLock::new() }
     }
 
     /// For how many serving threads it counts.
@@ -159,6 +161,24 @@ impl Traffic {
         if let Some(counter) = self.shards.get(core).and_then(|shard| shard.copies.get(what as usize)) {
             bump(counter, 1);
         }
+    }
+
+    /// Counts a request that one arm of a trial steered.
+    pub fn steered(&self, core: usize, arm: Arm, came: Came) {
+        if let Some(arms) = self.arms.get() {
+            arms.came(core, arm, came);
+        }
+    }
+
+    /// From here on the arms of a trial are counted.
+    pub fn count_arms(&self) {
+        self.arms.get_or_init(|| Arms::new(self.cores()));
+    }
+
+    /// What the arms of a trial came to so far, by `Arm`; none where there was no trial yet.
+    #[must_use]
+    pub fn arms(&self) -> Option<[ArmSeen; 2]> {
+        self.arms.get().map(|arms| Arm::ALL.map(|arm| arms.seen(arm)))
     }
 
     /// What was counted so far.
@@ -231,6 +251,13 @@ impl TrafficRegistry {
     pub fn snapshot(&self) -> Vec<(Pair, TrafficSnapshot)> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|(key, traffic)| (key.clone(), traffic.snapshot())).collect()
+    }
+
+    /// What the arms of a trial came to, by (workload, cluster).
+    #[must_use]
+    pub fn arms(&self) -> Vec<(Pair, [ArmSeen; 2])> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(|(key, traffic)| Some((key.clone(), traffic.arms()?))).collect()
     }
 }
 

@@ -22,6 +22,7 @@ use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use super::shaping::Shape;
+use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
@@ -30,7 +31,7 @@ use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Reason};
+use crate::observe::{AccessRecord, Arm, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::rc::Rc;
@@ -39,7 +40,7 @@ use std::time::{Duration, SystemTime};
 
 /// gRPC statuses with which the server, not the caller, is at fault: deadline exceeded, resource exhausted, internal,
 /// unavailable, data loss.
-const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
+pub(super) const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
 /// gRPC's UNAVAILABLE.
 const GRPC_UNAVAILABLE: u16 = 14;
 
@@ -64,6 +65,8 @@ pub(super) struct Flight {
     pub shape: Option<Box<Shape>>,
     /// Requests with the same number stay with one endpoint.
     pub number: Option<u64>,
+    /// Who steers it, where the model is on trial.
+    pub arm: Option<Arm>,
     /// It may be repeated.
     pub idempotent: bool,
     /// It is a gRPC call.
@@ -97,8 +100,8 @@ pub(super) struct Flight {
 pub(super) struct Attempt {
     index: usize,
     estimate_s: f32,
-    begun: Time,
-    latency_s: Option<f32>,
+    pub begun: Time,
+    pub latency_s: Option<f32>,
     /// The link and the node know how it went.
     recorded: bool,
     /// The head said that the endpoint failed.
@@ -131,6 +134,7 @@ impl Flight {
             cluster: None,
             shape: None,
             number: None,
+            arm: None,
             idempotent: false,
             grpc: false,
             impatient: false,
@@ -418,7 +422,7 @@ impl Flight {
                 upstream_latency: self.attempt.and_then(|a| a.latency_s).map(Duration::from_secs_f32),
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
-                policy: tried.map(|(_, table, _)| table.options.policy),
+                policy: tried.map(|(_, table, _)| table.policy(self.arm)),
                 affine: self.number.is_some(),
                 class: self.class.map(|class| generation.admission.classes.name(class)),
             },
@@ -501,6 +505,11 @@ impl Drop for Flight {
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
         traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        if let Some(arm) = self.arm
+            && let Some(came) = trial::came(self, now)
+        {
+            traffic.steered(self.core.index, arm, came);
+        }
         if self.core.sink.enabled() {
             self.log(now, uploaded);
         }

@@ -15,6 +15,7 @@
 //! | `forward` | a request's way: route, tries, answer |
 //! | `admission` | a request at its cluster's gate: its wait for a place |
 //! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
+//! | `trial` | a request's arm, while the model is on trial, and what the arm is held to |
 //! | `shaping` | what a rule does to a request beyond choosing its cluster |
 //! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
@@ -66,6 +67,7 @@ mod shared;
 mod sockets;
 mod taken;
 mod transport;
+mod trial;
 mod upgrade;
 mod upstream;
 mod watch;

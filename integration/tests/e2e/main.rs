@@ -32,6 +32,7 @@ mod protocols;
 mod recording;
 mod routing_loop;
 mod shares;
+mod steering;
 mod telemetry;
 mod timeouts;
 mod traffic;

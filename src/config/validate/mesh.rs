@@ -2,7 +2,7 @@
 
 use super::resilience;
 use super::syntax::{self, MAX_NAME};
-use super::{Findings, Path, traffic};
+use super::{Findings, Path, steering, traffic};
 use crate::config::diagnostic::MAX_FINDINGS;
 use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
@@ -253,6 +253,7 @@ fn clusters(config: &Config, findings: &mut Findings) {
         endpoints(name, cluster, &path, findings);
         resilience::check(cluster, &path, findings);
         traffic::affinity(cluster, &path, findings);
+        steering::locality(cluster, config, &path, findings);
     }
 }
 

@@ -11,6 +11,7 @@ mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod steering;
 mod syntax;
 #[cfg(test)]
 mod tests;

@@ -175,3 +175,51 @@ async fn copies_under_way_are_bounded() {
     }
     assert_eq!(copies(&proxy)[Copied::Busy as usize], 12, "128 are under way");
 }
+
+#[tokio::test]
+async fn a_request_that_is_tried_twice_is_copied_once_and_a_copy_that_fails_is_not_tried_again() {
+    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+        // The first of both to be asked refuses; what it was sent is kept, and sent to the other.
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let serve = {
+            let asked = asked.clone();
+            move |request: Request<hyper::body::Incoming>| {
+                let asked = asked.clone();
+                async move {
+                    let body = request.into_body().collect().await.map(|b| b.to_bytes().len()).unwrap_or(0);
+                    let mut asked = asked.lock().unwrap();
+                    asked.push(body);
+                    let status = if asked.len() == 1 { 503 } else { 200 };
+                    Response::builder().status(status).body(full("right")).unwrap()
+                }
+            }
+        };
+        let real = [Server::http(endpoint, serve.clone()).await, Server::http(endpoint, serve).await];
+        let (mirror, heard) = hearing(endpoint).await;
+        let config = shaped(
+            "[{ mirror: { cluster: m }, idempotent: true, cluster: c }]",
+            &[
+                ("c", endpoint, "", &[real[0].address, real[1].address]),
+                ("m", endpoint, "", &[mirror.address, refused()]),
+            ],
+        );
+        let proxy = TestProxy::start(&config);
+        let body = "x".repeat(20_000);
+        let answer = ask(&proxy, client, "/a", &[], &body).await;
+        let case = format!("{client:?} to {endpoint:?}");
+        assert_eq!((answer.status, asked.lock().unwrap().clone()), (StatusCode::OK, vec![20_000; 2]), "{case}");
+        // Where the copy went to the mirror's other endpoint, which refuses, that is its end.
+        for _ in 0..2000 {
+            if copies(&proxy).iter().sum::<u64>() == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (came, heard) = (copies(&proxy), heard.lock().unwrap().len() as u64);
+        assert_eq!((came.iter().sum::<u64>(), came[Copied::Answered as usize]), (1, heard), "{case}: {came:?}");
+        let generation = proxy.published.load();
+        let budgets: Vec<_> = generation.clusters.iter().map(|c| c.retrying.budget.counts()).collect();
+        assert_eq!(budgets, [(1, 0), (0, 0)], "{case}: the mirror's budget is untouched");
+        assert_eq!(proxy.traffic.of(&"w".into(), &"m".into()).snapshot().retries, 0, "{case}");
+    }
+}

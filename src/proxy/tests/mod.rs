@@ -12,3 +12,4 @@ mod shapes;
 mod special;
 mod support;
 mod times;
+mod trial;

@@ -119,7 +119,11 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             let candidates: Vec<Candidate> = candidates.collect();
             let endpoints: Vec<_> = candidates.iter().map(|c| c.endpoint.clone()).collect();
             let stays = cluster.affinity != config::Affinity::default();
-            let table = Table::new(candidates, false, options, traffic.of(&workload.name, &name.as_str().into()));
+            let mut table = Table::new(candidates, false, options, traffic.of(&workload.name, &name.as_str().into()));
+            if config.model.mode == config::Mode::Canary {
+                table.traffic.count_arms();
+                table = table.on_trial(config.model.canary.share.0, config.model.canary.against);
+            }
             Arc::new(table.with_affinity(stays.then(|| Maglev::of(&endpoints, None))))
         });
         Arc::new(Cluster {

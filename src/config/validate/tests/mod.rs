@@ -5,6 +5,7 @@ mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod steering;
 mod traffic;
 
 use super::*;
