@@ -111,6 +111,10 @@ reasons! {
     UpgradeFailed = "upgrade_failed", BAD_GATEWAY, "http_upgrade_failed";
     /// The request came through this mesh too many times: proxies pass it on to each other.
     Loop = "loop", LOOP_DETECTED, "proxy_loop_detected";
+    /// The route sends its callers elsewhere, which is no failure.
+    Redirected = "redirected", FOUND, "proxy_internal_response";
+    /// The route answers some requests with an error on purpose.
+    FaultAbort = "fault_abort", SERVICE_UNAVAILABLE, "proxy_internal_response";
     /// The proxy itself is at fault.
     Internal = "internal", INTERNAL_SERVER_ERROR, "proxy_internal_error";
 }
@@ -155,6 +159,8 @@ impl Reason {
             | Reason::RequestIncomplete
             | Reason::ClientGone
             | Reason::Loop
+            | Reason::Redirected
+            | Reason::FaultAbort
             | Reason::Internal => false,
         }
     }

@@ -98,6 +98,8 @@ pub(super) struct Core {
     pub identities: Arc<Identities>,
     pub draining: Cell<bool>,
     pub connections: Cell<usize>,
+    /// Copies of requests under way (`mirror`).
+    pub copies: Cell<usize>,
     /// A connection ended.
     pub freed: Notify,
     reader: RefCell<Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>>,
@@ -135,6 +137,7 @@ impl Core {
             identities: options.identities.clone(),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            copies: Cell::new(0),
             freed: Notify::new(),
             reader: RefCell::new(reader),
             held: RefCell::new(held),

@@ -23,6 +23,8 @@ use super::core::{Core, Held};
 use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use super::shaping::Shape;
+use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
@@ -31,7 +33,7 @@ use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Reason};
+use crate::observe::{AccessRecord, Arm, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::rc::Rc;
@@ -40,7 +42,7 @@ use std::time::{Duration, SystemTime};
 
 /// gRPC statuses with which the server, not the caller, is at fault: deadline exceeded, resource exhausted, internal,
 /// unavailable, data loss.
-const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
+pub(super) const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
 /// gRPC's UNAVAILABLE.
 const GRPC_UNAVAILABLE: u16 = 14;
 /// So little of an answer fits into what lies between an endpoint and a client, however slowly that one reads.
@@ -52,7 +54,7 @@ pub(super) struct Flight {
     pub watch: Rc<Watch>,
     pub held: Rc<Held>,
     pub started: Time,
-    /// When it was let through to an endpoint: later than its start where it had to wait for a place.
+    /// When it was let through to an endpoint: later than its start where it had to wait for a place, or on purpose.
     pub ready: Time,
     pub version: Version,
     pub method: Method,
@@ -63,6 +65,12 @@ pub(super) struct Flight {
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
+    /// What its rule does beyond choosing the cluster; mostly nothing.
+    pub shape: Option<Box<Shape>>,
+    /// Requests with the same number stay with one endpoint.
+    pub number: Option<u64>,
+    /// Who steers it, where the model is on trial.
+    pub arm: Option<Arm>,
     /// It may be repeated.
     pub idempotent: bool,
     /// It is a gRPC call.
@@ -98,8 +106,8 @@ pub(super) struct Flight {
 pub(super) struct Attempt {
     index: usize,
     estimate_s: f32,
-    begun: Time,
-    latency_s: Option<f32>,
+    pub begun: Time,
+    pub latency_s: Option<f32>,
     /// The link and the node know how it went.
     recorded: bool,
     /// The head said that the endpoint failed.
@@ -130,6 +138,9 @@ impl Flight {
             workload: None,
             route: None,
             cluster: None,
+            shape: None,
+            number: None,
+            arm: None,
             idempotent: false,
             grpc: false,
             impatient: false,
@@ -154,7 +165,7 @@ impl Flight {
         }
     }
 
-    fn table(&self) -> Option<&Arc<Table>> {
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
         self.held.generation.table(self.cluster?, self.workload?)
     }
 
@@ -415,6 +426,7 @@ impl Flight {
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,
+                injected: self.shape.as_ref().and_then(|shape| shape.injected()),
                 attempts: self.attempts,
                 request_bytes: uploaded,
                 response_bytes: self.bytes_out,
@@ -422,7 +434,8 @@ impl Flight {
                 upstream_latency: self.attempt.and_then(|a| a.latency_s).map(Duration::from_secs_f32),
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
-                policy: tried.map(|(_, table, _)| table.options.policy),
+                policy: tried.map(|(_, table, _)| table.policy(self.arm)),
+                affine: self.number.is_some(),
                 class: self.class.map(|class| generation.admission.classes.name(class)),
             },
         );
@@ -511,6 +524,11 @@ impl Drop for Flight {
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
         traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        if let Some(arm) = self.arm
+            && let Some(came) = trial::came(self, now)
+        {
+            traffic.steered(self.core.index, arm, came);
+        }
         if self.core.sink.enabled() {
             self.log(now, uploaded);
         }

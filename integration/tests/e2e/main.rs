@@ -38,8 +38,10 @@ mod recording;
 mod routing_loop;
 mod secrets;
 mod shares;
+mod steering;
 mod telemetry;
 mod timeouts;
+mod traffic;
 mod upgrades;
 mod workloads;
 
