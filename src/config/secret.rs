@@ -43,7 +43,12 @@ fn hide(value: &mut Value, home: &str) -> bool {
             }
             other => hide(other, key) || hidden,
         }),
-        Value::Array(items) => items.iter_mut().fold(false, |hidden, item| hide(item, home) || hidden),
+        Value::Array(items) => {
+            // All of them: hiding is what is asked for, not only whether there is anything to hide.
+            let mut hidden = false;
+            items.iter_mut().for_each(|item| hidden |= hide(item, home));
+            hidden
+        }
         _ => false,
     }
 }
