@@ -291,8 +291,8 @@ impl Source<'_> {
 /// Cuts a line around its mark, so that a file of one long line stays readable.
 fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine {
     let line = line.trim_end_matches('\r');
-    let masked = masked(line);
-    let line = masked.as_ref();
+    let hidden = masked(line);
+    let line = hidden.as_ref();
     let length = line.chars().count();
     let visible = |text: &mut dyn Iterator<Item = char>| -> String {
         text.map(|c| match c {
@@ -321,5 +321,5 @@ fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine 
     if to < length {
         text.push('…');
     }
-    SourceLine { number, text, indent, marked: marked.min(SHOWN_AROUND) }
+    SourceLine { number, text: masked(&text).into_owned(), indent, marked: marked.min(SHOWN_AROUND) }
 }
