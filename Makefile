@@ -182,6 +182,11 @@ bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Env
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.
 	cargo run --quiet --release --package pathloom-integration --bin overload -- --pathloom $(TARGET)/release/pathloom $(ARGS)
 
+.PHONY: chaos
+chaos: build ## Makes an hour's worth of trouble in ten minutes, under load, and reports what came of it; ARGS=--help lists more.
+	@command -v ip >/dev/null || { echo "make: iproute2 is missing, so no link can be cut: sudo apt-get install iproute2" >&2; }
+	cargo run --quiet --release --package pathloom-integration --bin chaos -- --pathloom $(TARGET)/release/pathloom $(ARGS)
+
 .PHONY: bench-gpu
 bench-gpu: setup ## Measures inference on a GPU beside the CPU; ARGS='--onnxruntime PATH' names a CUDA build, ARGS=--cpu-only needs none.
 	cargo build --quiet --release --package pathloom-benches --features gpu --bin gpu

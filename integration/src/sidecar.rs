@@ -29,7 +29,7 @@ pub struct Setup {
     binary: PathBuf,
     yaml: String,
     variables: Vec<(String, String)>,
-    open_files: Option<u64>,
+    open_files: Option<(&'static str, u64)>,
     user: Option<u32>,
     addresses: BTreeMap<String, SocketAddr>,
 }
@@ -67,7 +67,14 @@ impl Setup {
     /// With this soft limit of open files.
     #[must_use]
     pub fn open_files(mut self, soft: u64) -> Self {
-        self.open_files = Some(soft);
+        self.open_files = Some(("-S", soft));
+        self
+    }
+
+    /// With this limit of open files, which it cannot raise.
+    #[must_use]
+    pub fn most_open_files(mut self, hard: u64) -> Self {
+        self.open_files = Some(("", hard));
         self
     }
 
@@ -112,9 +119,9 @@ impl Setup {
         std::fs::write(&file, fill(&self.yaml, &mut addresses)).expect("the configuration is written");
         let mut command = match self.open_files {
             None => Command::new(&self.binary),
-            Some(soft) => {
+            Some((kind, limit)) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -S -n {soft} && exec \"$0\" \"$@\"")]).arg(&self.binary);
+                shell.args(["-c", &format!("ulimit {kind} -n {limit} && exec \"$0\" \"$@\"")]).arg(&self.binary);
                 shell
             }
         };

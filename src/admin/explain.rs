@@ -3,6 +3,7 @@
 //! One table for each workload and cluster: what share each candidate should get and gets, what the model predicts,
 //! what was seen, and the reason in words. Times are in milliseconds unless the column says otherwise; `-` is unknown.
 
+use super::canary;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -218,6 +219,7 @@ fn head(routing: &Value) -> String {
         let _ = writeln!(out, "NO SCORES   {}", printable(why));
     }
     let _ = writeln!(out, "mode        {}", string(routing, "mode"));
+    canary::explain_trial(routing, &mut out);
     let _ = writeln!(out, "node        {}, pathloom {}", string(routing, "node"), string(routing, "version"));
     out
 }
@@ -254,6 +256,10 @@ fn table(table: &Value) -> String {
     if table.get("panic").and_then(Value::as_bool) == Some(true) {
         out.push_str("  PANIC: so few endpoints are healthy that all get requests\n");
     }
+    if let Some(affinity) = affinity(table) {
+        let _ = writeln!(out, "  requests with the same {affinity} stay with one endpoint");
+    }
+    canary::explain_table(table, &mut out);
     let candidates = table.get("candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if candidates.is_empty() {
         out.push_str("  no endpoints\n");
@@ -276,23 +282,32 @@ fn table(table: &Value) -> String {
     out
 }
 
+/// By what requests stay with an endpoint, where they do.
+fn affinity(table: &Value) -> Option<String> {
+    let (by, name) = table.get("affinity")?.as_object()?.iter().next()?;
+    Some(match name.as_str() {
+        Some(name) => format!("{} `{}`", printable(by), printable(name)),
+        None => "source address".to_owned(),
+    })
+}
+
 fn at<'a>(value: &'a Value, outer: &str, inner: &str) -> Option<&'a Value> {
     value.get(outer)?.get(inner)
 }
 
-fn string(value: &Value, key: &str) -> String {
+pub(super) fn string(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map_or_else(|| "-".to_owned(), printable)
 }
 
-fn cell(value: &Value, key: &str, digits: usize) -> String {
+pub(super) fn cell(value: &Value, key: &str, digits: usize) -> String {
     decimal(value.get(key), digits)
 }
 
-fn decimal(value: Option<&Value>, digits: usize) -> String {
+pub(super) fn decimal(value: Option<&Value>, digits: usize) -> String {
     value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"))
 }
 
-fn percent(value: Option<&Value>) -> String {
+pub(super) fn percent(value: Option<&Value>) -> String {
     value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{:.1}%", v * 100.0))
 }
 

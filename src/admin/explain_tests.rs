@@ -36,6 +36,19 @@ fn the_table_reads_as_agreed() {
 }
 
 #[test]
+fn by_what_requests_stay_with_an_endpoint_is_said() {
+    for (affinity, said) in [
+        (json!({ "header": "x-user" }), "requests with the same header `x-user` stay"),
+        (json!({ "source": true }), "requests with the same source address stay"),
+    ] {
+        let text = render(&json!({ "tables": [{ "workload": "w", "cluster": "c", "affinity": affinity }] }));
+        assert!(text.contains(said), "{text}");
+    }
+    let text = render(&json!({ "tables": [{ "workload": "w", "cluster": "c", "affinity": null }] }));
+    assert!(!text.contains("stay"), "{text}");
+}
+
+#[test]
 fn warnings_stand_out_and_nothing_reaches_the_terminal_but_words() {
     let text = render(&json!({
         "generation": { "id": 1, "expired": true, "rung": "model" },

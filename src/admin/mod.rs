@@ -2,10 +2,12 @@
 //!
 //! It reads everything and changes nothing. All of its answers come from what the two loops publish anyway (the
 //! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
-//! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `graph`, `config` and `metrics` make their bodies;
+//! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
+//! and `metrics` make their bodies;
 //! `explain` is the command that asks `/routing` and prints it for a person.
 
 mod admission;
+mod canary;
 mod config;
 mod explain;
 #[cfg(test)]

@@ -336,6 +336,7 @@ fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
     held(Held {
         downstream: gauges.downstream_connections,
         accepted: gauges.accepted_total,
+        evicted: gauges.evicted_total,
         upstream: gauges.upstream_connections,
         pooled: gauges.pooled_connections,
         connected: gauges.connected_total,

@@ -8,10 +8,14 @@
 mod identity;
 mod operate;
 mod resilience;
+mod steering;
+mod traffic;
 
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+pub use steering::{Canary, Locality};
+pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 
 use super::admission::{Admission, Priority, RateLimit};
 use super::units::{ByteSize, Share, SourceNet, Timespan};
@@ -112,6 +116,16 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// What the endpoint is asked for in place of what the client asked for. `x-forwarded-host` keeps the client's word.
+    pub rewrite: Rewrite,
+    /// The proxy answers by itself and sends the client elsewhere, in place of `cluster` and `split`.
+    pub redirect: Redirect,
+    /// What happens to headers on their way.
+    pub headers: HeaderChanges,
+    /// What goes wrong on purpose, to see how callers take it; nothing of it counts against an endpoint.
+    pub fault: Fault,
+    /// Copies of requests that another cluster gets as well. Its answers are dropped, and nothing is learnt from them.
+    pub mirror: Mirror,
     /// Whether a request may safely be repeated, whatever its method says; without it, what HTTP says of the method.
     pub idempotent: Option<bool>,
     /// The class of its requests, one of `priority.classes`.
@@ -145,6 +159,10 @@ pub struct RouteMatch {
     pub path_prefix: Option<String>,
     /// Headers and the exact value each must have.
     pub headers: BTreeMap<String, String>,
+    /// Cookies and the exact value each must have.
+    pub cookies: BTreeMap<String, String>,
+    /// Parameters of the query (`?v=2`) and the exact value each must have, written without percent-encoding.
+    pub query: BTreeMap<String, String>,
     /// The method.
     pub method: Option<String>,
 }
@@ -159,6 +177,10 @@ pub struct Cluster {
     pub policy: Policy,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Who stays with which endpoint: by one of header, cookie and source address. Requests without it go by the policy.
+    pub affinity: Affinity,
+    /// Whether endpoints of the node's own zone come first.
+    pub locality: Locality,
     /// How connections to the endpoints are secured; plain text when it is not said.
     pub tls: ClusterTls,
     /// The endpoints.
@@ -268,6 +290,8 @@ pub struct Model {
     pub onnxruntime: Option<PathBuf>,
     /// Whether scores steer requests.
     pub mode: Mode,
+    /// The model's trial in `mode: canary`.
+    pub canary: Canary,
     /// How often weights are computed anew.
     pub tick: Timespan,
     /// How long an inference may take before the tick goes on without it.
@@ -319,6 +343,8 @@ pub enum Mode {
     Active,
     /// Scores are computed and reported, and requests are steered by peak EWMA.
     Shadow,
+    /// Scores steer a share of the requests, and another policy the rest; both are compared (`canary`).
+    Canary,
 }
 
 /// How many candidates a request compares.
@@ -466,6 +492,7 @@ impl Default for Model {
             device: Device::Auto,
             onnxruntime: None,
             mode: Mode::Active,
+            canary: Canary::default(),
             tick: secs(1),
             deadline: millis(500),
             temperature: 1.0,

@@ -43,6 +43,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     optional_integer(out, "status", r.status.map(|s| s.as_u16()));
     optional_integer(out, "grpc_status", r.grpc_status);
     string_field(out, "reason", r.reason.map_or("", Reason::code));
+    string_field(out, "injected", r.injected.unwrap_or_default());
     for (key, value) in
         [("attempts", u64::from(r.attempts)), ("request_bytes", r.request_bytes), ("response_bytes", r.response_bytes)]
     {
@@ -60,7 +61,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     }
     name(out, "generation");
     integer(out, r.generation);
-    string_field(out, "policy", r.policy.map_or("", policy));
+    string_field(out, "policy", chosen_by(r));
     string_field(out, "class", r.class.unwrap_or_default());
     out.extend_from_slice(b"}\n");
 }
@@ -110,7 +111,8 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         integer(out, u64::from(status));
     }
     for (label, word) in [
-        ("policy=", r.policy.map_or("", policy)),
+        ("injected=", r.injected.unwrap_or_default()),
+        ("policy=", chosen_by(r)),
         ("class=", r.class.unwrap_or_default()),
         ("route=", of(r.route)),
         ("peer=", r.peer),
@@ -122,6 +124,15 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         }
     }
     out.push(b'\n');
+}
+
+/// What chose the endpoint, where one was chosen.
+fn chosen_by(r: &AccessRecord<'_>) -> &'static str {
+    match r.policy {
+        Some(_) if r.affine => "affinity",
+        Some(of) => policy(of),
+        None => "",
+    }
 }
 
 fn of(name: Option<&Arc<str>>) -> &str {

@@ -16,6 +16,7 @@ mod answers;
 mod attacks;
 mod bad_input;
 mod bodies;
+mod chaos;
 mod cli;
 mod connections;
 mod dead_upstream;
@@ -37,8 +38,10 @@ mod recording;
 mod routing_loop;
 mod secrets;
 mod shares;
+mod steering;
 mod telemetry;
 mod timeouts;
+mod traffic;
 mod upgrades;
 mod workloads;
 

@@ -2,7 +2,7 @@
 
 use super::resilience;
 use super::syntax::{self, MAX_NAME};
-use super::{Findings, Path};
+use super::{Findings, Path, steering, traffic};
 use crate::config::diagnostic::MAX_FINDINGS;
 use crate::config::schema::{AdminAddress, Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
@@ -130,6 +130,10 @@ fn routes(config: &Config, findings: &mut Findings) {
         let path = section.index(i);
         destination(route, config, &path, findings);
         conditions(&route.matches, &path.key("match"), findings);
+        traffic::route(route, &path, findings);
+        if let Some(cluster) = &route.mirror.cluster {
+            known(cluster, config, path.key("mirror").key("cluster"), findings);
+        }
         if let Some(first) = catch_all {
             let message = format!("no request gets here: route {} matches every one before", first + 1);
             findings.warning(path, message, "move the route that matches everything to the end");
@@ -148,6 +152,7 @@ fn routes(config: &Config, findings: &mut Findings) {
 /// Exactly one of `cluster` and `split`, each name known, the shares the whole.
 fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findings) {
     match (&route.cluster, route.split.is_empty()) {
+        (None, true) if route.redirect.is_set() => {}
         (None, true) => findings.error(
             path.clone(),
             "the route leads nowhere",
@@ -214,6 +219,13 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
         Some(Ok(Some(doubt))) => findings.warning(path.key("method"), doubt.message, doubt.remedy),
         Some(Err(wrong)) => findings.error(path.key("method"), wrong.message, wrong.remedy),
     }
+    for (name, value) in &matches.cookies {
+        findings.check(path.key("cookies").key(name).name(), syntax::cookie_name(name));
+        findings.check(path.key("cookies").key(name), syntax::cookie_value(value));
+    }
+    for name in matches.query.keys().filter(|name| name.is_empty()) {
+        findings.error(path.key("query").key(name).name(), "a parameter of the query needs a name", "name it");
+    }
     let mut folded: HashMap<String, &str> = HashMap::new();
     for (name, value) in &matches.headers {
         let header = path.key("headers").key(name);
@@ -228,7 +240,8 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
 fn clusters(config: &Config, findings: &mut Findings) {
     let single = config.routes.iter().filter_map(|route| route.cluster.as_deref());
     let split = config.routes.iter().flat_map(|route| route.split.keys().map(String::as_str));
-    let routed: HashSet<&str> = single.chain(split).collect();
+    let mirrored = config.routes.iter().filter_map(|route| route.mirror.cluster.as_deref());
+    let routed: HashSet<&str> = single.chain(split).chain(mirrored).collect();
     for (name, cluster) in &config.clusters {
         let path = Path::of(&["clusters", name]);
         findings.check(path.name(), syntax::name(name));
@@ -241,6 +254,8 @@ fn clusters(config: &Config, findings: &mut Findings) {
         }
         endpoints(name, cluster, &path, findings);
         resilience::check(cluster, &path, findings);
+        traffic::affinity(cluster, &path, findings);
+        steering::locality(cluster, config, &path, findings);
     }
 }
 

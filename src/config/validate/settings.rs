@@ -1,7 +1,7 @@
 //! What can be judged a section at a time: the process, the listeners, the model, telemetry.
 
 use super::syntax::{self, MAX_NAME};
-use super::{Findings, Path};
+use super::{Findings, Path, steering};
 use crate::config::schema::{Admin, AdminAddress, Auto, Compare, Config, Guards, Model, Record, Telemetry, Triggers};
 use crate::config::units::{ByteSize, Timespan};
 use std::time::Duration;
@@ -138,6 +138,7 @@ fn model(model: &Model, findings: &mut Findings) {
             "write `auto`, `all` or a number from 1",
         );
     }
+    steering::canary(&model.canary, &path.key("canary"), findings);
     guards(&model.guards, model.tick, &path.key("guards"), findings);
     triggers(&model.triggers, model.tick, &path.key("triggers"), findings);
 }
