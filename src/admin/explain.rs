@@ -12,7 +12,8 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::io;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 /// How long the proxy may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ pub struct ExplainArgs {
     /// Only this workload.
     #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,
-    /// The running proxy's admin address (`admin.listen`).
+    /// The running proxy's admin address (`admin.listen`), or its Unix socket (`unix:/path`).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", env = "PATHLOOM_ADMIN")]
     pub admin: String,
     /// Print the answer as JSON.
@@ -113,15 +114,33 @@ fn encode(text: &str) -> String {
 }
 
 async fn ask(address: &str, target: &str) -> Result<(StatusCode, Bytes), ExplainError> {
-    let stream = TcpStream::connect(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::ConnectionRefused => ExplainError::Refused(address.to_owned()),
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ExplainError::Refused(address.to_owned()),
         _ => ExplainError::Connect { address: address.to_owned(), source },
-    })?;
+    };
+    match address.strip_prefix("unix:") {
+        Some(path) => {
+            let stream = UnixStream::connect(path).await.map_err(failed)?;
+            exchange(stream, address, "localhost", target).await
+        }
+        None => {
+            let stream = TcpStream::connect(address).await.map_err(failed)?;
+            exchange(stream, address, address, target).await
+        }
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: &str,
+    host: &str,
+    target: &str,
+) -> Result<(StatusCode, Bytes), ExplainError> {
     let wrong = |reason: String| ExplainError::Answer { address: address.to_owned(), reason };
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| wrong(e.to_string()))?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(target).header(header::HOST, address).body(Empty::<Bytes>::new());
+    let request = Request::get(target).header(header::HOST, host).body(Empty::<Bytes>::new());
     let request = request.map_err(|e| wrong(e.to_string()))?;
     let response = sender.send_request(request).await.map_err(|e| wrong(e.to_string()))?;
     let status = response.status();

@@ -8,6 +8,9 @@
 
 mod ca;
 mod cli;
+mod privileges;
+#[cfg(test)]
+mod readme_tests;
 mod reload;
 mod run;
 mod succession;

@@ -6,11 +6,13 @@
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
 mod identity;
+mod operate;
 mod resilience;
 mod steering;
 mod traffic;
 
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
+pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
 pub use steering::{Canary, Locality};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
@@ -59,27 +61,6 @@ pub struct Node {
     pub name: String,
     /// The zone that the node is in; empty when unknown.
     pub zone: String,
-}
-
-/// The operators' port.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Admin {
-    /// The address of the admin port; loopback unless said otherwise.
-    pub listen: SocketAddr,
-}
-
-/// The process: its threads and how it leaves. Read once, at start: a reload that changes it says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Process {
-    /// How many threads serve requests, each with a runtime of its own: `auto` (one a core) or a number.
-    pub threads: Auto<usize>,
-    /// How long requests in flight may take to finish after SIGTERM.
-    pub drain: Timespan,
-    /// A Unix socket by which the next process takes this one's place: one that is started with the same path takes the
-    /// listening sockets over, and this one leaves once the other serves. No connection is refused between.
-    pub handover: Option<PathBuf>,
 }
 
 /// What holds for every listener.
@@ -481,18 +462,6 @@ const fn millis(ms: u64) -> Timespan {
 impl Default for Node {
     fn default() -> Self {
         Self { name: "local".into(), zone: String::new() }
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9900)) }
-    }
-}
-
-impl Default for Process {
-    fn default() -> Self {
-        Self { threads: Auto::Auto, drain: secs(25), handover: None }
     }
 }
 

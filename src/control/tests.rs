@@ -14,6 +14,8 @@ mod trial;
 
 #[path = "health_tests.rs"]
 mod health;
+#[path = "invariants_tests.rs"]
+mod invariants;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -5,6 +5,7 @@
 
 use crate::balance::Unwell;
 use crate::config::{Check, HealthCheck, Protocol};
+use crate::observe::none_left;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -33,13 +34,19 @@ struct Said {
     status: i32,
 }
 
-/// Asks once.
-pub async fn probe(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
-    tokio::time::timeout(check.timeout.0, ask(address, protocol, check)).await.unwrap_or(Err(Unwell::Late))
+/// Asks once. None where nothing could be asked, which says nothing of the endpoint.
+pub async fn probe(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Option<Result<(), Unwell>> {
+    let asked = async {
+        match TcpStream::connect(address).await {
+            Ok(stream) => Some(ask(stream, address, protocol, check).await),
+            Err(error) if none_left(&error) => None,
+            Err(_) => Some(Err(Unwell::NoConnection)),
+        }
+    };
+    tokio::time::timeout(check.timeout.0, asked).await.unwrap_or(Some(Err(Unwell::Late)))
 }
 
-async fn ask(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
-    let stream = TcpStream::connect(address).await.map_err(|_| Unwell::NoConnection)?;
+async fn ask(stream: TcpStream, address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
     match check.check {
         Check::Off | Check::Tcp => Ok(()),
         Check::Http => {

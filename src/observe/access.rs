@@ -43,7 +43,7 @@ pub struct AccessRecord<'a> {
     pub method: &'a Method,
     /// The host as asked for.
     pub host: &'a str,
-    /// The path with its query.
+    /// The path with its query, in which a line hides the values of secret parameters.
     pub path: &'a str,
     /// What the client spoke.
     pub protocol: Version,

@@ -4,7 +4,7 @@
 //! line, and a text line stays one line of printable words. Nothing here allocates beyond the buffer's growth.
 
 use super::{AccessRecord, Reason, stamp};
-use crate::config::Policy;
+use crate::config::{Policy, without_secrets};
 use http::Version;
 use std::io::Write;
 use std::sync::Arc;
@@ -32,9 +32,12 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         string_field(out, "peer", r.peer);
     }
     displayed(out, "endpoint", r.endpoint);
-    for (key, text) in
-        [("method", r.method.as_str()), ("host", r.host), ("path", r.path), ("protocol", protocol(r.protocol))]
-    {
+    for (key, text) in [
+        ("method", r.method.as_str()),
+        ("host", r.host),
+        ("path", &without_secrets(r.path)),
+        ("protocol", protocol(r.protocol)),
+    ] {
         string_field(out, key, text);
     }
     optional_integer(out, "status", r.status.map(|s| s.as_u16()));
@@ -69,7 +72,7 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     labelled(out, "", of(r.workload));
     labelled(out, "", r.method.as_str());
     labelled(out, "", r.host);
-    printable(out, r.path);
+    printable(out, &without_secrets(r.path));
     labelled(out, "", protocol(r.protocol));
     labelled(out, "-> ", of(r.cluster));
     out.push(b' ');

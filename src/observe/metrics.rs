@@ -273,6 +273,8 @@ pub struct Held {
     pub downstream: u64,
     /// Client connections accepted since the start.
     pub accepted: u64,
+    /// Client connections without a request that were closed because descriptors ran out, since the start.
+    pub evicted: u64,
     /// Connections to endpoints open.
     pub upstream: u64,
     /// Those of them that wait for a request.
@@ -294,6 +296,12 @@ pub fn held(held: Held) -> Vec<Family> {
     vec![
         family("downstream_connections", Gauge, "Client connections open, upgraded ones included.", held.downstream),
         family("downstream_connections_accepted", Counter, "Client connections accepted.", held.accepted),
+        family(
+            "downstream_connections_evicted",
+            Counter,
+            "Client connections without a request that were closed because file descriptors ran out.",
+            held.evicted,
+        ),
         family("upstream_connections", Gauge, "Connections to endpoints open.", held.upstream),
         family("upstream_connections_pooled", Gauge, "Connections to endpoints that wait for a request.", held.pooled),
         family("upstream_connections_opened", Counter, "Connections to endpoints opened.", held.connected),

@@ -21,7 +21,7 @@ mod wall;
 pub use access::{AccessRecord, AccessSink};
 pub use access_log::{AccessLog, OpenError};
 pub use arms::{Arm, ArmSeen, Arms, Came};
-pub use reason::Reason;
+pub use reason::{Reason, none_left};
 pub use reporting::{Reporting, ReportingError};
 pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};
 pub use traffic::{Copied, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};

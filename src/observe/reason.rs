@@ -79,6 +79,8 @@ reasons! {
     ConnectRefused = "connect_refused", BAD_GATEWAY, "connection_refused";
     /// The endpoint did not accept the connection in time.
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, "connection_timeout";
+    /// The system gave this proxy no file descriptor, port or memory for a connection to the endpoint.
+    NoDescriptors = "no_descriptors", SERVICE_UNAVAILABLE, "connection_limit_reached";
     /// The connection to the endpoint could not be made.
     ConnectFailed = "connect_failed", BAD_GATEWAY, "destination_unavailable";
     /// The connection to the endpoint could not be secured: it speaks no TLS that both know, or refused our certificate.
@@ -152,6 +154,7 @@ impl Reason {
             | Reason::Overloaded
             | Reason::QueueTimeout
             | Reason::EndpointConnections
+            | Reason::NoDescriptors
             | Reason::BadRequest
             | Reason::RequestIncomplete
             | Reason::ClientGone
@@ -161,6 +164,14 @@ impl Reason {
             | Reason::Internal => false,
         }
     }
+}
+
+/// Whether an error says that this process or machine has nothing left to open a connection with, whoever it is to.
+#[must_use]
+pub fn none_left(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let left = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| left.contains(&errno))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! pick -> send -> answer's head -----------------------------------------------------> passed on
-//!                    |  502, 503, 504, UNAVAILABLE   |  reset, or slow    |  refused, declined
+//!                    |  502, 503, 504, UNAVAILABLE   |  reset, noise, or  |  refused, declined
+//!                    |                               |  slow              |
 //!                    v                               v                    v
 //!            idempotent, whole, another endpoint left, time left, budget?  (no: as it is)
 //!                    |
@@ -252,7 +253,9 @@ fn pause(flight: &Flight, retrying: &Retrying, failed: &Failed, now: Time, tries
         Failed::Slow => return Some(Duration::ZERO),
         Failed::Late(_) => return None,
         Failed::Lost(failure) => {
-            (flight.idempotent && retrying.reset && failure.reason == Reason::UpstreamReset).then_some(())?;
+            // What is no answer is no better than none.
+            let lost = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamProtocol);
+            (flight.idempotent && retrying.reset && lost).then_some(())?;
         }
         Failed::Answered => {
             let head = flight.head.as_ref()?;

@@ -17,6 +17,7 @@ use super::core::{Core, Held, Listener};
 use super::forward;
 use super::http2::{self, FAREWELL};
 use super::io::{Spoken, spoken};
+use super::room::SPARED;
 use super::server1::{self, Downstream};
 use super::transport::{self, FIRST_BYTE, Transport};
 use super::watch::Watch;
@@ -173,6 +174,13 @@ impl Conn {
         !self.idle_armed.replace(true)
     }
 
+    /// Whether it has been idle for a while and others need its descriptor.
+    pub(super) fn in_the_way(&self) -> bool {
+        self.core.gauges.room.is_scarce(self.core.clock)
+            && !self.busy()
+            && self.core.clock.now().since(self.idle_since()) >= SPARED
+    }
+
     /// Whether this connection should end with what it has under way.
     pub(super) fn told_to_leave(&self) -> bool {
         told_to_leave(&self.core, &self.listener)
@@ -276,7 +284,8 @@ async fn prove(
 
 /// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
 async fn first_bytes(core: &Rc<Core>, listener: &Listener, watch: &Rc<Watch>, mut stream: Transport) -> Option<First> {
-    watch.deadline.set(core.clock.now() + core.limits.idle.0);
+    let accepted = core.clock.now();
+    watch.deadline.set(accepted + core.limits.idle.0);
     // A part of what HTTP/2 begins with.
     let mut part = BytesMut::new();
     let mut leaving = false;
@@ -304,9 +313,13 @@ async fn first_bytes(core: &Rc<Core>, listener: &Listener, watch: &Rc<Watch>, mu
                 }
             }
         }
-        if told_to_leave(core, listener) && !leaving {
+        let in_the_way = || core.gauges.room.is_scarce(core.clock) && core.clock.now().since(accepted) >= SPARED;
+        if !leaving && (told_to_leave(core, listener) || in_the_way()) {
             leaving = true;
             watch.deadline.set(core.clock.now() + DRAIN_IDLE);
+            if !told_to_leave(core, listener) {
+                core.gauge(|g| g.evicted.add(1));
+            }
         }
         if watch.deadline.reached() { Poll::Ready(None) } else { Poll::Pending }
     })

@@ -112,6 +112,7 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
         | Reason::Overloaded
         | Reason::QueueTimeout
         | Reason::EndpointConnections
+        | Reason::NoDescriptors
         | Reason::ConnectRefused
         | Reason::ConnectTimeout
         | Reason::ConnectFailed
@@ -151,6 +152,7 @@ mod tests {
             (Reason::Overloaded, 503, "14"),
             (Reason::QueueTimeout, 503, "14"),
             (Reason::EndpointConnections, 503, "14"),
+            (Reason::NoDescriptors, 503, "14"),
         ] {
             let failure = Failure::from(reason).retry_after(7);
             let answer = failure.response(&id, false, false);

@@ -6,7 +6,9 @@
 //!
 //! **What a link learns.** Latency runs from the attempt's start to the answer's head. A failure is an error and no
 //! latency. Where the client gave up, or a limit of the client's own passed, the time so far is a lower bound
-//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure.
+//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure. So is
+//! an answer that trickles until the request's time is up, and all of that time is a lower bound, or an endpoint whose heads
+//! come at once would look fast whatever follows them.
 //!
 //! **What a node learns.** Its row of failures grows where the endpoint gave no answer of its own (`Reason`s that
 //! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
@@ -43,6 +45,8 @@ use std::time::{Duration, SystemTime};
 pub(super) const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
 /// gRPC's UNAVAILABLE.
 const GRPC_UNAVAILABLE: u16 = 14;
+/// So little of an answer fits into what lies between an endpoint and a client, however slowly that one reads.
+const TRICKLE: u64 = 64 * 1024;
 
 pub(super) struct Flight {
     pub core: Rc<Core>,
@@ -93,6 +97,8 @@ pub(super) struct Flight {
     moved: bool,
     moved_at: Time,
     ended: Option<Time>,
+    /// The request's time was up while so little of its answer had come that only its endpoint can have been slow.
+    trickled: bool,
 }
 
 /// One try at one endpoint.
@@ -155,6 +161,7 @@ impl Flight {
             moved: false,
             moved_at: started,
             ended: None,
+            trickled: false,
         }
     }
 
@@ -347,7 +354,12 @@ impl Flight {
         let now = self.core.clock.now();
         // A body that is still being sent up keeps the exchange alive.
         let sent = self.upload.as_ref().map_or(Time(0), |u| u.last_moved(now));
-        self.watch.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
+        let reason = self.watch.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout);
+        self.trickled = reason == Some(Reason::RequestTimeout)
+            && !self.impatient
+            && self.bytes_out < TRICKLE
+            && self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
+        reason
     }
 
     /// Begins the wait for a head: sets its first deadline.
@@ -486,6 +498,13 @@ impl Drop for Flight {
                         candidate.link.record_late_failure(self.core.index);
                     }
                     self.node_failed(reason);
+                } else if self.trickled
+                    && let Some((attempt, table, candidate)) = self.tried()
+                {
+                    let (prior_s, tau_s) = table.decay_of(candidate);
+                    let took_s = now.seconds_since(attempt.begun);
+                    candidate.link.record(self.core.index, now, took_s, Outcome::Cancelled, prior_s, tau_s);
+                    candidate.link.record_late_failure(self.core.index);
                 }
             }
             Some(_) => self.record(Outcome::Cancelled, now),

@@ -1,5 +1,6 @@
 //! What the data path holds at the moment, a core apart (each has one writer), and added up when somebody looks.
 
+use super::room::Room;
 use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
 use std::collections::HashMap;
@@ -20,6 +21,8 @@ pub(super) struct CoreGauges {
     pub pooled: Gauge,
     /// Connections to endpoints opened since the start.
     pub connected: Gauge,
+    /// Client connections closed because descriptors ran out.
+    pub evicted: Gauge,
     /// Requests under way.
     pub requests: Gauge,
     /// Connections switched to another protocol, such as WebSocket.
@@ -50,6 +53,8 @@ pub struct ProxyGauges {
     cores: Box<[CoreGauges]>,
     /// Connections of all cores by endpoint, written whenever one is opened or closed.
     endpoints: Mutex<HashMap<EndpointId, Connections>>,
+    /// Whether descriptors are scarce.
+    pub(super) room: Room,
 }
 
 /// An endpoint's connections.
@@ -81,6 +86,8 @@ pub struct GaugesSnapshot {
     pub pooled_connections: u64,
     /// Connections to endpoints opened since the start.
     pub connected_total: u64,
+    /// Client connections without a request that were closed because descriptors ran out, since the start.
+    pub evicted_total: u64,
     /// Requests under way.
     pub requests: u64,
     /// Connections switched to another protocol, such as WebSocket.
@@ -89,7 +96,11 @@ pub struct GaugesSnapshot {
 
 impl ProxyGauges {
     pub(super) fn new(cores: usize) -> Self {
-        Self { cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(), endpoints: Mutex::default() }
+        Self {
+            cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(),
+            endpoints: Mutex::default(),
+            room: Room::new(),
+        }
     }
 
     pub(super) fn core(&self, core: usize) -> Option<&CoreGauges> {
@@ -164,6 +175,7 @@ impl ProxyGauges {
             upstream_connections: a.upstream_connections + b.upstream_connections,
             pooled_connections: a.pooled_connections + b.pooled_connections,
             connected_total: a.connected_total + b.connected_total,
+            evicted_total: a.evicted_total + b.evicted_total,
             requests: a.requests + b.requests,
             upgraded_connections: a.upgraded_connections + b.upgraded_connections,
         })
@@ -178,6 +190,7 @@ impl CoreGauges {
             upstream_connections: self.upstream.get(),
             pooled_connections: self.pooled.get(),
             connected_total: self.connected.get(),
+            evicted_total: self.evicted.get(),
             requests: self.requests.get(),
             upgraded_connections: self.upgraded.get(),
         }

@@ -27,6 +27,7 @@
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
 //! | `transport` | what is read from and written to: plain or secured |
+//! | `room` | what gives way when file descriptors run out |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
 //!
@@ -60,6 +61,7 @@ mod io;
 mod mirror;
 mod names;
 mod places;
+mod room;
 mod server1;
 mod service;
 mod shaping;

@@ -27,7 +27,7 @@ use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::identity::{Dial, Handshake, Side};
 use crate::links::Time;
-use crate::observe::Reason;
+use crate::observe::{Reason, none_left};
 use http::{Request, request};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -359,7 +359,7 @@ pub(super) async fn connect(
 ) -> Result<((Transport, u64), Open), Reason> {
     let claim = Claim::new(core, endpoint.id)?;
     let connected = match &endpoint.tls {
-        None => (Transport::Plain(connect_plain(endpoint, timeouts).await?), 0),
+        None => (Transport::Plain(connect_plain(core, endpoint, timeouts).await?), 0),
         Some(dial) => connect_secured(core, endpoint, timeouts, dial).await?,
     };
     Ok((connected, Open::new(core, claim)))
@@ -377,7 +377,7 @@ async fn connect_secured(
         return Err(Reason::NoIdentity);
     };
     let until = tokio::time::Instant::now() + timeouts.connect.0;
-    let stream = connect_plain(endpoint, timeouts).await?;
+    let stream = connect_plain(core, endpoint, timeouts).await?;
     let connecting = transport::connect(&secured, stream);
     let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
         Ok(Ok(stream)) => (Handshake::Done, Ok((stream, secured.epoch))),
@@ -403,7 +403,18 @@ fn tls_reason(outcome: Handshake) -> Reason {
     }
 }
 
-async fn connect_plain(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+async fn connect_plain(core: &Core, endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
+    match dial(endpoint, timeouts).await {
+        Err(Reason::NoDescriptors) => {
+            core.make_room();
+            core.pool.close_idle(core);
+            dial(endpoint, timeouts).await
+        }
+        dialled => dialled,
+    }
+}
+
+async fn dial(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
     let connecting = TcpStream::connect(endpoint.address);
     let stream = tokio::time::timeout(timeouts.connect.0, connecting)
         .await
@@ -411,6 +422,7 @@ async fn connect_plain(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpSt
         .map_err(|e| match e.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::ConnectRefused,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            _ if none_left(&e) => Reason::NoDescriptors,
             _ => Reason::ConnectFailed,
         })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.

@@ -4,7 +4,7 @@ use super::resilience;
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path, steering, traffic};
 use crate::config::diagnostic::MAX_FINDINGS;
-use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch};
+use crate::config::schema::{AdminAddress, Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
 use crate::config::units::SourceNet;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -47,7 +47,9 @@ fn workloads(config: &Config, findings: &mut Findings) {
                 findings.error(path.name(), format!("the workload `{name}` has no `listen`"), remedy);
             }
             Some(listen) => {
-                beside_admin(&path.key("listen"), listen, config.admin.listen, findings);
+                if let AdminAddress::Tcp(admin) = config.admin.listen {
+                    beside_admin(&path.key("listen"), listen, admin, findings);
+                }
                 if let Some(other) = sources.insert((listen, workload.source), name) {
                     told_apart(&path, listen, workload.source, other, findings);
                 }
