@@ -29,6 +29,7 @@ mod shortlist;
 mod table;
 mod trial;
 mod trouble;
+mod turns;
 mod zones;
 
 pub use alias::Alias;

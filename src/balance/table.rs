@@ -3,6 +3,7 @@
 use super::affine::Affine;
 use super::drawn::{DRAWN, Drawn};
 use super::shortlist::{MIN_SUCCESS, Shortlist, below};
+use super::turns::turns;
 use super::{Alias, Candidate, Health, Maglev, OwnZone, Trial, Zones};
 use crate::config::{Compare, Policy};
 use crate::links::{Fading, Time};
@@ -55,10 +56,17 @@ pub struct Table {
     turn: AtomicU32,
     /// Who stays with whom; mostly nobody.
     affine: Option<Affine>,
+    /// What comes before the policy; mostly nothing.
+    apart: Option<Box<Apart>>,
+}
+
+/// What parts requests before the policy chooses for them.
+#[derive(Debug, Default)]
+struct Apart {
     /// The model's trial, where it is on one.
     trial: Option<Trial>,
     /// The candidates apart by zone, where the own one comes first.
-    zones: Option<Box<Zones>>,
+    zones: Option<Zones>,
 }
 
 /// What is compared under `Policy::Model`.
@@ -122,8 +130,7 @@ impl Table {
             turns: Box::default(),
             turn: AtomicU32::new(0),
             affine: None,
-            trial: None,
-            zones: None,
+            apart: None,
         };
         if options.policy == Policy::RoundRobin {
             (table.turns, table.turn) = table.round();
@@ -151,7 +158,8 @@ impl Table {
         if against == Policy::RoundRobin {
             (self.turns, self.turn) = self.round();
         }
-        self.trial = Some(Trial::new(share, against, self.eligible()));
+        let trial = Trial::new(share, against, self.eligible());
+        self.apart.get_or_insert_default().trial = Some(trial);
         self
     }
 
@@ -161,37 +169,40 @@ impl Table {
         let name = own.name.clone();
         let make = |candidates| {
             let table = Self::new(candidates, false, self.options, self.traffic.clone());
-            match &self.trial {
+            match self.trial() {
                 Some(trial) => table.on_trial(trial.share, trial.against),
                 None => table,
             }
         };
-        self.zones = Zones::new(own, self.eligible(), |c| c.endpoint.zone == name, make).map(Box::new);
+        if let Some(zones) = Zones::new(own, self.eligible(), |c| c.endpoint.zone == name, make) {
+            self.apart.get_or_insert_default().zones = Some(zones);
+        }
         self
     }
 
     /// The model's trial, where it is on one.
+    #[inline]
     #[must_use]
     pub fn trial(&self) -> Option<&Trial> {
-        self.trial.as_ref()
+        self.apart.as_ref()?.trial.as_ref()
     }
 
     /// What stays in the own zone, where that comes first and has a part to give away.
     #[must_use]
     pub fn own_zone(&self) -> Option<&OwnZone> {
-        self.zones.as_ref().map(|zones| &zones.own)
+        self.apart.as_ref()?.zones.as_ref().map(|zones| &zones.own)
     }
 
     /// Who steers the next request, where the model is on trial.
     #[inline]
     pub fn arm(&self, rng: &mut impl Rng) -> Option<Arm> {
-        self.trial.as_ref().map(|trial| trial.draw(rng))
+        self.trial().map(|trial| trial.draw(rng))
     }
 
     /// The policy that chooses for a request of this arm.
     #[must_use]
     pub fn policy(&self, arm: Option<Arm>) -> Policy {
-        match &self.trial {
+        match self.trial() {
             Some(trial) if arm != Some(Arm::Model) => trial.against,
             _ => self.options.policy,
         }
@@ -224,40 +235,86 @@ impl Table {
     /// Chooses a candidate for a request; none when no endpoint may get requests, or all that may are in `tried`.
     ///
     /// `expired` says that the generation no longer steers: peak EWMA then stands in for the model.
-    ///
-    /// Of a table on trial this is the model's arm.
     pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
-        self.pick_by(Some(Arm::Model), now, expired, rng, tried)
-    }
-
-    /// The same for a request of this arm, where the model is on trial.
-    pub(super) fn pick_by(
-        &self,
-        arm: Option<Arm>,
-        now: Time,
-        expired: bool,
-        rng: &mut impl Rng,
-        tried: &[usize],
-    ) -> Option<Choice> {
-        // A request that failed elsewhere is not one to try out a doubtful endpoint with.
-        let probes = if tried.is_empty() { &*self.probation } else { &[] };
-        for index in probes.iter().map(|i| *i as usize) {
-            if self.candidates.get(index).is_some_and(|c| c.node.take_probe()) {
-                return Some(Choice { index, estimate_s: f32::NAN });
-            }
+        if let Some(apart) = &self.apart {
+            let arm = apart.trial.as_ref().map(|trial| trial.draw(rng));
+            return self.pick_apart(apart, arm, (now, expired), rng, tried);
+        }
+        if let Some(probe) = self.probe(tried) {
+            return Some(probe);
         }
         if self.eligible == 0 {
             return None;
         }
-        if let Some(zones) = &self.zones {
-            return zones.pick(arm, now, expired, rng, tried);
-        }
-        let (policy, drawn_by) = match (&self.trial, self.options.policy) {
-            (Some(trial), _) if expired || arm != Some(Arm::Model) => (trial.against, &trial.alias),
-            // Weights that have expired draw nobody.
-            (None, Policy::Model) if expired => (Policy::PeakEwma, &self.configured),
-            (_, policy) => (policy, &self.alias),
+        let policy = match self.options.policy {
+            Policy::Model if expired => Policy::PeakEwma,
+            policy => policy,
         };
+        // Weights that have expired draw nobody.
+        let drawn_by = if policy == self.options.policy { &self.alias } else { &self.configured };
+        self.choose((policy, drawn_by), now, rng, tried)
+    }
+
+    /// The same where requests are parted before the policy chooses: for one of this arm, where the model is on trial.
+    #[inline(never)]
+    fn pick_apart(
+        &self,
+        apart: &Apart,
+        arm: Option<Arm>,
+        (now, expired): (Time, bool),
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
+        if let Some(probe) = self.probe(tried) {
+            return Some(probe);
+        }
+        if self.eligible == 0 {
+            return None;
+        }
+        if let Some(zones) = &apart.zones {
+            return zones.pick(arm, (now, expired), rng, tried);
+        }
+        let by = match &apart.trial {
+            Some(trial) if expired || arm != Some(Arm::Model) => (trial.against, &trial.alias),
+            _ => (self.options.policy, &self.alias),
+        };
+        self.choose(by, now, rng, tried)
+    }
+
+    /// Chooses for a request of this arm.
+    #[inline]
+    pub(super) fn pick_by(
+        &self,
+        arm: Option<Arm>,
+        (now, expired): (Time, bool),
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
+        match &self.apart {
+            Some(apart) => self.pick_apart(apart, arm, (now, expired), rng, tried),
+            None => self.pick(now, expired, rng, tried),
+        }
+    }
+
+    /// A candidate on probation that may be tried out. A request that failed elsewhere is not one to do that with.
+    #[inline(always)]
+    fn probe(&self, tried: &[usize]) -> Option<Choice> {
+        let probes = if tried.is_empty() { &*self.probation } else { &[] };
+        let mut probes = probes.iter().map(|i| *i as usize);
+        let index = probes.find(|index| self.candidates.get(*index).is_some_and(|c| c.node.take_probe()))?;
+        Some(Choice { index, estimate_s: f32::NAN })
+    }
+
+    /// Chooses by a policy, which draws by these weights where it draws. A part of both picks, and not called by them: a
+    /// call of it costs a pick 14 instructions.
+    #[inline(always)]
+    fn choose(
+        &self,
+        (policy, drawn_by): (Policy, &Alias),
+        now: Time,
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
         let choice = match policy {
             Policy::Model => self.pick_by_model(now, rng, tried),
             Policy::PeakEwma => self.pick_of_drawn(
@@ -312,7 +369,7 @@ impl Table {
                 return Some(Choice { index, estimate_s: f32::NAN });
             }
         }
-        self.pick_by(arm, now, expired, rng, tried)
+        self.pick_by(arm, (now, expired), rng, tried)
     }
 
     /// A candidate for a request from which nothing is learnt: by the configured weights alone.
@@ -436,30 +493,6 @@ fn lowest(indices: impl Iterator<Item = usize>, cost: impl Fn(usize) -> Option<(
         }
     }
     best.map(|(_, choice)| choice)
-}
-
-/// The order of a smooth weighted round robin (nginx's): each turn everybody gains their weight, the richest goes and
-/// pays the sum. Weights are scaled down where one round would be longer than `MAX_TURNS`.
-fn turns(weights: &[u32]) -> Box<[u32]> {
-    const MAX_TURNS: u64 = 1024;
-    let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
-    let divisor = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
-    let scale = (sum / u64::from(divisor)).div_ceil(MAX_TURNS.max(weights.len() as u64)).max(1);
-    let weights: Vec<i64> = weights.iter().map(|w| (i64::from(*w / divisor) / scale as i64).max(1)).collect();
-    let round: i64 = weights.iter().sum();
-    let mut credit = vec![0i64; weights.len()];
-    let mut order = Vec::with_capacity(round as usize);
-    for _ in 0..round {
-        credit.iter_mut().zip(&weights).for_each(|(c, w)| *c += w);
-        let Some((index, richest)) = credit.iter_mut().enumerate().rev().max_by_key(|(_, c)| **c) else { break };
-        *richest -= round;
-        order.push(index as u32);
-    }
-    order.into()
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

@@ -396,6 +396,8 @@ fn on_trial_each_arm_chooses_by_its_own_policy() {
     assert!((first(Some(Arm::Against), false) - 0.25).abs() < 0.015);
     assert!((first(None, false) - 0.25).abs() < 0.015, "whom nobody steers is not the model's");
     assert!((first(Some(Arm::Model), true) - 0.25).abs() < 0.015, "weights that have expired steer nobody");
+    let apart = shares(&table, 20_000)[0];
+    assert!((apart - (0.3 * 0.9 + 0.7 * 0.25)).abs() < 0.015, "whoever does not say an arm gets one: {apart}");
 }
 
 #[test]

@@ -124,8 +124,7 @@ impl Zones {
     pub(super) fn pick(
         &self,
         arm: Option<Arm>,
-        now: Time,
-        expired: bool,
+        when: (Time, bool),
         rng: &mut impl Rng,
         tried: &[usize],
     ) -> Option<Choice> {
@@ -139,7 +138,7 @@ impl Zones {
                 *slot = *place as usize;
                 count += 1;
             }
-            let choice = side.table.pick_by(arm, now, expired, rng, there.get(..count).unwrap_or_default())?;
+            let choice = side.table.pick_by(arm, when, rng, there.get(..count).unwrap_or_default())?;
             let index = *side.whole.get(choice.index)? as usize;
             Some(Choice { index, ..choice })
         })

@@ -242,7 +242,10 @@ impl State {
         if let Some(own) = own {
             table = table.with_own_zone(own);
         }
-        Some(Arc::new(table.with_affinity(cluster.maglev.clone())))
+        if cluster.maglev.is_some() {
+            table = table.with_affinity(cluster.maglev.clone());
+        }
+        Some(Arc::new(table))
     }
 
     /// What is wanted of each candidate, and its endpoint's state.

@@ -35,9 +35,27 @@ pub struct Matcher {
     pub host: HostMatch,
     pub path: PathMatch,
     method: Option<Method>,
+    /// What most rules do not ask for.
+    more: Option<Box<More>>,
+}
+
+/// What a request must carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct More {
     headers: Box<[(HeaderName, HeaderValue)]>,
     cookies: Wanted,
     query: Wanted,
+}
+
+impl More {
+    fn holds(&self, request: &RequestHead<'_>) -> bool {
+        self.headers.iter().all(|(name, value)| request.headers.get_all(name).iter().any(|v| v == value))
+            && self
+                .cookies
+                .iter()
+                .all(|(name, value)| pairs::cookies(request.headers, name).any(|v| v == value.as_bytes()))
+            && self.query.iter().all(|(name, value)| pairs::in_query(request.query, name, value))
+    }
 }
 
 /// Names, and the value that each must have.
@@ -72,25 +90,23 @@ impl Matcher {
             .map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?)))
             .collect::<Option<Box<[_]>>>()?;
         let (cookies, query) = (wanted(&rule.cookies), wanted(&rule.query));
-        Some(Self { host, path, method, headers, cookies, query })
+        let some = !(headers.is_empty() && cookies.is_empty() && query.is_empty());
+        let more = some.then(|| Box::new(More { headers, cookies, query }));
+        Some(Self { host, path, method, more })
     }
 
     /// The headers that it asks for.
     pub fn asked_headers(&self) -> impl Iterator<Item = &HeaderName> {
-        let cookie = (!self.cookies.is_empty()).then_some(&COOKIE);
-        self.headers.iter().map(|(name, _)| name).chain(cookie)
+        self.more.iter().flat_map(|more| {
+            let cookie = (!more.cookies.is_empty()).then_some(&COOKIE);
+            more.headers.iter().map(|(name, _)| name).chain(cookie)
+        })
     }
 
     /// Whether method, headers, cookies and query are as asked: for a rule that was found by its host and its path.
     #[inline]
     pub fn matches_rest(&self, request: &RequestHead<'_>) -> bool {
-        self.method.as_ref().is_none_or(|m| m == request.method)
-            && self.headers.iter().all(|(name, value)| request.headers.get_all(name).iter().any(|v| v == value))
-            && self
-                .cookies
-                .iter()
-                .all(|(name, value)| pairs::cookies(request.headers, name).any(|v| v == value.as_bytes()))
-            && self.query.iter().all(|(name, value)| pairs::in_query(request.query, name, value))
+        self.method.as_ref().is_none_or(|m| m == request.method) && self.more.as_ref().is_none_or(|m| m.holds(request))
     }
 }
 
