@@ -43,6 +43,8 @@ async fn a_demo_that_is_killed_takes_its_sidecars_along() {
     }
     // One that is left after all is left to nobody else.
     let left: Vec<&u32> = sidecars.iter().filter(|pid| runs(pid)).collect();
-    left.iter().for_each(|pid| drop(kill(Pid::from_raw(**pid as i32), Signal::SIGKILL)));
+    left.iter().for_each(|pid| {
+        let _ = kill(Pid::from_raw(**pid as i32), Signal::SIGKILL);
+    });
     assert!(left.is_empty(), "{left:?} outlived the demo");
 }
