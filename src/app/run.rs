@@ -323,5 +323,6 @@ fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
         connected: gauges.connected_total,
         requests: gauges.requests,
         upgraded: gauges.upgraded_connections,
+        tcp: gauges.tcp_connections,
     })
 }

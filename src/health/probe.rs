@@ -64,7 +64,7 @@ async fn http(
             .body(Full::default())
     };
     match protocol {
-        Protocol::Http1 => {
+        Protocol::Http1 | Protocol::Tcp => {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
             let driven = tokio::spawn(connection);
             let answer = sender.send_request(request(check.path.clone()).ok()?).await.ok();

@@ -199,7 +199,7 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "requests",
         Counter,
         Number,
-        "Requests that are over, by the class of the answer's status; none where there was no answer.",
+        "Requests that are over, by the class of the answer's status; none where there was no answer, as for TCP connections.",
     );
     let mut failures = Family::new(
         "request_failures",
@@ -211,7 +211,7 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "request_duration",
         Kind::Histogram,
         Measure::Seconds,
-        "Time from a request's head to the end of its answer.",
+        "Time from a request's head to the end of its answer; of a TCP connection, from its beginning to its end.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
     let mut request_bytes = Family::new("request_body", Counter, Measure::Bytes, "Bytes of bodies that clients sent.");
@@ -265,6 +265,8 @@ pub struct Held {
     pub requests: u64,
     /// Connections switched to another protocol.
     pub upgraded: u64,
+    /// Connections passed on as TCP.
+    pub tcp: u64,
 }
 
 /// Connections and requests under way.
@@ -286,6 +288,7 @@ pub fn held(held: Held) -> Vec<Family> {
             "Connections switched to another protocol, such as WebSocket.",
             held.upgraded,
         ),
+        family("tcp_connections", Gauge, "Connections passed on as TCP, whatever is spoken on them.", held.tcp),
     ]
 }
 

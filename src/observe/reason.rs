@@ -109,6 +109,8 @@ reasons! {
     UpgradeFailed = "upgrade_failed", BAD_GATEWAY, "http_upgrade_failed";
     /// The request came through this mesh too many times: proxies pass it on to each other.
     Loop = "loop", LOOP_DETECTED, "proxy_loop_detected";
+    /// The proxy left before it was over: the drain's time had passed.
+    Shutdown = "shutdown", SERVICE_UNAVAILABLE, "connection_terminated";
     /// The proxy itself is at fault.
     Internal = "internal", INTERNAL_SERVER_ERROR, "proxy_internal_error";
 }
@@ -152,6 +154,7 @@ impl Reason {
             | Reason::RequestIncomplete
             | Reason::ClientGone
             | Reason::Loop
+            | Reason::Shutdown
             | Reason::Internal => false,
         }
     }

@@ -14,6 +14,7 @@
 
 use super::added::Usual;
 use super::core::{Core, Held, Listener};
+use super::door;
 use super::forward;
 use super::http2::{self, FAREWELL};
 use super::io::{Spoken, spoken};
@@ -185,9 +186,25 @@ fn told_to_leave(core: &Core, listener: &Listener) -> bool {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>) {
+    let door = core.generation().generation.routes.connections().door(listener.address).cloned();
+    if let Some(door) = door {
+        // Boxed: a connection's future is as large as plain HTTP needs.
+        return Box::pin(door::serve(core, stream, peer, listener, &door)).await;
+    }
     let watch = Watch::new(&core.deadlines);
-    let stream = Transport::Plain(stream);
-    let Some(first) = first_bytes(&core, &listener, &watch, stream).await else { return };
+    serve_http(core, Transport::Plain(stream), BytesMut::new(), peer.ip(), listener, watch).await;
+}
+
+/// Serves a connection on which HTTP is spoken, and `read` came already.
+pub(super) async fn serve_http(
+    core: Rc<Core>,
+    stream: Transport,
+    read: BytesMut,
+    peer: IpAddr,
+    listener: Rc<Listener>,
+    watch: Rc<Watch>,
+) {
+    let Some(first) = first_bytes(&core, &listener, &watch, stream, read).await else { return };
     let (proven, (stream, read, spoken)) = match core.generation().generation.routes.tls(listener.address) {
         TlsMode::Disabled => (None, first),
         // Boxed: a connection's future is as large as plain text needs.
@@ -196,7 +213,7 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
             None => return,
         },
     };
-    let peer = (peer.ip().to_canonical(), proven);
+    let peer = (peer.to_canonical(), proven);
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
@@ -231,18 +248,32 @@ async fn prove(
     mode: TlsMode,
     (stream, read, spoken): First,
 ) -> Option<(Option<Box<Proven>>, First)> {
-    let handshakes = &core.identities.handshakes;
     let plain = match stream {
         Transport::Plain(plain) if read.first() == Some(&FIRST_BYTE) => plain,
-        stream => {
-            // Answered in the client's own words, and with nothing else: each request is refused.
-            let refused = (mode == TlsMode::Strict).then(|| {
-                handshakes.count(Side::Downstream, Handshake::PlainText);
-                Box::new(Proven { secure: false, peer: None, client_cert: None })
-            });
-            return Some((refused, (stream, read, spoken)));
-        }
+        // Answered in the client's own words, and with nothing else: each request is refused.
+        stream => return Some((plain_text(core, mode), (stream, read, spoken))),
     };
+    let (proven, stream) = secure(core, listener, watch, plain, read).await?;
+    Some((Some(proven), first_bytes(core, listener, watch, stream, BytesMut::new()).await?))
+}
+
+/// What is known of a client that spoke plain text: where that is refused, that it did.
+pub(super) fn plain_text(core: &Core, mode: TlsMode) -> Option<Box<Proven>> {
+    (mode == TlsMode::Strict).then(|| {
+        core.identities.handshakes.count(Side::Downstream, Handshake::PlainText);
+        Box::new(Proven { secure: false, peer: None, client_cert: None })
+    })
+}
+
+/// Secures a client's connection, on which `read` came already. None where that fails.
+pub(super) async fn secure(
+    core: &Rc<Core>,
+    listener: &Listener,
+    watch: &Rc<Watch>,
+    plain: TcpStream,
+    read: Bytes,
+) -> Option<(Box<Proven>, Transport)> {
+    let handshakes = &core.identities.handshakes;
     let Some(identity) = core.identities.current() else {
         handshakes.count(Side::Downstream, Handshake::NoIdentity);
         return None;
@@ -270,15 +301,24 @@ async fn prove(
     let peer = stream.peer();
     let said = peer.as_ref().map(|peer| format!("By={};Hash={};URI={}", identity.id(), peer.digest, peer.id));
     let client_cert = said.and_then(|said| HeaderValue::try_from(said).ok());
-    let proven = Box::new(Proven { secure: true, peer, client_cert });
-    Some((Some(proven), first_bytes(core, listener, watch, stream).await?))
+    Some((Box::new(Proven { secure: true, peer, client_cert }), stream))
 }
 
 /// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
-async fn first_bytes(core: &Rc<Core>, listener: &Listener, watch: &Rc<Watch>, mut stream: Transport) -> Option<First> {
+/// `part` came already, and says too little: a part of what HTTP/2 begins with.
+async fn first_bytes(
+    core: &Rc<Core>,
+    listener: &Listener,
+    watch: &Rc<Watch>,
+    mut stream: Transport,
+    mut part: BytesMut,
+) -> Option<First> {
+    if !part.is_empty()
+        && let Some(spoken) = spoken(&part)
+    {
+        return Some((stream, part.freeze(), spoken));
+    }
     watch.deadline.set(core.clock.now() + core.limits.idle.0);
-    // A part of what HTTP/2 begins with.
-    let mut part = BytesMut::new();
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());

@@ -103,6 +103,7 @@ fn grpc_code(reason: Reason) -> u16 {
         | Reason::Overloaded
         | Reason::QueueTimeout
         | Reason::EndpointConnections
+        | Reason::Shutdown
         | Reason::ConnectRefused
         | Reason::ConnectTimeout
         | Reason::ConnectFailed

@@ -194,6 +194,8 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         usual: &flight.conn.usual,
     };
     flight.outgoing = match cluster.protocol {
+        // No route for requests leads there.
+        Protocol::Tcp => return Err(Reason::NoRoute.into()),
         Protocol::Http1 => {
             let mut sending = Sending::new(parts, lines, &added, body, &core.scratch);
             sending.lines = (!flight.conn.http2).then(Lines::default);

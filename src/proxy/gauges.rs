@@ -24,6 +24,8 @@ pub(super) struct CoreGauges {
     pub requests: Gauge,
     /// Connections switched to another protocol, such as WebSocket.
     pub upgraded: Gauge,
+    /// Connections passed on as TCP.
+    pub tcp: Gauge,
 }
 
 /// A number that one thread writes and any may read.
@@ -85,6 +87,8 @@ pub struct GaugesSnapshot {
     pub requests: u64,
     /// Connections switched to another protocol, such as WebSocket.
     pub upgraded_connections: u64,
+    /// Connections passed on as TCP.
+    pub tcp_connections: u64,
 }
 
 impl ProxyGauges {
@@ -166,6 +170,7 @@ impl ProxyGauges {
             connected_total: a.connected_total + b.connected_total,
             requests: a.requests + b.requests,
             upgraded_connections: a.upgraded_connections + b.upgraded_connections,
+            tcp_connections: a.tcp_connections + b.tcp_connections,
         })
     }
 }
@@ -180,6 +185,7 @@ impl CoreGauges {
             connected_total: self.connected.get(),
             requests: self.requests.get(),
             upgraded_connections: self.upgraded.get(),
+            tcp_connections: self.tcp.get(),
         }
     }
 }

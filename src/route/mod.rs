@@ -5,9 +5,11 @@
 //! are. Ids are positions in the configuration's maps and mean something only
 //! together with the table that they came from.
 
+mod connections;
 mod index;
 mod matcher;
 mod table;
 mod trie;
 
+pub use connections::{Connections, Door};
 pub use table::{ClusterId, RequestHead, RouteTable, Rule, Workload, WorkloadId};

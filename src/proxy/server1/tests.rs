@@ -61,7 +61,8 @@ async fn connected() -> (TcpStream, Rc<Downstream>) {
     let core = core();
     let watch = Watch::new(&core.deadlines);
     let downstream = Downstream::new(core, Transport::Plain(stream), Bytes::new());
-    let listener = Listener { address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
+    let listener =
+        Listener { address, actual: address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
     let peer = (peer.ip(), None);
     let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer, false, watch);
     let served = downstream.clone();

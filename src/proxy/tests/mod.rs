@@ -9,4 +9,5 @@ mod life;
 mod retries;
 mod special;
 mod support;
+mod tcp;
 mod times;
