@@ -4,6 +4,7 @@
 //! is not the request path.
 
 use crate::balance::Unwell;
+use crate::capture;
 use crate::config::{Check, HealthCheck, Protocol};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use std::io;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
@@ -34,12 +36,17 @@ struct Said {
 }
 
 /// Asks once.
-pub async fn probe(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
-    tokio::time::timeout(check.timeout.0, ask(address, protocol, check)).await.unwrap_or(Err(Unwell::Late))
+pub async fn probe(
+    address: SocketAddr,
+    mark: Option<u32>,
+    protocol: Protocol,
+    check: &HealthCheck,
+) -> Result<(), Unwell> {
+    tokio::time::timeout(check.timeout.0, ask(address, mark, protocol, check)).await.unwrap_or(Err(Unwell::Late))
 }
 
-async fn ask(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
-    let stream = TcpStream::connect(address).await.map_err(|_| Unwell::NoConnection)?;
+async fn ask(address: SocketAddr, mark: Option<u32>, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
+    let stream = connect(address, mark).await.map_err(|_| Unwell::NoConnection)?;
     match check.check {
         Check::Off | Check::Tcp => Ok(()),
         Check::Http => {
@@ -49,6 +56,14 @@ async fn ask(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Re
         }
         Check::Grpc => grpc(stream, address, &check.service).await,
     }
+}
+
+/// Opens a connection, which the rules that capture connections leave alone where there are any.
+async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let Some(mark) = mark else { return TcpStream::connect(address).await };
+    let stream = TcpStream::from_std(capture::begin(address, Some(mark))?)?;
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(stream), Err)
 }
 
 async fn http(

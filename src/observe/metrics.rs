@@ -267,6 +267,8 @@ pub struct Held {
     pub upgraded: u64,
     /// Connections passed on as TCP.
     pub tcp: u64,
+    /// Captured connections passed on to where they were going, since the start.
+    pub passed: u64,
 }
 
 /// Connections and requests under way.
@@ -289,6 +291,12 @@ pub fn held(held: Held) -> Vec<Family> {
             held.upgraded,
         ),
         family("tcp_connections", Gauge, "Connections passed on as TCP, whatever is spoken on them.", held.tcp),
+        family(
+            "connections_passed",
+            Counter,
+            "Captured connections to addresses that no cluster has, passed on to where they were going.",
+            held.passed,
+        ),
     ]
 }
 

@@ -40,15 +40,15 @@ pub(super) enum Standing {
 }
 
 /// Asks for a token and a place. Whoever must wait for a place is let through to `wait`.
-pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u32) -> Result<(), Failure> {
+pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: Option<u32>) -> Result<(), Failure> {
     let held = flight.held.clone();
     let table = &held.generation.admission;
     let (Some(workload), Some(cluster)) = (flight.workload, flight.cluster) else { return Ok(()) };
     let trusted = table.trusts(workload);
     let said = said(&mut parts.headers, seen, trusted, table);
-    let given = said.class.or_else(|| table.route_class(route));
+    let given = said.class.or_else(|| table.route_class(route?));
     let class = given.unwrap_or(table.classes.usual);
-    enter(flight, table, (workload, cluster), Some(route), (class, said.depth))?;
+    enter(flight, table, (workload, cluster), route, (class, said.depth))?;
     if given.is_some() || said.depth.is_some() {
         let class = given.map(|class| table.classes.name(class));
         pass_on(&mut parts.headers, class, said.depth.unwrap_or(0).saturating_add(1));

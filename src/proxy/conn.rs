@@ -24,7 +24,7 @@ use super::watch::Watch;
 use crate::config::ListenerDefaults;
 use crate::identity::{Handshake, Peer, Side, SpiffeId, TlsMode};
 use crate::links::Time;
-use crate::route::WorkloadId;
+use crate::route::{ClusterId, WorkloadId};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use std::cell::{Cell, RefCell};
@@ -52,6 +52,9 @@ impl ServerBuilders {
     }
 }
 
+/// A client's address, who it has proven to be, and where its connection was going, where it was captured.
+pub(super) type Who = (IpAddr, Option<Box<Proven>>, Option<Box<SocketAddr>>);
+
 /// A client's connection.
 pub(super) struct Conn {
     pub core: Rc<Core>,
@@ -67,6 +70,8 @@ pub(super) struct Conn {
     pub host: RefCell<HeaderValue>,
     /// Who the client has proven to be, where it was asked. Boxed: most connections pay its place alone.
     proven: Option<Box<Proven>>,
+    /// Where it was going, where it was captured.
+    meant: Option<Box<SocketAddr>>,
     /// What its requests get alike.
     pub usual: Usual,
     pub requests: Cell<usize>,
@@ -82,7 +87,7 @@ impl Conn {
     pub(super) fn new(
         core: Rc<Core>,
         listener: Rc<Listener>,
-        (peer, proven): (IpAddr, Option<Box<Proven>>),
+        (peer, proven, meant): Who,
         http2: bool,
         watch: Rc<Watch>,
     ) -> Rc<Self> {
@@ -97,6 +102,7 @@ impl Conn {
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
             proven,
+            meant,
             usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
@@ -124,6 +130,11 @@ impl Conn {
     /// Whether it came in plain text where that is refused.
     pub(super) fn plain_text(&self) -> bool {
         self.proven.as_ref().is_some_and(|proven| !proven.secure)
+    }
+
+    /// The cluster that it was going to, where it was captured.
+    pub(super) fn destination(&self, held: &Held) -> Option<ClusterId> {
+        held.generation.routes.connections().destination(*self.meant.as_deref()?)
     }
 
     /// Whose connection this is; found once, and again when routes were replaced.
@@ -192,7 +203,8 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
         return Box::pin(door::serve(core, stream, peer, listener, &door)).await;
     }
     let watch = Watch::new(&core.deadlines);
-    serve_http(core, Transport::Plain(stream), BytesMut::new(), peer.ip(), listener, watch).await;
+    serve_http(core, Transport::Plain(stream), BytesMut::new(), (peer.ip().to_canonical(), None), listener, watch)
+        .await;
 }
 
 /// Serves a connection on which HTTP is spoken, and `read` came already.
@@ -200,12 +212,12 @@ pub(super) async fn serve_http(
     core: Rc<Core>,
     stream: Transport,
     read: BytesMut,
-    peer: IpAddr,
+    (peer, meant): (IpAddr, Option<Box<SocketAddr>>),
     listener: Rc<Listener>,
     watch: Rc<Watch>,
 ) {
     let Some(first) = first_bytes(&core, &listener, &watch, stream, read).await else { return };
-    let (proven, (stream, read, spoken)) = match core.generation().generation.routes.tls(listener.address) {
+    let (proven, first) = match core.generation().generation.routes.tls(listener.address) {
         TlsMode::Disabled => (None, first),
         // Boxed: a connection's future is as large as plain text needs.
         mode => match Box::pin(prove(&core, &listener, &watch, mode, first)).await {
@@ -213,15 +225,25 @@ pub(super) async fn serve_http(
             None => return,
         },
     };
-    let peer = (peer.to_canonical(), proven);
+    speak(core, listener, watch, (peer, proven, meant), first).await;
+}
+
+/// Speaks HTTP with a client.
+pub(super) async fn speak(
+    core: Rc<Core>,
+    listener: Rc<Listener>,
+    watch: Rc<Watch>,
+    who: Who,
+    (stream, read, spoken): First,
+) {
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
-            let conn = Conn::new(core, listener, peer, false, watch);
+            let conn = Conn::new(core, listener, who, false, watch);
             server1::serve(&conn, &downstream).await;
         }
         Spoken::Http2 => {
-            let conn = Conn::new(core, listener, peer, true, watch);
+            let conn = Conn::new(core, listener, who, true, watch);
             let ask = |watch: &_, parts: &mut _, seen: &_, body| forward::serve(&conn, watch, parts, seen, body);
             // Boxed: a connection's future is as large as HTTP/1.1 needs.
             Box::pin(http2::serve(&conn, stream, read, ask)).await;
@@ -230,7 +252,7 @@ pub(super) async fn serve_http(
 }
 
 /// A connection, what was read of it, and what that is.
-type First = (Transport, Bytes, Spoken);
+pub(super) type First = (Transport, Bytes, Spoken);
 
 /// Who a client has proven to be.
 pub(super) struct Proven {
@@ -306,7 +328,7 @@ pub(super) async fn secure(
 
 /// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
 /// `part` came already, and says too little: a part of what HTTP/2 begins with.
-async fn first_bytes(
+pub(super) async fn first_bytes(
     core: &Rc<Core>,
     listener: &Listener,
     watch: &Rc<Watch>,

@@ -159,18 +159,23 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         method: &parts.method,
         headers: &parts.headers,
     };
-    let rule = generation.routes.find(&head).ok_or(Reason::NoRoute)?;
+    let rule = generation.routes.find(&head);
+    let id = match rule {
+        Some(rule) => rule.cluster(core.rng.borrow_mut().next_u32()),
+        // A captured connection goes where it was going.
+        None => flight.conn.destination(&held),
+    };
+    let id = id.ok_or(Reason::NoRoute)?;
     if logged {
-        flight.route = Some(rule.label.clone());
+        flight.route = rule.map(|rule| rule.label.clone());
     }
-    let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
     if generation.admission.active {
-        admission::ask(flight, parts, seen, rule.index)?;
+        admission::ask(flight, parts, seen, rule.map(|rule| rule.index))?;
     }
-    let mut limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
-    flight.idempotent = rule.idempotent.unwrap_or_else(|| parts.method.is_idempotent());
+    let mut limit = rule.and_then(|rule| rule.timeout).or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
+    flight.idempotent = rule.and_then(|rule| rule.idempotent).unwrap_or_else(|| parts.method.is_idempotent());
     if seen.grpc {
         limit = hurry(flight, parts, seen, limit);
     }

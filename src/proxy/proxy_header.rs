@@ -175,17 +175,17 @@ mod tests {
         assert_eq!(read(&endless[..MAX_TEXT - 1]), Ok(None));
         assert_eq!(read(&endless[..MAX_TEXT]), Err(NoHeader));
         // 4,081 bytes to come are one too many.
-        let long = [&v2::PROTOCOL_PREFIX[..], b"\x21\x11\x0f\xf1"].concat();
+        let long = [v2::PROTOCOL_PREFIX, b"\x21\x11\x0f\xf1"].concat();
         assert_eq!(read(&long), Err(NoHeader));
-        let longest = [&v2::PROTOCOL_PREFIX[..], b"\x21\x11\x0f\xf0"].concat();
+        let longest = [v2::PROTOCOL_PREFIX, b"\x21\x11\x0f\xf0"].concat();
         assert_eq!(read(&longest), Ok(None));
     }
 
     #[test]
     fn a_header_that_names_nobody_is_read_over() {
-        let local = [&v2::PROTOCOL_PREFIX[..], b"\x20\0\0\x03abc", b"rest"].concat();
+        let local = [v2::PROTOCOL_PREFIX, b"\x20\0\0\x03abc", b"rest"].concat();
         assert_eq!(read(&local), Ok(Some(Header { length: 19, addresses: None })));
-        let unix = [&v2::PROTOCOL_PREFIX[..], b"\x21\x31\0\xd8", &[b'/'; 216]].concat();
+        let unix = [v2::PROTOCOL_PREFIX, b"\x21\x31\0\xd8", &[b'/'; 216]].concat();
         assert_eq!(read(&unix), Ok(Some(Header { length: 232, addresses: None })));
     }
 }

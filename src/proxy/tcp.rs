@@ -21,17 +21,21 @@ use super::attempts::{Tried, pick};
 use super::conn::Conn;
 use super::core::Core;
 use super::flight::Flight;
+use super::proxy_header;
 use super::transport::Transport;
-use super::upstream::{Open, connect};
+use super::upstream::{Open, connect, connect_to};
 use crate::balance::{Cluster, Table};
+use crate::config::Timeouts;
 use crate::observe::Reason;
 use crate::route::ClusterId;
 use bytes::{Buf, Bytes};
 use http::{HeaderValue, Uri};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Where a connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +44,19 @@ pub(super) enum To<'a> {
     Route(u16, Option<&'a str>),
     /// To this cluster.
     Cluster(ClusterId),
+    /// There, as it is: no cluster has that address.
+    Address(SocketAddr),
+}
+
+/// Who connects to whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
 }
 
 /// Passes a connection on, of which `read` came already, to its end.
-pub(super) async fn serve(conn: &Rc<Conn>, client: Transport, read: Bytes, to: To<'_>) {
+pub(super) async fn serve(conn: &Rc<Conn>, client: Transport, read: Bytes, to: To<'_>, ends: Ends) {
     let core = conn.core.clone();
     std::future::poll_fn(|cx| {
         // Whoever waits in this task is woken by its one deadline.
@@ -52,7 +65,7 @@ pub(super) async fn serve(conn: &Rc<Conn>, client: Transport, read: Bytes, to: T
     })
     .await;
     let mut flight = Box::new(Flight::of_connection(conn, core.generation(), core.clock.now()));
-    match Box::pin(reach(&mut flight, to)).await {
+    match Box::pin(reach(&mut flight, to, ends)).await {
         Ok((endpoint, open)) => {
             client.keep_alive();
             endpoint.keep_alive();
@@ -66,8 +79,19 @@ pub(super) async fn serve(conn: &Rc<Conn>, client: Transport, read: Bytes, to: T
     }
 }
 
+/// Closes a connection that goes nowhere, and says why.
+pub(super) fn refuse(conn: &Rc<Conn>, client: Transport, reason: Reason) {
+    let core = conn.core.clone();
+    let held = core.generation();
+    let workload = conn.workload(&held);
+    let mut flight = Flight::of_connection(conn, held, core.clock.now());
+    flight.workload = workload;
+    flight.broken(reason);
+    client.reset();
+}
+
 /// Finds out where it goes, and opens that connection.
-async fn reach(flight: &mut Flight, to: To<'_>) -> Result<(Transport, Open), Reason> {
+async fn reach(flight: &mut Flight, to: To<'_>, ends: Ends) -> Result<(Transport, Open), Reason> {
     let held = flight.held.clone();
     let generation = &held.generation;
     let workload = flight.conn.workload(&held).ok_or(Reason::UnknownSource)?;
@@ -80,6 +104,7 @@ async fn reach(flight: &mut Flight, to: To<'_>) -> Result<(Transport, Open), Rea
         return Err(Reason::NotAllowed);
     }
     let (id, rule) = match to {
+        To::Address(address) => return pass(flight, address).await,
         To::Cluster(id) => (id, None),
         To::Route(port, name) => {
             if let Some(name) = name.filter(|_| flight.core.sink.enabled()) {
@@ -105,11 +130,20 @@ async fn reach(flight: &mut Flight, to: To<'_>) -> Result<(Transport, Open), Rea
             admission::wait(flight).await.map_err(|failure| failure.reason)?;
         }
     }
-    call(flight, cluster, table).await
+    call(flight, cluster, table, ends).await
+}
+
+/// Opens a connection to where a captured one was going.
+async fn pass(flight: &mut Flight, address: SocketAddr) -> Result<(Transport, Open), Reason> {
+    let (core, timeouts) = (flight.core.clone(), Timeouts::default());
+    flight.passed = Some(address);
+    flight.watch.idle.set(timeouts.tcp_idle.0);
+    core.gauge(|g| g.passed.add(1));
+    connect_to(&core, address, &timeouts).await
 }
 
 /// Opens a connection to an endpoint, to another where that fails.
-async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table) -> Result<(Transport, Open), Reason> {
+async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table, ends: Ends) -> Result<(Transport, Open), Reason> {
     let core = flight.core.clone();
     let mut tried = Tried::nowhere();
     let mut now = flight.ready;
@@ -118,7 +152,13 @@ async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table) -> Result<(
         let candidate = table.candidates().get(choice.index).ok_or(Reason::Internal)?;
         tried.add(choice.index);
         flight.begin_attempt(choice, now);
-        let connected = connect(&core, &candidate.endpoint, &cluster.timeouts).await;
+        let mut connected = connect(&core, &candidate.endpoint, &cluster.timeouts).await;
+        if cluster.proxy_protocol
+            && let Ok(((endpoint, _), _)) = &mut connected
+            && introduce(endpoint, ends).await.is_err()
+        {
+            connected = Err(Reason::UpstreamReset);
+        }
         now = core.clock.now();
         let reason = match connected {
             Ok(((endpoint, _), open)) => {
@@ -134,6 +174,12 @@ async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table) -> Result<(
         flight.end_attempt(now);
         table.traffic.retried(core.index);
     }
+}
+
+/// Tells an endpoint who the client is, by a PROXY header.
+async fn introduce(endpoint: &mut Transport, ends: Ends) -> io::Result<()> {
+    let header = proxy_header::write(ends.client, ends.server).ok_or(io::ErrorKind::InvalidInput)?;
+    endpoint.write_all(&header).await
 }
 
 /// Both sides of a connection.

@@ -53,6 +53,8 @@ pub struct Connections {
     rules: Box<[TcpRule]>,
     /// The clusters that captured connections go to, by the address that they were meant for. Empty where none are captured.
     destinations: HashMap<SocketAddr, ClusterId>,
+    /// Whether any listener captures connections.
+    pub captures: bool,
     /// What becomes of captured connections to other addresses.
     pub unknown: Unknown,
     /// The mark that connections of this process carry, where any are captured and marks tell them apart.
@@ -84,6 +86,7 @@ impl Connections {
             doors,
             rules: tcp_rules.into_iter().map(rule).collect(),
             destinations,
+            captures,
             unknown: config.capture.unknown,
             mark: Some(config.capture.mark).filter(|mark| captures && *mark != 0 && config.capture.user.is_none()),
         }
@@ -93,6 +96,12 @@ impl Connections {
     #[must_use]
     pub fn door(&self, listen: SocketAddr) -> Option<&Arc<Door>> {
         self.doors.get(&listen)
+    }
+
+    /// Whether a listener takes connections that were meant for other addresses.
+    #[must_use]
+    pub fn is_transparent(&self, listen: SocketAddr) -> bool {
+        self.door(listen).is_some_and(|door| door.capture == CaptureMode::Tproxy)
     }
 
     /// The first TCP route that a connection matches, by its port and the name that TLS asked for.

@@ -2,7 +2,9 @@
 
 use super::{Findings, Path};
 use crate::config::admission::Concurrency;
-use crate::config::schema::{CaptureMode, Cluster, Config, ListenerProtocol, Protocol, Route, RouteMatch, Workload};
+use crate::config::schema::{
+    CaptureMode, Cluster, ClusterTls, Config, ListenerProtocol, Protocol, Route, RouteMatch, Workload,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
@@ -122,6 +124,10 @@ fn cluster(cluster: &Cluster, path: &Path, findings: &mut Findings) {
         let remedy = "remove it: endpoints learn of HTTP clients by `x-forwarded-for`; or write `protocol: tcp`";
         findings.error(path.key("proxy_protocol"), message, remedy);
     }
+    if cluster.proxy_protocol && cluster.tls != ClusterTls::default() {
+        let message = "a PROXY header comes before TLS, and with `tls` on top it would come inside";
+        findings.error(path.key("proxy_protocol"), message, "keep one of them: over mTLS, identities say who calls");
+    }
     if cluster.protocol == Protocol::Tcp && cluster.admission.concurrency == Concurrency::Auto {
         let message = "a limit is learnt from how fast requests are answered, which nobody can see in TCP connections";
         findings.error(path.key("admission").key("concurrency"), message, "write a number of connections, or `off`");
@@ -151,12 +157,12 @@ fn capture(config: &Config, findings: &mut Findings) {
             findings.warning(Path::of(&["workloads", name, "listen"]), message, remedy);
         }
     }
-    if captures().next().is_none() {
-        if let Some((name, _)) = config.clusters.iter().find(|(_, cluster)| !cluster.addresses.is_empty()) {
-            let message = "no listener captures connections, so that these addresses mean nothing";
-            let remedy = "add `capture: outbound` to a workload, or remove them";
-            findings.warning(Path::of(&["clusters", name, "addresses"]).name(), message, remedy);
-        }
+    if captures().next().is_none()
+        && let Some((name, _)) = config.clusters.iter().find(|(_, cluster)| !cluster.addresses.is_empty())
+    {
+        let message = "no listener captures connections, so that these addresses mean nothing";
+        let remedy = "add `capture: outbound` to a workload, or remove them";
+        findings.warning(Path::of(&["clusters", name, "addresses"]).name(), message, remedy);
     }
     if config.capture.mark == 0 && config.capture.user.is_none() {
         let message = "without a mark or a user the proxy's own connections would be captured again";
