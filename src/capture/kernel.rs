@@ -72,7 +72,13 @@ pub fn show() -> Result<Option<String>, CaptureError> {
     }
     let mut all = vec!["list", "table"];
     all.extend(TABLE.split(' '));
-    nft(&all, "").map(Some)
+    let mut shown = nft(&all, "")?;
+    for version in ["-4", "-6"] {
+        // Without `ip` nothing was installed with it.
+        let rules = run("ip", "iproute2", &[version, "rule", "show", "table", &ROUTES.to_string()], "");
+        rules.unwrap_or_default().lines().for_each(|rule| shown.push_str(&format!("ip {version} rule {rule}\n")));
+    }
+    Ok(Some(shown))
 }
 
 /// Whether connections may be marked.

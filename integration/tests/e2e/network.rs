@@ -190,6 +190,10 @@ capture: {{ except_ports: [8090] }}\n"
     on(&node, async || {
         let sidecar = sidecar(yaml + QUICK).start().await;
         install(&sidecar);
+        let rules = capture(&["show"], &sidecar).1;
+        install(&sidecar);
+        assert_eq!(capture(&["show"], &sidecar).1, rules, "installed twice is installed once");
+        assert_eq!(rules.contains("fwmark 0x504d"), mode == "tproxy", "{rules}");
         for to in [node.v4(), node.v6()] {
             let said = near.here(|| (greeting(to, 8080), get(to, 8081, "app"), greeting(to, 8090)));
             let caller = if to.is_ipv4() { near.v4() } else { near.v6() };
