@@ -71,13 +71,13 @@ impl Lan {
         let lan = Self { prefix, hosts: hosts.to_vec() };
         let bridge = lan.namespace(0);
         ip(&format!("netns add {bridge}"))?;
-        ip(&format!("-n {bridge} link add br type bridge"))?;
-        ip(&format!("-n {bridge} link set br up"))?;
+        ip(&format!("-n {bridge} link add name sw0 type bridge"))?;
+        ip(&format!("-n {bridge} link set sw0 up"))?;
         for number in hosts {
             let host = lan.namespace(*number);
             ip(&format!("netns add {host}"))?;
-            ip(&format!("-n {host} link add lan type veth peer name port{number} netns {bridge}"))?;
-            ip(&format!("-n {bridge} link set port{number} master br up"))?;
+            ip(&format!("-n {host} link add name lan type veth peer name port{number} netns {bridge}"))?;
+            ip(&format!("-n {bridge} link set port{number} master sw0 up"))?;
             ip(&format!("-n {host} addr add 10.77.0.{number}/24 dev lan"))?;
             ip(&format!("-n {host} addr add fd77::{number}/64 dev lan nodad"))?;
             ip(&format!("-n {host} link set lo up"))?;
