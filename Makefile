@@ -135,6 +135,22 @@ fuzz: setup ## Throws mutated input at everything that reads what others wrote; 
 		FUZZ_TARGET=$$target FUZZ_SEEDS=$(TARGET)/fuzz/corpus/$$target $(TARGET)/fuzz/$(FUZZ_HOST)/debug/fuzz $(TARGET)/fuzz/corpus/$$target -max_total_time=$(FUZZ_SECONDS) \
 			-timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(TARGET)/fuzz/found/$$target-; done
 
+# Tools that look after dependencies, built from source where they are missing. What they do takes no time worth optimising for.
+$(TOOLS)/bin/cargo-deny: VERSION := 0.20.2
+$(TOOLS)/bin/cargo-sbom: VERSION := 0.10.0
+$(TOOLS)/bin/cargo-%:
+	cargo install --quiet --locked --debug --root $(TOOLS) --version $(VERSION) $(@F)
+
+.PHONY: deny
+deny: $(TOOLS)/bin/cargo-deny ## Checks the licences and sources of all dependencies; ADVISORIES=1 fetches RustSec's database and checks that, too.
+	PATH="$(TOOLS)/bin:$$PATH" cargo deny --workspace --log-level $(or $(LOG),error) check --hide-inclusion-graph licenses bans sources $(if $(ADVISORIES),advisories)
+
+.PHONY: sbom
+sbom: $(TOOLS)/bin/cargo-sbom ## Writes down what the binary is made of, as CycloneDX (target/pathloom.cdx.json).
+	@mkdir -p $(TARGET)
+	PATH="$(TOOLS)/bin:$$PATH" cargo sbom --cargo-package pathloom --output-format cyclone_dx_json_1_6 > $(TARGET)/pathloom.cdx.json
+	@echo "make: $(TARGET)/pathloom.cdx.json"
+
 .PHONY: bench
 bench: setup ## Runs the microbenchmarks, writes benches/results.json; ARGS='--bench pick' some of them.
 	@mkdir -p $(TARGET)/criterion && touch $(TARGET)/criterion/.begun
@@ -173,6 +189,11 @@ bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Env
 .PHONY: overload
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.
 	cargo run --quiet --release --package pathloom-integration --bin overload -- --pathloom $(TARGET)/release/pathloom $(ARGS)
+
+.PHONY: chaos
+chaos: build ## Makes an hour's worth of trouble in ten minutes, under load, and reports what came of it; ARGS=--help lists more.
+	@command -v ip >/dev/null || { echo "make: iproute2 is missing, so no link can be cut: sudo apt-get install iproute2" >&2; }
+	cargo run --quiet --release --package pathloom-integration --bin chaos -- --pathloom $(TARGET)/release/pathloom $(ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: setup ## Measures inference on a GPU beside the CPU; ARGS='--onnxruntime PATH' names a CUDA build, ARGS=--cpu-only needs none.

@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod overload;
 pub mod ports;
 pub mod process;
+pub mod random;
 pub mod sidecar;
 pub mod wait;
 

@@ -20,13 +20,16 @@ impl Output {
         self.0.lock().unwrap().clone()
     }
 
-    fn collect(&self, from: impl Read + Send + 'static) -> std::thread::JoinHandle<()> {
+    fn collect(&self, from: impl Read + Send + 'static, keep: fn(&str) -> bool) -> std::thread::JoinHandle<()> {
         let text = self.0.clone();
         std::thread::spawn(move || {
             let mut lines = BufReader::new(from);
             let mut line = Vec::new();
             while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                text.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                let written = String::from_utf8_lossy(&line);
+                if keep(&written) {
+                    text.lock().unwrap().push_str(&written);
+                }
                 line.clear();
             }
         })
@@ -50,13 +53,22 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_keeping(command, |_| true)
+    }
+
+    /// Starts it, and keeps of its standard output only some lines: what it says in hours may be too much.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_keeping(mut command: Command, keep: fn(&str) -> bool) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let (stdout, stderr) = (Output::default(), Output::default());
         let readers = vec![
-            stdout.collect(child.stdout.take().expect("piped")),
-            stderr.collect(child.stderr.take().expect("piped")),
+            stdout.collect(child.stdout.take().expect("piped"), keep),
+            stderr.collect(child.stderr.take().expect("piped"), |_| true),
         ];
         Self { child, readers, stdout, stderr }
     }
@@ -123,6 +135,15 @@ impl Process {
         line.split_whitespace().nth(3).and_then(|n| n.parse().ok()).expect("a number")
     }
 
+    /// How many descriptors it has open.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("its descriptors").count()
+    }
+
     fn status(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("its status");
         let line = status.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("no {key} in {status}"));
@@ -148,6 +169,17 @@ pub fn run(mut command: Command) -> (i32, String, String) {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let code = output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status));
     (code, text(output.stdout), text(output.stderr))
+}
+
+/// This machine's processor, in words.
+#[must_use]
+pub fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    format!("{}, {cores} cores", model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
 }
 
 /// Raises this process's limit of open files; gives what it is then.

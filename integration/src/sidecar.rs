@@ -11,6 +11,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -27,7 +29,8 @@ pub struct Setup {
     binary: PathBuf,
     yaml: String,
     variables: Vec<(String, String)>,
-    open_files: Option<u64>,
+    open_files: Option<(&'static str, u64)>,
+    user: Option<u32>,
     addresses: BTreeMap<String, SocketAddr>,
 }
 
@@ -49,6 +52,7 @@ impl Setup {
             yaml: yaml.into(),
             variables: Vec::new(),
             open_files: None,
+            user: None,
             addresses: BTreeMap::new(),
         }
     }
@@ -63,7 +67,21 @@ impl Setup {
     /// With this soft limit of open files.
     #[must_use]
     pub fn open_files(mut self, soft: u64) -> Self {
-        self.open_files = Some(soft);
+        self.open_files = Some(("-S", soft));
+        self
+    }
+
+    /// With this limit of open files, which it cannot raise.
+    #[must_use]
+    pub fn most_open_files(mut self, hard: u64) -> Self {
+        self.open_files = Some(("", hard));
+        self
+    }
+
+    /// As this user, who may read the configuration, too. Only root can ask for that.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
         self
     }
 
@@ -101,14 +119,18 @@ impl Setup {
         std::fs::write(&file, fill(&self.yaml, &mut addresses)).expect("the configuration is written");
         let mut command = match self.open_files {
             None => Command::new(&self.binary),
-            Some(soft) => {
+            Some((kind, limit)) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -S -n {soft} && exec \"$0\" \"$@\"")]).arg(&self.binary);
+                shell.args(["-c", &format!("ulimit {kind} -n {limit} && exec \"$0\" \"$@\"")]).arg(&self.binary);
                 shell
             }
         };
         command.args(["run", "--config"]).arg(&file).env("RUST_BACKTRACE", "1");
         command.envs(self.variables.iter().map(|(k, v)| (k, v)));
+        if let Some(user) = self.user {
+            std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+            command.uid(user).gid(user);
+        }
         Sidecar { process: Process::start(command), directory, addresses }
     }
 }

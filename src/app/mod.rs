@@ -9,6 +9,9 @@
 mod ca;
 mod capture;
 mod cli;
+mod privileges;
+#[cfg(test)]
+mod readme_tests;
 mod reload;
 mod run;
 mod succession;

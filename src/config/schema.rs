@@ -7,11 +7,17 @@
 
 mod connections;
 mod identity;
+mod operate;
 mod resilience;
+mod steering;
+mod traffic;
 
 pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
+pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+pub use steering::{Canary, Locality};
+pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 
 use super::admission::{Admission, Priority, RateLimit};
 use super::units::{ByteSize, Share, SourceNet, Timespan};
@@ -59,27 +65,6 @@ pub struct Node {
     pub name: String,
     /// The zone that the node is in; empty when unknown.
     pub zone: String,
-}
-
-/// The operators' port.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Admin {
-    /// The address of the admin port; loopback unless said otherwise.
-    pub listen: SocketAddr,
-}
-
-/// The process: its threads and how it leaves. Read once, at start: a reload that changes it says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Process {
-    /// How many threads serve requests, each with a runtime of its own: `auto` (one a core) or a number.
-    pub threads: Auto<usize>,
-    /// How long requests in flight may take to finish after SIGTERM.
-    pub drain: Timespan,
-    /// A Unix socket by which the next process takes this one's place: one that is started with the same path takes the
-    /// listening sockets over, and this one leaves once the other serves. No connection is refused between.
-    pub handover: Option<PathBuf>,
 }
 
 /// What holds for every listener.
@@ -143,6 +128,16 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// What the endpoint is asked for in place of what the client asked for. `x-forwarded-host` keeps the client's word.
+    pub rewrite: Rewrite,
+    /// The proxy answers by itself and sends the client elsewhere, in place of `cluster` and `split`.
+    pub redirect: Redirect,
+    /// What happens to headers on their way.
+    pub headers: HeaderChanges,
+    /// What goes wrong on purpose, to see how callers take it; nothing of it counts against an endpoint.
+    pub fault: Fault,
+    /// Copies of requests that another cluster gets as well. Its answers are dropped, and nothing is learnt from them.
+    pub mirror: Mirror,
     /// Whether a request may safely be repeated, whatever its method says; without it, what HTTP says of the method.
     pub idempotent: Option<bool>,
     /// The class of its requests, one of `priority.classes`.
@@ -176,6 +171,10 @@ pub struct RouteMatch {
     pub path_prefix: Option<String>,
     /// Headers and the exact value each must have.
     pub headers: BTreeMap<String, String>,
+    /// Cookies and the exact value each must have.
+    pub cookies: BTreeMap<String, String>,
+    /// Parameters of the query (`?v=2`) and the exact value each must have, written without percent-encoding.
+    pub query: BTreeMap<String, String>,
     /// The method.
     pub method: Option<String>,
     /// The port that a TCP connection was made to; only where the route leads to clusters with `protocol: tcp`, whose other condition is `host`: the name that TLS asks for.
@@ -192,6 +191,10 @@ pub struct Cluster {
     pub policy: Policy,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Who stays with which endpoint: by one of header, cookie and source address. Requests without it go by the policy.
+    pub affinity: Affinity,
+    /// Whether endpoints of the node's own zone come first.
+    pub locality: Locality,
     /// How connections to the endpoints are secured; plain text when it is not said.
     pub tls: ClusterTls,
     /// Whether each connection to an endpoint begins with a PROXY protocol v2 header that says who the client is; only with `protocol: tcp`, where a connection has one client.
@@ -309,6 +312,8 @@ pub struct Model {
     pub onnxruntime: Option<PathBuf>,
     /// Whether scores steer requests.
     pub mode: Mode,
+    /// The model's trial in `mode: canary`.
+    pub canary: Canary,
     /// How often weights are computed anew.
     pub tick: Timespan,
     /// How long an inference may take before the tick goes on without it.
@@ -360,6 +365,8 @@ pub enum Mode {
     Active,
     /// Scores are computed and reported, and requests are steered by peak EWMA.
     Shadow,
+    /// Scores steer a share of the requests, and another policy the rest; both are compared (`canary`).
+    Canary,
 }
 
 /// How many candidates a request compares.
@@ -480,18 +487,6 @@ impl Default for Node {
     }
 }
 
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9900)) }
-    }
-}
-
-impl Default for Process {
-    fn default() -> Self {
-        Self { threads: Auto::Auto, drain: secs(25), handover: None }
-    }
-}
-
 impl Default for ListenerDefaults {
     fn default() -> Self {
         Self {
@@ -527,6 +522,7 @@ impl Default for Model {
             device: Device::Auto,
             onnxruntime: None,
             mode: Mode::Active,
+            canary: Canary::default(),
             tick: secs(1),
             deadline: millis(500),
             temperature: 1.0,

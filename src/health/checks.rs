@@ -160,7 +160,7 @@ impl Drop for Stops {
 async fn ask(checks: Checks, key: NodeKey, asking: Asking, changed: impl Fn()) {
     loop {
         let answer = probe(asking.address, asking.mark, asking.protocol, &asking.check).await;
-        if checks.told(&key, answer, &asking.check) {
+        if answer.is_some_and(|answer| checks.told(&key, answer, &asking.check)) {
             changed();
         }
         let wait = asking.check.every.0.mul_f64(rand::rng().random_range(0.9..1.1));

@@ -6,6 +6,7 @@
 use crate::balance::Unwell;
 use crate::capture;
 use crate::config::{Check, HealthCheck, Protocol};
+use crate::observe::none_left;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -35,18 +36,24 @@ struct Said {
     status: i32,
 }
 
-/// Asks once.
+/// Asks once. None where nothing could be asked, which says nothing of the endpoint.
 pub async fn probe(
     address: SocketAddr,
     mark: Option<u32>,
     protocol: Protocol,
     check: &HealthCheck,
-) -> Result<(), Unwell> {
-    tokio::time::timeout(check.timeout.0, ask(address, mark, protocol, check)).await.unwrap_or(Err(Unwell::Late))
+) -> Option<Result<(), Unwell>> {
+    let asked = async {
+        match connect(address, mark).await {
+            Ok(stream) => Some(ask(stream, address, protocol, check).await),
+            Err(error) if none_left(&error) => None,
+            Err(_) => Some(Err(Unwell::NoConnection)),
+        }
+    };
+    tokio::time::timeout(check.timeout.0, asked).await.unwrap_or(Some(Err(Unwell::Late)))
 }
 
-async fn ask(address: SocketAddr, mark: Option<u32>, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
-    let stream = connect(address, mark).await.map_err(|_| Unwell::NoConnection)?;
+async fn ask(stream: TcpStream, address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Result<(), Unwell> {
     match check.check {
         Check::Off | Check::Tcp => Ok(()),
         Check::Http => {

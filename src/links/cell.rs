@@ -21,12 +21,17 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// A row of failures makes an estimate no longer than this, in seconds.
+const LONGEST_ROW_S: f32 = 1.0;
+
 /// What requests saw on one link.
 pub struct LinkCell {
     /// Who calls whom.
     pub key: LinkKey,
     /// This proxy's own estimate, for the pick.
     pub estimate: LocalEstimate,
+    /// How many requests failed since one succeeded.
+    row: AtomicU32,
     /// When it was made.
     pub(super) born: Time,
     pub(super) shards: Box<[Shard]>,
@@ -103,7 +108,7 @@ impl LinkCell {
     pub(super) fn new(key: LinkKey, cores: usize, now: Time) -> Self {
         let shards: Box<[Shard]> = (0..cores.max(1)).map(|_| Shard::default()).collect();
         shards.iter().for_each(|s| s.last_used.store(now.0, Relaxed));
-        Self { key, estimate: LocalEstimate::default(), born: now, shards }
+        Self { key, estimate: LocalEstimate::default(), row: AtomicU32::new(0), born: now, shards }
     }
 
     fn shard(&self, core: usize) -> Option<&Shard> {
@@ -122,6 +127,11 @@ impl LinkCell {
     ///
     /// A failure counts as an error and not as a latency, and holds the estimate where it is, so that an endpoint that
     /// fails fast never looks fast. A cancelled request counts as a latency only where it raises the estimate.
+    ///
+    /// The rate of errors reaches the pick with the next tick; until then whoever was chosen before would be chosen again,
+    /// and fail a second's requests. So from the second failure in a row on, each doubles the estimate, up to
+    /// [`LONGEST_ROW_S`]; a success ends the row and stands for itself. A lone failure changes nothing: where some of all
+    /// requests fail, as chance has it, estimates would wander.
     pub fn record(&self, core: usize, now: Time, latency_s: f32, outcome: Outcome, prior_s: f32, tau_s: f32) {
         let Some(shard) = self.shard(core) else { return };
         shard.last_used.store(now.0, Relaxed);
@@ -131,7 +141,9 @@ impl LinkCell {
                 bump(&shard.ended, 1);
                 // While it fails its estimate does not decay: a prior of zero would make it the cheapest of all.
                 let held = self.estimate.at(now, prior_s, tau_s).max(latency_s);
-                self.estimate.record(now, held, prior_s, tau_s);
+                let again = self.row.fetch_add(1, Relaxed) > 0;
+                let doubled = if again { (held * 2.0).min(LONGEST_ROW_S) } else { held };
+                self.estimate.record(now, doubled.max(held), prior_s, tau_s);
             }
             Outcome::Cancelled => {
                 if latency_s > self.estimate.at(now, prior_s, tau_s) {
@@ -139,6 +151,9 @@ impl LinkCell {
                 }
             }
             Outcome::Success => {
+                if self.row.load(Relaxed) > 0 && self.row.swap(0, Relaxed) > 1 {
+                    self.estimate.reset();
+                }
                 self.estimate.record(now, latency_s, prior_s, tau_s);
                 bump(&shard.ended, 1);
                 shard.record_latency(latency_s);
@@ -353,6 +368,34 @@ mod tests {
         link.record(0, Time(2), 0.001, Outcome::Failure, 0.1, 3.0);
         assert_eq!(link.estimate.at(Time(2), 0.1, 3.0), 0.1);
         assert_eq!(link.shards[0].errors.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn a_row_of_failures_doubles_the_estimate_with_each_and_a_success_ends_it() {
+        let (link, now) = (link(), Time(1));
+        let estimate = || link.estimate.at(now, 0.01, 3.0);
+        let record = |outcome| link.record(0, now, 0.01, outcome, 0.01, 3.0);
+        record(Outcome::Success);
+        let rows: Vec<f32> = (0..12)
+            .map(|_| {
+                record(Outcome::Failure);
+                estimate()
+            })
+            .collect();
+        assert_eq!(rows[..4], [0.01, 0.02, 0.04, 0.08], "a lone one changes nothing");
+        assert_eq!(rows[11], LONGEST_ROW_S);
+        record(Outcome::Success);
+        assert_eq!(estimate(), 0.01);
+        for _ in 0..50 {
+            record(Outcome::Failure);
+            record(Outcome::Success);
+        }
+        assert!((estimate() - 0.01).abs() < 1e-6, "one of two: {}", estimate());
+        // One that is slower already stays as slow.
+        link.record(0, now, 5.0, Outcome::Success, 0.01, 3.0);
+        record(Outcome::Failure);
+        record(Outcome::Failure);
+        assert_eq!(estimate(), 5.0);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! request yet has no series; from its first request on it has all of them, zeros included, so that a rate sees a
 //! counter rise from zero.
 
-use super::{LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
+use super::{Copied, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::{MetricType, exemplar::Exemplar};
@@ -214,6 +214,14 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "Time from a request's head to the end of its answer; of a TCP connection, from its beginning to its end.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
+    let mut faults =
+        Family::new("faults_injected", Counter, Number, "Requests that a route delayed or failed on purpose.");
+    let mut copies = Family::new(
+        "mirrored_requests",
+        Counter,
+        Number,
+        "Copies of requests to other clusters that a route sent to this one, by what became of them.",
+    );
     let mut request_bytes = Family::new("request_body", Counter, Measure::Bytes, "Bytes of bodies that clients sent.");
     let mut response_bytes = Family::new("response_body", Counter, Measure::Bytes, "Bytes of bodies that clients got.");
     for ((workload, cluster), seen) in registry.snapshot() {
@@ -237,6 +245,12 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
             Value::Histogram { sum: seen.latency_sum_s, buckets: bounds.zip(seen.latency_buckets).collect() };
         duration.samples.push((labels(), histogram));
         retries.samples.push((labels(), Value::Count(seen.retries)));
+        for (kind, count) in [("delay", seen.delays), ("abort", failed_on_purpose(&seen))] {
+            faults.samples.push((labels_and("kind", kind), Value::Count(count)));
+        }
+        for (what, count) in Copied::ALL.iter().zip(seen.copies) {
+            copies.samples.push((labels_and("outcome", what.as_str()), Value::Count(count)));
+        }
         request_bytes.samples.push((labels(), Value::Count(seen.request_bytes)));
         response_bytes.samples.push((labels(), Value::Count(seen.response_bytes)));
     }
@@ -245,7 +259,11 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
     for (reason, count) in Reason::ALL.iter().zip(registry.unrouted().snapshot().failures) {
         unrouted.samples.push((vec![("reason", reason.code().to_owned())], Value::Count(count)));
     }
-    vec![requests, failures, duration, retries, request_bytes, response_bytes, unrouted]
+    vec![requests, failures, duration, retries, faults, copies, request_bytes, response_bytes, unrouted]
+}
+
+fn failed_on_purpose(seen: &TrafficSnapshot) -> u64 {
+    seen.failures.get(Reason::FaultAbort.index()).copied().unwrap_or_default()
 }
 
 /// What the data path holds at the moment, and how much of it there ever was.
@@ -255,6 +273,8 @@ pub struct Held {
     pub downstream: u64,
     /// Client connections accepted since the start.
     pub accepted: u64,
+    /// Client connections without a request that were closed because descriptors ran out, since the start.
+    pub evicted: u64,
     /// Connections to endpoints open.
     pub upstream: u64,
     /// Those of them that wait for a request.
@@ -280,6 +300,12 @@ pub fn held(held: Held) -> Vec<Family> {
     vec![
         family("downstream_connections", Gauge, "Client connections open, upgraded ones included.", held.downstream),
         family("downstream_connections_accepted", Counter, "Client connections accepted.", held.accepted),
+        family(
+            "downstream_connections_evicted",
+            Counter,
+            "Client connections without a request that were closed because file descriptors ran out.",
+            held.evicted,
+        ),
         family("upstream_connections", Gauge, "Connections to endpoints open.", held.upstream),
         family("upstream_connections_pooled", Gauge, "Connections to endpoints that wait for a request.", held.pooled),
         family("upstream_connections_opened", Counter, "Connections to endpoints opened.", held.connected),

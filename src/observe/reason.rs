@@ -79,6 +79,8 @@ reasons! {
     ConnectRefused = "connect_refused", BAD_GATEWAY, "connection_refused";
     /// The endpoint did not accept the connection in time.
     ConnectTimeout = "connect_timeout", GATEWAY_TIMEOUT, "connection_timeout";
+    /// The system gave this proxy no file descriptor, port or memory for a connection to the endpoint.
+    NoDescriptors = "no_descriptors", SERVICE_UNAVAILABLE, "connection_limit_reached";
     /// The connection to the endpoint could not be made.
     ConnectFailed = "connect_failed", BAD_GATEWAY, "destination_unavailable";
     /// The connection to the endpoint could not be secured: it speaks no TLS that both know, or refused our certificate.
@@ -115,6 +117,10 @@ reasons! {
     UnknownDestination = "unknown_destination", FORBIDDEN, "destination_not_found";
     /// The proxy left before it was over: the drain's time had passed.
     Shutdown = "shutdown", SERVICE_UNAVAILABLE, "connection_terminated";
+    /// The route sends its callers elsewhere, which is no failure.
+    Redirected = "redirected", FOUND, "proxy_internal_response";
+    /// The route answers some requests with an error on purpose.
+    FaultAbort = "fault_abort", SERVICE_UNAVAILABLE, "proxy_internal_response";
     /// The proxy itself is at fault.
     Internal = "internal", INTERNAL_SERVER_ERROR, "proxy_internal_error";
 }
@@ -154,6 +160,7 @@ impl Reason {
             | Reason::Overloaded
             | Reason::QueueTimeout
             | Reason::EndpointConnections
+            | Reason::NoDescriptors
             | Reason::BadRequest
             | Reason::RequestIncomplete
             | Reason::ClientGone
@@ -161,9 +168,19 @@ impl Reason {
             | Reason::ProxyHeader
             | Reason::UnknownDestination
             | Reason::Shutdown
+            | Reason::Redirected
+            | Reason::FaultAbort
             | Reason::Internal => false,
         }
     }
+}
+
+/// Whether an error says that this process or machine has nothing left to open a connection with, whoever it is to.
+#[must_use]
+pub fn none_left(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let left = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| left.contains(&errno))
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! pick -> send -> answer's head -----------------------------------------------------> passed on
-//!                    |  502, 503, 504, UNAVAILABLE   |  reset, or slow    |  refused, declined
+//!                    |  502, 503, 504, UNAVAILABLE   |  reset, noise, or  |  refused, declined
+//!                    |                               |  slow              |
 //!                    v                               v                    v
 //!            idempotent, whole, another endpoint left, time left, budget?  (no: as it is)
 //!                    |
@@ -31,6 +32,7 @@ use super::failure::Failure;
 use super::flight::{Flight, HeadWait};
 use super::names::{GRPC_PUSHBACK, GRPC_STATUS};
 use super::shared::send2;
+use super::trial;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::balance::{Choice, Cluster, Retrying, Table};
@@ -130,6 +132,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     retrying.budget.earn(core.index);
     let mut now = flight.ready;
     let mut tried = Tried::nowhere();
+    flight.arm = trial::arm(flight, table, now);
     let mut choice = pick(flight, table, &tried, now).ok_or(Reason::NoEndpoints)?;
     loop {
         let Some(candidate) = table.candidates().get(choice.index) else { return Err(Reason::Internal.into()) };
@@ -188,7 +191,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
 
 pub(super) fn pick(flight: &Flight, table: &Table, tried: &Tried, now: Time) -> Option<Choice> {
     let expired = flight.held.generation.expired(now);
-    table.pick(now, expired, &mut *flight.core.rng.borrow_mut(), tried.so_far())
+    table.pick_for((flight.number, flight.arm), now, expired, &mut *flight.core.rng.borrow_mut(), tried.so_far())
 }
 
 /// Whether an answer may be one that is tried again.
@@ -255,7 +258,9 @@ fn pause(flight: &Flight, retrying: &Retrying, failed: &Failed, now: Time, tries
         Failed::Slow => return Some(Duration::ZERO),
         Failed::Late(_) => return None,
         Failed::Lost(failure) => {
-            (flight.idempotent && retrying.reset && failure.reason == Reason::UpstreamReset).then_some(())?;
+            // What is no answer is no better than none.
+            let lost = matches!(failure.reason, Reason::UpstreamReset | Reason::UpstreamProtocol);
+            (flight.idempotent && retrying.reset && lost).then_some(())?;
         }
         Failed::Answered => {
             let head = flight.head.as_ref()?;

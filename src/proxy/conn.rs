@@ -18,6 +18,7 @@ use super::door;
 use super::forward;
 use super::http2::{self, FAREWELL};
 use super::io::{Spoken, spoken};
+use super::room::SPARED;
 use super::server1::{self, Downstream};
 use super::transport::{self, FIRST_BYTE, Transport};
 use super::watch::Watch;
@@ -185,6 +186,13 @@ impl Conn {
         !self.idle_armed.replace(true)
     }
 
+    /// Whether it has been idle for a while and others need its descriptor.
+    pub(super) fn in_the_way(&self) -> bool {
+        self.core.gauges.room.is_scarce(self.core.clock)
+            && !self.busy()
+            && self.core.clock.now().since(self.idle_since()) >= SPARED
+    }
+
     /// Whether this connection should end with what it has under way.
     pub(super) fn told_to_leave(&self) -> bool {
         told_to_leave(&self.core, &self.listener)
@@ -340,7 +348,8 @@ pub(super) async fn first_bytes(
     {
         return Some((stream, part.freeze(), spoken));
     }
-    watch.deadline.set(core.clock.now() + core.limits.idle.0);
+    let accepted = core.clock.now();
+    watch.deadline.set(accepted + core.limits.idle.0);
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
@@ -366,9 +375,13 @@ pub(super) async fn first_bytes(
                 }
             }
         }
-        if told_to_leave(core, listener) && !leaving {
+        let in_the_way = || core.gauges.room.is_scarce(core.clock) && core.clock.now().since(accepted) >= SPARED;
+        if !leaving && (told_to_leave(core, listener) || in_the_way()) {
             leaving = true;
             watch.deadline.set(core.clock.now() + DRAIN_IDLE);
+            if !told_to_leave(core, listener) {
+                core.gauge(|g| g.evicted.add(1));
+            }
         }
         if watch.deadline.reached() { Poll::Ready(None) } else { Poll::Pending }
     })

@@ -26,6 +26,7 @@ use http::HeaderValue;
 use rand::rngs::SmallRng;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ use tokio::sync::{Notify, mpsc};
 
 /// How often idle connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long accepting rests when the process has no file descriptor left.
+/// How long accepting rests when the process has few file descriptors left, or none.
 const REST: Duration = Duration::from_millis(50);
 
 /// What a core is told.
@@ -99,6 +100,8 @@ pub(super) struct Core {
     pub identities: Arc<Identities>,
     pub draining: Cell<bool>,
     pub connections: Cell<usize>,
+    /// Copies of requests under way (`mirror`).
+    pub copies: Cell<usize>,
     /// A connection ended.
     pub freed: Notify,
     reader: RefCell<Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>>,
@@ -136,6 +139,7 @@ impl Core {
             identities: options.identities.clone(),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            copies: Cell::new(0),
             freed: Notify::new(),
             reader: RefCell::new(reader),
             held: RefCell::new(held),
@@ -147,6 +151,20 @@ impl Core {
         if let Some(gauges) = self.gauges.core(self.index) {
             change(gauges);
         }
+    }
+
+    /// File descriptors are scarce: connections that nobody uses give way, those of this core at once.
+    pub(super) fn make_room(&self) {
+        let now = self.clock.now();
+        if self.gauges.room.scarce(now) {
+            let held = self.gauges.snapshot();
+            tracing::warn!(
+                clients = held.downstream_connections,
+                endpoints = held.upstream_connections,
+                "few file descriptors are left, so idle clients are disconnected: raise the limit of open files"
+            );
+        }
+        self.deadlines.wake_all();
     }
 
     /// The current generation, for a request to hold to its end. An HTTP/1.1 request asks for it before its head is read,
@@ -235,7 +253,12 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                 Some(Command::Drain) => break,
                 Some(Command::Stop) | None => return,
             },
-            _ = sweep.tick() => core.pool.sweep(&core, core.clock.now()),
+            _ = sweep.tick() => {
+                core.pool.sweep(&core, core.clock.now());
+                if core.gauges.room.is_scarce(core.clock) {
+                    core.deadlines.wake_all();
+                }
+            }
         }
     }
     for (_, close, task) in accepting {
@@ -269,9 +292,17 @@ async fn accept(core: Rc<Core>, socket: TcpListener, listener: Rc<Listener>, clo
             // Whoever comes while all places are taken waits in the kernel's queue.
             () = core.freed.notified(), if full => {}
             accepted = socket.accept(), if !full => match accepted {
-                Ok((stream, peer)) => begin(&core, stream, peer, &listener),
+                Ok((stream, peer)) => {
+                    let last = core.gauges.room.is_last(stream.as_raw_fd());
+                    begin(&core, stream, peer, &listener);
+                    if last {
+                        core.make_room();
+                        tokio::time::sleep(REST).await;
+                    }
+                }
                 Err(error) if rests(&error) => {
-                    tracing::warn!(address = %listener.address, %error, core = core.index, "cannot accept connections for the moment");
+                    tracing::debug!(address = %listener.address, %error, core = core.index, "cannot accept connections for the moment");
+                    core.make_room();
                     tokio::time::sleep(REST).await;
                 }
                 // The client was gone before it was accepted.

@@ -6,7 +6,9 @@
 //!
 //! **What a link learns.** Latency runs from the attempt's start to the answer's head. A failure is an error and no
 //! latency. Where the client gave up, or a limit of the client's own passed, the time so far is a lower bound
-//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure.
+//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure. So is
+//! an answer that trickles until the request's time is up, and all of that time is a lower bound, or an endpoint whose heads
+//! come at once would look fast whatever follows them.
 //!
 //! **What a node learns.** Its row of failures grows where the endpoint gave no answer of its own (`Reason`s that
 //! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
@@ -21,6 +23,8 @@ use super::core::{Core, Held};
 use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use super::shaping::Shape;
+use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
@@ -29,7 +33,7 @@ use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Reason};
+use crate::observe::{AccessRecord, Arm, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
@@ -39,9 +43,11 @@ use std::time::{Duration, SystemTime};
 
 /// gRPC statuses with which the server, not the caller, is at fault: deadline exceeded, resource exhausted, internal,
 /// unavailable, data loss.
-const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
+pub(super) const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
 /// gRPC's UNAVAILABLE.
 const GRPC_UNAVAILABLE: u16 = 14;
+/// So little of an answer fits into what lies between an endpoint and a client, however slowly that one reads.
+const TRICKLE: u64 = 64 * 1024;
 
 pub(super) struct Flight {
     pub core: Rc<Core>,
@@ -49,7 +55,7 @@ pub(super) struct Flight {
     pub watch: Rc<Watch>,
     pub held: Rc<Held>,
     pub started: Time,
-    /// When it was let through to an endpoint: later than its start where it had to wait for a place.
+    /// When it was let through to an endpoint: later than its start where it had to wait for a place, or on purpose.
     pub ready: Time,
     pub version: Version,
     pub method: Method,
@@ -60,6 +66,12 @@ pub(super) struct Flight {
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
+    /// What its rule does beyond choosing the cluster; mostly nothing.
+    pub shape: Option<Box<Shape>>,
+    /// Requests with the same number stay with one endpoint.
+    pub number: Option<u64>,
+    /// Who steers it, where the model is on trial.
+    pub arm: Option<Arm>,
     /// It may be repeated.
     pub idempotent: bool,
     /// It is a gRPC call.
@@ -90,6 +102,8 @@ pub(super) struct Flight {
     moved: bool,
     moved_at: Time,
     ended: Option<Time>,
+    /// The request's time was up while so little of its answer had come that only its endpoint can have been slow.
+    trickled: bool,
 }
 
 /// One try at one endpoint.
@@ -97,8 +111,8 @@ pub(super) struct Flight {
 pub(super) struct Attempt {
     index: usize,
     estimate_s: f32,
-    begun: Time,
-    latency_s: Option<f32>,
+    pub begun: Time,
+    pub latency_s: Option<f32>,
     /// The link and the node know how it went.
     recorded: bool,
     /// The head said that the endpoint failed.
@@ -129,6 +143,9 @@ impl Flight {
             workload: None,
             route: None,
             cluster: None,
+            shape: None,
+            number: None,
+            arm: None,
             idempotent: false,
             grpc: false,
             opaque: false,
@@ -151,6 +168,7 @@ impl Flight {
             moved: false,
             moved_at: started,
             ended: None,
+            trickled: false,
         }
     }
 
@@ -189,7 +207,7 @@ impl Flight {
         }
     }
 
-    fn table(&self) -> Option<&Arc<Table>> {
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
         self.held.generation.table(self.cluster?, self.workload?)
     }
 
@@ -378,7 +396,12 @@ impl Flight {
         let now = self.core.clock.now();
         // A body that is still being sent up keeps the exchange alive.
         let sent = self.upload.as_ref().map_or(Time(0), |u| u.last_moved(now));
-        self.watch.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout)
+        let reason = self.watch.overdue(now, self.moved_at.max(sent) + idle, Reason::IdleTimeout);
+        self.trickled = reason == Some(Reason::RequestTimeout)
+            && !self.impatient
+            && self.bytes_out < TRICKLE
+            && self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
+        reason
     }
 
     /// Begins the wait for a head: sets its first deadline.
@@ -448,6 +471,7 @@ impl Flight {
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,
+                injected: self.shape.as_ref().and_then(|shape| shape.injected()),
                 attempts: self.attempts,
                 request_bytes: uploaded,
                 response_bytes: self.bytes_out,
@@ -455,7 +479,8 @@ impl Flight {
                 upstream_latency: self.attempt.and_then(|a| a.latency_s).map(Duration::from_secs_f32),
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
-                policy: tried.map(|(_, table, _)| table.options.policy),
+                policy: tried.map(|(_, table, _)| table.policy(self.arm)),
+                affine: self.number.is_some(),
                 class: self.class.map(|class| generation.admission.classes.name(class)),
             },
         );
@@ -518,6 +543,13 @@ impl Drop for Flight {
                         candidate.link.record_late_failure(self.core.index);
                     }
                     self.node_failed(reason);
+                } else if self.trickled
+                    && let Some((attempt, table, candidate)) = self.tried()
+                {
+                    let (prior_s, tau_s) = table.decay_of(candidate);
+                    let took_s = now.seconds_since(attempt.begun);
+                    candidate.link.record(self.core.index, now, took_s, Outcome::Cancelled, prior_s, tau_s);
+                    candidate.link.record_late_failure(self.core.index);
                 }
             }
             Some(_) => self.record(Outcome::Cancelled, now),
@@ -537,6 +569,11 @@ impl Drop for Flight {
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
         traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        if let Some(arm) = self.arm
+            && let Some(came) = trial::came(self, now)
+        {
+            traffic.steered(self.core.index, arm, came);
+        }
         if self.core.sink.enabled() {
             self.log(now, uploaded);
         }

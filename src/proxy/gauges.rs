@@ -1,5 +1,6 @@
 //! What the data path holds at the moment, a core apart (each has one writer), and added up when somebody looks.
 
+use super::room::Room;
 use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,8 @@ pub(super) struct CoreGauges {
     pub pooled: Gauge,
     /// Connections to endpoints opened since the start.
     pub connected: Gauge,
+    /// Client connections closed because descriptors ran out.
+    pub evicted: Gauge,
     /// Requests under way.
     pub requests: Gauge,
     /// Connections switched to another protocol, such as WebSocket.
@@ -57,6 +60,8 @@ pub struct ProxyGauges {
     endpoints: Mutex<HashMap<EndpointId, Connections>>,
     /// The local addresses of connections to endpoints, where connections are captured.
     own: Mutex<HashSet<SocketAddr>>,
+    /// Whether descriptors are scarce.
+    pub(super) room: Room,
 }
 
 /// An endpoint's connections.
@@ -88,6 +93,8 @@ pub struct GaugesSnapshot {
     pub pooled_connections: u64,
     /// Connections to endpoints opened since the start.
     pub connected_total: u64,
+    /// Client connections without a request that were closed because descriptors ran out, since the start.
+    pub evicted_total: u64,
     /// Requests under way.
     pub requests: u64,
     /// Connections switched to another protocol, such as WebSocket.
@@ -104,6 +111,7 @@ impl ProxyGauges {
             cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(),
             endpoints: Mutex::default(),
             own: Mutex::default(),
+            room: Room::new(),
         }
     }
 
@@ -184,6 +192,7 @@ impl ProxyGauges {
             upstream_connections: a.upstream_connections + b.upstream_connections,
             pooled_connections: a.pooled_connections + b.pooled_connections,
             connected_total: a.connected_total + b.connected_total,
+            evicted_total: a.evicted_total + b.evicted_total,
             requests: a.requests + b.requests,
             upgraded_connections: a.upgraded_connections + b.upgraded_connections,
             tcp_connections: a.tcp_connections + b.tcp_connections,
@@ -200,6 +209,7 @@ impl CoreGauges {
             upstream_connections: self.upstream.get(),
             pooled_connections: self.pooled.get(),
             connected_total: self.connected.get(),
+            evicted_total: self.evicted.get(),
             requests: self.requests.get(),
             upgraded_connections: self.upgraded.get(),
             tcp_connections: self.tcp.get(),

@@ -16,6 +16,9 @@
 //! | `forward` | a request's way: route, tries, answer |
 //! | `admission` | a request at its cluster's gate: its wait for a place |
 //! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
+//! | `trial` | a request's arm, while the model is on trial, and what the arm is held to |
+//! | `shaping` | what a rule does to a request beyond choosing its cluster |
+//! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
@@ -25,6 +28,7 @@
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
 //! | `transport` | what is read from and written to: plain or secured |
+//! | `room` | what gives way when file descriptors run out |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
 //!
@@ -57,18 +61,22 @@ mod ids;
 mod inbound;
 mod io;
 mod meant;
+mod mirror;
 mod names;
 mod own;
 mod places;
 mod proxy_header;
+mod room;
 mod server1;
 mod service;
+mod shaping;
 mod shared;
 mod sniff;
 mod sockets;
 mod taken;
 mod tcp;
 mod transport;
+mod trial;
 mod upgrade;
 mod upstream;
 mod watch;

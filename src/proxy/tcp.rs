@@ -23,13 +23,14 @@ use super::core::Core;
 use super::flight::Flight;
 use super::proxy_header;
 use super::transport::Transport;
+use super::trial;
 use super::upstream::{Open, connect, connect_to};
 use crate::balance::{Cluster, Table};
 use crate::config::Timeouts;
 use crate::observe::Reason;
 use crate::route::ClusterId;
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -124,6 +125,8 @@ async fn reach(flight: &mut Flight, to: To<'_>, ends: Ends) -> Result<(Transport
         flight.watch.limit.set(rule.timeout.map(|limit| flight.started + limit));
     }
     flight.watch.idle.set(cluster.timeouts.tcp_idle.0);
+    // Of all that tells clients apart a connection has its address alone.
+    flight.number = generation.routes.affinity(id).and_then(|a| a.number(&HeaderMap::new(), flight.conn.peer));
     if generation.admission.active {
         admission::ask_for_connection(flight, rule.map(|rule| rule.index)).map_err(|failure| failure.reason)?;
         if matches!(flight.standing, Standing::Waiting(..)) {
@@ -147,6 +150,7 @@ async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table, ends: Ends)
     let core = flight.core.clone();
     let mut tried = Tried::nowhere();
     let mut now = flight.ready;
+    flight.arm = trial::arm(flight, table, now);
     let mut choice = pick(flight, table, &tried, now).ok_or(Reason::NoEndpoints)?;
     loop {
         let candidate = table.candidates().get(choice.index).ok_or(Reason::Internal)?;

@@ -28,7 +28,7 @@ use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
 use crate::identity::{Dial, Handshake, Side};
 use crate::links::Time;
-use crate::observe::Reason;
+use crate::observe::{Reason, none_left};
 use http::{Request, request};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -428,6 +428,17 @@ async fn connect_plain(
     address: SocketAddr,
     timeouts: &Timeouts,
 ) -> Result<(TcpStream, Option<Own>), Reason> {
+    match dial(core, address, timeouts).await {
+        Err(Reason::NoDescriptors) => {
+            core.make_room();
+            core.pool.close_idle(core);
+            dial(core, address, timeouts).await
+        }
+        dialled => dialled,
+    }
+}
+
+async fn dial(core: &Core, address: SocketAddr, timeouts: &Timeouts) -> Result<(TcpStream, Option<Own>), Reason> {
     let connecting = async {
         if core.generation().generation.routes.connections().captures {
             let (stream, own) = own::connect(core, address).await?;
@@ -441,6 +452,7 @@ async fn connect_plain(
         .map_err(|e: io::Error| match e.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::ConnectRefused,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            _ if none_left(&e) => Reason::NoDescriptors,
             _ => Reason::ConnectFailed,
         })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.

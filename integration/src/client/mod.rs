@@ -124,6 +124,15 @@ impl Connection {
         self.exchange(Request::get(path).body(crate::body::empty())?).await
     }
 
+    /// Whether a request may still go out on it.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        match self {
+            Connection::Http1(sender) => sender.is_ready(),
+            Connection::Http2(sender) => sender.is_ready() && !sender.is_closed(),
+        }
+    }
+
     /// Another handle on the same connection, on HTTP/2.
     #[must_use]
     pub fn share(&self) -> Option<Self> {

@@ -10,6 +10,7 @@
 use clap::Parser;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::overload::{Came, Plan, open_loop, percentile_ms};
+use pathloom_integration::process::machine;
 use pathloom_integration::sidecar::Setup;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -104,14 +105,4 @@ fn report(concurrency: &str, came: &BTreeMap<&'static str, Came>, most: f64) {
             percentile_ms(&c.refused_after, 99.0),
         );
     }
-}
-
-/// This machine's processor, in words.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text
-        .lines()
-        .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
-    format!("{}, {cores} cores", model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
 }

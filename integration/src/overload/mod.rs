@@ -2,6 +2,7 @@
 //! request with a deadline after which its caller has gone.
 
 use crate::client::{Connection, Version};
+use crate::random::Random;
 use crate::{BoxError, body};
 use http::{Request, StatusCode};
 use std::collections::BTreeMap;
@@ -117,11 +118,10 @@ pub async fn open_loop(address: SocketAddr, plan: &Plan) -> BTreeMap<&'static st
     }
     let all: Arc<Mutex<BTreeMap<&'static str, Came>>> = Arc::default();
     let mut calls = JoinSet::new();
-    let (started, mut random) = (Instant::now(), Random(0x9E37_79B9_7F4A_7C15));
+    let (started, mut random) = (Instant::now(), Random::new(1));
     let mut due = Duration::ZERO;
     for n in 0_usize.. {
-        // Arrivals at random: their gaps are exponential.
-        due += Duration::from_secs_f64(-random.share().max(1e-12).ln() / plan.per_second);
+        due += Duration::from_secs_f64(random.gap_s(plan.per_second));
         if due > plan.warm_up + plan.lasts {
             break;
         }
@@ -187,17 +187,4 @@ fn class(classes: &[(&'static str, f64)], point: f64) -> &'static str {
         point < end
     });
     found.or(classes.last()).map_or("", |(name, _)| name)
-}
-
-/// A small generator (xorshift64*), so that each run asks the same.
-struct Random(u64);
-
-impl Random {
-    /// A number from 0 to 1.
-    fn share(&mut self) -> f64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1u64 << 53) as f64
-    }
 }

@@ -1,8 +1,8 @@
 //! Many connections.
 
 use crate::{catalog, sidecar};
-use pathloom_integration::client::Version;
 use pathloom_integration::client::raw::Raw;
+use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::{process, wait};
 
@@ -86,4 +86,34 @@ async fn memory_comes_in_small_pages_whatever_the_kernel_would_give() {
     // Kernels before 5.0 do not tell.
     assert!(line("THP_enabled:", &status).is_none_or(|enabled| enabled == "0"), "huge pages are allowed");
     assert_eq!(line("AnonHugePages:", &read("smaps_rollup")).as_deref(), Some("0 kB"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_descriptors_run_out_those_who_ask_for_nothing_give_way_to_those_who_ask() {
+    let fleet = Fleet::start(2).await;
+    // One thread, so that all clients wait at the same socket.
+    let yaml = catalog(&fleet.yaml(), "") + "process: { threads: 1 }\n";
+    let sidecar = sidecar(yaml).most_open_files(100).start().await;
+    let address = sidecar.address("in");
+    let mut used = Version::Http1.connect(address).await.unwrap();
+    assert_eq!(wait::soon("an answer", used.get("/")).await.unwrap().status(), 200);
+    // More than there are descriptors: the kernel takes those that the sidecar has none for.
+    let mut idle = Vec::new();
+    for n in 0..150 {
+        let connection = wait::soon("a connection", Raw::connect(address)).await.unwrap();
+        idle.push(connection);
+        if n % 10 == 0 {
+            assert_eq!(wait::soon("an answer", used.get("/")).await.unwrap().status(), 200, "who asks is served");
+        }
+    }
+    for version in VERSIONS {
+        let mut other = wait::soon("a connection", version.connect(address)).await.unwrap();
+        let answer = wait::soon("an answer to a newcomer", other.get("/")).await.unwrap();
+        assert_eq!(answer.status(), 200, "{answer:?}");
+    }
+    let metrics = sidecar.metrics().await;
+    assert!(metrics.sum("pathloom_downstream_connections_evicted_total", &[]) > 0.0);
+    assert_eq!(metrics.sum("pathloom_ejections_total", &[]), 0.0, "no endpoint is to blame");
+    assert!(sidecar.stderr().contains("few file descriptors are left"), "{}", sidecar.stderr());
+    sidecar.assert_no_panic();
 }

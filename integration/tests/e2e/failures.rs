@@ -57,7 +57,7 @@ async fn a_retry_storm_cannot_be_provoked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endpoints_that_die_hang_reset_and_refuse_are_nothing_that_clients_of_idempotent_requests_notice() {
+async fn endpoints_that_die_hang_reset_refuse_and_talk_noise_are_nothing_that_clients_of_idempotent_requests_notice() {
     for version in VERSIONS {
         // So many that the budget, a try on top for each request, is enough for those that meet two in trouble.
         let mut fleet = Fleet::start(9).await;
@@ -67,7 +67,9 @@ async fn endpoints_that_die_hang_reset_and_refuse_are_nothing_that_clients_of_id
         })
         .await;
         let hangs = RawEndpoint::silent().await;
-        let all = list(fleet.endpoints.iter().map(|e| e.address).chain([resets.address, hangs.address]));
+        let noise = RawEndpoint::saying(b"220 ready, tell me who you are and what you want\r\n").await;
+        let ill = [resets.address, hangs.address, noise.address];
+        let all = list(fleet.endpoints.iter().map(|e| e.address).chain(ill));
         let more = "retries: { per_try: 300ms, budget: 100% }, ejection: { first: 1s }";
         let sidecar = sidecar(catalog(&all, more) + QUICK).start().await;
         let load = Load::start(version, sidecar.address("in"), 8, "/").await;
@@ -87,6 +89,42 @@ async fn endpoints_that_die_hang_reset_and_refuse_are_nothing_that_clients_of_id
             assert!(seen.len() <= 3, "request {id} was tried more than twice on top: {seen:?}");
         }
         assert!(metrics.sum("pathloom_retries_total", &[]) > 0.0);
+        sidecar.assert_no_panic();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_whose_heads_come_at_once_and_whose_bodies_trickle_does_not_look_fast() {
+    for version in VERSIONS {
+        let fleet = Fleet::start(2).await;
+        // The others take longer to answer than it takes to begin.
+        fleet.endpoints.iter().for_each(|e| e.state.slow(Duration::from_millis(20)));
+        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counter = asked.clone();
+        let trickles = RawEndpoint::start(move |mut stream| {
+            let counter = counter.clone();
+            async move {
+                use tokio::io::AsyncWriteExt;
+                read_head(&mut stream).await;
+                counter.fetch_add(1, SeqCst);
+                let mut rest: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+                while stream.write_all(rest).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    rest = b"drop";
+                }
+            }
+        })
+        .await;
+        let all = list(fleet.endpoints.iter().map(|e| e.address).chain([trickles.address]));
+        let sidecar = sidecar(catalog(&all, "timeouts: { request: 500ms }, policy: peak_ewma")).start().await;
+        let mut failed = 0;
+        for _ in 0..30 {
+            let mut client = version.connect(sidecar.address("in")).await.unwrap();
+            let answer = wait::soon("an answer, or its end", client.get("/")).await;
+            failed += u64::from(answer.is_err());
+        }
+        assert_eq!(failed, asked.load(SeqCst), "who was asked elsewhere was answered");
+        assert!((1..=5).contains(&failed), "{failed} of 30 requests went to it");
         sidecar.assert_no_panic();
     }
 }

@@ -27,7 +27,7 @@ pub struct Retries {
 pub enum RetryOn {
     /// No connection could be made, or the endpoint says that it did nothing with the request.
     Connect,
-    /// The connection was reset or closed before the answer began.
+    /// The connection was reset or closed before the answer began, or what came was no answer.
     Reset,
     /// The endpoint answered with 502, 503 or 504.
     Gateway,

@@ -85,11 +85,13 @@ fn route(config: &Config, route: &Route, path: &Path, findings: &mut Findings) {
             findings.resting_on(Path::of(&["clusters"]));
         }
         (true, false) => {
-            let RouteMatch { path: exact, path_prefix, headers, method, .. } = &route.matches;
+            let RouteMatch { path: exact, path_prefix, headers, cookies, query, method, .. } = &route.matches;
             let given = [
                 ("path", exact.is_some()),
                 ("path_prefix", path_prefix.is_some()),
                 ("headers", !headers.is_empty()),
+                ("cookies", !cookies.is_empty()),
+                ("query", !query.is_empty()),
                 ("method", method.is_some()),
             ];
             for (key, _) in given.into_iter().filter(|(_, given)| *given) {
@@ -104,6 +106,17 @@ fn route(config: &Config, route: &Route, path: &Path, findings: &mut Findings) {
                 let message = "a TCP connection is never repeated once it is there";
                 findings.error(path.key("idempotent").name(), message, "remove it");
             }
+            let usual = Route::default();
+            let shaped = [
+                ("rewrite", route.rewrite != usual.rewrite),
+                ("headers", route.headers != usual.headers),
+                ("fault", route.fault != usual.fault),
+                ("mirror", route.mirror != usual.mirror),
+            ];
+            for (key, _) in shaped.into_iter().filter(|(_, shaped)| *shaped) {
+                let message = format!("a TCP connection is passed on as it is: `{key}` would do nothing");
+                findings.error(path.key(key).name(), message, "remove it");
+            }
         }
         (false, _) => {
             if route.matches.port.is_some() {
@@ -112,6 +125,11 @@ fn route(config: &Config, route: &Route, path: &Path, findings: &mut Findings) {
                 findings.error(matches.key("port").name(), message, remedy);
             }
         }
+    }
+    let mirror = route.mirror.cluster.as_ref().and_then(|name| config.clusters.get(name));
+    if mirror.is_some_and(|cluster| cluster.protocol == Protocol::Tcp) {
+        let message = "copies of requests cannot go to a cluster with `protocol: tcp`";
+        findings.error(path.key("mirror").key("cluster"), message, "name a cluster for HTTP");
     }
     if route.matches.port == Some(0) {
         findings.error(matches.key("port"), "nobody connects to the port 0", "write a port from 1 to 65535");

@@ -3,9 +3,9 @@
 use super::connections::is_for_tcp;
 use super::resilience;
 use super::syntax::{self, MAX_NAME};
-use super::{Findings, Path};
+use super::{Findings, Path, steering, traffic};
 use crate::config::diagnostic::MAX_FINDINGS;
-use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch};
+use crate::config::schema::{AdminAddress, Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
 use crate::config::units::SourceNet;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -48,7 +48,9 @@ fn workloads(config: &Config, findings: &mut Findings) {
                 findings.error(path.name(), format!("the workload `{name}` has no `listen`"), remedy);
             }
             Some(listen) => {
-                beside_admin(&path.key("listen"), listen, config.admin.listen, findings);
+                if let AdminAddress::Tcp(admin) = config.admin.listen {
+                    beside_admin(&path.key("listen"), listen, admin, findings);
+                }
                 if let Some(other) = sources.insert((listen, workload.source), name) {
                     told_apart(&path, listen, workload.source, other, findings);
                 }
@@ -130,6 +132,10 @@ fn routes(config: &Config, findings: &mut Findings) {
         let path = section.index(i);
         destination(route, config, &path, findings);
         conditions(&route.matches, &path.key("match"), findings);
+        traffic::route(route, &path, findings);
+        if let Some(cluster) = &route.mirror.cluster {
+            known(cluster, config, path.key("mirror").key("cluster"), findings);
+        }
         let tcp = is_for_tcp(config, route);
         let catch_all = if tcp { &mut all_connections } else { &mut all_requests };
         if let Some(first) = *catch_all {
@@ -155,6 +161,7 @@ fn captures(config: &Config) -> bool {
 /// Exactly one of `cluster` and `split`, each name known, the shares the whole.
 fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findings) {
     match (&route.cluster, route.split.is_empty()) {
+        (None, true) if route.redirect.is_set() => {}
         (None, true) => findings.error(
             path.clone(),
             "the route leads nowhere",
@@ -221,6 +228,13 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
         Some(Ok(Some(doubt))) => findings.warning(path.key("method"), doubt.message, doubt.remedy),
         Some(Err(wrong)) => findings.error(path.key("method"), wrong.message, wrong.remedy),
     }
+    for (name, value) in &matches.cookies {
+        findings.check(path.key("cookies").key(name).name(), syntax::cookie_name(name));
+        findings.check(path.key("cookies").key(name), syntax::cookie_value(value));
+    }
+    for name in matches.query.keys().filter(|name| name.is_empty()) {
+        findings.error(path.key("query").key(name).name(), "a parameter of the query needs a name", "name it");
+    }
     let mut folded: HashMap<String, &str> = HashMap::new();
     for (name, value) in &matches.headers {
         let header = path.key("headers").key(name);
@@ -235,7 +249,8 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
 fn clusters(config: &Config, findings: &mut Findings) {
     let single = config.routes.iter().filter_map(|route| route.cluster.as_deref());
     let split = config.routes.iter().flat_map(|route| route.split.keys().map(String::as_str));
-    let routed: HashSet<&str> = single.chain(split).collect();
+    let mirrored = config.routes.iter().filter_map(|route| route.mirror.cluster.as_deref());
+    let routed: HashSet<&str> = single.chain(split).chain(mirrored).collect();
     for (name, cluster) in &config.clusters {
         let path = Path::of(&["clusters", name]);
         findings.check(path.name(), syntax::name(name));
@@ -248,6 +263,8 @@ fn clusters(config: &Config, findings: &mut Findings) {
         }
         endpoints(name, cluster, &path, findings);
         resilience::check(cluster, &path, findings);
+        traffic::affinity(cluster, &path, findings);
+        steering::locality(cluster, config, &path, findings);
     }
 }
 

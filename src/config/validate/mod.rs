@@ -12,9 +12,11 @@ mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod steering;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use syntax::plain_path;
 

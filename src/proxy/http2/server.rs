@@ -121,7 +121,11 @@ where
         }
         self.streams.poll(conn);
         let (mut parting, idle_over) = (false, conn.requests.get() == 0 && conn.watch.deadline.reached());
-        if (conn.told_to_leave() || idle_over) && !conn.leaving.replace(true) {
+        let evicted = conn.in_the_way();
+        if (conn.told_to_leave() || evicted || idle_over) && !conn.leaving.replace(true) {
+            if evicted {
+                conn.core.gauge(|g| g.evicted.add(1));
+            }
             self.session.leave();
             self.say_farewell();
             parting = true;

@@ -198,11 +198,16 @@ impl Waiting {
     fn limits(&mut self, conn: &Conn, leave: Duration) -> Poll<()> {
         let (core, deadline) = (&conn.core, &conn.watch.deadline);
         if conn.begins_idle() {
-            self.part = false;
+            (self.part, self.parting) = (false, false);
             deadline.set(conn.idle_since() + core.limits.idle.0);
         }
         if conn.told_to_leave() {
             if !std::mem::replace(&mut self.parting, true) {
+                deadline.set(core.clock.now() + leave);
+            }
+        } else if conn.in_the_way() {
+            if !std::mem::replace(&mut self.parting, true) {
+                core.gauge(|g| g.evicted.add(1));
                 deadline.set(core.clock.now() + leave);
             }
         } else if !self.partial.is_empty() && !self.part {

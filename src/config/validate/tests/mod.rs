@@ -6,6 +6,8 @@ mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod steering;
+mod traffic;
 
 use super::*;
 use crate::config::load::load_with;
