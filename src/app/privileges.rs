@@ -23,8 +23,13 @@ use rustix::thread::{
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 /// What is kept, where the process has it, and why.
-fn needed(_config: &Config) -> Vec<(CapabilitySet, &'static str)> {
-    vec![(CapabilitySet::NET_BIND_SERVICE, "listeners below port 1024, which a reload may add")]
+fn needed(config: &Config) -> Vec<(CapabilitySet, &'static str)> {
+    let mut needed = vec![(CapabilitySet::NET_BIND_SERVICE, "listeners below port 1024, which a reload may add")];
+    if config.workloads.values().any(|workload| workload.capture.captures()) {
+        let why = "captured connections: marks on the proxy's own ones, and listeners with `capture: tproxy`";
+        needed.push((CapabilitySet::NET_ADMIN, why));
+    }
+    needed
 }
 
 /// System calls that are refused.
@@ -160,6 +165,17 @@ mod tests {
             });
         });
         assert_eq!(status("Seccomp"), "0", "nobody else");
+    }
+
+    #[test]
+    fn the_right_to_mark_connections_is_kept_where_some_are_captured() {
+        alone(|| {
+            let had = u64::from_str_radix(&status("CapPrm"), 16).unwrap();
+            let yaml = "workloads: { a: { listen: 127.0.0.1:15001, capture: outbound } }";
+            give_up(&crate::config::load_str(yaml, "t.yaml").unwrap());
+            let kept = (CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN).bits() & had;
+            assert_eq!(u64::from_str_radix(&status("CapEff"), 16).unwrap(), kept);
+        });
     }
 
     #[test]
