@@ -26,8 +26,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 fn needed(config: &Config) -> Vec<(CapabilitySet, &'static str)> {
     let mut needed = vec![(CapabilitySet::NET_BIND_SERVICE, "listeners below port 1024, which a reload may add")];
     if config.workloads.values().any(|workload| workload.capture.captures()) {
-        let why = "captured connections: marks on the proxy's own ones, and listeners with `capture: tproxy`";
-        needed.push((CapabilitySet::NET_ADMIN, why));
+        needed.push((CapabilitySet::NET_ADMIN, "capture: the mark on what the proxy itself opens, and TPROXY"));
     }
     needed
 }

@@ -1,6 +1,6 @@
 //! The rules that a configuration asks for.
 
-use crate::config::{Capture, CaptureMode, Config, SourceNet};
+use crate::config::{AdminAddress, Capture, CaptureMode, Config, SourceNet};
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
@@ -178,7 +178,11 @@ impl Rules {
     /// Who wants to speak with the proxy itself is let through.
     fn own_ports(&mut self, config: &Config) {
         let listeners = config.workloads.values().filter_map(|workload| workload.listen);
-        let own: BTreeSet<u16> = listeners.chain([config.admin.listen]).map(|a| a.port()).filter(|p| *p != 0).collect();
+        let admin = match &config.admin.listen {
+            AdminAddress::Tcp(address) => Some(*address),
+            AdminAddress::Unix(_) => None,
+        };
+        let own: BTreeSet<u16> = listeners.chain(admin).map(|a| a.port()).filter(|p| *p != 0).collect();
         let own: Vec<u16> = own.into_iter().collect();
         self.line(format_args!("fib daddr type local {}return", ports(&own)));
     }
