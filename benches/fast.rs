@@ -138,6 +138,6 @@ impl Asked {
     /// As matching sees it.
     #[must_use]
     pub fn head(&self) -> RequestHead<'_> {
-        RequestHead { host: &self.host, path: &self.path, method: &Method::GET, headers: &self.headers }
+        RequestHead { host: &self.host, path: &self.path, query: "", method: &Method::GET, headers: &self.headers }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 17] = [
     "config",
+    "capture",
     "links",
     "observe",
     "identity",
@@ -22,7 +23,7 @@ const ROOMS: [&str; 16] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 10] = [
+const FORBIDDEN: [(&str, &[&str]); 11] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
@@ -32,6 +33,8 @@ const FORBIDDEN: [(&str, &[&str]); 10] = [
     ("identity", &["pingora", "ort::", "tokio::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),
+    // A request never waits for an inference: whoever serves it does not know that there is one.
+    ("proxy", &["crate::scorer", "crate::graph", "ort::"]),
     ("control", &["pingora", "ort::"]),
 ];
 

@@ -11,6 +11,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -28,6 +30,7 @@ pub struct Setup {
     yaml: String,
     variables: Vec<(String, String)>,
     open_files: Option<(&'static str, u64)>,
+    user: Option<u32>,
     addresses: BTreeMap<String, SocketAddr>,
 }
 
@@ -49,6 +52,7 @@ impl Setup {
             yaml: yaml.into(),
             variables: Vec::new(),
             open_files: None,
+            user: None,
             addresses: BTreeMap::new(),
         }
     }
@@ -71,6 +75,13 @@ impl Setup {
     #[must_use]
     pub fn most_open_files(mut self, hard: u64) -> Self {
         self.open_files = Some(("", hard));
+        self
+    }
+
+    /// As this user, who may read the configuration, too. Only root can ask for that.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Self {
+        self.user = Some(id);
         self
     }
 
@@ -116,6 +127,10 @@ impl Setup {
         };
         command.args(["run", "--config"]).arg(&file).env("RUST_BACKTRACE", "1");
         command.envs(self.variables.iter().map(|(k, v)| (k, v)));
+        if let Some(user) = self.user {
+            std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+            command.uid(user).gid(user);
+        }
         Sidecar { process: Process::start(command), directory, addresses }
     }
 }

@@ -77,6 +77,13 @@ pub trait Ops {
 
     /// The rows that an index names: `out[i] = x[index[i]]`.
     fn gather(&self, x: &Self::Value, index: &Self::Index) -> Result<Self::Value>;
+    /// The same of one column, for which engines know a faster way.
+    ///
+    /// # Errors
+    /// As `gather`.
+    fn gather_column(&self, x: &Self::Value, index: &Self::Index) -> Result<Self::Value> {
+        self.gather(x, index)
+    }
     /// Sums rows by index: `out[r] = sum of x[i] over all i with index[i] = r`, zero for rows that nothing names.
     fn scatter_sum(&self, x: &Self::Value, columns: usize, index: &Self::Index) -> Result<Self::Value>;
     /// `index[by[i]]` for each i.

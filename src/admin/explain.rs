@@ -3,6 +3,7 @@
 //! One table for each workload and cluster: what share each candidate should get and gets, what the model predicts,
 //! what was seen, and the reason in words. Times are in milliseconds unless the column says otherwise; `-` is unknown.
 
+use super::canary;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -11,7 +12,8 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::io;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 /// How long the proxy may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,7 +32,7 @@ pub struct ExplainArgs {
     /// Only this workload.
     #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,
-    /// The running proxy's admin address (`admin.listen`).
+    /// The running proxy's admin address (`admin.listen`), or its Unix socket (`unix:/path`).
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900", env = "PATHLOOM_ADMIN")]
     pub admin: String,
     /// Print the answer as JSON.
@@ -112,15 +114,33 @@ fn encode(text: &str) -> String {
 }
 
 async fn ask(address: &str, target: &str) -> Result<(StatusCode, Bytes), ExplainError> {
-    let stream = TcpStream::connect(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::ConnectionRefused => ExplainError::Refused(address.to_owned()),
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ExplainError::Refused(address.to_owned()),
         _ => ExplainError::Connect { address: address.to_owned(), source },
-    })?;
+    };
+    match address.strip_prefix("unix:") {
+        Some(path) => {
+            let stream = UnixStream::connect(path).await.map_err(failed)?;
+            exchange(stream, address, "localhost", target).await
+        }
+        None => {
+            let stream = TcpStream::connect(address).await.map_err(failed)?;
+            exchange(stream, address, address, target).await
+        }
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: &str,
+    host: &str,
+    target: &str,
+) -> Result<(StatusCode, Bytes), ExplainError> {
     let wrong = |reason: String| ExplainError::Answer { address: address.to_owned(), reason };
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| wrong(e.to_string()))?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(target).header(header::HOST, address).body(Empty::<Bytes>::new());
+    let request = Request::get(target).header(header::HOST, host).body(Empty::<Bytes>::new());
     let request = request.map_err(|e| wrong(e.to_string()))?;
     let response = sender.send_request(request).await.map_err(|e| wrong(e.to_string()))?;
     let status = response.status();
@@ -199,6 +219,7 @@ fn head(routing: &Value) -> String {
         let _ = writeln!(out, "NO SCORES   {}", printable(why));
     }
     let _ = writeln!(out, "mode        {}", string(routing, "mode"));
+    canary::explain_trial(routing, &mut out);
     let _ = writeln!(out, "node        {}, pathloom {}", string(routing, "node"), string(routing, "version"));
     out
 }
@@ -235,6 +256,10 @@ fn table(table: &Value) -> String {
     if table.get("panic").and_then(Value::as_bool) == Some(true) {
         out.push_str("  PANIC: so few endpoints are healthy that all get requests\n");
     }
+    if let Some(affinity) = affinity(table) {
+        let _ = writeln!(out, "  requests with the same {affinity} stay with one endpoint");
+    }
+    canary::explain_table(table, &mut out);
     let candidates = table.get("candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if candidates.is_empty() {
         out.push_str("  no endpoints\n");
@@ -257,23 +282,32 @@ fn table(table: &Value) -> String {
     out
 }
 
+/// By what requests stay with an endpoint, where they do.
+fn affinity(table: &Value) -> Option<String> {
+    let (by, name) = table.get("affinity")?.as_object()?.iter().next()?;
+    Some(match name.as_str() {
+        Some(name) => format!("{} `{}`", printable(by), printable(name)),
+        None => "source address".to_owned(),
+    })
+}
+
 fn at<'a>(value: &'a Value, outer: &str, inner: &str) -> Option<&'a Value> {
     value.get(outer)?.get(inner)
 }
 
-fn string(value: &Value, key: &str) -> String {
+pub(super) fn string(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).filter(|s| !s.is_empty()).map_or_else(|| "-".to_owned(), printable)
 }
 
-fn cell(value: &Value, key: &str, digits: usize) -> String {
+pub(super) fn cell(value: &Value, key: &str, digits: usize) -> String {
     decimal(value.get(key), digits)
 }
 
-fn decimal(value: Option<&Value>, digits: usize) -> String {
+pub(super) fn decimal(value: Option<&Value>, digits: usize) -> String {
     value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"))
 }
 
-fn percent(value: Option<&Value>) -> String {
+pub(super) fn percent(value: Option<&Value>) -> String {
     value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{:.1}%", v * 100.0))
 }
 

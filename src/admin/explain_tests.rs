@@ -3,17 +3,22 @@
 use super::super::routing::{Filter, answer};
 use super::super::{fixture, server};
 use super::*;
+use crate::admin::AdminListener;
+use crate::config::{Admin, AdminAddress};
 use serde_json::json;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 fn args(admin: &str, cluster: Option<&str>) -> ExplainArgs {
     ExplainArgs { cluster: cluster.map(Into::into), workload: None, admin: admin.into(), json: false }
 }
 
-async fn serve() -> SocketAddr {
-    let listener = server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let address = listener.local_addr().unwrap();
+async fn serve() -> AdminAddress {
+    serve_on("127.0.0.1:0".parse().unwrap()).await
+}
+
+async fn serve_on(listen: AdminAddress) -> AdminAddress {
+    let listener = AdminListener::bind(&Admin { listen, ..Admin::default() }).unwrap();
+    let address = listener.address().unwrap();
     tokio::spawn(server::serve(listener, Arc::new(fixture::published()), std::future::pending()));
     address
 }
@@ -28,6 +33,19 @@ fn the_table_reads_as_agreed() {
         std::fs::write(golden, &text).unwrap();
     }
     assert!(text == std::fs::read_to_string(golden).unwrap(), "run with PATHLOOM_BLESS=1 if this is meant:\n{text}");
+}
+
+#[test]
+fn by_what_requests_stay_with_an_endpoint_is_said() {
+    for (affinity, said) in [
+        (json!({ "header": "x-user" }), "requests with the same header `x-user` stay"),
+        (json!({ "source": true }), "requests with the same source address stay"),
+    ] {
+        let text = render(&json!({ "tables": [{ "workload": "w", "cluster": "c", "affinity": affinity }] }));
+        assert!(text.contains(said), "{text}");
+    }
+    let text = render(&json!({ "tables": [{ "workload": "w", "cluster": "c", "affinity": null }] }));
+    assert!(!text.contains("stay"), "{text}");
 }
 
 #[test]
@@ -54,6 +72,18 @@ async fn it_asks_a_running_proxy() {
     );
     let json = explain(&ExplainArgs { json: true, ..args(&address, None) }).await.unwrap();
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["generation"]["id"], 41);
+}
+
+#[tokio::test]
+async fn it_asks_through_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = AdminAddress::Unix(folder.path().join("admin.sock"));
+    assert_eq!(serve_on(socket.clone()).await, socket);
+    let text = explain(&args(&socket.to_string(), Some("catalog"))).await.unwrap();
+    assert!(text.contains("frontend -> catalog"), "{text}");
+    let nobody = format!("{socket}.gone");
+    let error = explain(&args(&nobody, None)).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("nobody listens at {nobody}: ")), "{error}");
 }
 
 #[tokio::test]

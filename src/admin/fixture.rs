@@ -7,11 +7,11 @@ use crate::balance::{
     Retrying, Rung, Table, TableOptions, Why,
 };
 use crate::config::{AccessLog, Compare, Concurrency, Config, Policy, Protocol, Rate, RateLimit, Telemetry};
-use crate::control::{GraphView, Status};
+use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
 use crate::graph::{GraphBuilder, Instance};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
 use crate::observe::metrics::{self, Held};
-use crate::observe::{Reason, Reporting, TrafficRegistry};
+use crate::observe::{Arm, Came, Reason, Reporting, TrafficRegistry};
 use crate::route::RouteTable;
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -67,6 +67,44 @@ pub fn published() -> AdminState {
     state
 }
 
+/// The same while the model is on trial: faster by a tenth so far, or given up for its latency.
+pub fn on_trial(retreated: bool) -> AdminState {
+    let state = published();
+    let pair = (Arc::from("frontend"), Arc::from("catalog"));
+    let traffic = state.traffic.of(&pair.0, &pair.1);
+    traffic.count_arms();
+    let view = |arm: Arm, requests: u64, failures: u64, latency_s: f64| {
+        let mut view = ArmView { requests, failures, ..ArmView::default() };
+        (0..requests).for_each(|_| {
+            traffic.steered(0, arm, Came::Within(latency_s));
+            view.latencies.record(latency_s);
+        });
+        view
+    };
+    let arms = [view(Arm::Model, 100, 2, 0.010), view(Arm::Against, 300, 0, 0.020)];
+    let lost = Retreat {
+        lost: Lost::CanaryLatency,
+        cluster: pair.1.clone(),
+        words: "its requests took long".into(),
+        at: Time(NOW.0 - 5_000_000_000),
+        until: Some(NOW + Duration::from_secs(595)),
+    };
+    let comparison = Comparison {
+        cluster: pair.1.clone(),
+        batches: 12,
+        latency_s: Some(Interval { mean: -0.002, low: -0.004, high: 0.0 }),
+        against_s: 0.020,
+        failures: None,
+    };
+    state.control.show_canary(Some(CanaryView {
+        arms: [(pair, arms)].into(),
+        comparisons: vec![comparison],
+        retreat: retreated.then_some(lost),
+        ..CanaryView::default()
+    }));
+    state
+}
+
 pub fn at(second: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_700_000_000 + second)
 }
@@ -110,6 +148,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             service: name.into(),
             protocol: Protocol::Http1,
             secure: false,
+            proxy_protocol: false,
             timeouts: crate::config::Timeouts::default(),
             retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, &Default::default(), Time(0)))),
             ejection: crate::config::Ejection::default(),

@@ -6,6 +6,7 @@
 //! and states. What is unknown has no sample. `metrics.golden` holds every name, type, unit, help and label.
 
 use super::admission;
+use super::canary;
 use super::state::AdminState;
 use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
@@ -32,6 +33,7 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
         all.extend(generation_families(&generation, now));
         all.extend(candidate_families(&generation, now));
         all.extend(admission::families(&generation));
+        all.extend(canary::families(&asked.control, &asked.traffic, &generation));
         all.extend(tick_families(&asked));
         all.extend((asked.scorer)().metrics);
         all.extend((asked.gauges)());
@@ -302,7 +304,7 @@ mod tests {
 
     #[test]
     fn names_types_units_help_texts_and_labels_are_as_agreed() {
-        let text = metrics::encode(&registry(&Arc::new(fixture::published())));
+        let text = metrics::encode(&registry(&Arc::new(fixture::on_trial(true))));
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/metrics.golden");
         let shape = shape(&text);
         if std::env::var_os("PATHLOOM_BLESS").is_some() {
@@ -314,7 +316,7 @@ mod tests {
 
     #[test]
     fn no_name_is_there_twice_and_every_help_text_is_a_sentence_of_its_own() {
-        let text = metrics::encode(&registry(&Arc::new(fixture::published())));
+        let text = metrics::encode(&registry(&Arc::new(fixture::on_trial(true))));
         let (mut names, mut helps) = (BTreeSet::new(), BTreeSet::new());
         for line in text.lines().filter_map(|l| l.strip_prefix("# HELP ")) {
             let (name, help) = line.split_once(' ').unwrap();

@@ -2,10 +2,12 @@
 //!
 //! It reads everything and changes nothing. All of its answers come from what the two loops publish anyway (the
 //! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
-//! for. `server` serves and lists the endpoints; `routing`, `admission`, `graph`, `config` and `metrics` make their bodies;
+//! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
+//! and `metrics` make their bodies;
 //! `explain` is the command that asks `/routing` and prints it for a person.
 
 mod admission;
+mod canary;
 mod config;
 mod explain;
 #[cfg(test)]
@@ -16,9 +18,11 @@ mod json;
 mod metrics;
 mod routing;
 mod server;
+mod socket;
 mod stall;
 mod state;
 
 pub use explain::{ExplainArgs, ExplainError, explain, render};
-pub use server::{BindError, bind, serve};
+pub use server::serve;
+pub use socket::{AdminListener, BindError};
 pub use state::{AdminState, Asked, Clock, ConfigState, LoadError, ScorerStatus};

@@ -2,15 +2,19 @@
 //!
 //! For each cluster and workload the candidates of the generation in force, each with what the model said of it, what
 //! was seen of it (as the last tick saw it: reading the store here would drain it under the tick), and what this
-//! proxy's own estimate is at this moment. Latencies are in milliseconds, ages in seconds; null is unknown.
+//! proxy's own estimate is at this moment. Where requests stay with endpoints, `affinity` says by what, and each
+//! candidate's `affinity_share` how many of them are its own. `own_zone` says what stays in the node's zone, where that
+//! comes first, and `canary` how the arms of the model's trial compare (`canary`). Latencies are in milliseconds, ages in seconds; null is unknown.
 
 use super::admission;
+use super::canary;
 use super::json::{ms, number, share};
 use super::state::AdminState;
 use crate::balance::{Candidate, Cluster, Generation, Table};
-use crate::control::GraphView;
+use crate::control::{CanaryView, GraphView};
 use crate::links::{LinkStats, NodeKey, Time};
 use crate::observe::rfc3339;
+use crate::route::{Affinity, ClusterId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -52,6 +56,7 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
     check("cluster", filter.cluster, generation.clusters.iter().map(|c| &*c.name))?;
     check("workload", filter.workload, generation.routes.workloads().iter().map(|w| &*w.name))?;
     let now = (state.clock)();
+    let trial = state.control.canary();
     Ok(json!({
         "node": state.node,
         "version": state.version,
@@ -60,9 +65,10 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
         "identity": (state.identity)(),
         "scorer": (state.scorer)().json,
         "model_error": state.control.model_error(),
+        "canary": canary::trial(trial.as_deref(), now),
         "admission": admission::clusters(&generation, filter.cluster),
         "rate_limits": admission::rate_limits(&generation),
-        "tables": tables(&generation, view, now, filter),
+        "tables": tables(&generation, (view, trial.as_deref()), now, filter),
     }))
 }
 
@@ -93,13 +99,26 @@ fn head(generation: &Generation, now: Time) -> Value {
 }
 
 /// The tables: those with most calls first, the others by cluster and workload in the configuration's order.
-fn tables(generation: &Generation, view: Option<&GraphView>, now: Time, filter: Filter<'_>) -> Vec<Value> {
+fn tables(
+    generation: &Generation,
+    (view, trial): (Option<&GraphView>, Option<&CanaryView>),
+    now: Time,
+    filter: Filter<'_>,
+) -> Vec<Value> {
     let seen = seen(view);
     let mut out = Vec::new();
-    for cluster in generation.clusters.iter().filter(|c| filter.cluster.is_none_or(|name| *c.name == *name)) {
+    let named = |c: &Cluster| filter.cluster.is_none_or(|name| *c.name == *name);
+    for (cluster, id) in generation.clusters.iter().zip((0..).map(ClusterId)).filter(|(c, _)| named(c)) {
         for (workload, table) in generation.routes.workloads().iter().zip(&cluster.tables) {
             if filter.workload.is_none_or(|name| *workload.name == *name) {
-                out.push(table_of(cluster, &workload.name, table, &seen, now));
+                let affinity = generation.routes.affinity(id);
+                let mut value = table_of(cluster, &workload.name, table, affinity, &seen, now);
+                if let Value::Object(map) = &mut value {
+                    let pair = (workload.name.clone(), cluster.name.clone());
+                    map.insert("own_zone".to_owned(), canary::own_zone(table));
+                    map.insert("canary".to_owned(), canary::arms(trial, &pair, table));
+                }
+                out.push(value);
             }
         }
     }
@@ -115,7 +134,14 @@ fn seen(view: Option<&GraphView>) -> Seen<'_> {
     links.iter().filter_map(|l| Some(((key(l.source)?, key(l.destination)?), &l.stats))).collect()
 }
 
-fn table_of(cluster: &Cluster, workload: &str, table: &Table, seen: &Seen<'_>, now: Time) -> Value {
+fn table_of(
+    cluster: &Cluster,
+    workload: &str,
+    table: &Table,
+    affinity: Option<&Affinity>,
+    seen: &Seen<'_>,
+    now: Time,
+) -> Value {
     let eligible = table.eligible().len();
     let weights: f32 = table.eligible().iter().map(|c| c.weight).sum();
     let stats = |c: &Candidate| seen.get(&(&c.link.key.source, &c.link.key.destination)).copied();
@@ -128,7 +154,11 @@ fn table_of(cluster: &Cluster, workload: &str, table: &Table, seen: &Seen<'_>, n
         .map(|(i, c)| {
             let eligible = i < eligible;
             let fair = if eligible { c.weight / weights } else { 0.0 };
-            candidate(c, table, stats(c), (eligible, fair, calls), now)
+            let mut value = candidate(c, table, stats(c), (eligible, fair, calls), now);
+            if let Value::Object(map) = &mut value {
+                map.insert("affinity_share".to_owned(), share(table.affine_share(i)));
+            }
+            value
         })
         .collect();
     json!({
@@ -138,10 +168,20 @@ fn table_of(cluster: &Cluster, workload: &str, table: &Table, seen: &Seen<'_>, n
         "workload": workload,
         "policy": table.options.policy,
         "compare": table.options.compare,
+        "affinity": affinity.map(by),
         "panic": table.panic,
         "calls_per_second": number(Some(calls).filter(|_| table.candidates().iter().any(|c| stats(c).is_some()))),
         "candidates": candidates,
     })
+}
+
+/// By what requests stay with an endpoint, as the configuration says it.
+fn by(affinity: &Affinity) -> Value {
+    match affinity {
+        Affinity::Header(name) => json!({ "header": name.as_str() }),
+        Affinity::Cookie(name) => json!({ "cookie": name }),
+        Affinity::Source => json!({ "source": true }),
+    }
 }
 
 fn candidate(
@@ -230,7 +270,7 @@ mod tests {
         let state = fixture::published();
         let view = fixture::view(&state);
         let filter = Filter { cluster: Some("catalog"), workload: Some("frontend") };
-        let tables = tables(&state.published.load(), Some(&view), fixture::NOW, filter);
+        let tables = tables(&state.published.load(), (Some(&view), None), fixture::NOW, filter);
         let of = |i: usize| &tables[0]["candidates"][i];
         assert_eq!((tables.len(), &tables[0]["policy"], &tables[0]["panic"]), (1, &json!("model"), &json!(false)));
         assert_eq!((&of(0)["share"], &of(0)["score"], &of(0)["zone"]), (&json!(0.75), &json!(4.5), &json!("eu-1a")));

@@ -12,9 +12,10 @@
 //! It keeps itself small: a head of at most 16 KiB, 64 connections (more wait in the kernel's queue), five seconds to
 //! send a head, and five seconds without progress on the socket, so a client that stalls holds its place no longer.
 //! Answers are made on blocking threads: a graph of a million links must not hold up the tick, which shares this
-//! runtime. `guard` says which requests are refused for their `Host`.
+//! runtime. `guard` says which requests are refused for their `Host`; on a Unix socket (`socket`) none is.
 
 use super::routing::Filter;
+use super::socket::AdminListener;
 use super::stall::Guarded;
 use super::state::AdminState;
 use super::{config, graph, guard, metrics, routing};
@@ -28,11 +29,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 /// How many connections are served at once.
@@ -63,31 +65,6 @@ const ENDPOINTS: &str = "\
 /graph    the mesh as the last tick saw it, as JSON; ?busiest=N links
 ";
 
-/// Why the operators' port could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for the admin port (`admin.listen`): {}", reason(.source))]
-pub struct BindError {
-    /// The address.
-    pub address: SocketAddr,
-    /// What the system said.
-    pub source: std::io::Error,
-}
-
-fn reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another process has the address; is pathloom running already?".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// Opens the operators' port.
-///
-/// # Errors
-/// When the address cannot be had; the error names it.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { address, source })
-}
-
 struct Server {
     state: Arc<AdminState>,
     metrics: Registry,
@@ -95,8 +72,43 @@ struct Server {
 
 type Answer = Response<Full<Bytes>>;
 
+/// Whoever may connect, on an address or on a Unix socket.
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Accepting {
+    fn new(listener: AdminListener) -> io::Result<Self> {
+        match listener {
+            AdminListener::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+            AdminListener::Unix(listener) => UnixListener::from_std(listener).map(Self::Unix),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        }
+    }
+}
+
 /// Serves until `shutdown` ends, and a second longer for answers under way.
-pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()> + Send) {
+///
+/// # Errors
+/// When the runtime does not take the listener.
+pub async fn serve(
+    listener: AdminListener,
+    state: Arc<AdminState>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let listener = Accepting::new(listener)?;
     let metrics = metrics::registry(&state);
     let server = Arc::new(Server { state, metrics });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -110,7 +122,7 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl
         let (place, stream) = tokio::select! {
             () = &mut shutdown => break,
             (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (place, stream),
+                Ok(stream) => (place, stream),
                 Err(error) => {
                     tracing::warn!(%error, "the admin port could not accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -120,7 +132,14 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl
         };
         let (server, stopping) = (server.clone(), stopping.clone());
         tokio::spawn(async move {
-            connection(stream, server, stopping).await;
+            match stream {
+                Accepted::Tcp(stream) => {
+                    let _ = stream.set_nodelay(true);
+                    connection(stream, true, server, stopping).await;
+                }
+                // No web page can make a browser ask here.
+                Accepted::Unix(stream) => connection(stream, false, server, stopping).await,
+            }
             drop(place);
         });
     }
@@ -128,14 +147,20 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl
     let _ = stop.send(true);
     // Every place free again: every connection over.
     let _ = tokio::time::timeout(GRACE, places.acquire_many(MAX_CONNECTIONS as u32)).await;
+    Ok(())
 }
 
-async fn connection(stream: TcpStream, server: Arc<Server>, mut stopping: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
+/// Serves a connection; `by_name` where browsers reach it, so that the name by which it is asked counts.
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    by_name: bool,
+    server: Arc<Server>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let io = TokioIo::new(Guarded::new(stream, TIMEOUT));
     let service = service_fn(move |request| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(answer(server, request).await) }
+        async move { Ok::<_, Infallible>(answer(server, by_name, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -151,8 +176,8 @@ async fn connection(stream: TcpStream, server: Arc<Server>, mut stopping: watch:
     let _ = tokio::time::timeout(GRACE, connection).await;
 }
 
-async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Answer {
-    if let Some(host) = guard::foreign_host(request.uri(), request.headers(), &server.state.node) {
+async fn answer(server: Arc<Server>, by_name: bool, request: Request<Incoming>) -> Answer {
+    if by_name && let Some(host) = guard::foreign_host(request.uri(), request.headers(), &server.state.node) {
         let text = format!(
             "The admin port does not answer for the host name `{host}`, because a web page could point such a name here (DNS rebinding).\n\
              Use an IP address, `localhost` or the node's name `{}`.\n",

@@ -2,7 +2,8 @@
 
 use super::super::{fixture, state::AdminState};
 use super::*;
-use crate::config::load_str;
+use crate::config::{Admin, AdminAddress, load_str};
+use std::net::SocketAddr;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -13,13 +14,20 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
 }
 
+fn loopback(port: u16) -> Admin {
+    Admin { listen: AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port))), ..Admin::default() }
+}
+
 async fn start(state: Arc<AdminState>) -> Running {
-    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = AdminListener::bind(&loopback(0)).unwrap();
+    let AdminAddress::Tcp(address) = listener.address().unwrap() else { panic!("a port") };
     let (stop, stopped) = oneshot::channel::<()>();
-    let task = tokio::spawn(serve(listener, state, async {
-        let _ = stopped.await;
-    }));
+    let task = tokio::spawn(async {
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        serve(listener, state, stopped).await.unwrap();
+    });
     Running { address, stop, task }
 }
 
@@ -171,9 +179,9 @@ async fn connections_beyond_the_limit_wait_and_idle_ones_give_their_place_up() {
 
 #[tokio::test]
 async fn an_address_in_use_is_named() {
-    let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let error = bind(address).await.unwrap_err().to_string();
+    let error = AdminListener::bind(&loopback(address.port())).unwrap_err().to_string();
     assert_eq!(
         error,
         format!(
@@ -198,4 +206,18 @@ fn parameters_are_decoded() {
     assert_eq!(parameter("a=1&cluster=x%2Fy+z", "cluster").as_deref(), Some("x/y z"));
     assert_eq!(parameter("cluster=%zz%4", "cluster").as_deref(), Some("%zz%4"));
     assert_eq!((parameter("cluster=", "cluster"), parameter("", "cluster")), (None, None));
+}
+
+#[tokio::test]
+async fn on_a_unix_socket_every_name_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let admin = Admin { listen: AdminAddress::Unix(path.clone()), ..Admin::default() };
+    let listener = AdminListener::bind(&admin).unwrap();
+    tokio::spawn(serve(listener, Arc::new(fixture::published()), std::future::pending()));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /live HTTP/1.1\r\nHost: pathloom\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("live\n"), "{answer}");
 }

@@ -96,10 +96,11 @@ impl ConfigState {
     /// The state after this configuration took effect.
     #[must_use]
     pub fn loaded(&self, config: &Config, warnings: Vec<Diagnostic>, at: SystemTime) -> Self {
+        let shown = config.shown();
         Self {
-            yaml: serde_saphyr::to_string(config)
+            yaml: serde_saphyr::to_string(&shown)
                 .unwrap_or_else(|e| format!("# the configuration cannot be printed: {e}\n")),
-            json: serde_json::to_value(config).unwrap_or(Value::Null),
+            json: serde_json::to_value(&shown).unwrap_or(Value::Null),
             mode: config.model.mode,
             loaded_at: Some(at),
             last_error: None,

@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::{EXIT_CONFIG, ca, run};
+use super::{EXIT_CONFIG, ca, capture, run};
 use crate::config::{self, Severity};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -45,7 +45,8 @@ With `process.handover` in the file, a second `run` takes the first one's place 
     #[command(after_help = "Examples:
   pathloom explain
   pathloom explain --cluster catalog --workload frontend
-  pathloom explain --admin 10.0.0.7:9900 --json")]
+  pathloom explain --admin 10.0.0.7:9900 --json
+  pathloom explain --admin unix:/run/pathloom/admin.sock")]
     Explain(crate::admin::ExplainArgs),
     /// Makes a throw-away authority and certificates, to try mTLS out.
     #[command(
@@ -61,6 +62,18 @@ and in the configuration:
     bundle: /tmp/mesh-ca/ca.pem"
     )]
     Ca(ca::CaCommand),
+    /// Lets the kernel bring connections here that were meant for others (nftables).
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  pathloom capture install --config pathloom.yaml --dry-run     what would be done?
+  pathloom capture install --config pathloom.yaml
+  pathloom capture show
+  pathloom capture remove
+
+The rules follow from the workloads' `capture` and from the section `capture` of the file."
+    )]
+    Capture(capture::CaptureCommand),
     /// Prints the JSON schema of the configuration, for editors.
     Schema,
 }
@@ -71,17 +84,21 @@ pub struct RunArgs {
     /// The YAML file; read again on SIGHUP and when it changes.
     #[arg(long, value_name = "FILE", env = "PATHLOOM_CONFIG")]
     pub config: PathBuf,
+    /// The process that started this one, and with which it ends (the demo's).
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<u32>,
 }
 
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Run(args) => run::run(&args.config),
+            Command::Run(args) => run::run(&args.config, args.parent),
             Command::Check { file, effective } => check(&file, effective),
             Command::Demo(args) => crate::demo::run(args),
             Command::Explain(args) => explain(&args),
             Command::Ca(command) => ca::run(command),
+            Command::Capture(command) => capture::run(command),
             Command::Schema => {
                 print!("{}", config::json_schema());
                 ExitCode::SUCCESS
@@ -94,7 +111,7 @@ fn check(file: &std::path::Path, effective: bool) -> ExitCode {
     match config::load_file(file) {
         Ok(loaded) => {
             if effective {
-                print!("{}", loaded.config.to_yaml());
+                print!("{}", loaded.config.shown().to_yaml());
             }
             loaded.warnings.iter().for_each(|warning| eprintln!("{warning}"));
             let count = loaded.warnings.iter().filter(|w| w.severity == Severity::Warning).count();

@@ -3,11 +3,13 @@
 //! Everything that can fail at start is tried before anything serves: the configuration, the addresses, the access
 //! log, the recording. The model is not among it: a sidecar without a model serves all the same, by the ladder.
 
+use super::privileges;
 use super::reload::Reloads;
 use super::succession::Succession;
 use super::{EXIT_CONFIG, EXIT_START};
-use crate::admin::{self, AdminState, ConfigState};
+use crate::admin::{self, AdminListener, AdminState, ConfigState};
 use crate::balance::Published;
+use crate::capture;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
 use crate::health::{self, Checks};
@@ -30,14 +32,18 @@ use tokio::sync::watch;
 
 /// How long the last log lines and spans may take to go out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// The admin port's name among the sockets that a next process gets.
-pub(super) const ADMIN: &str = "admin";
-
 /// The most open files to ask for: Linux's own bound (`fs.nr_open`), above which it refuses.
 const MAX_OPEN_FILES: u64 = 1 << 20;
 
 /// Serves as the file says, until a signal ends it.
-pub fn run(path: &Path) -> ExitCode {
+///
+/// With a `parent` it ends with that process, whatever ends it.
+pub fn run(path: &Path, parent: Option<u32>) -> ExitCode {
+    if let Some(parent) = parent
+        && !ends_with(parent)
+    {
+        return ExitCode::FAILURE;
+    }
     let loaded = match config::load_file(path) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -53,6 +59,10 @@ pub fn run(path: &Path) -> ExitCode {
         }
     };
     raise_open_files();
+    privileges::give_up(&loaded.config);
+    if let Err(error) = std::fs::File::open(path) {
+        tracing::warn!(%error, "the configuration cannot be read without the privileges given up; a reload will fail");
+    }
     match serve(path, loaded, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,6 +70,16 @@ pub fn run(path: &Path) -> ExitCode {
             ExitCode::from(EXIT_START)
         }
     }
+}
+
+/// Lets this process be killed when its parent is gone, however that went. False where it is gone already.
+fn ends_with(parent: u32) -> bool {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        tracing::warn!(%error, "this process may outlive the one that started it");
+    }
+    // It may have gone before this was asked for.
+    getppid().is_some_and(|now| now.as_raw_nonzero().get().unsigned_abs() == parent)
 }
 
 /// Raises the limit of open files to what the system allows: every connection takes one, and shells and init systems
@@ -83,6 +103,15 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         Auto::Set(threads) => threads,
     };
+    let captures = config.workloads.values().any(|workload| workload.capture.captures());
+    if captures && config.capture.user.is_none() {
+        capture::may_mark(config.capture.mark).map_err(|error| {
+            format!(
+                "connections cannot be marked as the proxy's own ({error}), so they would be captured again: \
+                 run it with CAP_NET_ADMIN, or write the user that it runs under as `capture.user`"
+            )
+        })?;
+    }
     let clock = Clock::start();
     let read_clock: admin::Clock = Arc::new(move || clock.now());
     let (published, bell) = (Published::default(), Bell::default());
@@ -105,11 +134,11 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     identities.configure(&config.identity)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut succession = Succession::begin(config.process.handover.as_deref())?;
-    let admin_listener = match succession.inherited(ADMIN, config.admin.listen) {
+    let admin_listener = match succession.admin(&config.admin) {
         Some(listener) => listener,
-        None => runtime.block_on(admin::bind(config.admin.listen))?.into_std()?,
+        None => AdminListener::bind(&config.admin)?,
     };
-    let admin_address = admin_listener.local_addr()?;
+    let admin_address = admin_listener.address()?;
     let scorer = Scorer::start(Options::from(&config.model));
     let _ending = EndsScoring(scorer.clone());
     let (config_sender, config_receiver) = watch::channel(config.clone());
@@ -199,9 +228,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                 }
             };
             let admin = async {
-                match tokio::net::TcpListener::from_std(admin_listener) {
-                    Ok(listener) => admin::serve(listener, state, succeeded.notified()).await,
-                    Err(error) => tracing::error!(%error, "the admin port is not served"),
+                if let Err(error) = admin::serve(admin_listener, state, succeeded.notified()).await {
+                    tracing::error!(%error, "the admin port is not served");
                 }
             };
             let checking = health::check(checks, config_receiver, move || bell.ring());
@@ -324,5 +352,7 @@ fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
         connected: gauges.connected_total,
         requests: gauges.requests,
         upgraded: gauges.upgraded_connections,
+        tcp: gauges.tcp_connections,
+        passed: gauges.passed_total,
     })
 }

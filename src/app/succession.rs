@@ -5,12 +5,16 @@
 //! admin port, which the next one serves now, is closed.
 
 use super::run::StartError;
+use crate::admin::AdminListener;
+use crate::config::Admin;
 use crate::proxy::{self, Drain, Listening, Offer, Sockets, Taken};
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use tokio::sync::Notify;
+
+/// The admin port's name among the sockets that a next process gets.
+const ADMIN: &str = "admin";
 
 pub(super) struct Succession {
     path: Option<PathBuf>,
@@ -30,11 +34,9 @@ impl Succession {
         Ok(Self { path: path.map(Path::to_owned), before, offer, sockets })
     }
 
-    /// The socket of this name, if it listens where it should.
-    pub(super) fn inherited(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
-        let listener = TcpListener::from(self.sockets.remove(name)?);
-        let usable = listener.local_addr().is_ok_and(|actual| actual == address);
-        (usable && listener.set_nonblocking(true).is_ok()).then_some(listener)
+    /// The admin port of the process before, if it is where this one's should be.
+    pub(super) fn admin(&mut self, wanted: &Admin) -> Option<AdminListener> {
+        AdminListener::adopt(self.sockets.remove(ADMIN)?, wanted)
     }
 
     /// Once this process has `served`: tells the one before, and waits for the next, which makes this one drain. What is
@@ -43,7 +45,7 @@ impl Succession {
         self,
         served: Receiver<()>,
         listening: Listening,
-        admin: &TcpListener,
+        admin: &AdminListener,
         drain: Drain,
     ) -> Result<Arc<Notify>, StartError> {
         let succeeded = Arc::new(Notify::new());
@@ -66,7 +68,7 @@ impl Succession {
             offer.wait(|| {
                 let mut sockets = listening.sockets();
                 // Without it the next process has to bind it, and says so where it cannot.
-                sockets.extend(admin.try_clone().ok().map(|admin| (super::run::ADMIN.to_owned(), admin.into())));
+                sockets.extend(admin.try_clone().ok().map(|admin| (ADMIN.to_owned(), admin.into())));
                 sockets
             });
             tracing::info!("another process serves now; this one finishes what is under way and leaves");

@@ -17,6 +17,8 @@ pub enum Rung {
     Model,
     /// The last good scores: this tick had none.
     LastGood,
+    /// On trial: the policy that the model is compared with steers all requests, because the model has lost, or has no scores.
+    Against,
     /// No scores, or scores that do not steer: peak EWMA.
     PeakEwma,
     /// No scores and no fresh latencies either: least request.
@@ -25,7 +27,7 @@ pub enum Rung {
 
 impl Rung {
     /// All rungs, best first.
-    pub const ALL: [Rung; 4] = [Rung::Model, Rung::LastGood, Rung::PeakEwma, Rung::LeastRequest];
+    pub const ALL: [Rung; 5] = [Rung::Model, Rung::LastGood, Rung::Against, Rung::PeakEwma, Rung::LeastRequest];
 
     /// Its name in logs, metrics and `/routing`.
     #[must_use]
@@ -33,6 +35,7 @@ impl Rung {
         match self {
             Rung::Model => "model",
             Rung::LastGood => "last_good",
+            Rung::Against => "against",
             Rung::PeakEwma => "peak_ewma",
             Rung::LeastRequest => "least_request",
         }
@@ -126,6 +129,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// Whether that goes over TLS.
     pub secure: bool,
+    /// Whether connections to the endpoints begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When a request that failed is tried at another endpoint.

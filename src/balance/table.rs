@@ -1,11 +1,13 @@
 //! One (workload, cluster): its candidates, and the pick among them.
 
+use super::affine::Affine;
 use super::drawn::{DRAWN, Drawn};
 use super::shortlist::{MIN_SUCCESS, Shortlist, below};
-use super::{Alias, Candidate, Health};
+use super::turns::turns;
+use super::{Alias, Candidate, Health, Maglev, OwnZone, Trial, Zones};
 use crate::config::{Compare, Policy};
 use crate::links::{Fading, Time};
-use crate::observe::Traffic;
+use crate::observe::{Arm, Traffic};
 use rand::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -52,6 +54,19 @@ pub struct Table {
     configured: Alias,
     turns: Box<[u32]>,
     turn: AtomicU32,
+    /// Who stays with whom; mostly nobody.
+    affine: Option<Affine>,
+    /// What comes before the policy; mostly nothing.
+    apart: Option<Box<Apart>>,
+}
+
+/// What parts requests before the policy chooses for them.
+#[derive(Debug, Default)]
+struct Apart {
+    /// The model's trial, where it is on one.
+    trial: Option<Trial>,
+    /// The candidates apart by zone, where the own one comes first.
+    zones: Option<Zones>,
 }
 
 /// What is compared under `Policy::Model`.
@@ -95,7 +110,6 @@ impl Table {
         };
         let on_probation = |c: &Candidate| !panic && c.health == Health::Probation;
         let probation = candidates.iter().zip(0u32..).filter(|(c, _)| on_probation(c)).map(|(_, i)| i).collect();
-        let in_turn = options.policy == Policy::RoundRobin;
         let alias = Alias::new(&weights);
         let compared = match drawn(options.compare, eligible) {
             _ if options.policy != Policy::Model => Compared::Few(0),
@@ -103,8 +117,7 @@ impl Table {
             Some(DRAWN) => Compared::Three(Drawn::new(candidates.iter().take(eligible), &alias)),
             Some(n) => Compared::Few(n),
         };
-        let turns = if in_turn { turns(&configured().collect::<Vec<_>>()) } else { Box::default() };
-        Self {
+        let mut table = Self {
             candidates: candidates.into(),
             eligible,
             compared,
@@ -114,10 +127,91 @@ impl Table {
             traffic,
             alias,
             configured: by_configured,
-            turns,
-            // Proxies that start together must not all begin with the same endpoint.
-            turn: AtomicU32::new(if in_turn { rand::random() } else { 0 }),
+            turns: Box::default(),
+            turn: AtomicU32::new(0),
+            affine: None,
+            apart: None,
+        };
+        if options.policy == Policy::RoundRobin {
+            (table.turns, table.turn) = table.round();
         }
+        table
+    }
+
+    /// The order of taking turns, and where it begins: proxies that start together must not all begin with the same
+    /// endpoint.
+    fn round(&self) -> (Box<[u32]>, AtomicU32) {
+        let weights: Vec<u32> = self.eligible().iter().map(|c| c.endpoint.weight.max(1)).collect();
+        (turns(&weights), AtomicU32::new(rand::random()))
+    }
+
+    /// The same, whose requests stay with endpoints as this says.
+    #[must_use]
+    pub fn with_affinity(mut self, maglev: Option<Arc<Maglev>>) -> Self {
+        self.affine = maglev.map(|maglev| Affine::new(maglev, &self.candidates));
+        self
+    }
+
+    /// The same, steered by the model for a share of the requests only, and by another policy for the rest.
+    #[must_use]
+    pub fn on_trial(mut self, share: f64, against: Policy) -> Self {
+        if against == Policy::RoundRobin {
+            (self.turns, self.turn) = self.round();
+        }
+        let trial = Trial::new(share, against, self.eligible());
+        self.apart.get_or_insert_default().trial = Some(trial);
+        self
+    }
+
+    /// The same, whose requests stay in a zone for a share of them. Comes after `on_trial`.
+    #[must_use]
+    pub fn with_own_zone(mut self, own: OwnZone) -> Self {
+        let name = own.name.clone();
+        let make = |candidates| {
+            let table = Self::new(candidates, false, self.options, self.traffic.clone());
+            match self.trial() {
+                Some(trial) => table.on_trial(trial.share, trial.against),
+                None => table,
+            }
+        };
+        if let Some(zones) = Zones::new(own, self.eligible(), |c| c.endpoint.zone == name, make) {
+            self.apart.get_or_insert_default().zones = Some(zones);
+        }
+        self
+    }
+
+    /// The model's trial, where it is on one.
+    #[inline]
+    #[must_use]
+    pub fn trial(&self) -> Option<&Trial> {
+        self.apart.as_ref()?.trial.as_ref()
+    }
+
+    /// What stays in the own zone, where that comes first and has a part to give away.
+    #[must_use]
+    pub fn own_zone(&self) -> Option<&OwnZone> {
+        self.apart.as_ref()?.zones.as_ref().map(|zones| &zones.own)
+    }
+
+    /// Who steers the next request, where the model is on trial.
+    #[inline]
+    pub fn arm(&self, rng: &mut impl Rng) -> Option<Arm> {
+        self.trial().map(|trial| trial.draw(rng))
+    }
+
+    /// The policy that chooses for a request of this arm.
+    #[must_use]
+    pub fn policy(&self, arm: Option<Arm>) -> Policy {
+        match self.trial() {
+            Some(trial) if arm != Some(Arm::Model) => trial.against,
+            _ => self.options.policy,
+        }
+    }
+
+    /// What part of the requests that stay with somebody stays with this candidate; none where nobody stays.
+    #[must_use]
+    pub fn affine_share(&self, index: usize) -> Option<f32> {
+        self.affine.as_ref()?.share(index)
     }
 
     /// All candidates, those that may get requests first.
@@ -142,12 +236,12 @@ impl Table {
     ///
     /// `expired` says that the generation no longer steers: peak EWMA then stands in for the model.
     pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
-        // A request that failed elsewhere is not one to try out a doubtful endpoint with.
-        let probes = if tried.is_empty() { &*self.probation } else { &[] };
-        for index in probes.iter().map(|i| *i as usize) {
-            if self.candidates.get(index).is_some_and(|c| c.node.take_probe()) {
-                return Some(Choice { index, estimate_s: f32::NAN });
-            }
+        if let Some(apart) = &self.apart {
+            let arm = apart.trial.as_ref().map(|trial| trial.draw(rng));
+            return self.pick_apart(apart, arm, (now, expired), rng, tried);
+        }
+        if let Some(probe) = self.probe(tried) {
+            return Some(probe);
         }
         if self.eligible == 0 {
             return None;
@@ -158,6 +252,69 @@ impl Table {
         };
         // Weights that have expired draw nobody.
         let drawn_by = if policy == self.options.policy { &self.alias } else { &self.configured };
+        self.choose((policy, drawn_by), now, rng, tried)
+    }
+
+    /// The same where requests are parted before the policy chooses: for one of this arm, where the model is on trial.
+    #[inline(never)]
+    fn pick_apart(
+        &self,
+        apart: &Apart,
+        arm: Option<Arm>,
+        (now, expired): (Time, bool),
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
+        if let Some(probe) = self.probe(tried) {
+            return Some(probe);
+        }
+        if self.eligible == 0 {
+            return None;
+        }
+        if let Some(zones) = &apart.zones {
+            return zones.pick(arm, (now, expired), rng, tried);
+        }
+        let by = match &apart.trial {
+            Some(trial) if expired || arm != Some(Arm::Model) => (trial.against, &trial.alias),
+            _ => (self.options.policy, &self.alias),
+        };
+        self.choose(by, now, rng, tried)
+    }
+
+    /// Chooses for a request of this arm.
+    #[inline]
+    pub(super) fn pick_by(
+        &self,
+        arm: Option<Arm>,
+        (now, expired): (Time, bool),
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
+        match &self.apart {
+            Some(apart) => self.pick_apart(apart, arm, (now, expired), rng, tried),
+            None => self.pick(now, expired, rng, tried),
+        }
+    }
+
+    /// A candidate on probation that may be tried out. A request that failed elsewhere is not one to do that with.
+    #[inline(always)]
+    fn probe(&self, tried: &[usize]) -> Option<Choice> {
+        let probes = if tried.is_empty() { &*self.probation } else { &[] };
+        let mut probes = probes.iter().map(|i| *i as usize);
+        let index = probes.find(|index| self.candidates.get(*index).is_some_and(|c| c.node.take_probe()))?;
+        Some(Choice { index, estimate_s: f32::NAN })
+    }
+
+    /// Chooses by a policy, which draws by these weights where it draws. A part of both picks, and not called by them: a
+    /// call of it costs a pick 14 instructions.
+    #[inline(always)]
+    fn choose(
+        &self,
+        (policy, drawn_by): (Policy, &Alias),
+        now: Time,
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
         let choice = match policy {
             Policy::Model => self.pick_by_model(now, rng, tried),
             Policy::PeakEwma => self.pick_of_drawn(
@@ -188,6 +345,36 @@ impl Table {
         choice.or_else(|| {
             (0..self.eligible).find(|i| !tried.contains(i)).map(|index| Choice { index, estimate_s: f32::NAN })
         })
+    }
+
+    /// The same for a request that stays with its endpoint, by its number (`route::Affinity`), or whose arm is drawn.
+    #[inline]
+    pub fn pick_for(
+        &self,
+        (number, arm): (Option<u64>, Option<Arm>),
+        now: Time,
+        expired: bool,
+        rng: &mut impl Rng,
+        tried: &[usize],
+    ) -> Option<Choice> {
+        if let (Some(number), Some(affine)) = (number, &self.affine) {
+            let takes = |index: usize| {
+                let probed = || {
+                    let probation = self.probation.iter().any(|i| *i as usize == index);
+                    probation && self.candidates.get(index).is_some_and(|c| c.node.take_probe())
+                };
+                !tried.contains(&index) && (index < self.eligible || probed())
+            };
+            if let Some(index) = affine.find(number, takes) {
+                return Some(Choice { index, estimate_s: f32::NAN });
+            }
+        }
+        self.pick_by(arm, (now, expired), rng, tried)
+    }
+
+    /// A candidate for a request from which nothing is learnt: by the configured weights alone.
+    pub fn draw_apart(&self, rng: &mut impl Rng) -> Option<usize> {
+        self.configured.draw(rng.next_u64())
     }
 
     fn pick_by_model(&self, now: Time, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
@@ -306,30 +493,6 @@ fn lowest(indices: impl Iterator<Item = usize>, cost: impl Fn(usize) -> Option<(
         }
     }
     best.map(|(_, choice)| choice)
-}
-
-/// The order of a smooth weighted round robin (nginx's): each turn everybody gains their weight, the richest goes and
-/// pays the sum. Weights are scaled down where one round would be longer than `MAX_TURNS`.
-fn turns(weights: &[u32]) -> Box<[u32]> {
-    const MAX_TURNS: u64 = 1024;
-    let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
-    let divisor = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
-    let scale = (sum / u64::from(divisor)).div_ceil(MAX_TURNS.max(weights.len() as u64)).max(1);
-    let weights: Vec<i64> = weights.iter().map(|w| (i64::from(*w / divisor) / scale as i64).max(1)).collect();
-    let round: i64 = weights.iter().sum();
-    let mut credit = vec![0i64; weights.len()];
-    let mut order = Vec::with_capacity(round as usize);
-    for _ in 0..round {
-        credit.iter_mut().zip(&weights).for_each(|(c, w)| *c += w);
-        let Some((index, richest)) = credit.iter_mut().enumerate().rev().max_by_key(|(_, c)| **c) else { break };
-        *richest -= round;
-        order.push(index as u32);
-    }
-    order.into()
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Tests of the pick.
 
 use super::*;
+use crate::balance::Maglev;
 use crate::balance::{Endpoint, EndpointId};
 use crate::links::{LinkKey, Links, NodeKey, Outcome};
+use crate::route::scattered;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -306,4 +308,134 @@ fn an_endpoint_on_probation_gets_the_one_probe() {
     let again = table.pick(Time(1), false, &mut SmallRng::seed_from_u64(1), &[1 - probed]);
     assert_eq!(again, None, "what failed elsewhere is no probe");
     assert_eq!(shares(&table, 100)[probed], 0.01);
+}
+
+/// Where each of these numbers leads, with these endpoints away.
+fn homes(numbers: &[u64], health: &[(usize, Health)]) -> Vec<usize> {
+    let (_links, mut made) = candidates(&[0.1; 10]);
+    let endpoints: Vec<_> = made.iter().map(|c| c.endpoint.clone()).collect();
+    for (index, health) in health {
+        made[*index].health = *health;
+        made[*index].node.offer_probe();
+    }
+    let table = Table::new(made, false, options(Policy::Random, Compare::Auto), traffic());
+    let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let home = |number: &u64| {
+        let choice = table.pick_for((Some(*number), None), Time(0), false, &mut rng, &[]).unwrap();
+        table.candidates()[choice.index].endpoint.id.0 as usize
+    };
+    numbers.iter().map(home).collect()
+}
+
+#[test]
+fn while_an_endpoint_is_away_its_own_requests_move_to_all_others_and_nobody_elses_do() {
+    let numbers: Vec<u64> = (0..10_000).map(scattered).collect();
+    let whole = homes(&numbers, &[]);
+    assert_eq!(whole, homes(&numbers, &[]), "the same in each generation");
+    for away in 0..10 {
+        let less = homes(&numbers, &[(away, Health::Ejected)]);
+        let mut moved = [0usize; 10];
+        for (before, after) in whole.iter().zip(&less) {
+            assert_ne!(*after, away);
+            assert!(before == after || *before == away, "{before} -> {after} while {away} is away");
+            moved[*after] += usize::from(before != after);
+        }
+        let all: usize = moved.iter().sum();
+        assert!((850..1150).contains(&all), "one in ten: {all}");
+        let alike = |(index, count): (usize, &usize)| index == away || (60..180).contains(count);
+        assert!(moved.iter().enumerate().all(alike), "{moved:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_on_probation_is_probed_by_its_own_requests() {
+    let numbers: Vec<u64> = (0..1000).map(scattered).collect();
+    let whole = homes(&numbers, &[]);
+    let probed = homes(&numbers, &[(3, Health::Probation)]);
+    let first = whole.iter().position(|home| *home == 3).unwrap();
+    assert_eq!(probed[first], 3, "the first of its own");
+    assert_eq!(probed.iter().filter(|home| **home == 3).count(), 1, "one at a time");
+    let others = |(before, after): &(&usize, &usize)| **before != 3 && before != after;
+    assert_eq!(whole.iter().zip(&probed).filter(others).count(), 0);
+}
+
+#[test]
+fn a_request_that_stays_goes_on_to_another_where_its_own_was_tried_and_by_the_policy_without_a_number() {
+    let (_links, made) = candidates(&[0.5, 0.5]);
+    let endpoints: Vec<_> = made.iter().map(|c| c.endpoint.clone()).collect();
+    let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
+    let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut pick =
+        |number, tried: &[usize]| table.pick_for((number, None), Time(0), false, &mut rng, tried).map(|c| c.index);
+    let home = pick(Some(7), &[]).unwrap();
+    assert_eq!((pick(Some(7), &[home]), pick(Some(7), &[0, 1])), (Some(1 - home), None));
+    let (one, other) = (pick(None, &[]), pick(None, &[]));
+    assert_ne!(one, other, "in turn");
+    let share = |index| table.affine_share(index).unwrap();
+    assert!((share(0) + share(1) - 1.0).abs() < 1e-6 && (share(0) - 0.5).abs() < 0.01);
+}
+
+#[test]
+fn on_trial_each_arm_chooses_by_its_own_policy() {
+    let (_links, mut made) = candidates(&[0.9, 0.1]);
+    // Slow start holds the first back for the other policy, too.
+    (made[0].bias, made[1].bias) = (0.5, 1.5);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Draw(1)), traffic());
+    let table = table.on_trial(0.3, Policy::Random);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let arms: Vec<Arm> = (0..20_000).map(|_| table.arm(&mut rng).unwrap()).collect();
+    let model = arms.iter().filter(|a| **a == Arm::Model).count() as f64 / 20_000.0;
+    assert!((model - 0.3).abs() < 0.01, "{model}");
+    let mut first = |arm, expired| {
+        let pick = |_| table.pick_for((None, arm), Time(0), expired, &mut rng, &[]).unwrap().index;
+        (0..20_000).map(pick).filter(|index| *index == 0).count() as f64 / 20_000.0
+    };
+    assert!((first(Some(Arm::Model), false) - 0.9).abs() < 0.01);
+    assert!((first(Some(Arm::Against), false) - 0.25).abs() < 0.015);
+    assert!((first(None, false) - 0.25).abs() < 0.015, "whom nobody steers is not the model's");
+    assert!((first(Some(Arm::Model), true) - 0.25).abs() < 0.015, "weights that have expired steer nobody");
+    let apart = shares(&table, 20_000)[0];
+    assert!((apart - (0.3 * 0.9 + 0.7 * 0.25)).abs() < 0.015, "whoever does not say an arm gets one: {apart}");
+}
+
+#[test]
+fn on_trial_turns_are_taken_where_the_other_policy_takes_turns() {
+    let (_links, made) = candidates(&[0.98, 0.01, 0.01]);
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic());
+    let table = table.on_trial(0.1, Policy::RoundRobin);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut counts = [0; 3];
+    for _ in 0..300 {
+        counts[table.pick_for((None, Some(Arm::Against)), Time(0), false, &mut rng, &[]).unwrap().index] += 1;
+    }
+    assert_eq!(counts, [100; 3]);
+}
+
+#[test]
+fn whoever_stays_with_an_endpoint_stays_whatever_the_trial_and_the_zone() {
+    let (_links, mut made) = candidates(&[0.25; 4]);
+    made.iter_mut().zip(["a", "a", "b", "b"]).for_each(|(c, zone)| {
+        let mut endpoint = Endpoint::clone(&c.endpoint);
+        endpoint.zone = zone.into();
+        c.endpoint = Arc::new(endpoint);
+    });
+    let endpoints: Vec<_> = made.iter().map(|c| c.endpoint.clone()).collect();
+    let table = Table::new(made, false, options(Policy::Model, Compare::Auto), traffic())
+        .on_trial(0.5, Policy::Random)
+        .with_own_zone(OwnZone { name: "a".into(), share: 1.0, well: 1.0, load: None })
+        .with_affinity(Some(Maglev::of(&endpoints, None)));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut homes = std::collections::BTreeSet::new();
+    for number in 0..200 {
+        let mut home = || table.pick_for((Some(scattered(number)), None), Time(0), false, &mut rng, &[]).unwrap().index;
+        let first = home();
+        assert!((0..5).all(|_| home() == first));
+        homes.insert(first);
+    }
+    assert_eq!(homes.len(), 4, "in all zones");
+    let free: std::collections::BTreeSet<_> =
+        (0..200).map(|_| table.pick_for((None, None), Time(0), false, &mut rng, &[]).unwrap().index).collect();
+    assert!(free.iter().all(|index| *index < 2), "{free:?}");
 }

@@ -34,9 +34,11 @@ read_at_start! {
     "node.name" => node.name;
     "node.zone" => node.zone;
     "admin.listen" => admin.listen;
+    "admin.mode" => admin.mode;
     "process.threads" => process.threads;
     "process.drain" => process.drain;
     "process.handover" => process.handover;
+    "process.privileges" => process.privileges;
     // The library stays loaded, and its environment with it.
     "model.engine" => model.engine;
     "model.device" => model.device;
@@ -46,6 +48,7 @@ read_at_start! {
     "listeners.request_headers" => listeners.request_headers;
     "listeners.max_header_bytes" => listeners.max_header_bytes;
     "listeners.max_headers" => listeners.max_headers;
+    "listeners.detect" => listeners.detect;
     "listeners.max_connections" => listeners.max_connections;
     "listeners.max_streams" => listeners.max_streams;
     "telemetry.record" => telemetry.record;
@@ -90,8 +93,9 @@ mod tests {
 
     #[test]
     fn every_named_key_exists() {
-        let mut all =
-            config("node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1 }\nprocess: { threads: 3, drain: 1s }");
+        let mut all = config(
+            "node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1, mode: 0660 }\nprocess: { threads: 3, drain: 1s, privileges: inherited }",
+        );
         all.model = config("model: { engine: embedded, device: cpu, onnxruntime: x }").model;
         all.telemetry = config("telemetry: { record: /r, traces: { sample: 2% } }").telemetry;
         all.listeners = config(
@@ -99,7 +103,7 @@ mod tests {
         )
         .listeners;
         let named = restart_needed(&Config::default(), &all);
-        assert_eq!(named.len(), 16);
+        assert_eq!(named.len(), 18);
         for path in named {
             assert!(keys().iter().any(|key| key.path == path), "{path}");
         }

@@ -9,6 +9,7 @@ use super::diagnostic::{Collector, Diagnostic, Errors, Place, Severity, Source};
 use super::environment::Environment;
 use super::reference;
 use super::schema::Config;
+use super::secret::Veil;
 use super::tree::{self, Node};
 use super::validate::{Finding, Path, Step, validate};
 use sha2::{Digest, Sha256};
@@ -65,9 +66,10 @@ pub fn load_bytes(bytes: &[u8], name: &str) -> Result<Loaded, Errors> {
 pub fn load_with(bytes: &[u8], name: &str, variables: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Errors> {
     let text = readable(bytes, name)?;
     let mut collector = Collector::new(Source { name, text });
-    let config = build(&mut collector, Environment(variables));
+    let veil = Veil::new(variables);
+    let config = build(&mut collector, Environment(&|variable| veil.look_up(variable)));
     let refused = collector.refused();
-    let found = collector.finish();
+    let found = veil.over(collector.finish());
     match config {
         Some(config) if !refused => Ok(Loaded { config, warnings: found, text_digest: digest(bytes) }),
         _ => Err(Errors(found)),

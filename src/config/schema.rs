@@ -5,11 +5,19 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+mod connections;
 mod identity;
+mod operate;
 mod resilience;
+mod steering;
+mod traffic;
 
+pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
+pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+pub use steering::{Canary, Locality};
+pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 
 use super::admission::{Admission, Priority, RateLimit};
 use super::units::{ByteSize, Share, SourceNet, Timespan};
@@ -39,6 +47,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What they can reach. Keyed by the cluster's name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Connections that the kernel redirects here, on listeners with `capture`.
+    pub capture: Capture,
     /// Which requests go first where a cluster is overloaded.
     pub priority: Priority,
     /// How paths are scored.
@@ -57,27 +67,6 @@ pub struct Node {
     pub zone: String,
 }
 
-/// The operators' port.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Admin {
-    /// The address of the admin port; loopback unless said otherwise.
-    pub listen: SocketAddr,
-}
-
-/// The process: its threads and how it leaves. Read once, at start: a reload that changes it says so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Process {
-    /// How many threads serve requests, each with a runtime of its own: `auto` (one a core) or a number.
-    pub threads: Auto<usize>,
-    /// How long requests in flight may take to finish after SIGTERM.
-    pub drain: Timespan,
-    /// A Unix socket by which the next process takes this one's place: one that is started with the same path takes the
-    /// listening sockets over, and this one leaves once the other serves. No connection is refused between.
-    pub handover: Option<PathBuf>,
-}
-
 /// What holds for every listener.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -90,6 +79,8 @@ pub struct ListenerDefaults {
     pub max_header_bytes: ByteSize,
     /// How many headers a request may have.
     pub max_headers: usize,
+    /// How long a listener with `protocol: detect` waits for a client's first bytes, where the connection could also be passed on as TCP.
+    pub detect: Timespan,
     /// How many connections each serving thread accepts at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// How many HTTP/2 streams a connection may have open.
@@ -104,6 +95,12 @@ pub struct Workload {
     pub listen: Option<SocketAddr>,
     /// The addresses this workload calls from (`10.1.2.16/28`); without it, everybody on the listener.
     pub source: Option<SourceNet>,
+    /// What clients speak on the listener; all workloads of a listener say the same, as they do of `capture` and `proxy_from`.
+    pub protocol: ListenerProtocol,
+    /// How connections come to the listener: from clients, or from the kernel, which redirects what was meant for others.
+    pub capture: CaptureMode,
+    /// Who puts a PROXY header (v1 or v2) before each connection, and is believed that it comes from whom that names; nobody when empty.
+    pub proxy_from: Vec<SourceNet>,
     /// The service that this workload is an instance of; its own name when empty.
     pub service: String,
     /// The address at which this workload is itself an endpoint of a cluster, which joins its outgoing links to its incoming ones.
@@ -131,6 +128,16 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// What the endpoint is asked for in place of what the client asked for. `x-forwarded-host` keeps the client's word.
+    pub rewrite: Rewrite,
+    /// The proxy answers by itself and sends the client elsewhere, in place of `cluster` and `split`.
+    pub redirect: Redirect,
+    /// What happens to headers on their way.
+    pub headers: HeaderChanges,
+    /// What goes wrong on purpose, to see how callers take it; nothing of it counts against an endpoint.
+    pub fault: Fault,
+    /// Copies of requests that another cluster gets as well. Its answers are dropped, and nothing is learnt from them.
+    pub mirror: Mirror,
     /// Whether a request may safely be repeated, whatever its method says; without it, what HTTP says of the method.
     pub idempotent: Option<bool>,
     /// The class of its requests, one of `priority.classes`.
@@ -164,8 +171,14 @@ pub struct RouteMatch {
     pub path_prefix: Option<String>,
     /// Headers and the exact value each must have.
     pub headers: BTreeMap<String, String>,
+    /// Cookies and the exact value each must have.
+    pub cookies: BTreeMap<String, String>,
+    /// Parameters of the query (`?v=2`) and the exact value each must have, written without percent-encoding.
+    pub query: BTreeMap<String, String>,
     /// The method.
     pub method: Option<String>,
+    /// The port that a TCP connection was made to; only where the route leads to clusters with `protocol: tcp`, whose other condition is `host`: the name that TLS asks for.
+    pub port: Option<u16>,
 }
 
 /// A group of endpoints that offer the same service.
@@ -178,10 +191,18 @@ pub struct Cluster {
     pub policy: Policy,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
+    /// Who stays with which endpoint: by one of header, cookie and source address. Requests without it go by the policy.
+    pub affinity: Affinity,
+    /// Whether endpoints of the node's own zone come first.
+    pub locality: Locality,
     /// How connections to the endpoints are secured; plain text when it is not said.
     pub tls: ClusterTls,
+    /// Whether each connection to an endpoint begins with a PROXY protocol v2 header that says who the client is; only with `protocol: tcp`, where a connection has one client.
+    pub proxy_protocol: bool,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Further addresses that stand for all of the endpoints (`10.96.0.10:80`): captured connections to them go to this cluster, as those to an endpoint's own address do.
+    pub addresses: Vec<SocketAddr>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When a request that failed is tried at another endpoint.
@@ -245,6 +266,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 with prior knowledge, many requests on one connection.
     Http2,
+    /// Anything: the bytes of one client's connection, passed on as they are.
+    Tcp,
 }
 
 /// How long things may take.
@@ -261,6 +284,8 @@ pub struct Timeouts {
     pub request: Timespan,
     /// A pooled connection that nobody uses is closed after this long.
     pub pooled: Timespan,
+    /// A TCP connection on which nothing moves, in either direction, is closed after this long.
+    pub tcp_idle: Timespan,
 }
 
 /// `auto`, or a value of one's own.
@@ -287,6 +312,8 @@ pub struct Model {
     pub onnxruntime: Option<PathBuf>,
     /// Whether scores steer requests.
     pub mode: Mode,
+    /// The model's trial in `mode: canary`.
+    pub canary: Canary,
     /// How often weights are computed anew.
     pub tick: Timespan,
     /// How long an inference may take before the tick goes on without it.
@@ -338,6 +365,8 @@ pub enum Mode {
     Active,
     /// Scores are computed and reported, and requests are steered by peak EWMA.
     Shadow,
+    /// Scores steer a share of the requests, and another policy the rest; both are compared (`canary`).
+    Canary,
 }
 
 /// How many candidates a request compares.
@@ -458,18 +487,6 @@ impl Default for Node {
     }
 }
 
-impl Default for Admin {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9900)) }
-    }
-}
-
-impl Default for Process {
-    fn default() -> Self {
-        Self { threads: Auto::Auto, drain: secs(25), handover: None }
-    }
-}
-
 impl Default for ListenerDefaults {
     fn default() -> Self {
         Self {
@@ -477,6 +494,7 @@ impl Default for ListenerDefaults {
             request_headers: secs(10),
             max_header_bytes: ByteSize(64 * 1024),
             max_headers: 100,
+            detect: secs(1),
             max_connections: 16_384,
             max_streams: 256,
         }
@@ -485,7 +503,14 @@ impl Default for ListenerDefaults {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: secs(1), response_headers: secs(15), idle: secs(60), request: secs(0), pooled: secs(60) }
+        Self {
+            connect: secs(1),
+            response_headers: secs(15),
+            idle: secs(60),
+            request: secs(0),
+            pooled: secs(60),
+            tcp_idle: secs(3600),
+        }
     }
 }
 
@@ -497,6 +522,7 @@ impl Default for Model {
             device: Device::Auto,
             onnxruntime: None,
             mode: Mode::Active,
+            canary: Canary::default(),
             tick: secs(1),
             deadline: millis(500),
             temperature: 1.0,

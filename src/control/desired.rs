@@ -1,8 +1,8 @@
 //! What the configuration asks for: routes, clusters with their endpoints, and the workloads' places in the graph.
 
 use crate::admission;
-use crate::balance::{Endpoint, EndpointId};
-use crate::config::{Config, Protocol};
+use crate::balance::{Endpoint, EndpointId, Maglev};
+use crate::config::{Affinity, Config, Protocol};
 use crate::graph::Instance;
 use crate::identity::Identities;
 use crate::links::NodeKey;
@@ -18,6 +18,8 @@ pub struct EndpointIds {
     next: u64,
     /// By address, protocol, and what it must prove (0 is nothing).
     known: HashMap<(SocketAddr, Protocol, u32), EndpointId>,
+    /// The last tables of clusters with an affinity, which mostly stay as they are.
+    maglevs: HashMap<Arc<str>, Arc<Maglev>>,
     /// How connections are secured.
     identities: Arc<Identities>,
 }
@@ -47,6 +49,8 @@ pub struct DesiredCluster {
     pub config: crate::config::Cluster,
     /// Its endpoints.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// With whom its requests stay, where they do.
+    pub maglev: Option<Arc<Maglev>>,
 }
 
 /// What the next generation should hold.
@@ -75,9 +79,10 @@ impl Desired {
             .iter()
             .map(|(name, cluster)| {
                 let service = if cluster.service.is_empty() { name } else { &cluster.service };
+                let name: Arc<str> = name.as_str().into();
                 let tls = ids.identities.dial(&cluster.tls, cluster.protocol);
                 let dial = tls.as_ref().map_or(0, |dial| dial.serial);
-                let endpoints = cluster
+                let endpoints: Vec<Arc<Endpoint>> = cluster
                     .endpoints
                     .iter()
                     .map(|endpoint| {
@@ -93,16 +98,15 @@ impl Desired {
                         })
                     })
                     .collect();
-                DesiredCluster {
-                    name: name.as_str().into(),
-                    service: service.as_str().into(),
-                    config: cluster.clone(),
-                    endpoints,
-                }
+                let stays = cluster.affinity != Affinity::default();
+                let maglev = stays.then(|| Maglev::of(&endpoints, ids.maglevs.get(&name)));
+                DesiredCluster { name, service: service.as_str().into(), config: cluster.clone(), endpoints, maglev }
             })
             .collect();
         let used: HashSet<EndpointId> = clusters.iter().flat_map(|c| &c.endpoints).map(|e| e.id).collect();
         ids.known.retain(|_, id| used.contains(id));
+        let kept = clusters.iter().filter_map(|c| Some((c.name.clone(), c.maglev.clone()?)));
+        ids.maglevs = kept.collect();
         let sources = routes
             .workloads()
             .iter()
@@ -112,6 +116,12 @@ impl Desired {
             })
             .collect();
         Self { config, routes, admission, clusters, sources }
+    }
+
+    /// Cluster and workload of each group of the roster, in its order.
+    pub fn group_names(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        let workloads = self.routes.workloads();
+        self.clusters.iter().flat_map(move |c| workloads.iter().map(move |w| (&c.name, &w.name)))
     }
 
     /// Every instance that the configuration names. An endpoint's own words come before a workload's.

@@ -13,20 +13,26 @@
 //!
 //! The ladder: the model's scores; the last good ones until they expire; peak EWMA while there are fresh latencies;
 //! least request. Each step is counted, logged when it changes, and undone by the next good scores. A model whose
-//! predictions are wrong beyond `guards.max_error` steps down as if it had failed.
+//! predictions are wrong beyond `guards.max_error` steps down as if it had failed. On trial (`canary`) the policy that it
+//! is compared with stands in for the lower steps, and a model that has lost steps down to it.
 //!
 //! Failures here never reach a request: the last generation stays until it expires, and then steers by peak EWMA.
 
 mod budgets;
+mod canary;
 mod compare;
 mod desired;
 mod publish;
 mod roster;
+mod sequence;
+mod spill;
 mod status;
 mod tick;
 mod triggers;
 pub mod weights;
 
+pub use canary::{ArmView, CanaryView, Comparison, Lost, Retreat};
+pub use sequence::Interval;
 pub use status::{GraphView, GuardCounters, Status};
 pub use tick::Clock;
 

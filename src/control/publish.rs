@@ -8,7 +8,8 @@ use super::weights::{
     leaning_with, priors_into,
 };
 use crate::balance::{
-    Candidate, Cause, Cluster, Fault, Generation, Health, Retrying, Rung, Table, TableOptions, Unwell, Why,
+    Candidate, Capacity, Cause, Cluster, Fault, Generation, Health, OwnZone, Retrying, Rung, Table, TableOptions,
+    Unwell, Why,
 };
 use crate::config::{ClusterTls, Mode, Policy};
 use crate::health::Verdict;
@@ -100,6 +101,7 @@ impl State {
                 service: cluster.service.clone(),
                 protocol: cluster.config.protocol,
                 secure: cluster.config.tls != ClusterTls::default(),
+                proxy_protocol: cluster.config.proxy_protocol,
                 timeouts: cluster.config.timeouts.clone(),
                 retrying: Retrying::new(&cluster.config.retries, self.budgets.of(cluster, now)),
                 ejection: cluster.config.ejection.clone(),
@@ -233,7 +235,18 @@ impl State {
             guards.guarded.iter().for_each(|g| self.count(g));
         }
         let options = TableOptions { policy, compare: model.compare, tau_s, explore: limits.floor * EXPLORED };
-        Some(Arc::new(Table::new(candidates, panic, options, group.traffic.clone())))
+        let own = self.own_zone(cluster, &mut candidates, panic || all_zero, limits.floor);
+        let mut table = Table::new(candidates, panic, options, group.traffic.clone());
+        if steered && model.mode == Mode::Canary {
+            table = table.on_trial(model.canary.share.0, model.canary.against);
+        }
+        if let Some(own) = own {
+            table = table.with_own_zone(own);
+        }
+        if cluster.maglev.is_some() {
+            table = table.with_affinity(cluster.maglev.clone());
+        }
+        Some(Arc::new(table))
     }
 
     /// What is wanted of each candidate, and its endpoint's state.
@@ -268,9 +281,48 @@ impl State {
         }
     }
 
+    /// What stays in the own zone, where that comes first; the candidates' weights then say so.
+    fn own_zone(
+        &self,
+        cluster: &DesiredCluster,
+        candidates: &mut [Candidate],
+        panic: bool,
+        floor: f32,
+    ) -> Option<OwnZone> {
+        let name = &self.desired.config.node.zone;
+        if panic || name.is_empty() || !cluster.config.locality.own_zone_first {
+            return None;
+        }
+        let is_own = |c: &Candidate| *c.endpoint.zone == **name;
+        let mut capacity = Capacity::default();
+        let mut weights = [0.0f32; 2];
+        for c in candidates.iter() {
+            let configured = c.endpoint.weight as f32;
+            let well = if c.weight > 0.0 { configured } else { 0.0 };
+            if is_own(c) {
+                capacity.own += configured;
+                capacity.own_well += well;
+                weights[0] += c.weight;
+            } else {
+                capacity.others_well += well;
+                weights[1] += c.weight;
+            }
+        }
+        let kept = self.spills.get(&cluster.name);
+        let share = capacity.share(kept.map_or(1.0, |k| k.share), floor)?;
+        let [own, others] = [share / weights[0], (1.0 - share) / weights[1]];
+        candidates.iter_mut().for_each(|c| c.weight *= if is_own(c) { own } else { others });
+        let load = kept.and_then(|k| k.load);
+        Some(OwnZone { name: name.as_str().into(), share, well: capacity.well(), load })
+    }
+
     /// The cluster's own policy; for the model's, the ladder's while the model does not steer.
     fn policy_in_force(&self, cluster: &DesiredCluster) -> Policy {
-        match (cluster.config.policy, self.desired.config.model.mode, self.rung) {
+        let model = &self.desired.config.model;
+        let steers = self.trial.retreat().is_none() && matches!(self.rung, Rung::Model | Rung::LastGood);
+        match (cluster.config.policy, model.mode, self.rung) {
+            (Policy::Model, Mode::Canary, _) if !steers => model.canary.against,
+            (Policy::Model, _, Rung::Against) => Policy::PeakEwma,
             (Policy::Model, Mode::Shadow, _) | (Policy::Model, _, Rung::PeakEwma) => Policy::PeakEwma,
             (Policy::Model, _, Rung::LeastRequest) => Policy::LeastRequest,
             (policy, _, _) => policy,

@@ -1,5 +1,6 @@
 //! What the slow loop shows of itself: the last graph with what the model said of it, and counters.
 
+use super::canary::{CanaryView, Lost};
 use crate::balance::{Cause, Fault, Rung};
 use crate::graph::Graph;
 use arc_swap::ArcSwapOption;
@@ -52,8 +53,11 @@ impl GuardCounters {
 #[derive(Debug, Default)]
 pub struct Status {
     view: ArcSwapOption<GraphView>,
+    canary: ArcSwapOption<CanaryView>,
+    /// Trials that the model has lost, by `Lost`.
+    lost: [AtomicU64; Lost::ALL.len()],
     ticks: [AtomicU64; 7],
-    rungs: [AtomicU64; 4],
+    rungs: [AtomicU64; Rung::ALL.len()],
     last_tick_us: AtomicU64,
     /// Ticks in which the model's error was over its limit.
     pub model_refused: AtomicU64,
@@ -77,6 +81,28 @@ impl Status {
     /// Shows a view; gives back the one before it where nobody looks at it any more.
     pub(super) fn show(&self, view: GraphView) -> Option<GraphView> {
         Arc::into_inner(self.view.swap(Some(Arc::new(view)))?)
+    }
+
+    /// The model's trial; none while there is none.
+    #[must_use]
+    pub fn canary(&self) -> Option<Arc<CanaryView>> {
+        self.canary.load_full()
+    }
+
+    pub(crate) fn show_canary(&self, view: Option<CanaryView>) {
+        self.canary.store(view.map(Arc::new));
+    }
+
+    pub(super) fn lost(&self, why: Lost) {
+        if let Some(counter) = self.lost.get(why as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How often the model has lost a trial, by `Lost`.
+    #[must_use]
+    pub fn losses(&self) -> [u64; Lost::ALL.len()] {
+        std::array::from_fn(|i| self.lost.get(i).map_or(0, |c| c.load(Relaxed)))
     }
 
     pub(super) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {
@@ -117,7 +143,7 @@ impl Status {
 
     /// How many generations each rung of the ladder made, by `Rung as usize`.
     #[must_use]
-    pub fn rungs(&self) -> [u64; 4] {
+    pub fn rungs(&self) -> [u64; Rung::ALL.len()] {
         std::array::from_fn(|i| self.rungs.get(i).map_or(0, |c| c.load(Relaxed)))
     }
 

@@ -9,8 +9,13 @@ use crate::scorer::{ScoreError, Scored, Scores};
 use rand::{SeedableRng, rngs::SmallRng};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+#[path = "trial_tests.rs"]
+mod trial;
+
 #[path = "health_tests.rs"]
 mod health;
+#[path = "invariants_tests.rs"]
+mod invariants;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -169,7 +174,7 @@ fn the_ladder_goes_down_step_by_step_and_up_again() {
 
     bench.tick(Ok(&[0.010, 0.010]));
     assert_eq!(bench.generation().rung, Rung::Model);
-    assert_eq!(bench.state.status().rungs(), [2, 2, 1, 1]);
+    assert_eq!(bench.state.status().rungs(), [2, 2, 0, 1, 1]);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! What the slow loop remembers from tick to tick, and the first half of a tick: from observations to features.
 
 use super::budgets::Budgets;
+use super::canary::{Counted, Trial};
 use super::compare::Compared;
 use super::desired::{Desired, EndpointIds};
 use super::publish::Work;
 use super::roster::{Group, Remembered, Roster};
+use super::spill::Spills;
 use super::{GraphView, Parts, Status};
 use crate::balance::{Cause, Health, ModelIdentity, Predicted, Published, Rung};
-use crate::config::{Check, Config};
+use crate::config::{Check, Config, Mode, Policy};
 use crate::graph::{Features, Graph, GraphBuilder, Topology};
 use crate::health::Ejector;
 use crate::links::{LinkStats, NodeKey, Observation, Time};
@@ -59,6 +61,10 @@ pub(super) struct State {
     pub ejector: Ejector,
     pub budgets: Budgets,
     pub compared_endpoints: Compared,
+    /// What load leaves the own zone.
+    pub spills: Spills,
+    /// The model's trial, in `mode: canary`.
+    pub trial: Trial,
     /// What is at hand of each endpoint and candidate of `desired`.
     pub roster: Roster,
     /// What the last tick saw on the links, and when.
@@ -101,6 +107,8 @@ impl State {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
             budgets: Budgets::new(parts.traffic.cores()),
             compared_endpoints: Compared::default(),
+            spills: Spills::new(),
+            trial: Trial::default(),
             parts,
             ids,
             desired,
@@ -206,6 +214,8 @@ impl State {
             self.roster.place(&self.observation);
         }
         self.roster.measure(&self.observation, now);
+        self.spill(now);
+        self.try_model(now);
         self.measure_error();
         self.scored = self.to_score();
         if !fits || self.shape.as_ref().is_none_or(|s| s.groups != self.scored) {
@@ -344,6 +354,7 @@ impl State {
                 self.good_until = Some(now + self.desired.config.model.guards.expire_after.0);
                 self.show(scores.attention, scores.node_load);
                 match self.model_refused() {
+                    None if self.trial.retreat().is_some() => self.step_back(),
                     None => self.step_to(Rung::Model, "the model's scores".into()),
                     Some(error) => {
                         self.status().model_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -376,6 +387,7 @@ impl State {
     /// No scores this time: the last good ones while they last, then without.
     pub fn step_down(&mut self, reason: String, now: Time) {
         match self.good_until {
+            Some(_) if self.trial.retreat().is_some() => self.step_back(),
             Some(until) if now <= until && !self.refused => self.step_to(Rung::LastGood, reason),
             _ => {
                 self.roster.remembered_mut().for_each(|m| (m.score, m.predicted) = (None, None));
@@ -385,7 +397,37 @@ impl State {
         }
     }
 
+    /// Compares the arms, where the model is on trial.
+    fn try_model(&mut self, now: Time) {
+        let model = &self.desired.config.model;
+        if model.mode != Mode::Canary {
+            self.trial.stop();
+        } else {
+            let clusters = self.desired.clusters.iter().filter(|c| c.config.policy == Policy::Model);
+            let names: HashSet<&Arc<str>> = clusters.map(|c| &c.name).collect();
+            let groups = self.roster.groups.iter().zip(self.desired.group_names());
+            let counted = groups
+                .filter(|(_, (cluster, _))| names.contains(cluster))
+                .map(|(group, (cluster, workload))| Counted { workload, cluster, traffic: &group.traffic });
+            let digest = self.model.as_ref().map(|m| m.digest.as_str());
+            if let Some(lost) = self.trial.tick(model, digest, now, counted) {
+                self.parts.status.lost(lost);
+            }
+        }
+        self.parts.status.show_canary(self.trial.view());
+    }
+
+    /// The model has lost its trial.
+    fn step_back(&mut self) {
+        let Some(retreat) = self.trial.retreat() else { return };
+        let reason = format!("{}: the model has lost its trial, {}", retreat.lost.code(), retreat.words);
+        self.step_to(Rung::Against, reason);
+    }
+
     fn without_scores(&self) -> Rung {
+        if self.desired.config.model.mode == Mode::Canary {
+            return Rung::Against;
+        }
         let fresh = self.observation.links.iter().any(|l| l.stats.latency_ewma_s.is_some());
         if fresh { Rung::PeakEwma } else { Rung::LeastRequest }
     }

@@ -92,6 +92,61 @@ fn a_change_goes_by_the_largest_step_and_arrives() {
     assert!((fleet[0].last.unwrap() - 10.0 / 11.0).abs() < 1e-3);
 }
 
+/// After so many ticks a link that was as bad as can be is within the dead band of its fair share.
+#[test]
+fn a_healed_link_has_its_fair_share_again_within_a_stated_number_of_ticks() {
+    for count in [2, 3, 10, 40] {
+        let limits = Limits { temperature: 1.0, floor: 0.02, max_step: 0.2, dead_band: 0.02 };
+        let fair = 1.0 / count as f32;
+        let mut fleet = vec![wanted(0.010); count];
+        fleet.iter_mut().for_each(|link| link.last = Some(fair));
+        let tick = |fleet: &mut Vec<Wanted>| {
+            let next = guarded(fleet, &limits);
+            fleet.iter_mut().zip(&next).for_each(|(link, guarded)| link.last = Some(guarded.weight));
+        };
+        fleet[0].score = Some(-100f32.ln());
+        (0..50).for_each(|_| tick(&mut fleet));
+        let least = fleet[0].last.unwrap();
+        assert!(least < 0.1 * fair, "{least}");
+        fleet[0].score = Some(-0.010f32.ln());
+        let within = ((fair - least) / limits.max_step).ceil() as usize;
+        (0..within).for_each(|_| tick(&mut fleet));
+        let now = fleet[0].last.unwrap();
+        assert!((now - fair).abs() <= fair * 1.5 * limits.dead_band, "{count}: {now} after {within} ticks");
+    }
+}
+
+/// The worst there is: every proxy sees the same latencies, all of which the proxies made themselves, a tick ago.
+#[test]
+fn proxies_that_act_on_the_same_snapshot_do_not_swing_by_more_than_a_step() {
+    for (count, load) in [(2, 100.0), (2, 1.0), (4, 30.0), (10, 1000.0)] {
+        let limits = Limits { temperature: 1.0, floor: 0.02, max_step: 0.2, dead_band: 0.02 };
+        let mut fleet = vec![wanted(0.010); count];
+        // It begins in disorder.
+        fleet
+            .iter_mut()
+            .enumerate()
+            .for_each(|(n, link)| link.last = Some(if n == 0 { 0.9 } else { 0.1 / (count - 1) as f32 }));
+        let mut seen: Vec<Vec<f32>> = Vec::new();
+        for _ in 0..200 {
+            let shares: Vec<f32> = fleet.iter().map(|link| link.last.unwrap()).collect();
+            // Latency grows with the share of all proxies' requests that an endpoint gets.
+            fleet.iter_mut().zip(&shares).for_each(|(link, w)| link.score = Some(-(0.010 * (1.0 + load * w)).ln()));
+            let next = guarded(&fleet, &limits);
+            for (link, guarded) in fleet.iter_mut().zip(&next) {
+                assert!((guarded.weight - link.last.unwrap()).abs() <= limits.max_step + 1e-5);
+                link.last = Some(guarded.weight);
+            }
+            seen.push(shares);
+        }
+        for endpoint in 0..count {
+            let late = || seen[150..].iter().map(|shares| shares[endpoint]);
+            let amplitude = late().fold(0.0, f32::max) - late().fold(1.0, f32::min);
+            assert!(amplitude <= limits.max_step + 1e-5, "{count} endpoints, load {load}: they swing by {amplitude}");
+        }
+    }
+}
+
 #[test]
 fn small_changes_stay_within_the_dead_band() {
     let mut fleet = [wanted(0.0100), wanted(0.0101)];

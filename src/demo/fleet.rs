@@ -242,7 +242,8 @@ mod tests {
         assert_eq!(config.telemetry.access_log.to, "off");
         let mut all: Vec<SocketAddr> = fleet.catalogs.iter().chain(&fleet.storages).map(|r| r.address).collect();
         all.extend(config.workloads.values().filter_map(|w| w.listen));
-        all.push(config.admin.listen);
+        all.push(fleet.sidecar.admin);
+        assert_eq!(config.admin.listen, config::AdminAddress::Tcp(fleet.sidecar.admin));
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 4 + 3 + 5 + 1, "nobody shares an address");

@@ -1,6 +1,7 @@
 //! A real sidecar: this same program, run as `pathloom run`, a process of its own with its own configuration.
 //!
-//! It lives as long as the value that stands for it: it is killed when that is dropped, and its configuration removed.
+//! It lives as long as the value that stands for it: it is killed when that is dropped, and its configuration removed. Should
+//! this process be killed, which drops nothing, the kernel kills its sidecars (`--parent`).
 //! Its last words are kept, so that one that does not start, or dies, can say why.
 
 use super::client::Client;
@@ -95,6 +96,9 @@ impl Sidecar {
             .arg("run")
             .arg("--config")
             .arg(&file)
+            // Even a demo that is killed leaves no sidecar behind.
+            .arg("--parent")
+            .arg(std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

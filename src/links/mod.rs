@@ -24,6 +24,7 @@ pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub use estimate::{Estimate, Fading, LocalEstimate};
 pub use history::{BASELINE_S, MEMORY_S};
 pub use sketch::Sketch;
+pub(crate) use sketch::{BUCKETS, bucket_of};
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
 pub use windows::{WindowLink, Windows};
 

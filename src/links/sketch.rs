@@ -91,11 +91,16 @@ impl Span {
 
 /// Less of a sample than this is none. Without it counts would fade into denormal numbers, which processors are slow at.
 const LEAST_COUNT: f32 = 1e-6;
+/// Once a sketch has faded by this much its counts are written anew.
+const LEAST_UNIT: f32 = 1e-3;
 
 /// A distribution of latencies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sketch {
+    /// In units: fading makes the unit smaller, and new samples count for more of them.
     counts: Box<[f32; BUCKETS]>,
+    /// So much of a sample is 1 of `counts`.
+    unit: f32,
     span: Span,
     total: f64,
     sum_s: f64,
@@ -103,7 +108,7 @@ pub struct Sketch {
 
 impl Default for Sketch {
     fn default() -> Self {
-        Self { counts: Box::new([0.0; BUCKETS]), span: Span::EMPTY, total: 0.0, sum_s: 0.0 }
+        Self { counts: Box::new([0.0; BUCKETS]), unit: 1.0, span: Span::EMPTY, total: 0.0, sum_s: 0.0 }
     }
 }
 
@@ -118,13 +123,13 @@ impl Sketch {
     /// Adds what was counted in a row of buckets from `low` on since the counts in `seen`, without its sum.
     pub(crate) fn add_new(&mut self, low: usize, counters: &[AtomicU32], seen: &mut [u32]) {
         let Some(counts) = self.counts.get_mut(low..low + counters.len()) else { return };
-        let (mut first, mut last, mut total) = (usize::MAX, 0, self.total);
+        let (mut first, mut last, mut total, weight) = (usize::MAX, 0, self.total, 1.0 / self.unit);
         for (offset, ((counter, seen), slot)) in counters.iter().zip(seen).zip(counts).enumerate() {
             let count = counter.load(Relaxed);
             if count != *seen {
                 let new = count.wrapping_sub(*seen) as f32;
                 *seen = count;
-                *slot += new;
+                *slot += new * weight;
                 total += f64::from(new);
                 (first, last) = (first.min(offset), offset);
             }
@@ -138,7 +143,7 @@ impl Sketch {
     /// Adds `count` to a bucket, without its sum.
     pub(crate) fn add(&mut self, bucket: usize, count: f32) {
         if let Some(slot) = self.counts.get_mut(bucket) {
-            *slot += count;
+            *slot += count / self.unit;
             self.span = self.span.with(bucket);
             self.total += f64::from(count);
         }
@@ -169,7 +174,7 @@ impl Sketch {
     /// Forgets all, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.spanned_mut().fill(0.0);
-        (self.span, self.total, self.sum_s) = (Span::EMPTY, 0.0, 0.0);
+        (self.unit, self.span, self.total, self.sum_s) = (1.0, Span::EMPTY, 0.0, 0.0);
     }
 
     /// Adds to the sum of all latencies, in seconds.
@@ -180,7 +185,8 @@ impl Sketch {
     /// Adds another sketch's counts to this one's.
     pub fn merge(&mut self, other: &Sketch) {
         if let Some(mine) = self.counts.get_mut(other.span.range()) {
-            mine.iter_mut().zip(other.spanned()).for_each(|(mine, theirs)| *mine += theirs);
+            let weight = other.unit / self.unit;
+            mine.iter_mut().zip(other.spanned()).for_each(|(mine, theirs)| *mine += theirs * weight);
         }
         self.span = self.span.union(other.span);
         self.total += other.total;
@@ -193,16 +199,24 @@ impl Sketch {
             return;
         }
         let factor = factor.clamp(0.0, 1.0);
-        for count in self.spanned_mut() {
-            let faded = *count * factor;
-            *count = if faded < LEAST_COUNT { 0.0 } else { faded };
-        }
-        self.trim();
+        self.unit *= factor;
         self.total *= f64::from(factor);
         self.sum_s *= f64::from(factor);
         if self.total < 1e-3 {
             self.clear();
+        } else if self.unit < LEAST_UNIT {
+            self.rewrite();
         }
+    }
+
+    /// Writes the counts in whole samples, without those that have faded to nothing.
+    fn rewrite(&mut self) {
+        let unit = std::mem::replace(&mut self.unit, 1.0);
+        for count in self.spanned_mut() {
+            let faded = *count * unit;
+            *count = if faded < LEAST_COUNT { 0.0 } else { faded };
+        }
+        self.trim();
     }
 
     /// How many latencies it holds, faded ones in part.
@@ -232,9 +246,9 @@ impl Sketch {
         let (spanned, values_s) = (self.spanned(), values().get(self.span.range()).unwrap_or_default());
         let mut values = [f64::NAN; N];
         let (mut seen, mut next, mut last) = (0.0, 0, value_of(0));
-        let mut targets = [f64::INFINITY; N];
+        let (mut targets, units) = ([f64::INFINITY; N], self.total / f64::from(self.unit));
         for (target, q) in targets.iter_mut().zip(qs) {
-            *target = q.clamp(0.0, 1.0) * self.total;
+            *target = q.clamp(0.0, 1.0) * units;
         }
         for (count, value) in spanned.iter().zip(values_s).filter(|(count, _)| **count > 0.0) {
             seen += f64::from(*count);

@@ -43,16 +43,18 @@ pub struct AccessRecord<'a> {
     pub method: &'a Method,
     /// The host as asked for.
     pub host: &'a str,
-    /// The path with its query.
+    /// The path with its query, in which a line hides the values of secret parameters.
     pub path: &'a str,
-    /// What the client spoke.
-    pub protocol: Version,
+    /// Which HTTP the client spoke; none where it was a TCP connection.
+    pub protocol: Option<Version>,
     /// The status that the client got; none where it got none.
     pub status: Option<StatusCode>,
     /// The gRPC status in the answer's head or trailers.
     pub grpc_status: Option<u16>,
     /// Why it failed.
     pub reason: Option<Reason>,
+    /// What its route did to it on purpose: `delay`, `abort`, or both.
+    pub injected: Option<&'static str>,
     /// How many endpoints were tried.
     pub attempts: u32,
     /// Bytes of its body.
@@ -69,6 +71,8 @@ pub struct AccessRecord<'a> {
     pub generation: u64,
     /// The policy that was in force for it.
     pub policy: Option<Policy>,
+    /// Its header, cookie or source address chose the endpoint, and not the policy.
+    pub affine: bool,
     /// Its class, where overload is seen to.
     pub class: Option<&'a str>,
 }

@@ -4,7 +4,7 @@
 //! line, and a text line stays one line of printable words. Nothing here allocates beyond the buffer's growth.
 
 use super::{AccessRecord, Reason, stamp};
-use crate::config::Policy;
+use crate::config::{Policy, without_secrets};
 use http::Version;
 use std::io::Write;
 use std::sync::Arc;
@@ -32,14 +32,18 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         string_field(out, "peer", r.peer);
     }
     displayed(out, "endpoint", r.endpoint);
-    for (key, text) in
-        [("method", r.method.as_str()), ("host", r.host), ("path", r.path), ("protocol", protocol(r.protocol))]
-    {
+    for (key, text) in [
+        ("method", method(r)),
+        ("host", r.host),
+        ("path", &without_secrets(r.path)),
+        ("protocol", protocol(r.protocol)),
+    ] {
         string_field(out, key, text);
     }
     optional_integer(out, "status", r.status.map(|s| s.as_u16()));
     optional_integer(out, "grpc_status", r.grpc_status);
     string_field(out, "reason", r.reason.map_or("", Reason::code));
+    string_field(out, "injected", r.injected.unwrap_or_default());
     for (key, value) in
         [("attempts", u64::from(r.attempts)), ("request_bytes", r.request_bytes), ("response_bytes", r.response_bytes)]
     {
@@ -57,7 +61,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     }
     name(out, "generation");
     integer(out, r.generation);
-    string_field(out, "policy", r.policy.map_or("", policy));
+    string_field(out, "policy", chosen_by(r));
     string_field(out, "class", r.class.unwrap_or_default());
     out.extend_from_slice(b"}\n");
 }
@@ -66,9 +70,9 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
 pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     out.extend_from_slice(&stamp(r.time));
     labelled(out, "", of(r.workload));
-    labelled(out, "", r.method.as_str());
+    labelled(out, "", method(r));
     labelled(out, "", r.host);
-    printable(out, r.path);
+    printable(out, &without_secrets(r.path));
     labelled(out, "", protocol(r.protocol));
     labelled(out, "-> ", of(r.cluster));
     out.push(b' ');
@@ -107,7 +111,8 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         integer(out, u64::from(status));
     }
     for (label, word) in [
-        ("policy=", r.policy.map_or("", policy)),
+        ("injected=", r.injected.unwrap_or_default()),
+        ("policy=", chosen_by(r)),
         ("class=", r.class.unwrap_or_default()),
         ("route=", of(r.route)),
         ("peer=", r.peer),
@@ -121,12 +126,27 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     out.push(b'\n');
 }
 
+/// What chose the endpoint, where one was chosen.
+fn chosen_by(r: &AccessRecord<'_>) -> &'static str {
+    match r.policy {
+        Some(_) if r.affine => "affinity",
+        Some(of) => policy(of),
+        None => "",
+    }
+}
+
 fn of(name: Option<&Arc<str>>) -> &str {
     name.map_or("", |n| n)
 }
 
+/// The method; a connection has none.
+fn method<'a>(r: &AccessRecord<'a>) -> &'a str {
+    r.protocol.map_or("", |_| r.method.as_str())
+}
+
 /// The protocol as clients and RFC 9110 write it.
-pub fn protocol(version: Version) -> &'static str {
+pub fn protocol(version: Option<Version>) -> &'static str {
+    let Some(version) = version else { return "TCP" };
     match version {
         Version::HTTP_09 => "HTTP/0.9",
         Version::HTTP_10 => "HTTP/1.0",

@@ -28,10 +28,11 @@ pub fn record() -> AccessRecord<'static> {
         method: &Method::GET,
         host: "catalog.shop",
         path: "/v2/things?q=1",
-        protocol: Version::HTTP_11,
+        protocol: Some(Version::HTTP_11),
         status: Some(StatusCode::OK),
         grpc_status: None,
         reason: None,
+        injected: None,
         attempts: 1,
         request_bytes: 0,
         response_bytes: 1234,
@@ -40,6 +41,7 @@ pub fn record() -> AccessRecord<'static> {
         expected_s: Some(0.0105),
         generation: 41,
         policy: Some(Policy::Model),
+        affine: false,
         class: Some("critical"),
     }
 }
@@ -65,10 +67,21 @@ fn a_json_line_holds_every_field() {
         "{\"time\":\"2023-11-14T22:13:20.123Z\",\"request_id\":\"r-1\",\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\",\
          \"workload\":\"frontend\",\"route\":\"catalog.shop/v2/*\",\"cluster\":\"catalog\",\"client\":\"10.1.2.3\",\
          \"endpoint\":\"10.0.0.1:80\",\"method\":\"GET\",\"host\":\"catalog.shop\",\"path\":\"/v2/things?q=1\",\
-         \"protocol\":\"HTTP/1.1\",\"status\":200,\"grpc_status\":null,\"reason\":null,\"attempts\":1,\"request_bytes\":0,\
+         \"protocol\":\"HTTP/1.1\",\"status\":200,\"grpc_status\":null,\"reason\":null,\"injected\":null,\"attempts\":1,\"request_bytes\":0,\
          \"response_bytes\":1234,\"duration_ms\":12.345,\"upstream_ms\":11.007,\"expected_ms\":10.500,\"generation\":41,\
          \"policy\":\"model\",\"class\":\"critical\"}\n"
     );
+}
+
+#[test]
+fn what_was_done_on_purpose_and_who_chose_the_endpoint_is_said() {
+    let delayed = AccessRecord { injected: Some("delay"), affine: true, ..record() };
+    let shown = line(json, &delayed);
+    assert!(shown.contains("\"injected\":\"delay\",") && shown.contains("\"policy\":\"affinity\""), "{shown}");
+    let shown = line(text, &delayed);
+    assert!(shown.contains(" injected=delay policy=affinity "), "{shown}");
+    let nowhere = line(json, &AccessRecord { policy: None, ..delayed });
+    assert!(nowhere.contains("\"policy\":null"), "{nowhere}");
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! request yet has no series; from its first request on it has all of them, zeros included, so that a rate sees a
 //! counter rise from zero.
 
-use super::{LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
+use super::{Copied, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::{MetricType, exemplar::Exemplar};
@@ -199,7 +199,7 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "requests",
         Counter,
         Number,
-        "Requests that are over, by the class of the answer's status; none where there was no answer.",
+        "Requests that are over, by the class of the answer's status; none where there was no answer, as for TCP connections.",
     );
     let mut failures = Family::new(
         "request_failures",
@@ -211,9 +211,17 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "request_duration",
         Kind::Histogram,
         Measure::Seconds,
-        "Time from a request's head to the end of its answer.",
+        "Time from a request's head to the end of its answer; of a TCP connection, from its beginning to its end.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
+    let mut faults =
+        Family::new("faults_injected", Counter, Number, "Requests that a route delayed or failed on purpose.");
+    let mut copies = Family::new(
+        "mirrored_requests",
+        Counter,
+        Number,
+        "Copies of requests to other clusters that a route sent to this one, by what became of them.",
+    );
     let mut request_bytes = Family::new("request_body", Counter, Measure::Bytes, "Bytes of bodies that clients sent.");
     let mut response_bytes = Family::new("response_body", Counter, Measure::Bytes, "Bytes of bodies that clients got.");
     for ((workload, cluster), seen) in registry.snapshot() {
@@ -237,6 +245,12 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
             Value::Histogram { sum: seen.latency_sum_s, buckets: bounds.zip(seen.latency_buckets).collect() };
         duration.samples.push((labels(), histogram));
         retries.samples.push((labels(), Value::Count(seen.retries)));
+        for (kind, count) in [("delay", seen.delays), ("abort", failed_on_purpose(&seen))] {
+            faults.samples.push((labels_and("kind", kind), Value::Count(count)));
+        }
+        for (what, count) in Copied::ALL.iter().zip(seen.copies) {
+            copies.samples.push((labels_and("outcome", what.as_str()), Value::Count(count)));
+        }
         request_bytes.samples.push((labels(), Value::Count(seen.request_bytes)));
         response_bytes.samples.push((labels(), Value::Count(seen.response_bytes)));
     }
@@ -245,7 +259,11 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
     for (reason, count) in Reason::ALL.iter().zip(registry.unrouted().snapshot().failures) {
         unrouted.samples.push((vec![("reason", reason.code().to_owned())], Value::Count(count)));
     }
-    vec![requests, failures, duration, retries, request_bytes, response_bytes, unrouted]
+    vec![requests, failures, duration, retries, faults, copies, request_bytes, response_bytes, unrouted]
+}
+
+fn failed_on_purpose(seen: &TrafficSnapshot) -> u64 {
+    seen.failures.get(Reason::FaultAbort.index()).copied().unwrap_or_default()
 }
 
 /// What the data path holds at the moment, and how much of it there ever was.
@@ -267,6 +285,10 @@ pub struct Held {
     pub requests: u64,
     /// Connections switched to another protocol.
     pub upgraded: u64,
+    /// Connections passed on as TCP.
+    pub tcp: u64,
+    /// Captured connections passed on to where they were going, since the start.
+    pub passed: u64,
 }
 
 /// Connections and requests under way.
@@ -293,6 +315,13 @@ pub fn held(held: Held) -> Vec<Family> {
             Gauge,
             "Connections switched to another protocol, such as WebSocket.",
             held.upgraded,
+        ),
+        family("tcp_connections", Gauge, "Connections passed on as TCP, whatever is spoken on them.", held.tcp),
+        family(
+            "connections_passed",
+            Counter,
+            "Captured connections to addresses that no cluster has, passed on to where they were going.",
+            held.passed,
         ),
     ]
 }

@@ -9,6 +9,7 @@
 mod access;
 mod access_line;
 mod access_log;
+mod arms;
 pub mod log;
 pub mod metrics;
 mod reason;
@@ -19,8 +20,9 @@ mod wall;
 
 pub use access::{AccessRecord, AccessSink};
 pub use access_log::{AccessLog, OpenError};
+pub use arms::{Arm, ArmSeen, Arms, Came};
 pub use reason::{Reason, none_left};
 pub use reporting::{Reporting, ReportingError};
 pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};
-pub use traffic::{LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
+pub use traffic::{Copied, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
 pub use wall::{rfc3339, stamp};

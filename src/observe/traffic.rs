@@ -1,16 +1,46 @@
 //! Counters of the requests that a workload sent to a cluster, kept a core apart like the links' (each shard has one
 //! writer), and added up when somebody looks.
 
-use super::Reason;
+use super::{Arm, ArmSeen, Arms, Came, Reason};
 use crate::links::bump;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The upper bounds of the latency histogram's buckets in seconds (OpenTelemetry's advice for HTTP), infinity after them.
 pub const LATENCY_BUCKETS_S: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 const REASONS: usize = Reason::ALL.len();
+const COPIES: usize = Copied::ALL.len();
+
+/// What became of a copy of a request, for a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// It was answered.
+    Answered,
+    /// It was sent, and not answered in time; or it could not be sent.
+    Failed,
+    /// The request's body was too long.
+    TooLarge,
+    /// Too many copies were under way.
+    Busy,
+}
+
+impl Copied {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::TooLarge, Self::Busy];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::TooLarge => "too_large",
+            Self::Busy => "busy",
+        }
+    }
+}
 
 #[derive(Debug)]
 #[repr(align(128))]
@@ -21,6 +51,8 @@ struct Shard {
     latency_buckets: [AtomicU64; LATENCY_BUCKETS_S.len() + 1],
     latency_sum_ns: AtomicU64,
     retries: AtomicU64,
+    delays: AtomicU64,
+    copies: [AtomicU64; COPIES],
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
 }
@@ -38,6 +70,10 @@ pub struct TrafficSnapshot {
     pub latency_sum_s: f64,
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Requests that waited on purpose.
+    pub delays: u64,
+    /// Copies of requests to other clusters that came here, by `Copied`.
+    pub copies: [u64; COPIES],
     /// Bytes of bodies that clients sent.
     pub request_bytes: u64,
     /// Bytes of bodies that clients got.
@@ -48,6 +84,8 @@ pub struct TrafficSnapshot {
 #[derive(Debug)]
 pub struct Traffic {
     shards: Box<[Shard]>,
+    /// Where the model is or was on trial.
+    arms: OnceLock<Arms>,
 }
 
 fn zeros<const N: usize>() -> [AtomicU64; N] {
@@ -64,10 +102,12 @@ impl Traffic {
             latency_buckets: zeros(),
             latency_sum_ns: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            delays: AtomicU64::new(0),
+            copies: zeros(),
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
         };
-        Self { shards: (0..cores.max(1)).map(shard).collect() }
+        Self { shards: (0..cores.max(1)).map(shard).collect(), arms: OnceLock::new() }
     }
 
     /// For how many serving threads it counts.
@@ -109,6 +149,38 @@ impl Traffic {
         }
     }
 
+    /// Counts a request that waited on purpose.
+    pub fn delayed(&self, core: usize) {
+        if let Some(shard) = self.shards.get(core) {
+            bump(&shard.delays, 1);
+        }
+    }
+
+    /// Counts a copy of a request.
+    pub fn copied(&self, core: usize, what: Copied) {
+        if let Some(counter) = self.shards.get(core).and_then(|shard| shard.copies.get(what as usize)) {
+            bump(counter, 1);
+        }
+    }
+
+    /// Counts a request that one arm of a trial steered.
+    pub fn steered(&self, core: usize, arm: Arm, came: Came) {
+        if let Some(arms) = self.arms.get() {
+            arms.came(core, arm, came);
+        }
+    }
+
+    /// From here on the arms of a trial are counted.
+    pub fn count_arms(&self) {
+        self.arms.get_or_init(|| Arms::new(self.cores()));
+    }
+
+    /// What the arms of a trial came to so far, by `Arm`; none where there was no trial yet.
+    #[must_use]
+    pub fn arms(&self) -> Option<[ArmSeen; 2]> {
+        self.arms.get().map(|arms| Arm::ALL.map(|arm| arms.seen(arm)))
+    }
+
     /// What was counted so far.
     #[must_use]
     pub fn snapshot(&self) -> TrafficSnapshot {
@@ -122,6 +194,8 @@ impl Traffic {
             add(&mut all.latency_buckets, &shard.latency_buckets);
             all.latency_sum_s += shard.latency_sum_ns.load(Relaxed) as f64 * 1e-9;
             all.retries += shard.retries.load(Relaxed);
+            all.delays += shard.delays.load(Relaxed);
+            add(&mut all.copies, &shard.copies);
             all.request_bytes += shard.request_bytes.load(Relaxed);
             all.response_bytes += shard.response_bytes.load(Relaxed);
         }
@@ -177,6 +251,13 @@ impl TrafficRegistry {
     pub fn snapshot(&self) -> Vec<(Pair, TrafficSnapshot)> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|(key, traffic)| (key.clone(), traffic.snapshot())).collect()
+    }
+
+    /// What the arms of a trial came to, by (workload, cluster).
+    #[must_use]
+    pub fn arms(&self) -> Vec<(Pair, [ArmSeen; 2])> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(|(key, traffic)| Some((key.clone(), traffic.arms()?))).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use super::expect::Gate;
 use super::flight::Flight;
 use super::headers::clean_trailers;
 use super::inbound::Inbound;
+use super::mirror::{Gathered, Twin};
 use super::taken::Taken;
 use super::upstream::{Lease, Open};
 use super::watch::Watch;
@@ -158,7 +159,11 @@ pub(super) enum RequestBody {
         alone: Option<Pin<Box<Sleep>>>,
         /// What was taken of it, where it may have to be sent once more.
         taken: Option<Taken>,
+        /// Gets a copy of what goes by, where somebody else is to have it too.
+        copy: Option<Box<Twin>>,
     },
+    /// What was copied of a body, which is all there.
+    Copied(Gathered),
 }
 
 impl RequestBody {
@@ -166,6 +171,8 @@ impl RequestBody {
     pub(super) fn whole(&self) -> bool {
         match self {
             Self::Empty => true,
+            // It is sent once and no more.
+            Self::Copied(_) => false,
             Self::Streaming { taken, .. } => taken.as_ref().is_some_and(Taken::is_whole),
         }
     }
@@ -184,7 +191,14 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Streaming { inner, upload, gate, alone, taken } = self.get_mut() else { return Poll::Ready(None) };
+        let (inner, upload, gate, alone, taken, copy) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Copied(gathered) => {
+                let data = gathered.take().freeze();
+                return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
+            }
+            Self::Streaming { inner, upload, gate, alone, taken, copy } => (inner, upload, gate, alone, taken, copy),
+        };
         if let Some(closed) = gate {
             // Polling the body makes the server tell the client to send it.
             if ready!(closed.poll_open(cx)) {
@@ -206,6 +220,7 @@ impl Body for RequestBody {
                 }
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
+                    copied(copy, data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     clean_trailers(trailers);
                     upload.done();
@@ -214,6 +229,7 @@ impl Body for RequestBody {
                 if inner.is_end_stream() || inner.size_hint().exact() == Some(0) {
                     upload.done();
                 }
+                whole(copy, upload);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(code))) => {
@@ -222,6 +238,7 @@ impl Body for RequestBody {
             }
             Poll::Ready(None) => {
                 upload.done();
+                whole(copy, upload);
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -240,6 +257,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Copied(gathered) => gathered.borrow().is_empty(),
             Self::Streaming { inner, taken, .. } => inner.is_end_stream() && taken.as_ref().is_none_or(Taken::is_given),
         }
     }
@@ -247,8 +265,25 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Copied(gathered) => SizeHint::with_exact(gathered.borrow().len() as u64),
             Self::Streaming { inner, .. } => inner.size_hint(),
         }
+    }
+}
+
+/// Data went by that somebody else is to have too.
+fn copied(copy: &mut Option<Box<Twin>>, data: &Bytes) {
+    if copy.as_mut().is_some_and(|c| !c.take_in(data)) {
+        *copy = None;
+    }
+}
+
+/// Lets a copy go once all of the body is there.
+fn whole(copy: &mut Option<Box<Twin>>, upload: &Upload) {
+    if upload.progress.get() == Progress::Done
+        && let Some(copy) = copy.take()
+    {
+        copy.send();
     }
 }
 
@@ -275,7 +310,11 @@ pub(super) struct Switched {
 }
 
 impl Lease {
-    fn poll_frame(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &Scratch,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let incomplete = Reason::ResponseIncomplete;
         match self {
             Self::Http1(connection) => connection

@@ -64,7 +64,7 @@ impl Failure {
             let mut response = Response::new(ResponseBody::empty());
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from(grpc_code(self.reason)));
+            headers.insert(GRPC_STATUS, HeaderValue::from(grpc_code(self.reason, self.status())));
             if let Ok(message) = HeaderValue::from_str(&said) {
                 headers.insert(GRPC_MESSAGE, message);
             }
@@ -90,19 +90,29 @@ impl Failure {
 }
 
 /// The gRPC status of a failure, by gRPC's mapping of HTTP statuses, with timeouts told apart.
-fn grpc_code(reason: Reason) -> u16 {
+fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
     match reason {
+        Reason::FaultAbort => match status.as_u16() {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502 | 503 | 504 => 14,
+            _ => 2,
+        },
+        Reason::Redirected => 2,
         Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
-        Reason::UnknownSource | Reason::NotAllowed | Reason::TlsRequired => 7,
+        Reason::UnknownSource | Reason::UnknownDestination | Reason::NotAllowed | Reason::TlsRequired => 7,
         Reason::RateLimited => 8,
         Reason::NoRoute => 12,
-        Reason::BadRequest | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
+        Reason::BadRequest | Reason::ProxyHeader | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
         Reason::NoEndpoints
         | Reason::Shed
         | Reason::Overloaded
         | Reason::QueueTimeout
         | Reason::EndpointConnections
+        | Reason::Shutdown
         | Reason::NoDescriptors
         | Reason::ConnectRefused
         | Reason::ConnectTimeout
@@ -163,5 +173,17 @@ mod tests {
         assert_eq!((answer.status(), &answer.headers()[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from_static("4")));
         assert!(answer.headers()[GRPC_MESSAGE].to_str().unwrap().starts_with("response_timeout: "));
         assert!(answer.body().is_end_stream());
+    }
+
+    #[test]
+    fn an_injected_status_becomes_what_it_stands_for_in_grpc() {
+        let id = HeaderValue::from_static("id-1");
+        for (status, code) in [(400, "13"), (401, "16"), (403, "7"), (404, "12"), (429, "14"), (503, "14"), (500, "2")]
+        {
+            let failure = Failure::from(Reason::FaultAbort).with_status(StatusCode::from_u16(status).unwrap());
+            let answer = failure.response(&id, true, false);
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(answer.headers()[GRPC_STATUS], code, "{status}");
+        }
     }
 }

@@ -23,6 +23,8 @@ use super::core::{Core, Held};
 use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use super::shaping::Shape;
+use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
@@ -31,16 +33,17 @@ use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Reason};
+use crate::observe::{AccessRecord, Arm, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// gRPC statuses with which the server, not the caller, is at fault: deadline exceeded, resource exhausted, internal,
 /// unavailable, data loss.
-const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
+pub(super) const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
 /// gRPC's UNAVAILABLE.
 const GRPC_UNAVAILABLE: u16 = 14;
 /// So little of an answer fits into what lies between an endpoint and a client, however slowly that one reads.
@@ -52,7 +55,7 @@ pub(super) struct Flight {
     pub watch: Rc<Watch>,
     pub held: Rc<Held>,
     pub started: Time,
-    /// When it was let through to an endpoint: later than its start where it had to wait for a place.
+    /// When it was let through to an endpoint: later than its start where it had to wait for a place, or on purpose.
     pub ready: Time,
     pub version: Version,
     pub method: Method,
@@ -63,10 +66,20 @@ pub(super) struct Flight {
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
+    /// What its rule does beyond choosing the cluster; mostly nothing.
+    pub shape: Option<Box<Shape>>,
+    /// Requests with the same number stay with one endpoint.
+    pub number: Option<u64>,
+    /// Who steers it, where the model is on trial.
+    pub arm: Option<Arm>,
     /// It may be repeated.
     pub idempotent: bool,
     /// It is a gRPC call.
     pub grpc: bool,
+    /// It is no request but a TCP connection.
+    pub opaque: bool,
+    /// Where it was passed on to as it is, where no cluster has that address.
+    pub passed: Option<SocketAddr>,
     /// Its caller set the limit of its time.
     pub impatient: bool,
     pub class: Option<ClassId>,
@@ -98,8 +111,8 @@ pub(super) struct Flight {
 pub(super) struct Attempt {
     index: usize,
     estimate_s: f32,
-    begun: Time,
-    latency_s: Option<f32>,
+    pub begun: Time,
+    pub latency_s: Option<f32>,
     /// The link and the node know how it went.
     recorded: bool,
     /// The head said that the endpoint failed.
@@ -130,8 +143,13 @@ impl Flight {
             workload: None,
             route: None,
             cluster: None,
+            shape: None,
+            number: None,
+            arm: None,
             idempotent: false,
             grpc: false,
+            opaque: false,
+            passed: None,
             impatient: false,
             class: None,
             standing: Standing::Outside,
@@ -154,7 +172,42 @@ impl Flight {
         }
     }
 
-    fn table(&self) -> Option<&Arc<Table>> {
+    /// One that stands for a TCP connection: its caller is to be told nothing but its end.
+    pub(super) fn of_connection(conn: &Rc<Conn>, held: Rc<Held>, started: Time) -> Self {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let mut flight = Self::start(conn, &conn.watch, held, started, &parts);
+        flight.opaque = true;
+        let upload = Upload::new(flight.core.clock, &flight.watch, started);
+        upload.progress.set(Progress::Done);
+        flight.upload = Some(upload);
+        // Whatever ends it early but the connections themselves is the end of this process.
+        flight.watch.verdict.set(Some(Reason::Shutdown));
+        flight
+    }
+
+    /// The endpoint took the connection.
+    pub(super) fn connected(&mut self, now: Time) {
+        self.record(Outcome::Success, now);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.latency_s = Some(now.seconds_since(attempt.begun));
+        }
+    }
+
+    /// The endpoint said something on a connection: somebody is there.
+    pub(super) fn spoke(&self) {
+        if let Some((_, _, candidate)) = self.tried() {
+            candidate.node.succeeded();
+        }
+    }
+
+    /// So many bytes of a connection went to the endpoint.
+    pub(super) fn sent(&self, bytes: usize) {
+        if let Some(upload) = &self.upload {
+            upload.bytes.set(upload.bytes.get() + bytes as u64);
+        }
+    }
+
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
         self.held.generation.table(self.cluster?, self.workload?)
     }
 
@@ -377,6 +430,8 @@ impl Flight {
     fn served(&self, now: Time) -> Served {
         let Some(attempt) = self.attempt else { return Served::Unknown };
         match (attempt.latency_s, self.reason) {
+            // How fast connections are taken says nothing of what goes on in them.
+            _ if self.opaque => Served::Unknown,
             (Some(_), _) if attempt.failed || self.status.is_some_and(|s| s.is_server_error()) => Served::Unknown,
             (Some(latency_s), _) => Served::Within(Duration::from_secs_f32(latency_s)),
             (None, Some(Reason::ResponseTimeout | Reason::RequestTimeout | Reason::ClientGone)) => {
@@ -390,6 +445,7 @@ impl Flight {
         let generation = &self.held.generation;
         let cluster = self.cluster.and_then(|id| generation.cluster(id));
         let (tried, target) = (self.tried(), self.target.as_deref());
+        let path = target.filter(|_| !self.opaque).and_then(|(uri, _)| uri.path_and_query());
         let duration = now.since(self.started);
         let wall = SystemTime::now();
         self.core.sink.log(
@@ -407,14 +463,15 @@ impl Flight {
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
                 route: self.route.as_ref(),
                 cluster: cluster.map(|c| &c.name),
-                endpoint: tried.map(|(_, _, c)| c.endpoint.address),
+                endpoint: tried.map(|(_, _, c)| c.endpoint.address).or(self.passed),
                 method: &self.method,
                 host: target.and_then(|(_, host)| host.to_str().ok()).unwrap_or_default(),
-                path: target.and_then(|(uri, _)| uri.path_and_query()).map_or("", |p| p.as_str()),
-                protocol: self.version,
+                path: path.map_or("", |p| p.as_str()),
+                protocol: (!self.opaque).then_some(self.version),
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,
+                injected: self.shape.as_ref().and_then(|shape| shape.injected()),
                 attempts: self.attempts,
                 request_bytes: uploaded,
                 response_bytes: self.bytes_out,
@@ -422,7 +479,8 @@ impl Flight {
                 upstream_latency: self.attempt.and_then(|a| a.latency_s).map(Duration::from_secs_f32),
                 expected_s: self.attempt.map(|a| a.estimate_s),
                 generation: generation.id,
-                policy: tried.map(|(_, table, _)| table.options.policy),
+                policy: tried.map(|(_, table, _)| table.policy(self.arm)),
+                affine: self.number.is_some(),
                 class: self.class.map(|class| generation.admission.classes.name(class)),
             },
         );
@@ -511,6 +569,11 @@ impl Drop for Flight {
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
         traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        if let Some(arm) = self.arm
+            && let Some(came) = trial::came(self, now)
+        {
+            traffic.steered(self.core.index, arm, came);
+        }
         if self.core.sink.enabled() {
             self.log(now, uploaded);
         }

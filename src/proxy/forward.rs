@@ -18,8 +18,10 @@ use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
 use super::inbound::Inbound;
+use super::mirror::{Original, Twin};
 use super::names::{TRACEPARENT, X_REQUEST_ID};
 use super::server1;
+use super::shaping::{self, Shape};
 use super::taken::Taken;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
@@ -100,6 +102,9 @@ pub(super) async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
         // Boxed: the rare way must not make every request's future larger.
         ready.refused = Box::pin(admission::wait(&mut ready.flight)).await.err();
     }
+    if ready.refused.is_none() && ready.flight.shape.as_ref().is_some_and(|shape| shape.is_faulty()) {
+        ready.refused = Box::pin(shaping::harm(&mut ready.flight)).await.err();
+    }
     let failure = match ready.refused {
         Some(failure) => failure,
         None => match attempts(&mut ready.flight).await {
@@ -135,7 +140,7 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 
 /// Finds the cluster, and makes the request fit for it.
 fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Result<Asks, Failure> {
-    let Arrived { parts, lines, seen } = arrived;
+    let Arrived { parts, mut lines, seen } = arrived;
     let new_id = identify(flight, &mut parts.headers, seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
@@ -156,32 +161,55 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let head = RequestHead {
         host: host.to_str().unwrap_or_default(),
         path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
         method: &parts.method,
         headers: &parts.headers,
     };
-    let rule = generation.routes.find(&head).ok_or(Reason::NoRoute)?;
+    let rule = generation.routes.find(&head);
     if logged {
-        flight.route = Some(rule.label.clone());
+        flight.route = rule.map(|rule| rule.label.clone());
     }
-    let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
+    if let Some(actions) = rule.and_then(|rule| rule.actions.as_ref()) {
+        flight.shape.insert(Box::new(Shape::new(actions, &mut *core.rng.borrow_mut()))).redirect(&parts.uri, &host)?;
+    }
+    let id = match rule {
+        Some(rule) => rule.cluster(core.rng.borrow_mut().next_u32()),
+        // A captured connection goes where it was going.
+        None => flight.conn.destination(&held),
+    };
+    let id = id.ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
-    if generation.admission.active {
-        admission::ask(flight, parts, seen, rule.index)?;
+    if let Some(shape) = &flight.shape {
+        shape.abort_at_once()?;
     }
-    let mut limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
-    flight.idempotent = rule.idempotent.unwrap_or_else(|| parts.method.is_idempotent());
+    if generation.admission.active {
+        admission::ask(flight, parts, seen, rule.map(|rule| rule.index))?;
+    }
+    let mut limit = rule.and_then(|rule| rule.timeout).or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
+    flight.idempotent = rule.and_then(|rule| rule.idempotent).unwrap_or_else(|| parts.method.is_idempotent());
     if seen.grpc {
         limit = hurry(flight, parts, seen, limit);
     }
     flight.watch.limit.set(limit.map(|t| flight.started + t));
     flight.watch.idle.set(cluster.timeouts.idle.0);
-    let hop = Hop { client: &flight.conn.peer_value, host: &host, empty, secure: cluster.secure };
+    let reshaped = match &flight.shape {
+        Some(shape) => Some(shape.before(parts, &mut lines, seen, &host, &core)?),
+        None => None,
+    };
+    let (seen, asked) = reshaped.as_ref().map_or((seen, &host), |r| (&r.seen, &r.host));
+    // Who it stays with is looked for where the client's own words are.
+    flight.number = generation.routes.affinity(id).and_then(|a| a.number(&parts.headers, flight.conn.peer));
+    let original = flight.shape.as_ref().and_then(|shape| shape.mirror()).map(|_| parts.clone());
+    let hop = Hop { client: &flight.conn.peer_value, host: asked, empty, secure: cluster.secure };
     let asks = to_upstream(parts, seen, cluster.protocol, &hop)?;
+    if let Some(shape) = &flight.shape {
+        shape.after(&mut parts.headers, cluster.protocol);
+    }
     let retrying = &cluster.retrying;
     let keep = (flight.idempotent && retrying.after_sending()).then_some(retrying.body);
     let taken = (cluster.protocol == Protocol::Http2).then(|| Taken::up_to(keep.unwrap_or(0)));
-    let body = body.map(|body| upload(flight, body, asks, taken));
+    let mut body = body.map(|body| upload(flight, body, asks, taken));
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -193,10 +221,17 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         secure: flight.conn.secure(),
         usual: &flight.conn.usual,
     };
+    if let Some(parts) = original {
+        let least = body.as_ref().map(|b| b.size_hint().lower());
+        mirrored(flight, Original { parts, seen, host: asked, added, body: least }, body.as_mut());
+    }
     flight.outgoing = match cluster.protocol {
+        // No route for requests leads there.
+        Protocol::Tcp => return Err(Reason::NoRoute.into()),
         Protocol::Http1 => {
             let mut sending = Sending::new(parts, lines, &added, body, &core.scratch);
-            sending.lines = (!flight.conn.http2).then(Lines::default);
+            let gathered = flight.conn.http2 || flight.shape.as_ref().is_some_and(|shape| shape.wants_all());
+            sending.lines = (!gathered).then(Lines::default);
             sending.idempotent = flight.idempotent;
             keep.into_iter().for_each(|body| sending.writer.keep(body));
             Outgoing::Http1(sending)
@@ -212,6 +247,17 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         }
     };
     Ok(asks)
+}
+
+/// Sends a copy of the request to the mirror, now or when the body has gone by.
+fn mirrored(flight: &Flight, original: Original<'_>, body: Option<&mut RequestBody>) {
+    let Some(shape) = &flight.shape else { return };
+    let begun = shape.mirror().and_then(|mirror| Twin::begin(flight, shape, mirror, original));
+    match (begun, body) {
+        (Some(begun), Some(RequestBody::Streaming { copy, .. })) => *copy = Some(Box::new(begun)),
+        (Some(begun), _) => begun.send(),
+        (None, _) => {}
+    }
 }
 
 /// How long a gRPC call may take: what its caller says where that is shorter. The endpoint is told.
@@ -250,7 +296,7 @@ fn upload(flight: &mut Flight, body: Inbound, asks: Asks, taken: Option<Taken>) 
     let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
-    RequestBody::Streaming { inner: body, upload, gate, alone: None, taken }
+    RequestBody::Streaming { inner: body, upload, gate, alone: None, taken, copy: None }
 }
 
 /// Passes an endpoint's answer on.
@@ -284,6 +330,9 @@ fn answer(mut flight: Box<Flight>, upgrade: bool) -> Result<Response<ResponseBod
     }
     if let Some(upload) = &flight.upload {
         upload.head_within.set(None);
+    }
+    if let Some(shape) = &flight.shape {
+        shape.answer(&mut parts.headers);
     }
     unread(&flight, &mut parts.headers);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -330,6 +379,9 @@ fn refuse(mut flight: Box<Flight>, failure: Failure, grpc: bool, empty: bool) ->
             // HTTP/2 would send the body.
             *response.body_mut() = ResponseBody::empty();
         }
+    }
+    if let Some(shape) = &flight.shape {
+        shape.refusal(&mut response);
     }
     if flight.conn.http2 {
         response.headers_mut().insert(DATE, flight.core.date.now());

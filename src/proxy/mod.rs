@@ -11,10 +11,14 @@
 //! | `service` | the Pingora service: threads, listeners that follow the configuration, drain |
 //! | `core` | one thread: accepting, commands, the generation at hand |
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
+//! | `door`, `tcp` | listeners that do more than serve HTTP; connections passed on as they are |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, tries, answer |
 //! | `admission` | a request at its cluster's gate: its wait for a place |
 //! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
+//! | `trial` | a request's arm, while the model is on trial, and what the arm is held to |
+//! | `shaping` | what a rule does to a request beyond choosing its cluster |
+//! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
 //! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
 //! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
@@ -41,6 +45,7 @@ mod conn;
 mod core;
 mod deadline;
 mod deadlines;
+mod door;
 mod early;
 mod expect;
 mod failure;
@@ -55,15 +60,23 @@ mod http2;
 mod ids;
 mod inbound;
 mod io;
+mod meant;
+mod mirror;
 mod names;
+mod own;
 mod places;
+mod proxy_header;
 mod room;
 mod server1;
 mod service;
+mod shaping;
 mod shared;
+mod sniff;
 mod sockets;
 mod taken;
+mod tcp;
 mod transport;
+mod trial;
 mod upgrade;
 mod upstream;
 mod watch;

@@ -15,6 +15,7 @@ names! {
     X_FORWARDED_PROTO = "x-forwarded-proto";
     X_REQUEST_ID = "x-request-id";
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
+    X_MIRRORED = "x-mirrored";
     TRACEPARENT = "traceparent";
     ENDPOINT_LOAD_METRICS = "endpoint-load-metrics";
     ENDPOINT_LOAD_METRICS_BIN = "endpoint-load-metrics-bin";

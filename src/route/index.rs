@@ -172,7 +172,7 @@ mod tests {
             for (host, path, put) in asked {
                 let (method, headers) = (if put { Method::PUT } else { Method::GET }, HeaderMap::new());
                 let naive = rules.iter().position(|r| matches(r, &host, &path, &method));
-                let request = RequestHead { host: &host, path: &path, method: &method, headers: &headers };
+                let request = RequestHead { host: &host, path: &path, query: "", method: &method, headers: &headers };
                 let rest = |position: u32| compiled[position as usize].matches_rest(&request);
                 let found = index.first(&host.to_ascii_lowercase(), &path, rest);
                 prop_assert_eq!(found.map(|p| p as usize), naive, "{} {}", host, path);

@@ -1,8 +1,11 @@
 //! What a request must look like.
 
 use super::RequestHead;
+use super::pairs;
 use crate::config::RouteMatch;
+use http::header::COOKIE;
 use http::{HeaderName, HeaderValue, Method};
+use std::collections::BTreeMap;
 
 /// A host, as a rule asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,32 @@ pub enum HostMatch {
     Exact(Box<str>),
     /// Whatever ends with this (`.shop`) and has something before it.
     Suffix(Box<str>),
+}
+
+impl HostMatch {
+    /// Compiles a host as the configuration has it.
+    pub fn compile(host: Option<&str>) -> Self {
+        match host.map(|host| (host, host.strip_prefix('*'))) {
+            None => Self::Any,
+            Some((_, Some(suffix))) => Self::Suffix(suffix.to_ascii_lowercase().into()),
+            Some((host, None)) => Self::Exact(host.to_ascii_lowercase().into()),
+        }
+    }
+
+    /// Whether a name, where there is one, is as asked.
+    pub fn matches(&self, name: Option<&str>) -> bool {
+        match (self, name) {
+            (Self::Any, _) => true,
+            (_, None) => false,
+            (Self::Exact(wanted), Some(name)) => name.eq_ignore_ascii_case(wanted),
+            (Self::Suffix(wanted), Some(name)) => name
+                .len()
+                .checked_sub(wanted.len())
+                .filter(|before| *before > 0)
+                .and_then(|before| name.get(before..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(wanted)),
+        }
+    }
 }
 
 /// A path, as a rule asks for it.
@@ -32,19 +61,40 @@ pub struct Matcher {
     pub host: HostMatch,
     pub path: PathMatch,
     method: Option<Method>,
-    pub headers: Box<[(HeaderName, HeaderValue)]>,
+    /// What most rules do not ask for.
+    more: Option<Box<More>>,
+}
+
+/// What a request must carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct More {
+    headers: Box<[(HeaderName, HeaderValue)]>,
+    cookies: Wanted,
+    query: Wanted,
+}
+
+impl More {
+    fn holds(&self, request: &RequestHead<'_>) -> bool {
+        self.headers.iter().all(|(name, value)| request.headers.get_all(name).iter().any(|v| v == value))
+            && self
+                .cookies
+                .iter()
+                .all(|(name, value)| pairs::cookies(request.headers, name).any(|v| v == value.as_bytes()))
+            && self.query.iter().all(|(name, value)| pairs::in_query(request.query, name, value))
+    }
+}
+
+/// Names, and the value that each must have.
+type Wanted = Box<[(Box<str>, Box<str>)]>;
+
+fn wanted(pairs: &BTreeMap<String, String>) -> Wanted {
+    pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
 }
 
 impl Matcher {
     /// Compiles a rule's conditions. `None` when one can never hold, which validation has told before.
     pub fn compile(rule: &RouteMatch) -> Option<Self> {
-        let host = match rule.host.as_deref() {
-            None => HostMatch::Any,
-            Some(host) => match host.strip_prefix('*') {
-                Some(suffix) => HostMatch::Suffix(suffix.to_ascii_lowercase().into()),
-                None => HostMatch::Exact(host.to_ascii_lowercase().into()),
-            },
-        };
+        let host = HostMatch::compile(rule.host.as_deref());
         let path = match (&rule.path, &rule.path_prefix) {
             (Some(path), _) => PathMatch::Exact(path.as_str().into()),
             (None, Some(prefix)) => PathMatch::Prefix(prefix.trim_end_matches('/').into()),
@@ -59,14 +109,24 @@ impl Matcher {
             .iter()
             .map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?)))
             .collect::<Option<Box<[_]>>>()?;
-        Some(Self { host, path, method, headers })
+        let (cookies, query) = (wanted(&rule.cookies), wanted(&rule.query));
+        let some = !(headers.is_empty() && cookies.is_empty() && query.is_empty());
+        let more = some.then(|| Box::new(More { headers, cookies, query }));
+        Some(Self { host, path, method, more })
     }
 
-    /// Whether method and headers are as asked: for a rule that was found by its host and its path.
+    /// The headers that it asks for.
+    pub fn asked_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.more.iter().flat_map(|more| {
+            let cookie = (!more.cookies.is_empty()).then_some(&COOKIE);
+            more.headers.iter().map(|(name, _)| name).chain(cookie)
+        })
+    }
+
+    /// Whether method, headers, cookies and query are as asked: for a rule that was found by its host and its path.
     #[inline]
     pub fn matches_rest(&self, request: &RequestHead<'_>) -> bool {
-        self.method.as_ref().is_none_or(|m| m == request.method)
-            && self.headers.iter().all(|(name, value)| request.headers.get_all(name).iter().any(|v| v == value))
+        self.method.as_ref().is_none_or(|m| m == request.method) && self.more.as_ref().is_none_or(|m| m.holds(request))
     }
 }
 

@@ -1,5 +1,8 @@
 //! The compiled table.
 
+use super::actions::Actions;
+use super::affinity::Affinity;
+use super::connections::{Connections, is_tcp};
 use super::index::Index;
 use super::matcher::{Matcher, host_without_port};
 use crate::config::{Config, Route, SourceNet, TlsMode};
@@ -25,6 +28,8 @@ pub struct RequestHead<'a> {
     pub host: &'a str,
     /// The path without its query.
     pub path: &'a str,
+    /// The query without its `?`; empty where there is none.
+    pub query: &'a str,
     /// The method.
     pub method: &'a Method,
     /// The headers.
@@ -40,6 +45,8 @@ pub struct Rule {
     pub label: Arc<str>,
     /// How long a whole request may take, where the rule says so.
     pub timeout: Option<Duration>,
+    /// What it does to its requests beyond choosing a cluster; mostly nothing.
+    pub actions: Option<Arc<Actions>>,
     /// Whether its requests may be repeated, where the rule says so.
     pub idempotent: Option<bool>,
     /// Clusters with the upper end of their part of 0..2^32.
@@ -74,10 +81,13 @@ pub struct RouteTable {
     rules: Box<[(Matcher, Rule)]>,
     index: Index,
     clusters: Box<[Arc<str>]>,
+    /// By cluster.
+    affinities: Box<[Option<Affinity>]>,
     workloads: Box<[Workload]>,
     sources: BTreeMap<SocketAddr, Box<[Source]>>,
     /// Listeners that speak TLS.
     secured: BTreeMap<SocketAddr, TlsMode>,
+    connections: Connections,
 }
 
 /// A workload on a listener, and the network that it calls from; everybody without one.
@@ -90,8 +100,12 @@ impl RouteTable {
         let clusters: Box<[Arc<str>]> = config.clusters.keys().map(|name| name.as_str().into()).collect();
         let ids: HashMap<&str, ClusterId> =
             config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
+        let (tcp, http): (Vec<_>, Vec<_>) =
+            config.routes.iter().zip(0u32..).partition(|(route, _)| is_tcp(route, config));
         let rules: Box<[(Matcher, Rule)]> =
-            config.routes.iter().zip(0u32..).filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
+            http.into_iter().filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
+        let tcp = tcp.into_iter().filter_map(|(route, index)| Some((route, compile_rule(route, index, &ids)?.1)));
+        let connections = Connections::compile(config, tcp.collect());
 
         let index = Index::new(rules.iter().map(|(matcher, _)| matcher));
 
@@ -121,9 +135,11 @@ impl RouteTable {
             rules,
             index,
             clusters,
+            affinities: config.clusters.values().map(|c| Affinity::compile(&c.affinity)).collect(),
             workloads: workloads.into(),
             sources: sources.into_iter().map(|(listen, list)| (listen, list.into())).collect(),
             secured,
+            connections,
         }
     }
 
@@ -154,6 +170,12 @@ impl RouteTable {
         self.secured.get(&listen).copied().unwrap_or_default()
     }
 
+    /// What it knows of connections that are no HTTP, or come another way than most.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
     /// A workload by its id.
     #[must_use]
     pub fn workload(&self, id: WorkloadId) -> Option<&Workload> {
@@ -172,9 +194,16 @@ impl RouteTable {
         &self.clusters
     }
 
-    /// The headers that rules ask for, some more than once.
+    /// By what a cluster's requests stay with an endpoint, where they do.
+    #[must_use]
+    pub fn affinity(&self, cluster: ClusterId) -> Option<&Affinity> {
+        self.affinities.get(cluster.0 as usize)?.as_ref()
+    }
+
+    /// The headers that rules and clusters ask for, some more than once.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
-        self.rules.iter().flat_map(|(matcher, _)| matcher.headers.iter().map(|(name, _)| name))
+        let affinities = self.affinities.iter().flatten().filter_map(Affinity::header);
+        self.rules.iter().flat_map(|(matcher, _)| matcher.asked_headers()).chain(affinities)
     }
 
     /// The addresses to listen on.
@@ -201,7 +230,8 @@ fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Op
     }
     let timeout = route.timeout.map(|t| t.0).filter(|t| !t.is_zero());
     let idempotent = route.idempotent;
-    Some((matcher, Rule { index, label: route.label().into(), timeout, idempotent, targets: targets.into() }))
+    let actions = Actions::compile(route, ids)?.map(Arc::new);
+    Some((matcher, Rule { index, label: route.label().into(), timeout, actions, idempotent, targets: targets.into() }))
 }
 
 #[cfg(test)]
@@ -220,7 +250,7 @@ mod tests {
 
     fn found(table: &RouteTable, host: &str, path: &str) -> Option<u32> {
         let (method, headers) = (Method::GET, HeaderMap::new());
-        table.find(&RequestHead { host, path, method: &method, headers: &headers }).map(|r| r.index)
+        table.find(&RequestHead { host, path, query: "", method: &method, headers: &headers }).map(|r| r.index)
     }
 
     fn host(host: &str) -> RouteMatch {
@@ -261,12 +291,26 @@ mod tests {
         let mut check = |method: Method, value: Option<&'static str>, path| {
             headers.clear();
             value.map(|v| headers.insert("X-Beta", v.parse().unwrap()));
-            table.find(&RequestHead { host: "h", path, method: &method, headers: &headers }).is_some()
+            table.find(&RequestHead { host: "h", path, query: "", method: &method, headers: &headers }).is_some()
         };
         assert!(check(Method::POST, Some("1"), "/p"));
         assert!(!check(Method::GET, Some("1"), "/p"));
         assert!(!check(Method::POST, Some("2"), "/p") && !check(Method::POST, None, "/p"));
         assert!(!check(Method::POST, Some("1"), "/p/q"));
+    }
+
+    #[test]
+    fn a_cookie_that_a_rule_asks_for_is_among_the_headers_that_it_asks_for() {
+        let with = |name: &str| BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+        let asked = |matches| {
+            let table = RouteTable::compile(&config(vec![rule(matches, "a")]));
+            table.headers().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            asked(RouteMatch { cookies: with("beta"), headers: with("X-Beta"), ..RouteMatch::default() }),
+            ["x-beta", "cookie"]
+        );
+        assert!(asked(RouteMatch { query: with("v"), ..RouteMatch::default() }).is_empty());
     }
 
     #[test]

@@ -94,8 +94,11 @@ fn put(to: &mut Vec<u8>, number: u64, value: &[u8]) {
     to.extend_from_slice(value);
 }
 
-/// The fields of a message: number, bytes where it is one of bytes, and all of it as it stands.
-fn fields(mut rest: &[u8]) -> Vec<(u64, Option<&[u8]>, &[u8])> {
+/// A field of a message: its number, its bytes where it is one of bytes, and all of it as it stands.
+type Field<'m> = (u64, Option<&'m [u8]>, &'m [u8]);
+
+/// The fields of a message.
+fn fields(mut rest: &[u8]) -> Vec<Field<'_>> {
     let mut all = Vec::new();
     while !rest.is_empty() {
         let whole = rest;

@@ -61,3 +61,17 @@ async fn help_version_and_schema_are_there_and_a_wrong_word_is_an_error() {
     let (code, _, errors) = pathloom(&["explain", "--admin", "127.0.0.1:1"]).await;
     assert!(code != 0 && code != 101 && errors.contains("127.0.0.1:1"), "{code} {errors}");
 }
+
+#[tokio::test]
+async fn every_command_of_the_laboratory_that_the_readme_names_is_there() {
+    let table = include_str!("../../../README.md").split("| command | does |").nth(1).unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let named: Vec<&str> = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() >= 8, "{named:?}");
+    for command in named {
+        let mut asked = Command::new(env!("CARGO_BIN_EXE_pathloom-models-under-test"));
+        asked.args([command, "--help"]);
+        let (code, out, errors) = tokio::task::spawn_blocking(move || process::run(asked)).await.unwrap();
+        assert!(code == 0 && out.contains("Usage"), "{command}: {errors}");
+    }
+}

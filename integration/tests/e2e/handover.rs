@@ -3,14 +3,15 @@
 use crate::{catalog, sidecar};
 use http::Request;
 use pathloom_integration::body;
-use pathloom_integration::client::{TEST_ID, Version};
-use pathloom_integration::fleet::Fleet;
+use pathloom_integration::client::{Connection, TEST_ID, VERSIONS, Version};
+use pathloom_integration::fleet::{Fleet, list};
 use pathloom_integration::sidecar::{Setup, get};
 use pathloom_integration::wait;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 fn successor(fleet: &Fleet, path: &Path, more: &str) -> Setup {
@@ -160,4 +161,122 @@ async fn a_next_process_that_cannot_start_changes_nothing() {
     let failures = callers.failures().await;
     assert!(failures.is_empty(), "{failures:#?}");
     assert!(next.process.ended().is_none());
+}
+
+/// How many requests a second, due whether or not those before were answered.
+const RATE: u64 = 1_000;
+
+/// Callers who share a timetable: each takes the next request that is due, as long as there is one.
+struct Timetable {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    set: JoinSet<Vec<String>>,
+}
+
+impl Timetable {
+    fn start(fleet: &Fleet, address: SocketAddr) -> Self {
+        let (stop, done, due) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let begun = tokio::time::Instant::now();
+        let mut set = JoinSet::new();
+        for caller in 0..32 {
+            let (stop, done, due, journal) = (stop.clone(), done.clone(), due.clone(), fleet.journal.clone());
+            let version = VERSIONS[caller % 2];
+            set.spawn(async move {
+                let (mut failures, mut connection) = (Vec::new(), None);
+                while !stop.load(SeqCst) {
+                    let id = due.fetch_add(1, SeqCst);
+                    tokio::time::sleep_until(begun + Duration::from_micros(id * 1_000_000 / RATE)).await;
+                    loop {
+                        let reused = connection.is_some();
+                        let outcome = one(&mut connection, version, address, id).await;
+                        let Err(why) = outcome else { break };
+                        connection = None;
+                        // On a connection that was closed while it had nothing to do, nobody has seen the request; then every
+                        // client sends it on another one. On a fresh one it has to succeed.
+                        if !reused || !journal.of(id).is_empty() {
+                            failures.push(format!("request {id}, {version:?}: {why}"));
+                            break;
+                        }
+                    }
+                    done.fetch_add(1, SeqCst);
+                }
+                failures
+            });
+        }
+        Self { stop, done, set }
+    }
+
+    async fn further(&self, requests: u64) {
+        let wanted = self.done.load(SeqCst) + requests;
+        wait::until("further requests", || self.done.load(SeqCst) >= wanted).await;
+    }
+
+    /// Stops; fails unless each request was answered, and seen by one endpoint once.
+    async fn assert_none_failed(mut self, fleet: &Fleet) -> u64 {
+        self.stop.store(true, SeqCst);
+        let mut failures = Vec::new();
+        while let Some(ended) = self.set.join_next().await {
+            failures.extend(ended.unwrap());
+        }
+        assert!(failures.is_empty(), "{} failed: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
+        let (sent, seen) = (self.done.load(SeqCst), fleet.journal.all());
+        let wrong: Vec<_> = (0..sent).filter(|id| seen.get(id).is_none_or(|by| by.len() != 1)).take(5).collect();
+        assert!(wrong.is_empty(), "not seen exactly once: {wrong:?}");
+        sent
+    }
+}
+
+async fn one(
+    kept: &mut Option<Connection>,
+    version: Version,
+    address: SocketAddr,
+    id: u64,
+) -> Result<(), pathloom_integration::BoxError> {
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => version.connect(address).await?,
+    };
+    let request = Request::get("/").header(TEST_ID, id).body(body::empty())?;
+    let answer = connection.exchange(request).await?;
+    if answer.status() != 200 {
+        return Err(format!("{answer:?}").into());
+    }
+    *kept = (!answer.headers().contains_key("connection")).then_some(connection);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_upgrades_and_twenty_reloads_at_a_thousand_requests_a_second_cost_no_request() {
+    let fleet = Fleet::start(3).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover.sock");
+    let process = format!("process: {{ drain: 5m, handover: {} }}\n", path.display());
+    // Each reload changes endpoints, limits and the model's pace; a generation comes every 50 ms.
+    let yaml = |round: usize| {
+        let endpoints = list(fleet.endpoints.iter().map(|e| e.address).skip(round % 2));
+        let more =
+            format!("timeouts: {{ response_headers: {}s }}, policy: {}", 20 + round, ["model", "random"][round % 2]);
+        catalog(&endpoints, &more) + &process + "model: { engine: embedded, tick: 50ms }\n"
+    };
+    let mut serving = sidecar(yaml(0)).start().await;
+    let (address, admin) = (serving.address("in"), serving.address("admin"));
+    let begun = std::time::Instant::now();
+    let callers = Timetable::start(&fleet, address);
+    callers.further(200).await;
+    for round in 1..=20 {
+        serving.reload_and_wait(&yaml(round)).await;
+        callers.further(100).await;
+        if round % 7 == 0 {
+            let next = sidecar(yaml(round)).address("in", address).address("admin", admin).start().await;
+            let status = serving.process.end(wait::LIMIT).await;
+            assert_eq!(status.code(), Some(0), "{}", serving.stderr());
+            serving.assert_no_panic();
+            serving = next;
+        }
+    }
+    callers.further(200).await;
+    let sent = callers.assert_none_failed(&fleet).await;
+    eprintln!("{sent} requests, {:.0} a second", sent as f64 / begun.elapsed().as_secs_f64());
+    serving.assert_no_panic();
 }

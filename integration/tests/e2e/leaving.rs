@@ -3,6 +3,7 @@
 use crate::{catalog, sidecar};
 use http_body_util::BodyExt;
 use pathloom_integration::body;
+use pathloom_integration::client::raw::{Raw, find};
 use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::{Load, Outcome};
@@ -11,6 +12,7 @@ use pathloom_integration::wait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 /// Far longer than a test would wait.
@@ -47,7 +49,8 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
         let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG + swapping).start().await;
         let address = sidecar.address("in");
         let mut waiting = Vec::new();
-        for n in 0..50 {
+        // Fifty answers of which half a body is there, and as many that have not begun.
+        for n in 0..100 {
             let mut client = version.connect(address).await.unwrap();
             let path = if n % 2 == 0 { "/hold" } else { "/gate/40000" };
             waiting.push(tokio::spawn(async move {
@@ -57,7 +60,7 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
                 Ok::<_, pathloom_integration::BoxError>((status, answer.into_body().collect().await?.to_bytes().len()))
             }));
         }
-        wait::until("all to be in flight", || fleet.holding() == 50).await;
+        wait::until("all to be in flight", || fleet.holding() == 100).await;
         sidecar.sigterm();
         wait::eventually("readiness to fall", || async {
             match pathloom_integration::sidecar::get(sidecar.address("admin"), "/ready").await {
@@ -80,7 +83,7 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
             if now >= before + 20 { Ok(()) } else { Err(now - before) }
         })
         .await;
-        assert!(sidecar.process.ended().is_none(), "it left with fifty requests in flight");
+        assert!(sidecar.process.ended().is_none(), "it left with a hundred requests in flight");
         fleet.open_gates();
         for (n, answer) in waiting.into_iter().enumerate() {
             let (status, length) = wait::soon("a held request", answer).await.unwrap().expect("an answer");
@@ -90,6 +93,43 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
         leaves_in_peace(&mut sidecar).await;
         sidecar.assert_no_panic();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_told_that_it_leaves() {
+    let fleet = Fleet::start(1).await;
+    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+    let address = sidecar.address("in");
+    let mut http1 = Raw::connect(address).await.unwrap();
+    http1.send("GET /hold HTTP/1.1\r\nhost: catalog.shop\r\n\r\n").await.unwrap();
+    let mut http2 = Raw::connect(address).await.unwrap();
+    // The preface, settings, and a GET of /hold: fields by their places in the static table.
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x17\x01\x05\0\0\0\x01\x82\x86\x04\x05/hold\x01\x0ccatalog.shop";
+    http2.send(opening).await.unwrap();
+    wait::until("both to be in flight", || fleet.holding() == 2).await;
+    sidecar.sigterm();
+    let (mut said, goaway) = (Vec::new(), b"\0\0\x08\x07\0\0\0\0\0");
+    let heard = async {
+        while find(&said, goaway).is_none() {
+            assert!(http2.stream.read_buf(&mut said).await.unwrap() > 0, "it closed without a GOAWAY");
+        }
+    };
+    wait::soon("the GOAWAY, with a request still in flight", heard).await;
+    // It asks with a ping whether that has arrived.
+    let ping = b"\0\0\x08\x06\0\0\0\0\0";
+    while find(&said, ping).is_none_or(|at| said.len() < at + 17) {
+        assert!(wait::soon("the ping", http2.stream.read_buf(&mut said)).await.unwrap() > 0);
+    }
+    let at = find(&said, ping).unwrap() + 9;
+    http2.send([b"\0\0\x08\x06\x01\0\0\0\0", &said[at..at + 8]].concat()).await.unwrap();
+    assert!(sidecar.process.ended().is_none());
+    fleet.open_gates();
+    let answer = wait::soon("an answer", http1.answer()).await.unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+    wait::soon("the rest", http2.stream.read_to_end(&mut said)).await.unwrap();
+    assert!(find(&said, b"endpoint 0").is_some(), "{}", said.escape_ascii());
+    leaves_in_peace(&mut sidecar).await;
+    sidecar.assert_no_panic();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,12 +13,14 @@
 
 mod accounting;
 mod answers;
+mod attacks;
 mod bad_input;
 mod bodies;
 mod chaos;
 mod cli;
 mod connections;
 mod dead_upstream;
+mod demo;
 mod failures;
 mod fleet_itself;
 mod foreign_clients;
@@ -26,15 +28,22 @@ mod grpc;
 mod handover;
 mod http2;
 mod identity;
+mod invariants;
 mod leaving;
 mod model_trouble;
+mod network;
 mod overload;
+mod privileges;
 mod protocols;
 mod recording;
 mod routing_loop;
+mod secrets;
 mod shares;
+mod steering;
+mod tcp;
 mod telemetry;
 mod timeouts;
+mod traffic;
 mod upgrades;
 mod workloads;
 

@@ -157,6 +157,31 @@ async fn headers_of_one_hop_stay_there_and_the_way_is_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_closes_its_side_is_gone_and_takes_its_request_along() {
+    let fleet = Fleet::start(1).await;
+    let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
+    for asked in ["GET /hold HTTP/1.1\r\nhost: catalog.shop\r\n\r\n", "GET / HTTP/1.1\r\nhost: cat", ""] {
+        let mut raw = Raw::connect(sidecar.address("in")).await.unwrap();
+        raw.send(asked).await.unwrap();
+        if asked.contains("/hold") {
+            wait::until("the request to be in flight", || fleet.holding() == 1).await;
+        }
+        raw.stream.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        wait::soon("the end", raw.stream.read_to_end(&mut said)).await.unwrap();
+        assert!(said.is_empty(), "{asked:?}: {}", String::from_utf8_lossy(&said));
+    }
+    let cancelled = || fleet.endpoints[0].state.cancelled.load(SeqCst);
+    wait::until("the endpoint to be told", || cancelled() == 1).await;
+    wait::eventually("the connections to be gone", || async {
+        let open = sidecar.metrics().await.sum("pathloom_downstream_connections", &[]);
+        if open == 0.0 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_http_is_refused_and_closed() {
     let fleet = Fleet::start(1).await;
     let sidecar =

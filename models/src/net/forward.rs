@@ -55,7 +55,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
         let part = |from, width| o.gemm(&h, &o.columns(&w, from, width)?, &o.columns(&b, from, width)?);
         let (own, message) = (part(0, HIDDEN)?, part(HIDDEN, MESSAGE)?);
         let [key, query] = parts(o.split(&part(HIDDEN + MESSAGE, 2)?, &[1, 1])?)?;
-        let mut logit = o.add(&o.gather(&query, &inputs.caller)?, &o.gather(&key, &inputs.called)?)?;
+        let mut logit = o.add(&o.gather_column(&query, &inputs.caller)?, &o.gather_column(&key, &inputs.called)?)?;
         if let Some(of_edge) = logits.get(layer) {
             logit = o.add(&logit, of_edge)?;
         }
@@ -63,7 +63,7 @@ pub fn forward<O: Ops>(o: &O, inputs: &Inputs<O>, variant: Variant) -> Result<Ou
 
         // Any real total is at least exp(-CLAMP) = 4.5e-5, so this only keeps nodes without calls from dividing by 0.
         let total = o.clip(&o.scatter_sum(&weight, 1, &inputs.caller)?, 1e-6, f32::MAX)?;
-        attention = o.div(&weight, &o.gather(&total, &inputs.caller)?)?;
+        attention = o.div(&weight, &o.gather_column(&total, &inputs.caller)?)?;
         let calls = match &calls {
             Some(calls) => calls,
             None => {

@@ -1,10 +1,11 @@
 //! What can only be judged together: workloads, routes and clusters, their names and their addresses.
 
+use super::connections::is_for_tcp;
 use super::resilience;
 use super::syntax::{self, MAX_NAME};
-use super::{Findings, Path};
+use super::{Findings, Path, steering, traffic};
 use crate::config::diagnostic::MAX_FINDINGS;
-use crate::config::schema::{Cluster, Config, Endpoint, Route, RouteMatch};
+use crate::config::schema::{AdminAddress, Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
 use crate::config::units::SourceNet;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -47,7 +48,9 @@ fn workloads(config: &Config, findings: &mut Findings) {
                 findings.error(path.name(), format!("the workload `{name}` has no `listen`"), remedy);
             }
             Some(listen) => {
-                beside_admin(&path.key("listen"), listen, config.admin.listen, findings);
+                if let AdminAddress::Tcp(admin) = config.admin.listen {
+                    beside_admin(&path.key("listen"), listen, admin, findings);
+                }
                 if let Some(other) = sources.insert((listen, workload.source), name) {
                     told_apart(&path, listen, workload.source, other, findings);
                 }
@@ -118,34 +121,47 @@ fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, findings: &m
 
 fn routes(config: &Config, findings: &mut Findings) {
     let section = Path::of(&["routes"]);
-    if config.routes.is_empty() {
+    if config.routes.is_empty() && !captures(config) {
         let remedy = "add one: `routes: [{ cluster: catalog }]`";
         findings.warning(section.name(), "there are no routes, so every request is answered with 404", remedy);
     }
-    let mut catch_all = None;
-    let mut conditioned: HashMap<&RouteMatch, usize> = HashMap::new();
+    // Routes for connections and routes for requests are in nobody's way but their own kind's.
+    let (mut all_requests, mut all_connections) = (None, None);
+    let mut conditioned: HashMap<(bool, &RouteMatch), usize> = HashMap::new();
     for (i, route) in config.routes.iter().enumerate() {
         let path = section.index(i);
         destination(route, config, &path, findings);
         conditions(&route.matches, &path.key("match"), findings);
-        if let Some(first) = catch_all {
+        traffic::route(route, &path, findings);
+        if let Some(cluster) = &route.mirror.cluster {
+            known(cluster, config, path.key("mirror").key("cluster"), findings);
+        }
+        let tcp = is_for_tcp(config, route);
+        let catch_all = if tcp { &mut all_connections } else { &mut all_requests };
+        if let Some(first) = *catch_all {
             let message = format!("no request gets here: route {} matches every one before", first + 1);
             findings.warning(path, message, "move the route that matches everything to the end");
             findings.resting_on(section.index(first));
-        } else if let Some(same) = conditioned.get(&route.matches) {
+        } else if let Some(same) = conditioned.get(&(tcp, &route.matches)) {
             let message = format!("no request gets here: route {} has the same conditions", same + 1);
             findings.warning(path, message, "remove one of them");
             findings.resting_on(section.index(*same));
         } else if route.matches == RouteMatch::default() {
-            catch_all = Some(i);
+            *catch_all = Some(i);
         }
-        conditioned.entry(&route.matches).or_insert(i);
+        conditioned.entry((tcp, &route.matches)).or_insert(i);
     }
+}
+
+/// Whether connections are captured: those find a cluster by its addresses, without a route.
+fn captures(config: &Config) -> bool {
+    config.workloads.values().any(|workload| workload.capture.captures())
 }
 
 /// Exactly one of `cluster` and `split`, each name known, the shares the whole.
 fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findings) {
     match (&route.cluster, route.split.is_empty()) {
+        (None, true) if route.redirect.is_set() => {}
         (None, true) => findings.error(
             path.clone(),
             "the route leads nowhere",
@@ -212,6 +228,13 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
         Some(Ok(Some(doubt))) => findings.warning(path.key("method"), doubt.message, doubt.remedy),
         Some(Err(wrong)) => findings.error(path.key("method"), wrong.message, wrong.remedy),
     }
+    for (name, value) in &matches.cookies {
+        findings.check(path.key("cookies").key(name).name(), syntax::cookie_name(name));
+        findings.check(path.key("cookies").key(name), syntax::cookie_value(value));
+    }
+    for name in matches.query.keys().filter(|name| name.is_empty()) {
+        findings.error(path.key("query").key(name).name(), "a parameter of the query needs a name", "name it");
+    }
     let mut folded: HashMap<String, &str> = HashMap::new();
     for (name, value) in &matches.headers {
         let header = path.key("headers").key(name);
@@ -226,19 +249,22 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
 fn clusters(config: &Config, findings: &mut Findings) {
     let single = config.routes.iter().filter_map(|route| route.cluster.as_deref());
     let split = config.routes.iter().flat_map(|route| route.split.keys().map(String::as_str));
-    let routed: HashSet<&str> = single.chain(split).collect();
+    let mirrored = config.routes.iter().filter_map(|route| route.mirror.cluster.as_deref());
+    let routed: HashSet<&str> = single.chain(split).chain(mirrored).collect();
     for (name, cluster) in &config.clusters {
         let path = Path::of(&["clusters", name]);
         findings.check(path.name(), syntax::name(name));
         if !cluster.service.is_empty() {
             findings.check(path.key("service"), syntax::name(&cluster.service));
         }
-        if !config.routes.is_empty() && !routed.contains(name.as_str()) {
+        if !config.routes.is_empty() && !captures(config) && !routed.contains(name.as_str()) {
             findings.warning(path.name(), format!("no route leads to `{name}`"), "add a route, or remove the cluster");
             findings.resting_on(Path::of(&["routes"]));
         }
         endpoints(name, cluster, &path, findings);
         resilience::check(cluster, &path, findings);
+        traffic::affinity(cluster, &path, findings);
+        steering::locality(cluster, config, &path, findings);
     }
 }
 
@@ -294,7 +320,7 @@ fn labels(labels: &BTreeMap<String, String>, path: &Path, findings: &mut Finding
 }
 
 /// An address to which a connection can be opened.
-fn connectable(path: &Path, address: SocketAddr, findings: &mut Findings) {
+pub(super) fn connectable(path: &Path, address: SocketAddr, findings: &mut Findings) {
     if address.port() == 0 {
         findings.error(
             path.clone(),

@@ -1,8 +1,8 @@
 //! What can be judged a section at a time: the process, the listeners, the model, telemetry.
 
 use super::syntax::{self, MAX_NAME};
-use super::{Findings, Path};
-use crate::config::schema::{Auto, Compare, Config, Guards, Model, Record, Telemetry, Triggers};
+use super::{Findings, Path, steering};
+use crate::config::schema::{Admin, AdminAddress, Auto, Compare, Config, Guards, Model, Record, Telemetry, Triggers};
 use crate::config::units::{ByteSize, Timespan};
 use std::time::Duration;
 
@@ -30,10 +30,14 @@ pub const MIN_ROTATE: ByteSize = ByteSize(1024);
 /// How many files of full size must have room: one for nodes and one for links that are written, and as many before.
 const PARTS_KEPT: u64 = 4;
 
+/// The longest path of a Unix socket, in bytes (`sockaddr_un`, without the zero at its end).
+pub const MAX_SOCKET_PATH: usize = 107;
+
 const ZERO: Timespan = Timespan(Duration::ZERO);
 
 pub fn check(config: &Config, findings: &mut Findings) {
     node(config, findings);
+    admin(&config.admin, findings);
     listeners(config, findings);
     model(&config.model, findings);
     telemetry(&config.telemetry, findings);
@@ -55,10 +59,29 @@ fn node(config: &Config, findings: &mut Findings) {
     findings.check(Path::of(&["node", "zone"]), syntax::text(&config.node.zone, MAX_NAME));
 }
 
+fn admin(admin: &Admin, findings: &mut Findings) {
+    let path = Path::of(&["admin", "listen"]);
+    match &admin.listen {
+        AdminAddress::Unix(socket) if !socket.is_absolute() => {
+            let message = format!("`{}` is not a path from the root", socket.display());
+            findings.error(path, message, "write all of it, as in `unix:/run/pathloom/admin.sock`");
+        }
+        AdminAddress::Unix(socket) if socket.as_os_str().len() > MAX_SOCKET_PATH => {
+            let message = format!("{} bytes are too long for a Unix socket", socket.as_os_str().len());
+            findings.error(path, message, format!("write a path of at most {MAX_SOCKET_PATH} bytes"));
+        }
+        AdminAddress::Unix(_) | AdminAddress::Tcp(_) => {}
+    }
+}
+
 fn listeners(config: &Config, findings: &mut Findings) {
     let path = Path::of(&["listeners"]);
     let listeners = &config.listeners;
-    above_zero(&path, &[("idle", listeners.idle), ("request_headers", listeners.request_headers)], findings);
+    above_zero(
+        &path,
+        &[("idle", listeners.idle), ("request_headers", listeners.request_headers), ("detect", listeners.detect)],
+        findings,
+    );
     if !(MIN_HEADER_BYTES..=MAX_HEADER_BYTES).contains(&listeners.max_header_bytes) {
         let message = format!("`{}` is no size for a request's head", listeners.max_header_bytes);
         findings.error(
@@ -119,6 +142,7 @@ fn model(model: &Model, findings: &mut Findings) {
             "write `auto`, `all` or a number from 1",
         );
     }
+    steering::canary(&model.canary, &path.key("canary"), findings);
     guards(&model.guards, model.tick, &path.key("guards"), findings);
     triggers(&model.triggers, model.tick, &path.key("triggers"), findings);
 }

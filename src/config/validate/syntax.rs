@@ -98,6 +98,33 @@ pub fn host(text: &str) -> Result<(), Wrong> {
     if labels.split('.').all(label) { Ok(()) } else { wrong(format!("`{text}` is not a host"), remedy) }
 }
 
+/// A host with or without a port, to which requests or clients are sent: `other.shop`, `other.shop:8080`, `[::1]:80`.
+pub fn authority(text: &str) -> Result<(), Wrong> {
+    if text.starts_with('*') {
+        return wrong(format!("`{text}` stands for many hosts"), "name one, as `other.shop`");
+    }
+    let port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|p| p > 0);
+    match text.rsplit_once(':') {
+        Some((name, digits)) if !digits.contains(']') && !name.contains("://") && port(digits) => host(name),
+        _ => host(text),
+    }
+}
+
+/// A path that a client is sent to, with or without a query.
+pub fn target(text: &str) -> Result<(), Wrong> {
+    let (before, query) = text.split_once('?').unwrap_or((text, ""));
+    if text.starts_with("//") || text.starts_with("/\\") {
+        return wrong(
+            format!("`{text}` would be read as a host"),
+            "name the host with `host`, and begin the path with one `/`",
+        );
+    }
+    if !query.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return wrong("a query holds only visible ASCII characters", "write others percent-encoded: `%20` for a space");
+    }
+    path(before)
+}
+
 /// A route's path or prefix of a path.
 pub fn path(text: &str) -> Result<(), Wrong> {
     if !text.starts_with('/') {
@@ -147,6 +174,36 @@ pub fn header_value(text: &str) -> Result<(), Wrong> {
         );
     }
     Ok(())
+}
+
+/// A header's value, as it can be sent.
+pub fn header_to_be(text: &str) -> Result<(), Wrong> {
+    if text.trim_matches([' ', '\t']) != text {
+        return wrong("white space around a header's value does not arrive", "remove the white space");
+    }
+    if text.chars().any(|c| c.is_control() && c != '\t') {
+        return wrong("a header's value holds no control characters", "remove them, line ends included");
+    }
+    Ok(())
+}
+
+/// A cookie's name (RFC 6265, section 4.1.1).
+pub fn cookie_name(text: &str) -> Result<(), Wrong> {
+    if token(text) {
+        return Ok(());
+    }
+    wrong(format!("`{text}` is not the name of a cookie"), "use letters, digits, `-` and `_`, as in `session`")
+}
+
+/// A cookie's exact value, as it can arrive.
+pub fn cookie_value(text: &str) -> Result<(), Wrong> {
+    if text.bytes().all(|b| b.is_ascii_graphic() && b != b';') {
+        return Ok(());
+    }
+    wrong(
+        "a cookie's value holds neither white space nor `;` nor anything but ASCII, so this matches nothing",
+        "write it as the browser sends it",
+    )
 }
 
 /// A method. `Ok(Some(_))` is a warning: it could arrive, and probably never will.

@@ -3,7 +3,8 @@
 use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
 use crate::admission;
 use crate::balance::{
-    Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Published, Retrying, Table, TableOptions,
+    Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Maglev, Published, Retrying, Table,
+    TableOptions,
 };
 use crate::config::{self, Compare, Config, ListenerDefaults, Policy, Protocol};
 use crate::links::{LinkKey, Links, NodeCell, NodeKey, Time};
@@ -43,6 +44,10 @@ pub struct Logged {
     pub bytes: (u64, u64),
     pub path: String,
     pub grpc_status: Option<u16>,
+    pub injected: Option<&'static str>,
+    pub affine: bool,
+    pub duration: Duration,
+    pub upstream: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -57,6 +62,10 @@ impl AccessSink for Log {
             bytes: (r.request_bytes, r.response_bytes),
             path: r.path.to_owned(),
             grpc_status: r.grpc_status,
+            injected: r.injected,
+            affine: r.affine,
+            duration: r.duration,
+            upstream: r.upstream_latency,
         });
     }
 
@@ -107,18 +116,22 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
                 }
             });
             let options = TableOptions { policy: cluster.policy, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
-            Arc::new(Table::new(
-                candidates.collect(),
-                false,
-                options,
-                traffic.of(&workload.name, &name.as_str().into()),
-            ))
+            let candidates: Vec<Candidate> = candidates.collect();
+            let endpoints: Vec<_> = candidates.iter().map(|c| c.endpoint.clone()).collect();
+            let stays = cluster.affinity != config::Affinity::default();
+            let mut table = Table::new(candidates, false, options, traffic.of(&workload.name, &name.as_str().into()));
+            if config.model.mode == config::Mode::Canary {
+                table.traffic.count_arms();
+                table = table.on_trial(config.model.canary.share.0, config.model.canary.against);
+            }
+            Arc::new(table.with_affinity(stays.then(|| Maglev::of(&endpoints, None))))
         });
         Arc::new(Cluster {
             name: name.as_str().into(),
             service: name.as_str().into(),
             protocol: cluster.protocol,
             secure: false,
+            proxy_protocol: cluster.proxy_protocol,
             timeouts: cluster.timeouts.clone(),
             retrying: Retrying::new(
                 &cluster.retries,
@@ -372,6 +385,7 @@ impl Server {
                             .serve_connection(io, service)
                             .await
                     }
+                    Protocol::Tcp => panic!("this is a server of HTTP"),
                 };
             }
         })

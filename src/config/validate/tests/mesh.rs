@@ -332,3 +332,20 @@ fn timeouts_and_ejection() {
     }
     error("clusters.catalog.ejection.panic_below: ", cluster(|c| c.ejection.panic_below = Share(f64::NAN)));
 }
+
+#[test]
+fn cookies_and_parameters_can_arrive() {
+    let none: [&str; 0] = [];
+    let with = |conditions: &str| {
+        yaml(&format!(
+            "workloads: {{ a: {{ listen: 127.0.0.1:1 }} }}\nroutes: [{{ match: {{ {conditions} }}, cluster: c }}]\nclusters: {{ c: {{ endpoints: [{{ address: 10.0.0.1:80 }}] }} }}"
+        ))
+    };
+    assert_eq!(with("cookies: { beta: \"1\" }, query: { v: \"2\", \"a b\": é, q: \"\" }"), none);
+    assert_eq!(with("cookies: { \"a b\": \"1\" }"), ["2:32 `a b` is not the name of a cookie"]);
+    for value in ["a b", "a;b", "é"] {
+        let found = with(&format!("cookies: {{ beta: \"{value}\" }}"));
+        assert!(found.len() == 1 && found[0].starts_with("2:38 a cookie's value holds"), "{value}: {found:?}");
+    }
+    assert_eq!(with("query: { \"\": x }"), ["2:30 a parameter of the query needs a name"]);
+}

@@ -1,10 +1,13 @@
 //! Each rule at its bound, just below it and just above it.
 
 mod admission;
+mod connections;
 mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod steering;
+mod traffic;
 
 use super::*;
 use crate::config::load::load_with;

@@ -1,0 +1,240 @@
+//! What is nobody's business but its owner's, and how it is kept out of what is shown.
+//!
+//! Keys and certificates are files, of which a configuration holds the paths. What else may be secret in it are the values
+//! of headers and what comes from the environment: neither `/config` nor `check --effective` shows the value of a key whose
+//! name says that it is secret ([`Config::shown`]), and no error quotes what a variable held ([`Veil`]). Clients put
+//! secrets into queries, too, which the access log hides in the same way.
+
+use super::diagnostic::Diagnostic;
+use super::schema::Config;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+/// What stands where a secret was.
+const HIDDEN: &str = "(hidden)";
+/// What the names of secrets hold.
+const WORDS: [&str; 9] =
+    ["authorization", "cookie", "token", "secret", "password", "passwd", "apikey", "credential", "signature"];
+/// Under these keys stand names of clusters, which are no secret's.
+const NAMES_OF_CLUSTERS: [&str; 2] = ["split", "clusters"];
+/// What is shorter is a word like any other (`on`, a port), and hiding it would spoil the message.
+const SHORTEST: usize = 6;
+
+impl Config {
+    /// The configuration as others may see it. It can be loaded again.
+    #[must_use]
+    pub fn shown(&self) -> Self {
+        let Ok(mut value) = serde_json::to_value(self) else { return Self::default() };
+        if !hide(&mut value, "") {
+            return self.clone();
+        }
+        serde_json::from_value(value).unwrap_or_default()
+    }
+}
+
+/// Hides the values of all keys whose names say that they are secret; whether there were any.
+fn hide(value: &mut Value, home: &str) -> bool {
+    match value {
+        Value::Object(entries) => entries.iter_mut().fold(false, |hidden, (key, value)| match value {
+            Value::String(text) if !NAMES_OF_CLUSTERS.contains(&home) && names_a_secret(key) => {
+                HIDDEN.clone_into(text);
+                true
+            }
+            other => hide(other, key) || hidden,
+        }),
+        Value::Array(items) => {
+            // All of them: hiding is what is asked for, not only whether there is anything to hide.
+            let mut hidden = false;
+            items.iter_mut().for_each(|item| hidden |= hide(item, home));
+            hidden
+        }
+        _ => false,
+    }
+}
+
+/// Whether what has this name is secret: `Authorization`, `x-api-key`, `db_password`. The first 64 letters count.
+#[must_use]
+pub fn names_a_secret(name: &str) -> bool {
+    let mut plain = [0; 64];
+    let letters = name.bytes().filter(u8::is_ascii_alphanumeric);
+    let length = plain.iter_mut().zip(letters).map(|(place, letter)| *place = letter.to_ascii_lowercase()).count();
+    let plain = plain.get(..length).unwrap_or_default();
+    WORDS.iter().any(|word| plain.windows(word.len()).any(|part| part == word.as_bytes()))
+}
+
+/// A path with its query, the values of secret parameters hidden.
+#[must_use]
+pub fn without_secrets(path: &str) -> Cow<'_, str> {
+    let Some((before, query)) = path.split_once('?') else { return Cow::Borrowed(path) };
+    let secret =
+        |part: &&str| part.split_once('=').is_some_and(|(name, value)| !value.is_empty() && names_a_secret(name));
+    if !query.split('&').any(|part| secret(&part)) {
+        return Cow::Borrowed(path);
+    }
+    let mut out = format!("{before}?");
+    for (n, part) in query.split('&').enumerate() {
+        out.push_str(if n == 0 { "" } else { "&" });
+        match part.split_once('=').filter(|_| secret(&part)) {
+            Some((name, _)) => out.extend([name, "=", HIDDEN]),
+            None => out.push_str(part),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Remembers what variables held, and takes it out of what is said about a file.
+pub(super) struct Veil<'a> {
+    variables: &'a dyn Fn(&str) -> Option<String>,
+    seen: RefCell<Vec<(String, String)>>,
+}
+
+impl<'a> Veil<'a> {
+    pub fn new(variables: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { variables, seen: RefCell::default() }
+    }
+
+    /// A variable's value.
+    pub fn look_up(&self, name: &str) -> Option<String> {
+        let value = (self.variables)(name)?;
+        let mut seen = self.seen.borrow_mut();
+        if value.len() >= SHORTEST && seen.iter().all(|(known, _)| known != name) {
+            seen.push((name.to_owned(), value.clone()));
+        }
+        Some(value)
+    }
+
+    /// The findings, in which variables are named and not quoted.
+    pub fn over(&self, mut findings: Vec<Diagnostic>) -> Vec<Diagnostic> {
+        let mut seen = self.seen.borrow_mut();
+        // What is part of another value goes after it.
+        seen.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+        let veiled = |text: &mut String| {
+            for (name, value) in seen.iter().filter(|(_, value)| text.contains(value.as_str())).collect::<Vec<_>>() {
+                *text = text.replace(value.as_str(), &format!("${{{name}}}"));
+            }
+        };
+        for finding in &mut findings {
+            for text in std::iter::once(&mut finding.message).chain(&mut finding.remedy) {
+                veiled(text);
+                mask_user(text);
+            }
+        }
+        findings
+    }
+}
+
+/// The longest line in which secrets are looked for, in bytes. A longer one is no person's, and is shown in part only.
+const LONGEST_MASKED: usize = 16 * 1024;
+
+/// A line of a file as it may be shown: as many characters, those of secrets hidden.
+pub(super) fn masked(line: &str) -> Cow<'_, str> {
+    if line.len() > LONGEST_MASKED || !line.contains(':') {
+        return Cow::Borrowed(line);
+    }
+    let mut text = line.to_owned();
+    mask_user(&mut text);
+    mask_values(&mut text);
+    Cow::Owned(text)
+}
+
+/// Hides who is named with his password in a URL, character by character: marks below a line stay where they are.
+fn mask_user(text: &mut String) {
+    let part = |from: usize, text: &str| {
+        let rest = text.get(from..)?;
+        let start = from + rest.find("://")? + 3;
+        let authority =
+            text.get(start..)?.find(|c: char| c == '/' || c.is_whitespace()).map_or(text.len(), |n| start + n);
+        Some((start, text.get(start..authority)?.rfind('@').map(|n| start + n), authority))
+    };
+    let mut from = 0;
+    while let Some((start, at, end)) = part(from, text) {
+        from = at.map_or(end, |at| stars(text, start, at));
+    }
+}
+
+/// Hides what follows a secret's name in a line of a file.
+fn mask_values(text: &mut String) {
+    let mut from = 0;
+    while let Some(colon) = text.get(from..).and_then(|rest| rest.find(": ")).map(|n| from + n) {
+        let before = text.get(..colon).unwrap_or_default();
+        let name =
+            before.rsplit(|c: char| c.is_whitespace() || matches!(c, '{' | ',' | '[')).next().unwrap_or_default();
+        let end = text.get(colon..).and_then(|rest| rest.find([',', '}'])).map_or(text.len(), |n| colon + n);
+        from = if names_a_secret(name) { stars(text, colon + 2, end) } else { colon + 2 };
+    }
+}
+
+/// Puts stars in the place of a part's characters; gives where the rest begins.
+fn stars(text: &mut String, start: usize, end: usize) -> usize {
+    let stars = "*".repeat(text.get(start..end).map_or(0, |part| part.chars().count()));
+    text.replace_range(start..end, &stars);
+    start + stars.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{load_str, load_with};
+
+    #[test]
+    fn values_of_secret_headers_are_not_shown_and_what_is_shown_loads_again() {
+        let config = load_str(
+            "routes:\n  - { match: { headers: { Authorization: Bearer abc, x-api-key: abc, x-beta: yes } }, split: { tokens: 90%, b: 10% } }\n\
+             clusters: { tokens: { endpoints: [{ address: 127.0.0.1:1, metadata: { db_password: abc, version: '7' } }] }, b: {} }",
+            "t.yaml",
+        )
+        .unwrap();
+        let shown = config.shown();
+        let headers = &shown.routes[0].matches.headers;
+        assert_eq!(headers.values().map(String::as_str).collect::<Vec<_>>(), [HIDDEN, HIDDEN, "yes"]);
+        let metadata = &shown.clusters["tokens"].endpoints[0].metadata;
+        assert_eq!((metadata["db_password"].as_str(), metadata["version"].as_str()), (HIDDEN, "7"));
+        assert_eq!((&shown.routes[0].split, &shown.model), (&config.routes[0].split, &config.model));
+        let text = shown.to_yaml();
+        assert!(!text.contains("abc"), "{text}");
+        assert_eq!(load_str(&text, "again.yaml").unwrap(), shown);
+        let plain = load_str("clusters: { token: {} }\nroutes: [{ cluster: token }]", "t.yaml").unwrap();
+        assert_eq!(plain.shown(), plain);
+    }
+
+    #[test]
+    fn secret_parameters_of_a_query_are_hidden_and_others_are_not() {
+        for (path, shown) in [
+            ("/a?b=c", "/a?b=c"),
+            ("/a?access_token=x&b=c", "/a?access_token=(hidden)&b=c"),
+            ("/a?b=c&API-Key=x=y&d", "/a?b=c&API-Key=(hidden)&d"),
+            ("/token=1?", "/token=1?"),
+            ("/a?token=&token", "/a?token=&token"),
+        ] {
+            assert_eq!(without_secrets(path), shown);
+        }
+    }
+
+    #[test]
+    fn an_error_names_a_variable_and_does_not_quote_it() {
+        let variables = |name: &str| match name {
+            "KEY" => Some("sesame-open".to_owned()),
+            "LONGER" => Some("sesame-open-wide".to_owned()),
+            "SHORT" => Some("abc".to_owned()),
+            _ => None,
+        };
+        for (text, said) in [
+            ("model: { tick: '${KEY}' }", "`${KEY}` is not a length of time"),
+            ("node: { name: x }\nadmin: '${LONGER}'", "`${LONGER}` is neither an IP address"),
+            (
+                "telemetry: { traces: { otlp: 'http://me:${KEY}@h/v1/traces' } }",
+                "`http://*********@h/v1/traces` is not",
+            ),
+            ("telemetry: { traces: { otlp: 'http://me:sesame@h/v1/traces' } }", "otlp: 'http://*********@h/v1/traces'"),
+            (
+                "routes: [{ match: { headers: { x-token: sesame, a: b } }, clutser: c }]",
+                "x-token: ******, a: b } }, clutser: c",
+            ),
+            ("model: { tick: '${SHORT}' }", "`abc` is not a length of time"),
+        ] {
+            let error = load_with(text.as_bytes(), "t.yaml", &variables).unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("sesame"), "{error}");
+        }
+    }
+}

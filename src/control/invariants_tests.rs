@@ -1,0 +1,78 @@
+//! What must hold of the slow loop whatever happens (`integration/INVARIANTS.md`), where no other test says it.
+
+use super::*;
+use proptest::prelude::*;
+use std::io;
+use std::sync::Mutex;
+
+/// What is logged in this thread meanwhile.
+fn logged(run: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, run);
+    let text = lines.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn each_step_of_the_ladder_is_logged_once_however_often_the_model_fails() {
+    let said = logged(|| {
+        let mut bench = Bench::new(config(&[1, 2]));
+        bench.tick(Ok(&[0.010, 0.020]));
+        for _ in 0..5 {
+            bench.tick(Err(too_slow()));
+        }
+        bench.pass(31.0);
+        (0..5).for_each(|_| bench.tick(Err(too_slow())));
+        (0..5).for_each(|_| bench.tick(Ok(&[0.010, 0.010])));
+    });
+    assert_eq!(said.matches("a step on the ladder").count(), 2, "{said}");
+    assert_eq!(said.matches("the model steers").count(), 2, "{said}");
+    assert!(said.contains("to=\"last_good\"") && said.contains("reason="), "{said}");
+}
+
+proptest! {
+    /// What is late, doubled, disordered or from the future: each call at any time, in any order, with any latency.
+    #[test]
+    fn telemetry_of_any_time_and_size_is_bounded_and_ages_out(
+        calls in prop::collection::vec((0..2usize, any::<u64>(), any::<f32>(), 1..3usize), 0..60),
+    ) {
+        let mut bench = Bench::new(config(&[1, 2]));
+        bench.tick(Ok(&[0.010, 0.010]));
+        for (candidate, at, latency_s, times) in calls {
+            let candidate = &bench.candidates()[candidate];
+            // Around now as often as anywhere.
+            let at = if at % 2 == 0 { Time(at) } else { Time(SECOND + at % (20 * SECOND)) };
+            (0..times).for_each(|_| call(&candidate.link, at, latency_s, Outcome::Success, candidate.prior_s));
+        }
+        for _ in 0..3 {
+            bench.pass(1.0);
+            let (features, _) = bench.state.prepare().unwrap();
+            let bounded = |all: &[f32]| all.iter().all(|f| f.is_nan() || f.abs() <= 1e6);
+            prop_assert!(bounded(&features.edge_features));
+            bench.tick(Ok(&[0.010, 0.010]));
+            let weights = bench.weights();
+            prop_assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{weights:?}");
+            prop_assert_eq!(bench.picks(20).len(), 20);
+        }
+        // As long after the last moment that anybody named as after any other.
+        bench.now.store(u64::MAX - 10 * SECOND, SeqCst);
+        let (features, _) = bench.state.prepare().unwrap();
+        prop_assert!(features.edge_features.iter().all(|f| f.is_nan() || f.is_finite()));
+        bench.tick(Ok(&[0.010, 0.010]));
+        let picks = bench.picks(400);
+        prop_assert!(picks.contains(&1) && picks.contains(&2), "one of them was forgotten for ever");
+    }
+}
