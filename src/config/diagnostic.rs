@@ -12,6 +12,7 @@
 //! Lines and columns count from 1, columns in characters. A line of 0 stands for the file as a whole. Control
 //! characters of the file never reach the terminal, and a long line is shown around its column only.
 
+use super::secret::masked;
 use serde::Serialize;
 use std::fmt;
 
@@ -290,6 +291,8 @@ impl Source<'_> {
 /// Cuts a line around its mark, so that a file of one long line stays readable.
 fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine {
     let line = line.trim_end_matches('\r');
+    let hidden = masked(line);
+    let line = hidden.as_ref();
     let length = line.chars().count();
     let visible = |text: &mut dyn Iterator<Item = char>| -> String {
         text.map(|c| match c {
@@ -318,5 +321,5 @@ fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine 
     if to < length {
         text.push('…');
     }
-    SourceLine { number, text, indent, marked: marked.min(SHOWN_AROUND) }
+    SourceLine { number, text: masked(&text).into_owned(), indent, marked: marked.min(SHOWN_AROUND) }
 }

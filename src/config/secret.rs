@@ -119,13 +119,23 @@ impl<'a> Veil<'a> {
                 veiled(text);
                 mask_user(text);
             }
-            for line in &mut finding.lines {
-                mask_user(&mut line.text);
-                mask_values(&mut line.text);
-            }
         }
         findings
     }
+}
+
+/// The longest line in which secrets are looked for, in bytes. A longer one is no person's, and is shown in part only.
+const LONGEST_MASKED: usize = 16 * 1024;
+
+/// A line of a file as it may be shown: as many characters, those of secrets hidden.
+pub(super) fn masked(line: &str) -> Cow<'_, str> {
+    if line.len() > LONGEST_MASKED || !line.contains(':') {
+        return Cow::Borrowed(line);
+    }
+    let mut text = line.to_owned();
+    mask_user(&mut text);
+    mask_values(&mut text);
+    Cow::Owned(text)
 }
 
 /// Hides who is named with his password in a URL, character by character: marks below a line stay where they are.

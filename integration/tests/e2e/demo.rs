@@ -32,15 +32,19 @@ async fn a_demo_that_is_killed_takes_its_sidecars_along() {
     .await;
     let runs = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).contains("--parent")
+        String::from_utf8_lossy(&command).contains("pathloom-demo-")
     };
     wait::until("them to be sidecars", || sidecars.iter().all(runs)).await;
     demo.signal(Signal::SIGKILL);
     let _ = demo.end(wait::LIMIT).await;
-    wait::until("them to be gone with it", || !sidecars.iter().any(runs)).await;
-    // Should one have been left after all, it is not left to others.
-    sidecars.iter().filter(|pid| runs(pid)).for_each(|pid| {
-        // One that is gone already is what is wanted.
-        let _ = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
+    let begun = std::time::Instant::now();
+    while sidecars.iter().any(runs) && begun.elapsed() < wait::LIMIT {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // One that is left after all is left to nobody else.
+    let left: Vec<&u32> = sidecars.iter().filter(|pid| runs(pid)).collect();
+    left.iter().for_each(|pid| {
+        let _ = kill(Pid::from_raw(**pid as i32), Signal::SIGKILL);
     });
+    assert!(left.is_empty(), "{left:?} outlived the demo");
 }

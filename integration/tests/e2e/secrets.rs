@@ -41,7 +41,8 @@ async fn no_secret_is_logged_or_shown() {
     };
     let setup = sidecar(yaml(""))
         .variable("PLANTED_HEADER", IN_A_HEADER_OF_THE_CONFIGURATION)
-        .variable("PLANTED_VARIABLE", IN_A_VARIABLE);
+        .variable("PLANTED_VARIABLE", IN_A_VARIABLE)
+        .variable("PLANTED_USER", format!("me:{IN_AN_ADDRESS}@127.0.0.1"));
     let mut sidecar = setup.start().await;
 
     // Requests that hold secrets, some of which fail.
@@ -68,7 +69,7 @@ async fn no_secret_is_logged_or_shown() {
     // Configurations that are wrong where a secret stands.
     for (n, wrong) in [
         ", idle_links: '${PLANTED_VARIABLE}'".to_owned(),
-        format!(", traces: {{ otlp: 'http://me:${{PLANTED_VARIABLE}}{IN_AN_ADDRESS}@127.0.0.1/v1/traces' }}"),
+        ", traces: { otlp: 'http://${PLANTED_USER}/v1/traces' }".to_owned(),
     ]
     .iter()
     .enumerate()
@@ -86,7 +87,7 @@ async fn no_secret_is_logged_or_shown() {
     }
     let mut command = Command::new(BINARY);
     command.args(["check", "--effective"]).arg(sidecar.file()).env("PLANTED_HEADER", IN_A_HEADER_OF_THE_CONFIGURATION);
-    command.env("PLANTED_VARIABLE", IN_A_VARIABLE);
+    command.env("PLANTED_VARIABLE", IN_A_VARIABLE).env("PLANTED_USER", format!("me:{IN_AN_ADDRESS}@127.0.0.1"));
     let (_, out, errors) = tokio::task::spawn_blocking(move || process::run(command)).await.unwrap();
     said.extend([out, errors]);
     sidecar.sigterm();
