@@ -65,6 +65,14 @@ test: setup ## Passes every test, the lints, and the guard against getting slowe
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
 
+# What it tests it tests on this machine's kernel, in namespaces of its own. `make test` does so, too, where it may.
+.PHONY: test-network
+test-network: setup ## Tests capture on several hosts, in network namespaces; needs root.
+	@{ command -v nft && command -v ip; } >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nftables iproute2; } \
+		|| { echo "make: nft or ip is missing: sudo apt-get install nftables iproute2" >&2; exit 1; }
+	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --test e2e -- network:: --nocapture
+
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
 	cargo run --release --package pathloom-models -- train --model-version 0.3.0 --curves models/results --out models/pathloom.onnx
@@ -112,7 +120,7 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 
 # libFuzzer's flags are rustc's own: what is compiled for the host alone (build scripts) goes without them.
 FUZZ_SECONDS ?= 120
-FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 orca model
+FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca model
 FUZZ_HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_FLAGS   := --cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Ccodegen-units=1 \
 	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

@@ -15,7 +15,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "configuration",
         read: configuration,
@@ -28,6 +28,8 @@ pub const TARGETS: [Target; 7] = [
     Target { name: "answer1", read: proxy::answer1, seeds: ANSWERS },
     Target { name: "client2", read: proxy::client2, seeds: FRAMES },
     Target { name: "endpoint2", read: proxy::endpoint2, seeds: FRAMES },
+    Target { name: "proxy_header", read: proxy::proxy_header, seeds: HEADERS },
+    Target { name: "first_bytes", read: proxy::first_bytes, seeds: FIRST },
     Target {
         name: "orca",
         read: orca,
@@ -58,6 +60,24 @@ const FRAMES: &[&[u8]] = &[
     b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x04\0\0\0\x01\x88\0\0\x04\0\x01\0\0\0\x01fine\0\0\x08\x06\0\0\0\0\0pathloom",
     b"\0\0\0\x04\x01\0\0\0\0\0\0\x04\x08\0\0\0\0\0\0\0\xff\xff\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0",
     b"\0\0\x03\x01\0\0\0\0\x03\x82\x86\x84\0\0\x03\x09\x04\0\0\0\x03\x41\x01a\0\0\x05\x02\0\0\0\0\x03\0\0\0\x01\x10",
+];
+
+/// PROXY headers of both versions, for both families.
+const HEADERS: &[&[u8]] = &[
+    b"PROXY TCP4 10.0.0.1 10.0.0.2 1000 80\r\nGET / HTTP/1.1\r\n",
+    b"PROXY TCP6 fd00::1 fd00::2 1000 80\r\n",
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x03\xe8\0\x50rest",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b0123456789abcdef0123456789abcdef\x03\xe8\0\x50\x04\0\x04abcd",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+];
+
+/// What clients of several protocols say first.
+const FIRST: &[&[u8]] = &[
+    b"GET /items HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"*1\r\n$4\r\nPING\r\n",
+    b"\x16\x03\x01\0\x40\x01\0\0\x3c\x03\x030123456789abcdef0123456789abcdef\0\0\x02\x13\x01\x01\0\0\x11\0\0\0\x0d\0\x0b\0\0\x08db.shop.\0\0",
 ];
 
 fn configuration(bytes: &[u8]) {

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 17] = [
     "config",
+    "capture",
     "links",
     "observe",
     "identity",

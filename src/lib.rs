@@ -7,6 +7,7 @@ pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod balance;
+pub mod capture;
 pub mod config;
 pub mod control;
 pub mod demo;

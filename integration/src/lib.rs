@@ -6,6 +6,7 @@
 //! - [`sidecar`] starts the product's binary on free ports, reloads it, stops it, and reads its admin port.
 //! - [`fleet`] is the other side: scripted endpoints that write every request into one [`fleet::Journal`], so that each
 //!   request sent can be accounted for.
+//! - [`lan`] is a network of several hosts, for what one host cannot show.
 //! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
 //!
 //! The tests are in `tests/e2e`, one binary for all of them: each further one would cost a minute of linking. They wait
@@ -22,6 +23,7 @@
 pub mod body;
 pub mod client;
 pub mod fleet;
+pub mod lan;
 pub mod load;
 pub mod metrics;
 pub mod overload;

@@ -148,6 +148,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             service: name.into(),
             protocol: Protocol::Http1,
             secure: false,
+            proxy_protocol: false,
             timeouts: crate::config::Timeouts::default(),
             retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, &Default::default(), Time(0)))),
             ejection: crate::config::Ejection::default(),

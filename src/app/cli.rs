@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::{EXIT_CONFIG, ca, run};
+use super::{EXIT_CONFIG, ca, capture, run};
 use crate::config::{self, Severity};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -62,6 +62,18 @@ and in the configuration:
     bundle: /tmp/mesh-ca/ca.pem"
     )]
     Ca(ca::CaCommand),
+    /// Lets the kernel bring connections here that were meant for others (nftables).
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  pathloom capture install --config pathloom.yaml --dry-run     what would be done?
+  pathloom capture install --config pathloom.yaml
+  pathloom capture show
+  pathloom capture remove
+
+The rules follow from the workloads' `capture` and from the section `capture` of the file."
+    )]
+    Capture(capture::CaptureCommand),
     /// Prints the JSON schema of the configuration, for editors.
     Schema,
 }
@@ -86,6 +98,7 @@ impl Cli {
             Command::Demo(args) => crate::demo::run(args),
             Command::Explain(args) => explain(&args),
             Command::Ca(command) => ca::run(command),
+            Command::Capture(command) => capture::run(command),
             Command::Schema => {
                 print!("{}", config::json_schema());
                 ExitCode::SUCCESS

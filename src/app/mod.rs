@@ -7,6 +7,7 @@
 //! - one thread named `scorer` that owns the model; writers of the access log and of traces; the file watcher.
 
 mod ca;
+mod capture;
 mod cli;
 mod privileges;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::succession::Succession;
 use super::{EXIT_CONFIG, EXIT_START};
 use crate::admin::{self, AdminListener, AdminState, ConfigState};
 use crate::balance::Published;
+use crate::capture;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
 use crate::health::{self, Checks};
@@ -102,6 +103,15 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         Auto::Set(threads) => threads,
     };
+    let captures = config.workloads.values().any(|workload| workload.capture.captures());
+    if captures && config.capture.user.is_none() {
+        capture::may_mark(config.capture.mark).map_err(|error| {
+            format!(
+                "connections cannot be marked as the proxy's own ({error}), so they would be captured again: \
+                 run it with CAP_NET_ADMIN, or write the user that it runs under as `capture.user`"
+            )
+        })?;
+    }
     let clock = Clock::start();
     let read_clock: admin::Clock = Arc::new(move || clock.now());
     let (published, bell) = (Published::default(), Bell::default());
@@ -342,5 +352,7 @@ fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
         connected: gauges.connected_total,
         requests: gauges.requests,
         upgraded: gauges.upgraded_connections,
+        tcp: gauges.tcp_connections,
+        passed: gauges.passed_total,
     })
 }

@@ -129,6 +129,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// Whether that goes over TLS.
     pub secure: bool,
+    /// Whether connections to the endpoints begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When a request that failed is tried at another endpoint.

@@ -70,6 +70,7 @@ impl Kit {
             service: "c".into(),
             protocol: Protocol::Http1,
             secure: false,
+            proxy_protocol: false,
             timeouts: Timeouts::default(),
             retrying: crate::balance::Retrying::new(
                 &Default::default(),

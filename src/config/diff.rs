@@ -48,6 +48,7 @@ read_at_start! {
     "listeners.request_headers" => listeners.request_headers;
     "listeners.max_header_bytes" => listeners.max_header_bytes;
     "listeners.max_headers" => listeners.max_headers;
+    "listeners.detect" => listeners.detect;
     "listeners.max_connections" => listeners.max_connections;
     "listeners.max_streams" => listeners.max_streams;
     "telemetry.record" => telemetry.record;

@@ -5,12 +5,14 @@
 //! default, except the few without which nothing could be meant (an endpoint's address, a split's clusters).
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
+mod connections;
 mod identity;
 mod operate;
 mod resilience;
 mod steering;
 mod traffic;
 
+pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
@@ -45,6 +47,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What they can reach. Keyed by the cluster's name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Connections that the kernel redirects here, on listeners with `capture`.
+    pub capture: Capture,
     /// Which requests go first where a cluster is overloaded.
     pub priority: Priority,
     /// How paths are scored.
@@ -75,6 +79,8 @@ pub struct ListenerDefaults {
     pub max_header_bytes: ByteSize,
     /// How many headers a request may have.
     pub max_headers: usize,
+    /// How long a listener with `protocol: detect` waits for a client's first bytes, where the connection could also be passed on as TCP.
+    pub detect: Timespan,
     /// How many connections each serving thread accepts at once; more wait in the kernel's queue.
     pub max_connections: usize,
     /// How many HTTP/2 streams a connection may have open.
@@ -89,6 +95,12 @@ pub struct Workload {
     pub listen: Option<SocketAddr>,
     /// The addresses this workload calls from (`10.1.2.16/28`); without it, everybody on the listener.
     pub source: Option<SourceNet>,
+    /// What clients speak on the listener; all workloads of a listener say the same, as they do of `capture` and `proxy_from`.
+    pub protocol: ListenerProtocol,
+    /// How connections come to the listener: from clients, or from the kernel, which redirects what was meant for others.
+    pub capture: CaptureMode,
+    /// Who puts a PROXY header (v1 or v2) before each connection, and is believed that it comes from whom that names; nobody when empty.
+    pub proxy_from: Vec<SourceNet>,
     /// The service that this workload is an instance of; its own name when empty.
     pub service: String,
     /// The address at which this workload is itself an endpoint of a cluster, which joins its outgoing links to its incoming ones.
@@ -165,6 +177,8 @@ pub struct RouteMatch {
     pub query: BTreeMap<String, String>,
     /// The method.
     pub method: Option<String>,
+    /// The port that a TCP connection was made to; only where the route leads to clusters with `protocol: tcp`, whose other condition is `host`: the name that TLS asks for.
+    pub port: Option<u16>,
 }
 
 /// A group of endpoints that offer the same service.
@@ -183,8 +197,12 @@ pub struct Cluster {
     pub locality: Locality,
     /// How connections to the endpoints are secured; plain text when it is not said.
     pub tls: ClusterTls,
+    /// Whether each connection to an endpoint begins with a PROXY protocol v2 header that says who the client is; only with `protocol: tcp`, where a connection has one client.
+    pub proxy_protocol: bool,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Further addresses that stand for all of the endpoints (`10.96.0.10:80`): captured connections to them go to this cluster, as those to an endpoint's own address do.
+    pub addresses: Vec<SocketAddr>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// When a request that failed is tried at another endpoint.
@@ -248,6 +266,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 with prior knowledge, many requests on one connection.
     Http2,
+    /// Anything: the bytes of one client's connection, passed on as they are.
+    Tcp,
 }
 
 /// How long things may take.
@@ -264,6 +284,8 @@ pub struct Timeouts {
     pub request: Timespan,
     /// A pooled connection that nobody uses is closed after this long.
     pub pooled: Timespan,
+    /// A TCP connection on which nothing moves, in either direction, is closed after this long.
+    pub tcp_idle: Timespan,
 }
 
 /// `auto`, or a value of one's own.
@@ -472,6 +494,7 @@ impl Default for ListenerDefaults {
             request_headers: secs(10),
             max_header_bytes: ByteSize(64 * 1024),
             max_headers: 100,
+            detect: secs(1),
             max_connections: 16_384,
             max_streams: 256,
         }
@@ -480,7 +503,14 @@ impl Default for ListenerDefaults {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: secs(1), response_headers: secs(15), idle: secs(60), request: secs(0), pooled: secs(60) }
+        Self {
+            connect: secs(1),
+            response_headers: secs(15),
+            idle: secs(60),
+            request: secs(0),
+            pooled: secs(60),
+            tcp_idle: secs(3600),
+        }
     }
 }
 

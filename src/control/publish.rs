@@ -101,6 +101,7 @@ impl State {
                 service: cluster.service.clone(),
                 protocol: cluster.config.protocol,
                 secure: cluster.config.tls != ClusterTls::default(),
+                proxy_protocol: cluster.config.proxy_protocol,
                 timeouts: cluster.config.timeouts.clone(),
                 retrying: Retrying::new(&cluster.config.retries, self.budgets.of(cluster, now)),
                 ejection: cluster.config.ejection.clone(),

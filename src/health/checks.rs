@@ -101,18 +101,23 @@ struct Asking {
     address: SocketAddr,
     protocol: Protocol,
     check: HealthCheck,
+    /// The mark of connections of ours, where any are captured.
+    mark: Option<u32>,
 }
 
 /// Everybody who is to be asked. Where several clusters have an endpoint, the first one's rules hold, as they do for its
 /// ejection.
 fn wanted(config: &Config) -> HashMap<NodeKey, Asking> {
     let mut all = HashMap::new();
+    let captures = config.workloads.values().any(|workload| workload.capture.captures());
+    let mark = Some(config.capture.mark).filter(|_| captures && config.capture.user.is_none());
     for cluster in config.clusters.values() {
         for endpoint in &cluster.endpoints {
             all.entry(NodeKey::new(&endpoint.address.to_string())).or_insert_with(|| Asking {
                 address: endpoint.address,
                 protocol: cluster.protocol,
                 check: cluster.health.clone(),
+                mark,
             });
         }
     }
@@ -154,7 +159,7 @@ impl Drop for Stops {
 
 async fn ask(checks: Checks, key: NodeKey, asking: Asking, changed: impl Fn()) {
     loop {
-        let answer = probe(asking.address, asking.protocol, &asking.check).await;
+        let answer = probe(asking.address, asking.mark, asking.protocol, &asking.check).await;
         if answer.is_some_and(|answer| checks.told(&key, answer, &asking.check)) {
             changed();
         }

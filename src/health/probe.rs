@@ -4,6 +4,7 @@
 //! is not the request path.
 
 use crate::balance::Unwell;
+use crate::capture;
 use crate::config::{Check, HealthCheck, Protocol};
 use crate::observe::none_left;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,6 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use std::io;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
@@ -35,9 +37,14 @@ struct Said {
 }
 
 /// Asks once. None where nothing could be asked, which says nothing of the endpoint.
-pub async fn probe(address: SocketAddr, protocol: Protocol, check: &HealthCheck) -> Option<Result<(), Unwell>> {
+pub async fn probe(
+    address: SocketAddr,
+    mark: Option<u32>,
+    protocol: Protocol,
+    check: &HealthCheck,
+) -> Option<Result<(), Unwell>> {
     let asked = async {
-        match TcpStream::connect(address).await {
+        match connect(address, mark).await {
             Ok(stream) => Some(ask(stream, address, protocol, check).await),
             Err(error) if none_left(&error) => None,
             Err(_) => Some(Err(Unwell::NoConnection)),
@@ -58,6 +65,14 @@ async fn ask(stream: TcpStream, address: SocketAddr, protocol: Protocol, check: 
     }
 }
 
+/// Opens a connection, which the rules that capture connections leave alone where there are any.
+async fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let Some(mark) = mark else { return TcpStream::connect(address).await };
+    let stream = TcpStream::from_std(capture::begin(address, Some(mark))?)?;
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(stream), Err)
+}
+
 async fn http(
     stream: TcpStream,
     protocol: Protocol,
@@ -71,7 +86,7 @@ async fn http(
             .body(Full::default())
     };
     match protocol {
-        Protocol::Http1 => {
+        Protocol::Http1 | Protocol::Tcp => {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
             let driven = tokio::spawn(connection);
             let answer = sender.send_request(request(check.path.clone()).ok()?).await.ok();

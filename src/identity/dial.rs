@@ -127,10 +127,12 @@ impl Dial {
     }
 
     fn install(&self, mut config: ClientConfig, name: ServerName<'static>, epoch: u64) {
-        config.alpn_protocols = vec![match self.protocol {
-            Protocol::Http1 => HTTP1.to_vec(),
-            Protocol::Http2 => HTTP2.to_vec(),
-        }];
+        config.alpn_protocols = match self.protocol {
+            Protocol::Http1 => vec![HTTP1.to_vec()],
+            Protocol::Http2 => vec![HTTP2.to_vec()],
+            // What is spoken inside is the client's business.
+            Protocol::Tcp => Vec::new(),
+        };
         self.made.store(Some(Arc::new(Secured { epoch: epoch + 1, config: Arc::new(config), name })));
         self.epoch.store(epoch, Relaxed);
     }

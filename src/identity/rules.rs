@@ -40,6 +40,13 @@ impl Rules {
     pub fn allow(&self, peer: Option<&SpiffeId>, method: &Method, path: &str) -> bool {
         self.0.iter().any(|rule| rule.holds(peer, method, path))
     }
+
+    /// Whether a connection may be passed on that is no HTTP: by rules that name neither methods nor a path.
+    #[must_use]
+    pub fn allow_connection(&self, peer: Option<&SpiffeId>) -> bool {
+        let any = |rule: &&Rule| rule.methods.is_empty() && rule.path == PathRule::Any;
+        self.0.iter().filter(any).any(|rule| rule.is_from(peer))
+    }
 }
 
 impl Rule {
@@ -54,9 +61,13 @@ impl Rule {
         Some(Self { from: allow.from.iter().cloned().collect(), methods, path })
     }
 
+    fn is_from(&self, peer: Option<&SpiffeId>) -> bool {
+        self.from.is_empty() || peer.is_some_and(|peer| self.from.iter().any(|f| f.matches(peer)))
+    }
+
     fn holds(&self, peer: Option<&SpiffeId>, method: &Method, path: &str) -> bool {
-        let from = self.from.is_empty() || peer.is_some_and(|peer| self.from.iter().any(|f| f.matches(peer)));
-        from && (self.methods.is_empty() || self.methods.contains(method))
+        self.is_from(peer)
+            && (self.methods.is_empty() || self.methods.contains(method))
             && match &self.path {
                 PathRule::Any => true,
                 PathRule::Exact(wanted) => path == &**wanted,

@@ -45,8 +45,8 @@ pub struct AccessRecord<'a> {
     pub host: &'a str,
     /// The path with its query, in which a line hides the values of secret parameters.
     pub path: &'a str,
-    /// What the client spoke.
-    pub protocol: Version,
+    /// Which HTTP the client spoke; none where it was a TCP connection.
+    pub protocol: Option<Version>,
     /// The status that the client got; none where it got none.
     pub status: Option<StatusCode>,
     /// The gRPC status in the answer's head or trailers.

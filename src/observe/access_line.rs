@@ -33,7 +33,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     }
     displayed(out, "endpoint", r.endpoint);
     for (key, text) in [
-        ("method", r.method.as_str()),
+        ("method", method(r)),
         ("host", r.host),
         ("path", &without_secrets(r.path)),
         ("protocol", protocol(r.protocol)),
@@ -70,7 +70,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
 pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     out.extend_from_slice(&stamp(r.time));
     labelled(out, "", of(r.workload));
-    labelled(out, "", r.method.as_str());
+    labelled(out, "", method(r));
     labelled(out, "", r.host);
     printable(out, &without_secrets(r.path));
     labelled(out, "", protocol(r.protocol));
@@ -139,8 +139,14 @@ fn of(name: Option<&Arc<str>>) -> &str {
     name.map_or("", |n| n)
 }
 
+/// The method; a connection has none.
+fn method<'a>(r: &AccessRecord<'a>) -> &'a str {
+    r.protocol.map_or("", |_| r.method.as_str())
+}
+
 /// The protocol as clients and RFC 9110 write it.
-pub fn protocol(version: Version) -> &'static str {
+pub fn protocol(version: Option<Version>) -> &'static str {
+    let Some(version) = version else { return "TCP" };
     match version {
         Version::HTTP_09 => "HTTP/0.9",
         Version::HTTP_10 => "HTTP/1.0",

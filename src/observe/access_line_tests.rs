@@ -28,7 +28,7 @@ pub fn record() -> AccessRecord<'static> {
         method: &Method::GET,
         host: "catalog.shop",
         path: "/v2/things?q=1",
-        protocol: Version::HTTP_11,
+        protocol: Some(Version::HTTP_11),
         status: Some(StatusCode::OK),
         grpc_status: None,
         reason: None,

@@ -199,7 +199,7 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "requests",
         Counter,
         Number,
-        "Requests that are over, by the class of the answer's status; none where there was no answer.",
+        "Requests that are over, by the class of the answer's status; none where there was no answer, as for TCP connections.",
     );
     let mut failures = Family::new(
         "request_failures",
@@ -211,7 +211,7 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "request_duration",
         Kind::Histogram,
         Measure::Seconds,
-        "Time from a request's head to the end of its answer.",
+        "Time from a request's head to the end of its answer; of a TCP connection, from its beginning to its end.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
     let mut faults =
@@ -285,6 +285,10 @@ pub struct Held {
     pub requests: u64,
     /// Connections switched to another protocol.
     pub upgraded: u64,
+    /// Connections passed on as TCP.
+    pub tcp: u64,
+    /// Captured connections passed on to where they were going, since the start.
+    pub passed: u64,
 }
 
 /// Connections and requests under way.
@@ -311,6 +315,13 @@ pub fn held(held: Held) -> Vec<Family> {
             Gauge,
             "Connections switched to another protocol, such as WebSocket.",
             held.upgraded,
+        ),
+        family("tcp_connections", Gauge, "Connections passed on as TCP, whatever is spoken on them.", held.tcp),
+        family(
+            "connections_passed",
+            Counter,
+            "Captured connections to addresses that no cluster has, passed on to where they were going.",
+            held.passed,
         ),
     ]
 }

@@ -111,6 +111,12 @@ reasons! {
     UpgradeFailed = "upgrade_failed", BAD_GATEWAY, "http_upgrade_failed";
     /// The request came through this mesh too many times: proxies pass it on to each other.
     Loop = "loop", LOOP_DETECTED, "proxy_loop_detected";
+    /// The connection did not begin with a PROXY header, as those from its source must.
+    ProxyHeader = "proxy_header", BAD_REQUEST, "http_request_error";
+    /// The captured connection was meant for an address that no cluster has, and such are refused.
+    UnknownDestination = "unknown_destination", FORBIDDEN, "destination_not_found";
+    /// The proxy left before it was over: the drain's time had passed.
+    Shutdown = "shutdown", SERVICE_UNAVAILABLE, "connection_terminated";
     /// The route sends its callers elsewhere, which is no failure.
     Redirected = "redirected", FOUND, "proxy_internal_response";
     /// The route answers some requests with an error on purpose.
@@ -159,6 +165,9 @@ impl Reason {
             | Reason::RequestIncomplete
             | Reason::ClientGone
             | Reason::Loop
+            | Reason::ProxyHeader
+            | Reason::UnknownDestination
+            | Reason::Shutdown
             | Reason::Redirected
             | Reason::FaultAbort
             | Reason::Internal => false,

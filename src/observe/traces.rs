@@ -76,7 +76,7 @@ pub struct SpanAttributes {
     /// The path, without its query.
     pub path: Box<str>,
     /// What the client spoke.
-    pub protocol: http::Version,
+    pub protocol: Option<http::Version>,
     /// The status that the client got.
     pub status: Option<u16>,
     /// The gRPC status.

@@ -58,7 +58,7 @@ struct Shard {
 }
 
 /// What was counted, over all cores.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrafficSnapshot {
     /// Answers by the first digit of their status; at 0 requests without an answer.
     pub statuses: [u64; 6],
@@ -78,6 +78,22 @@ pub struct TrafficSnapshot {
     pub request_bytes: u64,
     /// Bytes of bodies that clients got.
     pub response_bytes: u64,
+}
+
+impl Default for TrafficSnapshot {
+    fn default() -> Self {
+        Self {
+            statuses: [0; 6],
+            failures: [0; REASONS],
+            latency_buckets: [0; LATENCY_BUCKETS_S.len() + 1],
+            latency_sum_s: 0.0,
+            retries: 0,
+            delays: 0,
+            copies: [0; COPIES],
+            request_bytes: 0,
+            response_bytes: 0,
+        }
+    }
 }
 
 /// The counters of one (workload, cluster).

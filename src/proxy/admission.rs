@@ -12,6 +12,7 @@ use super::names::{X_PATHLOOM_CLASS, X_PATHLOOM_DEPTH};
 use crate::admission::{ClassId, Entry, Gate, Rank, Refusal, Served, Table};
 use crate::links::Time;
 use crate::observe::Reason;
+use crate::route::{ClusterId, WorkloadId};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use std::cell::{Cell, RefCell};
@@ -39,17 +40,41 @@ pub(super) enum Standing {
 }
 
 /// Asks for a token and a place. Whoever must wait for a place is let through to `wait`.
-pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u32) -> Result<(), Failure> {
+pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: Option<u32>) -> Result<(), Failure> {
     let held = flight.held.clone();
     let table = &held.generation.admission;
     let (Some(workload), Some(cluster)) = (flight.workload, flight.cluster) else { return Ok(()) };
     let trusted = table.trusts(workload);
     let said = said(&mut parts.headers, seen, trusted, table);
-    let given = said.class.or_else(|| table.route_class(route));
+    let given = said.class.or_else(|| table.route_class(route?));
     let class = given.unwrap_or(table.classes.usual);
+    enter(flight, table, (workload, cluster), route, (class, said.depth))?;
+    if given.is_some() || said.depth.is_some() {
+        let class = given.map(|class| table.classes.name(class));
+        pass_on(&mut parts.headers, class, said.depth.unwrap_or(0).saturating_add(1));
+    }
+    Ok(())
+}
+
+/// Asks for a connection, which says nothing of itself; `route` is the one that it goes by, if any.
+pub(super) fn ask_for_connection(flight: &mut Flight, route: Option<u32>) -> Result<(), Failure> {
+    let held = flight.held.clone();
+    let table = &held.generation.admission;
+    let (Some(workload), Some(cluster)) = (flight.workload, flight.cluster) else { return Ok(()) };
+    let class = route.and_then(|route| table.route_class(route)).unwrap_or(table.classes.usual);
+    enter(flight, table, (workload, cluster), route, (class, None))
+}
+
+fn enter(
+    flight: &mut Flight,
+    table: &Table,
+    (workload, cluster): (WorkloadId, ClusterId),
+    route: Option<u32>,
+    (class, depth): (ClassId, Option<u8>),
+) -> Result<(), Failure> {
     flight.class = Some(class);
     let now = flight.started;
-    let limits = [table.workload_limit(workload), table.route_limit(route)];
+    let limits = [table.workload_limit(workload), route.and_then(|route| table.route_limit(route))];
     for limited in limits.into_iter().flatten() {
         if let Err(wait_ns) = limited.bucket.take(flight.core.index, now) {
             limited.bucket.refuse(usize::from(class.0));
@@ -58,16 +83,12 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: u3
     }
     if let Some(gate) = table.gate(cluster) {
         let trace_id = flight.trace.as_ref().map_or("", |t| t.trace_id());
-        let rank = Rank::new(table.classes.level(class, said.depth), trace_id.as_bytes());
+        let rank = Rank::new(table.classes.level(class, depth), trace_id.as_bytes());
         flight.standing = match gate.arrive(flight.core.index, rank, class) {
             Entry::Inside(one_of) => Standing::Inside(one_of),
             Entry::Wait => Standing::Waiting(rank, class),
             Entry::Refused(refusal) => return Err(refused(refusal)),
         };
-    }
-    if given.is_some() || said.depth.is_some() {
-        let class = given.map(|class| table.classes.name(class));
-        pass_on(&mut parts.headers, class, said.depth.unwrap_or(0).saturating_add(1));
     }
     Ok(())
 }

@@ -59,17 +59,22 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 const UNAVAILABLE: &[u8] = b"14";
 
 /// Where a request was tried.
-struct Tried {
+pub(super) struct Tried {
     indices: [usize; MAX_TRIES],
     count: usize,
 }
 
 impl Tried {
+    /// Nowhere yet.
+    pub(super) fn nowhere() -> Self {
+        Self { indices: [usize::MAX; MAX_TRIES], count: 0 }
+    }
+
     fn so_far(&self) -> &[usize] {
         self.indices.get(..self.count).unwrap_or_default()
     }
 
-    fn add(&mut self, index: usize) {
+    pub(super) fn add(&mut self, index: usize) {
         if let Some(slot) = self.indices.get_mut(self.count) {
             *slot = index;
             self.count += 1;
@@ -77,7 +82,7 @@ impl Tried {
     }
 
     /// Whether the rules and the candidates leave another try.
-    fn leaves(&self, retrying: &Retrying, table: &Table) -> bool {
+    pub(super) fn leaves(&self, retrying: &Retrying, table: &Table) -> bool {
         self.count <= retrying.attempts && self.count < MAX_TRIES && table.has_beside(self.so_far())
     }
 }
@@ -126,7 +131,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     let retrying = &cluster.retrying;
     retrying.budget.earn(core.index);
     let mut now = flight.ready;
-    let mut tried = Tried { indices: [usize::MAX; MAX_TRIES], count: 0 };
+    let mut tried = Tried::nowhere();
     flight.arm = trial::arm(flight, table, now);
     let mut choice = pick(flight, table, &tried, now).ok_or(Reason::NoEndpoints)?;
     loop {
@@ -184,7 +189,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     }
 }
 
-fn pick(flight: &Flight, table: &Table, tried: &Tried, now: Time) -> Option<Choice> {
+pub(super) fn pick(flight: &Flight, table: &Table, tried: &Tried, now: Time) -> Option<Choice> {
     let expired = flight.held.generation.expired(now);
     table.pick_for((flight.number, flight.arm), now, expired, &mut *flight.core.rng.borrow_mut(), tried.so_far())
 }

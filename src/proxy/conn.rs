@@ -14,6 +14,7 @@
 
 use super::added::Usual;
 use super::core::{Core, Held, Listener};
+use super::door;
 use super::forward;
 use super::http2::{self, FAREWELL};
 use super::io::{Spoken, spoken};
@@ -24,7 +25,7 @@ use super::watch::Watch;
 use crate::config::ListenerDefaults;
 use crate::identity::{Handshake, Peer, Side, SpiffeId, TlsMode};
 use crate::links::Time;
-use crate::route::WorkloadId;
+use crate::route::{ClusterId, WorkloadId};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use std::cell::{Cell, RefCell};
@@ -52,6 +53,9 @@ impl ServerBuilders {
     }
 }
 
+/// A client's address, who it has proven to be, and where its connection was going, where it was captured.
+pub(super) type Who = (IpAddr, Option<Box<Proven>>, Option<Box<SocketAddr>>);
+
 /// A client's connection.
 pub(super) struct Conn {
     pub core: Rc<Core>,
@@ -67,6 +71,8 @@ pub(super) struct Conn {
     pub host: RefCell<HeaderValue>,
     /// Who the client has proven to be, where it was asked. Boxed: most connections pay its place alone.
     proven: Option<Box<Proven>>,
+    /// Where it was going, where it was captured.
+    meant: Option<Box<SocketAddr>>,
     /// What its requests get alike.
     pub usual: Usual,
     pub requests: Cell<usize>,
@@ -82,7 +88,7 @@ impl Conn {
     pub(super) fn new(
         core: Rc<Core>,
         listener: Rc<Listener>,
-        (peer, proven): (IpAddr, Option<Box<Proven>>),
+        (peer, proven, meant): Who,
         http2: bool,
         watch: Rc<Watch>,
     ) -> Rc<Self> {
@@ -97,6 +103,7 @@ impl Conn {
             workload: RefCell::default(),
             host: RefCell::new(HeaderValue::from_static("")),
             proven,
+            meant,
             usual: Usual::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(core.clock.now()),
@@ -124,6 +131,11 @@ impl Conn {
     /// Whether it came in plain text where that is refused.
     pub(super) fn plain_text(&self) -> bool {
         self.proven.as_ref().is_some_and(|proven| !proven.secure)
+    }
+
+    /// The cluster that it was going to, where it was captured.
+    pub(super) fn destination(&self, held: &Held) -> Option<ClusterId> {
+        held.generation.routes.connections().destination(*self.meant.as_deref()?)
     }
 
     /// Whose connection this is; found once, and again when routes were replaced.
@@ -193,10 +205,27 @@ fn told_to_leave(core: &Core, listener: &Listener) -> bool {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>) {
+    let door = core.generation().generation.routes.connections().door(listener.address).cloned();
+    if let Some(door) = door {
+        // Boxed: a connection's future is as large as plain HTTP needs.
+        return Box::pin(door::serve(core, stream, peer, listener, &door)).await;
+    }
     let watch = Watch::new(&core.deadlines);
-    let stream = Transport::Plain(stream);
-    let Some(first) = first_bytes(&core, &listener, &watch, stream).await else { return };
-    let (proven, (stream, read, spoken)) = match core.generation().generation.routes.tls(listener.address) {
+    serve_http(core, Transport::Plain(stream), BytesMut::new(), (peer.ip().to_canonical(), None), listener, watch)
+        .await;
+}
+
+/// Serves a connection on which HTTP is spoken, and `read` came already.
+pub(super) async fn serve_http(
+    core: Rc<Core>,
+    stream: Transport,
+    read: BytesMut,
+    (peer, meant): (IpAddr, Option<Box<SocketAddr>>),
+    listener: Rc<Listener>,
+    watch: Rc<Watch>,
+) {
+    let Some(first) = first_bytes(&core, &listener, &watch, stream, read).await else { return };
+    let (proven, first) = match core.generation().generation.routes.tls(listener.address) {
         TlsMode::Disabled => (None, first),
         // Boxed: a connection's future is as large as plain text needs.
         mode => match Box::pin(prove(&core, &listener, &watch, mode, first)).await {
@@ -204,15 +233,25 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
             None => return,
         },
     };
-    let peer = (peer.ip().to_canonical(), proven);
+    speak(core, listener, watch, (peer, proven, meant), first).await;
+}
+
+/// Speaks HTTP with a client.
+pub(super) async fn speak(
+    core: Rc<Core>,
+    listener: Rc<Listener>,
+    watch: Rc<Watch>,
+    who: Who,
+    (stream, read, spoken): First,
+) {
     match spoken {
         Spoken::Http1 => {
             let downstream = Downstream::new(core.clone(), stream, read);
-            let conn = Conn::new(core, listener, peer, false, watch);
+            let conn = Conn::new(core, listener, who, false, watch);
             server1::serve(&conn, &downstream).await;
         }
         Spoken::Http2 => {
-            let conn = Conn::new(core, listener, peer, true, watch);
+            let conn = Conn::new(core, listener, who, true, watch);
             let ask = |watch: &_, parts: &mut _, seen: &_, body| forward::serve(&conn, watch, parts, seen, body);
             // Boxed: a connection's future is as large as HTTP/1.1 needs.
             Box::pin(http2::serve(&conn, stream, read, ask)).await;
@@ -221,7 +260,7 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
 }
 
 /// A connection, what was read of it, and what that is.
-type First = (Transport, Bytes, Spoken);
+pub(super) type First = (Transport, Bytes, Spoken);
 
 /// Who a client has proven to be.
 pub(super) struct Proven {
@@ -239,18 +278,32 @@ async fn prove(
     mode: TlsMode,
     (stream, read, spoken): First,
 ) -> Option<(Option<Box<Proven>>, First)> {
-    let handshakes = &core.identities.handshakes;
     let plain = match stream {
         Transport::Plain(plain) if read.first() == Some(&FIRST_BYTE) => plain,
-        stream => {
-            // Answered in the client's own words, and with nothing else: each request is refused.
-            let refused = (mode == TlsMode::Strict).then(|| {
-                handshakes.count(Side::Downstream, Handshake::PlainText);
-                Box::new(Proven { secure: false, peer: None, client_cert: None })
-            });
-            return Some((refused, (stream, read, spoken)));
-        }
+        // Answered in the client's own words, and with nothing else: each request is refused.
+        stream => return Some((plain_text(core, mode), (stream, read, spoken))),
     };
+    let (proven, stream) = secure(core, listener, watch, plain, read).await?;
+    Some((Some(proven), first_bytes(core, listener, watch, stream, BytesMut::new()).await?))
+}
+
+/// What is known of a client that spoke plain text: where that is refused, that it did.
+pub(super) fn plain_text(core: &Core, mode: TlsMode) -> Option<Box<Proven>> {
+    (mode == TlsMode::Strict).then(|| {
+        core.identities.handshakes.count(Side::Downstream, Handshake::PlainText);
+        Box::new(Proven { secure: false, peer: None, client_cert: None })
+    })
+}
+
+/// Secures a client's connection, on which `read` came already. None where that fails.
+pub(super) async fn secure(
+    core: &Rc<Core>,
+    listener: &Listener,
+    watch: &Rc<Watch>,
+    plain: TcpStream,
+    read: Bytes,
+) -> Option<(Box<Proven>, Transport)> {
+    let handshakes = &core.identities.handshakes;
     let Some(identity) = core.identities.current() else {
         handshakes.count(Side::Downstream, Handshake::NoIdentity);
         return None;
@@ -278,16 +331,25 @@ async fn prove(
     let peer = stream.peer();
     let said = peer.as_ref().map(|peer| format!("By={};Hash={};URI={}", identity.id(), peer.digest, peer.id));
     let client_cert = said.and_then(|said| HeaderValue::try_from(said).ok());
-    let proven = Box::new(Proven { secure: true, peer, client_cert });
-    Some((Some(proven), first_bytes(core, listener, watch, stream).await?))
+    Some((Box::new(Proven { secure: true, peer, client_cert }), stream))
 }
 
 /// Waits for the first bytes, for as long as an idle connection may; once there is one, as long as a head may take.
-async fn first_bytes(core: &Rc<Core>, listener: &Listener, watch: &Rc<Watch>, mut stream: Transport) -> Option<First> {
+/// `part` came already, and says too little: a part of what HTTP/2 begins with.
+pub(super) async fn first_bytes(
+    core: &Rc<Core>,
+    listener: &Listener,
+    watch: &Rc<Watch>,
+    mut stream: Transport,
+    mut part: BytesMut,
+) -> Option<First> {
+    if !part.is_empty()
+        && let Some(spoken) = spoken(&part)
+    {
+        return Some((stream, part.freeze(), spoken));
+    }
     let accepted = core.clock.now();
     watch.deadline.set(accepted + core.limits.idle.0);
-    // A part of what HTTP/2 begins with.
-    let mut part = BytesMut::new();
     let mut leaving = false;
     let known = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());

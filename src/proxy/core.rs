@@ -62,6 +62,8 @@ pub(super) struct Held {
 pub(super) struct Listener {
     /// As configured.
     pub address: SocketAddr,
+    /// As it is bound: where the configuration has port 0, that is another.
+    pub actual: SocketAddr,
     /// Its name, for clients that name no host.
     pub name: HeaderValue,
     /// It is served no more: its connections leave.
@@ -234,7 +236,7 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                             let actual = socket.local_addr().unwrap_or(address);
                             let name = HeaderValue::from_str(&actual.to_string())
                                 .unwrap_or_else(|_| HeaderValue::from_static(""));
-                            let listener = Rc::new(Listener { address, name, closed: Cell::new(false) });
+                            let listener = Rc::new(Listener { address, actual, name, closed: Cell::new(false) });
                             let accepts = accept(core.clone(), socket, listener.clone(), close.clone());
                             accepting.push((listener, close, tokio::task::spawn_local(accepts)));
                         }

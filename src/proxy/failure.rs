@@ -103,15 +103,16 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
         Reason::Redirected => 2,
         Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
-        Reason::UnknownSource | Reason::NotAllowed | Reason::TlsRequired => 7,
+        Reason::UnknownSource | Reason::UnknownDestination | Reason::NotAllowed | Reason::TlsRequired => 7,
         Reason::RateLimited => 8,
         Reason::NoRoute => 12,
-        Reason::BadRequest | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
+        Reason::BadRequest | Reason::ProxyHeader | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
         Reason::NoEndpoints
         | Reason::Shed
         | Reason::Overloaded
         | Reason::QueueTimeout
         | Reason::EndpointConnections
+        | Reason::Shutdown
         | Reason::NoDescriptors
         | Reason::ConnectRefused
         | Reason::ConnectTimeout

@@ -36,6 +36,7 @@ use crate::links::{Outcome, Time};
 use crate::observe::{AccessRecord, Arm, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -75,6 +76,10 @@ pub(super) struct Flight {
     pub idempotent: bool,
     /// It is a gRPC call.
     pub grpc: bool,
+    /// It is no request but a TCP connection.
+    pub opaque: bool,
+    /// Where it was passed on to as it is, where no cluster has that address.
+    pub passed: Option<SocketAddr>,
     /// Its caller set the limit of its time.
     pub impatient: bool,
     pub class: Option<ClassId>,
@@ -143,6 +148,8 @@ impl Flight {
             arm: None,
             idempotent: false,
             grpc: false,
+            opaque: false,
+            passed: None,
             impatient: false,
             class: None,
             standing: Standing::Outside,
@@ -162,6 +169,41 @@ impl Flight {
             moved_at: started,
             ended: None,
             trickled: false,
+        }
+    }
+
+    /// One that stands for a TCP connection: its caller is to be told nothing but its end.
+    pub(super) fn of_connection(conn: &Rc<Conn>, held: Rc<Held>, started: Time) -> Self {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let mut flight = Self::start(conn, &conn.watch, held, started, &parts);
+        flight.opaque = true;
+        let upload = Upload::new(flight.core.clock, &flight.watch, started);
+        upload.progress.set(Progress::Done);
+        flight.upload = Some(upload);
+        // Whatever ends it early but the connections themselves is the end of this process.
+        flight.watch.verdict.set(Some(Reason::Shutdown));
+        flight
+    }
+
+    /// The endpoint took the connection.
+    pub(super) fn connected(&mut self, now: Time) {
+        self.record(Outcome::Success, now);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.latency_s = Some(now.seconds_since(attempt.begun));
+        }
+    }
+
+    /// The endpoint said something on a connection: somebody is there.
+    pub(super) fn spoke(&self) {
+        if let Some((_, _, candidate)) = self.tried() {
+            candidate.node.succeeded();
+        }
+    }
+
+    /// So many bytes of a connection went to the endpoint.
+    pub(super) fn sent(&self, bytes: usize) {
+        if let Some(upload) = &self.upload {
+            upload.bytes.set(upload.bytes.get() + bytes as u64);
         }
     }
 
@@ -388,6 +430,8 @@ impl Flight {
     fn served(&self, now: Time) -> Served {
         let Some(attempt) = self.attempt else { return Served::Unknown };
         match (attempt.latency_s, self.reason) {
+            // How fast connections are taken says nothing of what goes on in them.
+            _ if self.opaque => Served::Unknown,
             (Some(_), _) if attempt.failed || self.status.is_some_and(|s| s.is_server_error()) => Served::Unknown,
             (Some(latency_s), _) => Served::Within(Duration::from_secs_f32(latency_s)),
             (None, Some(Reason::ResponseTimeout | Reason::RequestTimeout | Reason::ClientGone)) => {
@@ -401,6 +445,7 @@ impl Flight {
         let generation = &self.held.generation;
         let cluster = self.cluster.and_then(|id| generation.cluster(id));
         let (tried, target) = (self.tried(), self.target.as_deref());
+        let path = target.filter(|_| !self.opaque).and_then(|(uri, _)| uri.path_and_query());
         let duration = now.since(self.started);
         let wall = SystemTime::now();
         self.core.sink.log(
@@ -418,11 +463,11 @@ impl Flight {
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
                 route: self.route.as_ref(),
                 cluster: cluster.map(|c| &c.name),
-                endpoint: tried.map(|(_, _, c)| c.endpoint.address),
+                endpoint: tried.map(|(_, _, c)| c.endpoint.address).or(self.passed),
                 method: &self.method,
                 host: target.and_then(|(_, host)| host.to_str().ok()).unwrap_or_default(),
-                path: target.and_then(|(uri, _)| uri.path_and_query()).map_or("", |p| p.as_str()),
-                protocol: self.version,
+                path: path.map_or("", |p| p.as_str()),
+                protocol: (!self.opaque).then_some(self.version),
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,

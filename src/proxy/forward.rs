@@ -165,24 +165,29 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         method: &parts.method,
         headers: &parts.headers,
     };
-    let rule = generation.routes.find(&head).ok_or(Reason::NoRoute)?;
+    let rule = generation.routes.find(&head);
     if logged {
-        flight.route = Some(rule.label.clone());
+        flight.route = rule.map(|rule| rule.label.clone());
     }
-    if let Some(actions) = &rule.actions {
+    if let Some(actions) = rule.and_then(|rule| rule.actions.as_ref()) {
         flight.shape.insert(Box::new(Shape::new(actions, &mut *core.rng.borrow_mut()))).redirect(&parts.uri, &host)?;
     }
-    let id = rule.cluster(core.rng.borrow_mut().next_u32()).ok_or(Reason::NoRoute)?;
+    let id = match rule {
+        Some(rule) => rule.cluster(core.rng.borrow_mut().next_u32()),
+        // A captured connection goes where it was going.
+        None => flight.conn.destination(&held),
+    };
+    let id = id.ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
     if let Some(shape) = &flight.shape {
         shape.abort_at_once()?;
     }
     if generation.admission.active {
-        admission::ask(flight, parts, seen, rule.index)?;
+        admission::ask(flight, parts, seen, rule.map(|rule| rule.index))?;
     }
-    let mut limit = rule.timeout.or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
-    flight.idempotent = rule.idempotent.unwrap_or_else(|| parts.method.is_idempotent());
+    let mut limit = rule.and_then(|rule| rule.timeout).or(Some(cluster.timeouts.request.0).filter(|t| !t.is_zero()));
+    flight.idempotent = rule.and_then(|rule| rule.idempotent).unwrap_or_else(|| parts.method.is_idempotent());
     if seen.grpc {
         limit = hurry(flight, parts, seen, limit);
     }
@@ -221,6 +226,8 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         mirrored(flight, Original { parts, seen, host: asked, added, body: least }, body.as_mut());
     }
     flight.outgoing = match cluster.protocol {
+        // No route for requests leads there.
+        Protocol::Tcp => return Err(Reason::NoRoute.into()),
         Protocol::Http1 => {
             let mut sending = Sending::new(parts, lines, &added, body, &core.scratch);
             let gathered = flight.conn.http2 || flight.shape.as_ref().is_some_and(|shape| shape.wants_all());

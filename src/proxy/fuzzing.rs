@@ -76,3 +76,31 @@ pub fn client2(bytes: &[u8]) {
 pub fn endpoint2(bytes: &[u8]) {
     http2::fuzzing::run(http2::Role::Client, bytes);
 }
+
+/// What a connection begins with from those who put a PROXY header before it.
+pub fn proxy_header(bytes: &[u8]) {
+    match super::proxy_header::read(bytes) {
+        Ok(Some(header)) => {
+            assert!(header.length <= bytes.len() && header.length <= super::proxy_header::MAX_HEADER);
+            // More bytes change nothing of what a header says.
+            let longer = [bytes, b"x"].concat();
+            assert_eq!(super::proxy_header::read(&longer), Ok(Some(header)));
+            if let Some((client, server)) = header.addresses {
+                let written = super::proxy_header::write(client, server).unwrap_or_default();
+                assert!(
+                    super::proxy_header::read(&written)
+                        .is_ok_and(|read| read.is_some_and(|read| read.addresses.is_some()))
+                );
+            }
+        }
+        Ok(None) => assert!(bytes.len() < super::proxy_header::MAX_HEADER),
+        Err(super::proxy_header::NoHeader) => {}
+    }
+}
+
+/// What a client says first where it may speak anything.
+pub fn first_bytes(bytes: &[u8]) {
+    if super::sniff::sniff(bytes).is_none() {
+        assert!(bytes.len() < super::sniff::MOST + 16);
+    }
+}

@@ -3,7 +3,8 @@
 use super::room::Room;
 use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -27,6 +28,10 @@ pub(super) struct CoreGauges {
     pub requests: Gauge,
     /// Connections switched to another protocol, such as WebSocket.
     pub upgraded: Gauge,
+    /// Connections passed on as TCP.
+    pub tcp: Gauge,
+    /// Captured connections passed on to where they were going, since the start.
+    pub passed: Gauge,
 }
 
 /// A number that one thread writes and any may read.
@@ -53,6 +58,8 @@ pub struct ProxyGauges {
     cores: Box<[CoreGauges]>,
     /// Connections of all cores by endpoint, written whenever one is opened or closed.
     endpoints: Mutex<HashMap<EndpointId, Connections>>,
+    /// The local addresses of connections to endpoints, where connections are captured.
+    own: Mutex<HashSet<SocketAddr>>,
     /// Whether descriptors are scarce.
     pub(super) room: Room,
 }
@@ -92,6 +99,10 @@ pub struct GaugesSnapshot {
     pub requests: u64,
     /// Connections switched to another protocol, such as WebSocket.
     pub upgraded_connections: u64,
+    /// Connections passed on as TCP.
+    pub tcp_connections: u64,
+    /// Captured connections passed on to where they were going, since the start.
+    pub passed_total: u64,
 }
 
 impl ProxyGauges {
@@ -99,12 +110,18 @@ impl ProxyGauges {
         Self {
             cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(),
             endpoints: Mutex::default(),
+            own: Mutex::default(),
             room: Room::new(),
         }
     }
 
     pub(super) fn core(&self, core: usize) -> Option<&CoreGauges> {
         self.cores.get(core)
+    }
+
+    /// The local addresses of connections of ours.
+    pub(super) fn own(&self) -> std::sync::MutexGuard<'_, HashSet<SocketAddr>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn endpoints(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointId, Connections>> {
@@ -178,6 +195,8 @@ impl ProxyGauges {
             evicted_total: a.evicted_total + b.evicted_total,
             requests: a.requests + b.requests,
             upgraded_connections: a.upgraded_connections + b.upgraded_connections,
+            tcp_connections: a.tcp_connections + b.tcp_connections,
+            passed_total: a.passed_total + b.passed_total,
         })
     }
 }
@@ -193,6 +212,8 @@ impl CoreGauges {
             evicted_total: self.evicted.get(),
             requests: self.requests.get(),
             upgraded_connections: self.upgraded.get(),
+            tcp_connections: self.tcp.get(),
+            passed_total: self.passed.get(),
         }
     }
 }

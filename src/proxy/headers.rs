@@ -359,7 +359,7 @@ fn framing(headers: &mut HeaderMap, method: &Method, seen: &Seen, protocol: Prot
                 headers.insert(CONTENT_LENGTH, ZERO);
             }
         }
-        Protocol::Http1 => {}
+        Protocol::Http1 | Protocol::Tcp => {}
     }
 }
 
@@ -382,7 +382,7 @@ fn target(parts: &mut request::Parts, seen: &Seen, protocol: Protocol, hop: &Hop
     let Hop { host, secure, .. } = *hop;
     let malformed = || Failure::bad_request("The request's target is malformed.");
     match protocol {
-        Protocol::Http1 => {
+        Protocol::Http1 | Protocol::Tcp => {
             if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
                 let path = std::mem::take(&mut parts.uri).into_parts().path_and_query.ok_or_else(malformed)?;
                 parts.uri = Uri::from(path);

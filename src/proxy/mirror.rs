@@ -120,6 +120,8 @@ impl Twin {
         let gathered = Gathered::default();
         let copied = body.map(|_| RequestBody::Copied(gathered.clone()));
         let outgoing = match cluster.protocol {
+            // Requests cannot go there: such a configuration is refused.
+            Protocol::Tcp => return None,
             Protocol::Http1 => Outgoing::Http1(Sending::new(&mut parts, None, &added, copied, &core.scratch)),
             Protocol::Http2 => {
                 added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));

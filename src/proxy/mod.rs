@@ -11,6 +11,7 @@
 //! | `service` | the Pingora service: threads, listeners that follow the configuration, drain |
 //! | `core` | one thread: accepting, commands, the generation at hand |
 //! | `conn` | a client's connection: protocol, limits in time, farewell; `server1` for HTTP/1.1 |
+//! | `door`, `tcp` | listeners that do more than serve HTTP; connections passed on as they are |
 //! | `http2` | a client's HTTP/2 connection, and what both sides of HTTP/2 share |
 //! | `forward` | a request's way: route, tries, answer |
 //! | `admission` | a request at its cluster's gate: its wait for a place |
@@ -44,6 +45,7 @@ mod conn;
 mod core;
 mod deadline;
 mod deadlines;
+mod door;
 mod early;
 mod expect;
 mod failure;
@@ -58,16 +60,21 @@ mod http2;
 mod ids;
 mod inbound;
 mod io;
+mod meant;
 mod mirror;
 mod names;
+mod own;
 mod places;
+mod proxy_header;
 mod room;
 mod server1;
 mod service;
 mod shaping;
 mod shared;
+mod sniff;
 mod sockets;
 mod taken;
+mod tcp;
 mod transport;
 mod trial;
 mod upgrade;

@@ -168,6 +168,9 @@ impl Proxy {
                 None => sockets::bind(address, cores)?,
             };
             listening.enter(address, &sockets);
+            if options.published.load().routes.connections().is_transparent(address) {
+                listening.make_transparent(address)?;
+            }
             bound.insert(address, sockets);
         }
         let gauges = Arc::new(ProxyGauges::new(options.cores));
@@ -355,7 +358,7 @@ impl Control {
             return;
         }
         let wanted: BTreeSet<SocketAddr> = routes.listeners().collect();
-        self.routes = routes;
+        let before = std::mem::replace(&mut self.routes, routes);
         let gone: Vec<SocketAddr> = self.serving.difference(&wanted).copied().collect();
         for address in gone {
             self.listening.forget(address);
@@ -375,6 +378,14 @@ impl Control {
                         (self.options.on_bind_error)(&error);
                     }
                 }
+            }
+        }
+        let transparent = |address: &SocketAddr| self.routes.connections().is_transparent(*address);
+        let was =
+            |address: &SocketAddr| self.serving.contains(address) && before.connections().is_transparent(*address);
+        for address in wanted.iter().filter(|address| transparent(address) && !was(address)) {
+            if let Err(error) = self.listening.make_transparent(*address) {
+                (self.options.on_bind_error)(&error);
             }
         }
     }

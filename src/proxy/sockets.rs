@@ -6,7 +6,7 @@
 //! the start fail with the address named.
 
 use super::handover::Sockets;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -53,6 +53,22 @@ pub(super) fn bind(address: SocketAddr, cores: usize) -> Result<Bound, BindError
         Ok(Bound { actual, sockets })
     };
     bind().map_err(|source| BindError { address, source })
+}
+
+/// Lets a listener's sockets take connections that were meant for other addresses (TPROXY).
+pub(super) fn make_transparent(address: SocketAddr, sockets: &[TcpListener]) -> Result<(), BindError> {
+    let allow = |socket: &TcpListener| {
+        let socket = SockRef::from(socket);
+        if address.is_ipv4() {
+            return socket.set_ip_transparent_v4(true);
+        }
+        // One for both families takes IPv4 connections by the same flag.
+        socket.set_ip_transparent_v6(true)
+    };
+    sockets.iter().try_for_each(allow).map_err(|error| {
+        let text = format!("{error}: `capture: tproxy` needs the right to do so, CAP_NET_ADMIN (run as root)");
+        BindError { address, source: io::Error::new(error.kind(), text) }
+    })
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -105,6 +121,12 @@ impl Listening {
             sockets.iter().enumerate().map(named).filter_map(Result::ok).collect::<Vec<_>>()
         };
         all.iter().flat_map(of).collect()
+    }
+
+    /// Lets connections come to a listener that were meant for other addresses.
+    pub(super) fn make_transparent(&self, address: SocketAddr) -> Result<(), BindError> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        make_transparent(address, all.get(&address).map(Vec::as_slice).unwrap_or_default())
     }
 
     pub(super) fn enter(&self, address: SocketAddr, bound: &Bound) {

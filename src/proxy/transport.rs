@@ -13,6 +13,7 @@ use super::wire1::{Out, Raw};
 use crate::identity::{Handshake, Peer, Secured, peer_of};
 use bytes::{Bytes, BytesMut};
 use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -20,6 +21,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -43,6 +45,9 @@ pub(super) struct Tls {
 
 /// The first byte of a TLS connection: its first record holds a part of a handshake.
 pub(super) const FIRST_BYTE: u8 = 0x16;
+
+/// After how long without a byte the kernel asks whether the other side is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Secures a client's connection, on which `read` came already.
 pub(super) async fn accept(config: Arc<ServerConfig>, stream: TcpStream, read: Bytes) -> io::Result<Transport> {
@@ -98,11 +103,30 @@ impl Transport {
         }
     }
 
-    /// What was written breaks off here.
+    /// What was written breaks off here, which the other side must be able to tell from its end.
     pub(super) fn cut(&mut self) {
         if let Self::Tls(tls) = self {
             tls.cut = true;
         }
+    }
+
+    /// Closes the connection in the middle of what is said on it: with a reset, which no end looks like.
+    pub(super) fn reset(mut self) {
+        self.cut();
+        if let Self::Plain(stream) = &self {
+            // Where that is refused the connection is gone.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    /// Asks the kernel now and then whether the other side is still there, where nothing may move for long.
+    pub(super) fn keep_alive(&self) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(tls) => tls.stream.get_ref().0.stream(),
+        };
+        // Without it the idle limit finds out later.
+        let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE));
     }
 
     /// For reading and writing by two.

@@ -20,6 +20,7 @@ use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2::Pipe;
+use super::own::{self, Own};
 use super::shared::{Attempted, Lease2, Shared};
 use super::transport::{self, Transport};
 use super::wire1::Scratch;
@@ -33,6 +34,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -328,21 +330,26 @@ impl Drop for Claim {
 }
 
 /// Counts an open connection to an endpoint.
-pub(super) struct Open(Claim);
+pub(super) struct Open {
+    gauges: Arc<ProxyGauges>,
+    core: usize,
+    _claim: Option<Claim>,
+    _own: Option<Own>,
+}
 
 impl Open {
-    fn new(core: &Core, claim: Claim) -> Self {
+    fn new(core: &Core, claim: Option<Claim>, own: Option<Own>) -> Self {
         core.gauge(|g| {
             g.upstream.add(1);
             g.connected.add(1);
         });
-        Self(claim)
+        Self { gauges: core.gauges.clone(), core: core.index, _claim: claim, _own: own }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.gauges.core(self.0.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
+        self.gauges.core(self.core).into_iter().for_each(|g: &CoreGauges| g.upstream.sub(1));
     }
 }
 
@@ -358,11 +365,24 @@ pub(super) async fn connect(
     timeouts: &Timeouts,
 ) -> Result<((Transport, u64), Open), Reason> {
     let claim = Claim::new(core, endpoint.id)?;
-    let connected = match &endpoint.tls {
-        None => (Transport::Plain(connect_plain(core, endpoint, timeouts).await?), 0),
+    let (connected, own) = match &endpoint.tls {
+        None => {
+            let (stream, own) = connect_plain(core, endpoint.address, timeouts).await?;
+            ((Transport::Plain(stream), 0), own)
+        }
         Some(dial) => connect_secured(core, endpoint, timeouts, dial).await?,
     };
-    Ok((connected, Open::new(core, claim)))
+    Ok((connected, Open::new(core, Some(claim), own)))
+}
+
+/// Opens a connection to an address that is no endpoint's.
+pub(super) async fn connect_to(
+    core: &Core,
+    address: SocketAddr,
+    timeouts: &Timeouts,
+) -> Result<(Transport, Open), Reason> {
+    let (stream, own) = connect_plain(core, address, timeouts).await?;
+    Ok((Transport::Plain(stream), Open::new(core, None, own)))
 }
 
 async fn connect_secured(
@@ -370,17 +390,17 @@ async fn connect_secured(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     dial: &Dial,
-) -> Result<(Transport, u64), Reason> {
+) -> Result<((Transport, u64), Option<Own>), Reason> {
     let handshakes = &core.identities.handshakes;
     let Some(secured) = dial.secured() else {
         handshakes.count(Side::Upstream, Handshake::NoIdentity);
         return Err(Reason::NoIdentity);
     };
     let until = tokio::time::Instant::now() + timeouts.connect.0;
-    let stream = connect_plain(core, endpoint, timeouts).await?;
+    let (stream, own) = connect_plain(core, endpoint.address, timeouts).await?;
     let connecting = transport::connect(&secured, stream);
     let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
-        Ok(Ok(stream)) => (Handshake::Done, Ok((stream, secured.epoch))),
+        Ok(Ok(stream)) => (Handshake::Done, Ok(((stream, secured.epoch), own))),
         Ok(Err(error)) => {
             let outcome = Handshake::failed(&error);
             let code = outcome.code();
@@ -403,23 +423,33 @@ fn tls_reason(outcome: Handshake) -> Reason {
     }
 }
 
-async fn connect_plain(core: &Core, endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
-    match dial(endpoint, timeouts).await {
+async fn connect_plain(
+    core: &Core,
+    address: SocketAddr,
+    timeouts: &Timeouts,
+) -> Result<(TcpStream, Option<Own>), Reason> {
+    match dial(core, address, timeouts).await {
         Err(Reason::NoDescriptors) => {
             core.make_room();
             core.pool.close_idle(core);
-            dial(endpoint, timeouts).await
+            dial(core, address, timeouts).await
         }
         dialled => dialled,
     }
 }
 
-async fn dial(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Reason> {
-    let connecting = TcpStream::connect(endpoint.address);
-    let stream = tokio::time::timeout(timeouts.connect.0, connecting)
+async fn dial(core: &Core, address: SocketAddr, timeouts: &Timeouts) -> Result<(TcpStream, Option<Own>), Reason> {
+    let connecting = async {
+        if core.generation().generation.routes.connections().captures {
+            let (stream, own) = own::connect(core, address).await?;
+            return Ok((stream, Some(own)));
+        }
+        Ok((TcpStream::connect(address).await?, None))
+    };
+    let (stream, own) = tokio::time::timeout(timeouts.connect.0, connecting)
         .await
         .map_err(|_| Reason::ConnectTimeout)?
-        .map_err(|e| match e.kind() {
+        .map_err(|e: io::Error| match e.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::ConnectRefused,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
             _ if none_left(&e) => Reason::NoDescriptors,
@@ -427,5 +457,5 @@ async fn dial(endpoint: &Endpoint, timeouts: &Timeouts) -> Result<TcpStream, Rea
         })?;
     // A small answer must not wait for the acknowledgement of the one before; without it, it is slow, not wrong.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok((stream, own))
 }

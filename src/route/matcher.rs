@@ -18,6 +18,32 @@ pub enum HostMatch {
     Suffix(Box<str>),
 }
 
+impl HostMatch {
+    /// Compiles a host as the configuration has it.
+    pub fn compile(host: Option<&str>) -> Self {
+        match host.map(|host| (host, host.strip_prefix('*'))) {
+            None => Self::Any,
+            Some((_, Some(suffix))) => Self::Suffix(suffix.to_ascii_lowercase().into()),
+            Some((host, None)) => Self::Exact(host.to_ascii_lowercase().into()),
+        }
+    }
+
+    /// Whether a name, where there is one, is as asked.
+    pub fn matches(&self, name: Option<&str>) -> bool {
+        match (self, name) {
+            (Self::Any, _) => true,
+            (_, None) => false,
+            (Self::Exact(wanted), Some(name)) => name.eq_ignore_ascii_case(wanted),
+            (Self::Suffix(wanted), Some(name)) => name
+                .len()
+                .checked_sub(wanted.len())
+                .filter(|before| *before > 0)
+                .and_then(|before| name.get(before..))
+                .is_some_and(|end| end.eq_ignore_ascii_case(wanted)),
+        }
+    }
+}
+
 /// A path, as a rule asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathMatch {
@@ -68,13 +94,7 @@ fn wanted(pairs: &BTreeMap<String, String>) -> Wanted {
 impl Matcher {
     /// Compiles a rule's conditions. `None` when one can never hold, which validation has told before.
     pub fn compile(rule: &RouteMatch) -> Option<Self> {
-        let host = match rule.host.as_deref() {
-            None => HostMatch::Any,
-            Some(host) => match host.strip_prefix('*') {
-                Some(suffix) => HostMatch::Suffix(suffix.to_ascii_lowercase().into()),
-                None => HostMatch::Exact(host.to_ascii_lowercase().into()),
-            },
-        };
+        let host = HostMatch::compile(rule.host.as_deref());
         let path = match (&rule.path, &rule.path_prefix) {
             (Some(path), _) => PathMatch::Exact(path.as_str().into()),
             (None, Some(prefix)) => PathMatch::Prefix(prefix.trim_end_matches('/').into()),

@@ -7,6 +7,7 @@
 
 mod actions;
 mod affinity;
+mod connections;
 mod index;
 mod matcher;
 mod pairs;
@@ -15,4 +16,5 @@ mod trie;
 
 pub use actions::{Actions, Mirror};
 pub use affinity::{Affinity, scattered, stable_hash};
+pub use connections::{Connections, Door};
 pub use table::{ClusterId, RequestHead, RouteTable, Rule, Workload, WorkloadId};

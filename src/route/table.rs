@@ -2,6 +2,7 @@
 
 use super::actions::Actions;
 use super::affinity::Affinity;
+use super::connections::{Connections, is_tcp};
 use super::index::Index;
 use super::matcher::{Matcher, host_without_port};
 use crate::config::{Config, Route, SourceNet, TlsMode};
@@ -86,6 +87,7 @@ pub struct RouteTable {
     sources: BTreeMap<SocketAddr, Box<[Source]>>,
     /// Listeners that speak TLS.
     secured: BTreeMap<SocketAddr, TlsMode>,
+    connections: Connections,
 }
 
 /// A workload on a listener, and the network that it calls from; everybody without one.
@@ -98,8 +100,12 @@ impl RouteTable {
         let clusters: Box<[Arc<str>]> = config.clusters.keys().map(|name| name.as_str().into()).collect();
         let ids: HashMap<&str, ClusterId> =
             config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
+        let (tcp, http): (Vec<_>, Vec<_>) =
+            config.routes.iter().zip(0u32..).partition(|(route, _)| is_tcp(route, config));
         let rules: Box<[(Matcher, Rule)]> =
-            config.routes.iter().zip(0u32..).filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
+            http.into_iter().filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
+        let tcp = tcp.into_iter().filter_map(|(route, index)| Some((route, compile_rule(route, index, &ids)?.1)));
+        let connections = Connections::compile(config, tcp.collect());
 
         let index = Index::new(rules.iter().map(|(matcher, _)| matcher));
 
@@ -133,6 +139,7 @@ impl RouteTable {
             workloads: workloads.into(),
             sources: sources.into_iter().map(|(listen, list)| (listen, list.into())).collect(),
             secured,
+            connections,
         }
     }
 
@@ -161,6 +168,12 @@ impl RouteTable {
     #[must_use]
     pub fn tls(&self, listen: SocketAddr) -> TlsMode {
         self.secured.get(&listen).copied().unwrap_or_default()
+    }
+
+    /// What it knows of connections that are no HTTP, or come another way than most.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// A workload by its id.

@@ -107,6 +107,15 @@ async fn handshakes(sidecar: &Sidecar, side: &str, outcome: &str) -> f64 {
     sidecar.metrics().await.sum("pathloom_tls_handshakes_total", &[("side", side), ("outcome", outcome)])
 }
 
+/// Waits until so many were counted: a client may know of its end before they are.
+async fn shook(sidecar: &Sidecar, side: &str, outcome: &str, least: f64) {
+    wait::eventually("handshakes to be counted", || async {
+        let counted = handshakes(sidecar, side, outcome).await;
+        if counted >= least { Ok(()) } else { Err(format!("{counted} {side} {outcome}")) }
+    })
+    .await;
+}
+
 async fn alarm(sidecar: &Sidecar) -> Option<String> {
     sidecar.routing().await["identity"]["alarm"]["reason"].as_str().map(str::to_owned)
 }
@@ -153,7 +162,8 @@ async fn two_sidecars_in_a_chain_speak_mtls_and_the_endpoint_learns_who_called()
         assert_eq!(String::from_utf8_lossy(answer.body()), format!("{size} ok"));
         let answer = connection.get(&format!("/bytes/{size}")).await.unwrap();
         assert_eq!(answer.body().len(), size as usize);
-        assert!(handshakes(&near, "upstream", "ok").await >= 1.0 && handshakes(&far, "downstream", "ok").await >= 1.0);
+        shook(&near, "upstream", "ok", 1.0).await;
+        shook(&far, "downstream", "ok", 1.0).await;
         let metrics = far.metrics().await;
         let left = metrics.get("pathloom_identity_expiry_seconds", &[("of", "certificate")]).unwrap();
         assert!(left > 3600.0 && left <= 24.0 * 3600.0, "{left}");
@@ -273,7 +283,7 @@ async fn an_endpoint_that_does_not_prove_whom_the_cluster_expects_gets_no_reques
     let (authority, fleet) = (Authority::new("mesh.local"), Fleet::start(1).await);
     let (mut near, far) = both(&authority, &fleet, "tls: strict", "tls: 'spiffe://mesh.local/other'").await;
     assert_eq!(refused(Version::Http1, &near, "in", "/").await, (502, "upstream_identity".into()));
-    assert!(handshakes(&near, "upstream", "wrong_identity").await >= 1.0);
+    shook(&near, "upstream", "wrong_identity", 1.0).await;
     wait::eventually("the far side to hear of it", || async {
         let heard = handshakes(&far, "downstream", "refused").await;
         if heard >= 1.0 { Ok(()) } else { Err(heard.to_string()) }
@@ -307,7 +317,7 @@ async fn an_endpoint_that_does_not_prove_whom_the_cluster_expects_gets_no_reques
         let url = format!("https://{}/", far.address("mtls"));
         let (code, out, errors) = curl.run(&["-sSk", "--cert", &certificate, "--key", &key, &url]).await;
         assert!(code != 0 && out.is_empty(), "{out}{errors}");
-        assert!(handshakes(&far, "downstream", "wrong_identity").await >= 1.0);
+        shook(&far, "downstream", "wrong_identity", 1.0).await;
     }
     // And one whose authority nobody believes: the far side refuses it although it would take anybody.
     let unknown = Authority::new("mesh.local");
@@ -319,7 +329,7 @@ async fn an_endpoint_that_does_not_prove_whom_the_cluster_expects_gets_no_reques
     for version in VERSIONS {
         assert_eq!(refused(version, &stranger, "in", "/").await, (502, "upstream_tls".into()));
     }
-    assert!(handshakes(&far, "downstream", "untrusted").await >= 1.0);
+    shook(&far, "downstream", "untrusted", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -330,14 +340,14 @@ async fn plain_text_is_refused_where_tls_is_wanted_and_taken_where_both_are() {
         assert_eq!(refused(version, &far, "mtls", "/").await, (403, "tls_required".into()));
     }
     assert_eq!(fleet.requests(), 0);
-    assert!(handshakes(&far, "downstream", "plain_text").await >= 2.0);
+    shook(&far, "downstream", "plain_text", 2.0).await;
     assert_eq!(far.metrics().await.failures("tls_required"), 2.0);
     // Neither one protocol nor the other.
     let mut raw = Raw::connect(far.address("mtls")).await.unwrap();
     raw.send(b"\x16\x03\x01\x00\x05hello").await.unwrap();
     let mut rest = Vec::new();
     let _ = wait::soon("the end", raw.stream.read_to_end(&mut rest)).await;
-    assert!(handshakes(&far, "downstream", "protocol").await >= 1.0);
+    shook(&far, "downstream", "protocol", 1.0).await;
     far.reload_and_wait(&far_yaml(&authority.yaml("far"), &fleet, "tls: permissive")).await;
     wait::eventually("both to be taken", || async {
         match refused(Version::Http1, &far, "mtls", "/").await {
@@ -350,7 +360,7 @@ async fn plain_text_is_refused_where_tls_is_wanted_and_taken_where_both_are() {
         assert_eq!(refused(version, &far, "mtls", "/").await.0, 200);
         assert_eq!(refused(version, &near, "in", "/").await.0, 200);
     }
-    assert!(handshakes(&far, "downstream", "ok").await >= 1.0);
+    shook(&far, "downstream", "ok", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -434,7 +444,7 @@ async fn foreign_clients_speak_mtls_with_a_listener() {
         let anonymous = ["-sS", "--resolve", &resolve, "--cacert", &bundle, &base];
         let (code, out, _) = curl.run(&anonymous).await;
         assert!(code != 0 && out.is_empty(), "{out}");
-        assert!(handshakes(&far, "downstream", "no_certificate").await >= 1.0);
+        shook(&far, "downstream", "no_certificate", 1.0).await;
     }
     if let Some(openssl) = tool("openssl", "openssl") {
         let connect = |more: &'static str| {

@@ -1,5 +1,6 @@
 //! What can only be judged together: workloads, routes and clusters, their names and their addresses.
 
+use super::connections::is_for_tcp;
 use super::resilience;
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path, steering, traffic};
@@ -120,12 +121,13 @@ fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, findings: &m
 
 fn routes(config: &Config, findings: &mut Findings) {
     let section = Path::of(&["routes"]);
-    if config.routes.is_empty() {
+    if config.routes.is_empty() && !captures(config) {
         let remedy = "add one: `routes: [{ cluster: catalog }]`";
         findings.warning(section.name(), "there are no routes, so every request is answered with 404", remedy);
     }
-    let mut catch_all = None;
-    let mut conditioned: HashMap<&RouteMatch, usize> = HashMap::new();
+    // Routes for connections and routes for requests are in nobody's way but their own kind's.
+    let (mut all_requests, mut all_connections) = (None, None);
+    let mut conditioned: HashMap<(bool, &RouteMatch), usize> = HashMap::new();
     for (i, route) in config.routes.iter().enumerate() {
         let path = section.index(i);
         destination(route, config, &path, findings);
@@ -134,19 +136,26 @@ fn routes(config: &Config, findings: &mut Findings) {
         if let Some(cluster) = &route.mirror.cluster {
             known(cluster, config, path.key("mirror").key("cluster"), findings);
         }
-        if let Some(first) = catch_all {
+        let tcp = is_for_tcp(config, route);
+        let catch_all = if tcp { &mut all_connections } else { &mut all_requests };
+        if let Some(first) = *catch_all {
             let message = format!("no request gets here: route {} matches every one before", first + 1);
             findings.warning(path, message, "move the route that matches everything to the end");
             findings.resting_on(section.index(first));
-        } else if let Some(same) = conditioned.get(&route.matches) {
+        } else if let Some(same) = conditioned.get(&(tcp, &route.matches)) {
             let message = format!("no request gets here: route {} has the same conditions", same + 1);
             findings.warning(path, message, "remove one of them");
             findings.resting_on(section.index(*same));
         } else if route.matches == RouteMatch::default() {
-            catch_all = Some(i);
+            *catch_all = Some(i);
         }
-        conditioned.entry(&route.matches).or_insert(i);
+        conditioned.entry((tcp, &route.matches)).or_insert(i);
     }
+}
+
+/// Whether connections are captured: those find a cluster by its addresses, without a route.
+fn captures(config: &Config) -> bool {
+    config.workloads.values().any(|workload| workload.capture.captures())
 }
 
 /// Exactly one of `cluster` and `split`, each name known, the shares the whole.
@@ -248,7 +257,7 @@ fn clusters(config: &Config, findings: &mut Findings) {
         if !cluster.service.is_empty() {
             findings.check(path.key("service"), syntax::name(&cluster.service));
         }
-        if !config.routes.is_empty() && !routed.contains(name.as_str()) {
+        if !config.routes.is_empty() && !captures(config) && !routed.contains(name.as_str()) {
             findings.warning(path.name(), format!("no route leads to `{name}`"), "add a route, or remove the cluster");
             findings.resting_on(Path::of(&["routes"]));
         }
@@ -311,7 +320,7 @@ fn labels(labels: &BTreeMap<String, String>, path: &Path, findings: &mut Finding
 }
 
 /// An address to which a connection can be opened.
-fn connectable(path: &Path, address: SocketAddr, findings: &mut Findings) {
+pub(super) fn connectable(path: &Path, address: SocketAddr, findings: &mut Findings) {
     if address.port() == 0 {
         findings.error(
             path.clone(),

@@ -7,6 +7,7 @@
 //! Nothing here looks at the world: whether a file exists or a port is free is found out by whoever opens it.
 
 mod admission;
+mod connections;
 mod identity;
 mod mesh;
 mod resilience;
@@ -131,5 +132,6 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     mesh::check(config, &mut findings);
     admission::check(config, &mut findings);
     identity::check(config, &mut findings);
+    connections::check(config, &mut findings);
     findings.0
 }

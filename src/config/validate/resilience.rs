@@ -23,8 +23,12 @@ pub fn check(cluster: &Cluster, path: &Path, findings: &mut Findings) {
 }
 
 fn times(timeouts: &Timeouts, path: &Path, findings: &mut Findings) {
-    let times =
-        [("connect", timeouts.connect), ("response_headers", timeouts.response_headers), ("idle", timeouts.idle)];
+    let times = [
+        ("connect", timeouts.connect),
+        ("response_headers", timeouts.response_headers),
+        ("idle", timeouts.idle),
+        ("tcp_idle", timeouts.tcp_idle),
+    ];
     above_zero(path, &times, findings);
 }
 

@@ -77,7 +77,11 @@ fn admin(admin: &Admin, findings: &mut Findings) {
 fn listeners(config: &Config, findings: &mut Findings) {
     let path = Path::of(&["listeners"]);
     let listeners = &config.listeners;
-    above_zero(&path, &[("idle", listeners.idle), ("request_headers", listeners.request_headers)], findings);
+    above_zero(
+        &path,
+        &[("idle", listeners.idle), ("request_headers", listeners.request_headers), ("detect", listeners.detect)],
+        findings,
+    );
     if !(MIN_HEADER_BYTES..=MAX_HEADER_BYTES).contains(&listeners.max_header_bytes) {
         let message = format!("`{}` is no size for a request's head", listeners.max_header_bytes);
         findings.error(

@@ -351,6 +351,8 @@ async fn an_answer_may_come_before_the_request_ends() {
             }
             assert!(body.starts_with(b"4\r\nlate\r\n"));
             stream.write_all(b" late").await.unwrap();
+            // This request is answered.
+            read.clear();
             while request(&mut stream, &mut read).await.is_some() {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nagain").await.unwrap();
             }
@@ -362,7 +364,7 @@ async fn an_answer_may_come_before_the_request_ends() {
         let (mut one, mut two) = (proxy.connect1().await, proxy.connect2().await);
         let response = match client {
             Http1 => one.send(post).await.unwrap(),
-            Http2 => two.send(post).await.unwrap(),
+            _ => two.send(post).await.unwrap(),
         };
         assert_eq!(response.status(), StatusCode::OK);
         frames.send(Ok(Frame::data("late".into()))).await.unwrap();
@@ -371,7 +373,7 @@ async fn an_answer_may_come_before_the_request_ends() {
         assert_eq!(proxy.logged(1).await[0].bytes, (4, 10));
         let answer = match client {
             Http1 => one.get("/").await,
-            Http2 => two.get("/").await,
+            _ => two.get("/").await,
         };
         assert_eq!((&answer.body[..], server.connections()), (&b"again"[..], 1), "{client:?}: both came to their end");
     }

@@ -100,7 +100,7 @@ async fn a_drain_finishes_what_is_under_way_and_ends_with_the_last() {
                         c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()
                     })
                 }
-                Http2 => {
+                _ => {
                     let mut c = proxy.connect2().await;
                     tokio::spawn(async move {
                         c.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()

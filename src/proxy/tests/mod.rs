@@ -11,5 +11,6 @@ mod retries;
 mod shapes;
 mod special;
 mod support;
+mod tcp;
 mod times;
 mod trial;

@@ -55,7 +55,7 @@ fn status(code: u16) -> Response<Body> {
 async fn ask(proxy: &TestProxy, client: Protocol, request: Request<Body>) -> Answer {
     match client {
         Http1 => read(proxy.connect1().await.send(request).await.unwrap()).await,
-        Http2 => read(proxy.connect2().await.send(request).await.unwrap()).await,
+        _ => read(proxy.connect2().await.send(request).await.unwrap()).await,
     }
 }
 

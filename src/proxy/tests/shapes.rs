@@ -35,7 +35,7 @@ pub async fn ask(proxy: &TestProxy, client: Protocol, path: &str, headers: &[(&s
     let request = request.body(if body.is_empty() { empty() } else { full(body.to_owned()) }).unwrap();
     let response = match client {
         Http1 => proxy.connect1().await.send(request).await,
-        Http2 => proxy.connect2().await.send(request).await,
+        _ => proxy.connect2().await.send(request).await,
     };
     read(response.unwrap()).await
 }

@@ -351,7 +351,7 @@ async fn a_refused_head_request_has_no_body() {
         let request = Request::head("http://shop/").header("host", "shop").body(empty()).unwrap();
         let answer = match client {
             Http1 => read(proxy.connect1().await.send(request).await.unwrap()).await,
-            Http2 => read(proxy.connect2().await.send(request).await.unwrap()).await,
+            _ => read(proxy.connect2().await.send(request).await.unwrap()).await,
         };
         let length: usize = answer.headers["content-length"].to_str().unwrap().parse().unwrap();
         assert!(answer.status.is_server_error() && answer.body.is_empty() && length > 20, "{client:?} {answer:?}");

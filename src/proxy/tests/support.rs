@@ -131,6 +131,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             service: name.as_str().into(),
             protocol: cluster.protocol,
             secure: false,
+            proxy_protocol: cluster.proxy_protocol,
             timeouts: cluster.timeouts.clone(),
             retrying: Retrying::new(
                 &cluster.retries,
@@ -384,6 +385,7 @@ impl Server {
                             .serve_connection(io, service)
                             .await
                     }
+                    Protocol::Tcp => panic!("this is a server of HTTP"),
                 };
             }
         })

@@ -37,7 +37,7 @@ async fn expect_failure(proxy: &TestProxy, client: Protocol, path: &str, reason:
     let started = Instant::now();
     let answer = match client {
         Http1 => proxy.connect1().await.get(path).await,
-        Http2 => proxy.connect2().await.get(path).await,
+        _ => proxy.connect2().await.get(path).await,
     };
     let took = started.elapsed();
     assert_eq!((answer.status, text(&answer).starts_with(reason.code())), (reason.status(), true), "{answer:?}");
@@ -117,7 +117,7 @@ async fn a_body_on_which_nothing_moves_is_an_idle_timeout() {
         let request = Request::get("http://shop/").header("host", "shop").body(empty()).unwrap();
         let response = match client {
             Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            Http2 => proxy.connect2().await.send(request).await.unwrap(),
+            _ => proxy.connect2().await.send(request).await.unwrap(),
         };
         let started = Instant::now();
         assert!(response.into_body().collect().await.is_err(), "{client:?}");
@@ -172,7 +172,7 @@ async fn a_client_that_does_not_read_is_an_idle_timeout() {
                 let log = proxy.logged(1).await;
                 assert_eq!((log[0].status, log[0].reason), (Some(200), Some(Reason::IdleTimeout)));
             }
-            Http2 => {
+            _ => {
                 let mut sender = proxy.connect2().await;
                 let _held = sender.send(Request::get("http://shop/").body(empty()).unwrap()).await.unwrap();
                 let log = proxy.logged(1).await;

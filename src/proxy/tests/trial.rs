@@ -51,7 +51,7 @@ async fn server(protocol: Protocol) -> Server {
 async fn get(proxy: &TestProxy, client: Protocol, path: &str) -> StatusCode {
     match client {
         Http1 => proxy.connect1().await.get(path).await.status,
-        Http2 => proxy.connect2().await.get(path).await.status,
+        _ => proxy.connect2().await.get(path).await.status,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Each rule at its bound, just below it and just above it.
 
 mod admission;
+mod connections;
 mod identity;
 mod mesh;
 mod resilience;
