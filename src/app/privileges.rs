@@ -134,6 +134,7 @@ fn refuse_system_calls() -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{CaptureMode, Workload};
 
     /// What `/proc` says of this thread.
     fn status(key: &str) -> String {
@@ -164,6 +165,17 @@ mod tests {
             });
         });
         assert_eq!(status("Seccomp"), "0", "nobody else");
+    }
+
+    #[test]
+    fn the_right_to_mark_connections_is_kept_where_some_are_captured() {
+        alone(|| {
+            let had = u64::from_str_radix(&status("CapPrm"), 16).unwrap();
+            let captured = Workload { capture: CaptureMode::Outbound, ..Workload::default() };
+            give_up(&Config { workloads: [("a".to_owned(), captured)].into(), ..Config::default() });
+            let kept = (CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN).bits() & had;
+            assert_eq!(u64::from_str_radix(&status("CapEff"), 16).unwrap(), kept);
+        });
     }
 
     #[test]

@@ -35,22 +35,27 @@ impl Config {
 
 /// Hides the values of all keys whose names say that they are secret; whether there were any.
 fn hide(value: &mut Value, home: &str) -> bool {
+    let mut hidden = false;
     match value {
-        Value::Object(entries) => entries.iter_mut().fold(false, |hidden, (key, value)| match value {
-            Value::String(text) if !NAMES_OF_CLUSTERS.contains(&home) && names_a_secret(key) => {
-                HIDDEN.clone_into(text);
-                true
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                match value {
+                    Value::String(text) if !NAMES_OF_CLUSTERS.contains(&home) && names_a_secret(key) => {
+                        HIDDEN.clone_into(text);
+                        hidden = true;
+                    }
+                    other => hidden |= hide(other, key),
+                }
             }
-            other => hide(other, key) || hidden,
-        }),
-        Value::Array(items) => {
-            // All of them: hiding is what is asked for, not only whether there is anything to hide.
-            let mut hidden = false;
-            items.iter_mut().for_each(|item| hidden |= hide(item, home));
-            hidden
         }
-        _ => false,
+        Value::Array(items) => {
+            for item in items {
+                hidden |= hide(item, home);
+            }
+        }
+        _ => {}
     }
+    hidden
 }
 
 /// Whether what has this name is secret: `Authorization`, `x-api-key`, `db_password`. The first 64 letters count.

@@ -7,6 +7,9 @@
 //! ```
 //! What the near sidecar may have of memory and descriptors is limited, where that is allowed.
 
+mod configuration;
+mod identities;
+
 use crate::cgroup::Memory;
 use crate::endpoint::Mode;
 use crate::hosts::Hosts;
@@ -15,10 +18,11 @@ use crate::models;
 use crate::oracle::{Oracle, Part};
 use crate::samples::Samples;
 use crate::script::{FAR, PLACES, SERVICES};
+use configuration::Near;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pathloom_integration::metrics::Metrics;
-use pathloom_integration::process::{Process, run};
+use pathloom_integration::process::Process;
 use pathloom_integration::sidecar::get;
 use pathloom_integration::wait;
 use serde_json::Value;
@@ -26,7 +30,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -39,25 +43,6 @@ pub const SIDECARS: [&str; 3] = ["near", "far-b", "far-c"];
 pub const DESCRIPTORS: u64 = 400;
 /// How much memory the near sidecar may have, in a release build.
 pub const MEMORY: u64 = 192 << 20;
-
-/// What the near sidecar's configuration varies in.
-#[derive(Debug, Clone)]
-pub struct Near {
-    /// How `web` chooses.
-    pub policy: &'static str,
-    /// How long a request may take, in milliseconds.
-    pub request_ms: u64,
-    /// A place whose endpoints it does not know of.
-    pub without: Option<usize>,
-    /// The model's file, among `models`.
-    pub model: &'static str,
-}
-
-impl Default for Near {
-    fn default() -> Self {
-        Self { policy: "model", request_ms: 3_000, without: None, model: "model.onnx" }
-    }
-}
 
 /// All of it.
 pub struct Mesh {
@@ -230,62 +215,6 @@ impl Mesh {
         }
     }
 
-    // Identities.
-
-    /// Makes an authority.
-    ///
-    /// # Panics
-    /// When it cannot.
-    pub fn authority(&self, folder: &str) {
-        self.pathloom(&["ca", "init", &self.file(folder).display().to_string(), "--trust-domain", "chaos.mesh"]);
-    }
-
-    /// Issues a sidecar's certificate and puts it in the place of the one before; the first time with the bundle.
-    ///
-    /// # Panics
-    /// When it cannot.
-    pub fn issue(&self, authority: &str, sidecar: &str) {
-        let (ca, at) = (self.file(authority), self.file(sidecar));
-        std::fs::create_dir_all(&at).expect("a folder");
-        self.pathloom(&[
-            "ca",
-            "issue",
-            &ca.display().to_string(),
-            &format!("spiffe://chaos.mesh/{sidecar}"),
-            "--name",
-            sidecar,
-        ]);
-        if !at.join("bundle.pem").exists() {
-            std::fs::copy(ca.join("ca.pem"), at.join("bundle.pem")).expect("a file");
-        }
-        for (made, name) in [(format!("{sidecar}.pem"), "cert.pem"), (format!("{sidecar}-key.pem"), "key.pem")] {
-            std::fs::rename(ca.join(made), at.join(name)).expect("the file is replaced");
-        }
-    }
-
-    /// Replaces the authorities that every sidecar believes.
-    ///
-    /// # Panics
-    /// When it cannot.
-    pub fn believe(&self, authorities: &[&str]) {
-        let all: Vec<_> = authorities
-            .iter()
-            .map(|a| std::fs::read_to_string(self.file(a).join("ca.pem")).expect("a bundle"))
-            .collect();
-        for sidecar in SIDECARS {
-            let (next, bundle) = (self.file(sidecar).join("next.pem"), self.file(sidecar).join("bundle.pem"));
-            std::fs::write(&next, all.concat()).expect("a file");
-            std::fs::rename(next, bundle).expect("the file is replaced");
-        }
-    }
-
-    fn pathloom(&self, arguments: &[&str]) {
-        let mut command = Command::new(&self.pathloom);
-        command.args(arguments);
-        let (code, out, errors) = run(command);
-        assert_eq!(code, 0, "{arguments:?}: {out}{errors}");
-    }
-
     // Sidecars.
 
     fn host_of(&self, sidecar: usize) -> usize {
@@ -306,101 +235,6 @@ impl Mesh {
 
     fn far(&self, far: usize) -> SocketAddr {
         SocketAddr::new(self.hosts.mesh(self.hosts.index(FAR[far])), 15_443)
-    }
-
-    fn configuration(&self, sidecar: usize) -> String {
-        let name = SIDECARS[sidecar];
-        let file = |file: &str| self.file(file).display().to_string();
-        let near = self.near.lock().unwrap().clone();
-        let endpoints = |service: usize| {
-            let all = (0..PLACES.len()).filter(|place| sidecar > 0 || near.without != Some(*place));
-            pathloom_integration::fleet::list(all.map(|place| self.endpoint(service, place)))
-        };
-        let common = format!(
-            "node: {{ name: {name} }}\nadmin: {{ listen: '{}' }}\n\
-             process: {{ handover: '{}', drain: 20s, threads: 2 }}\n\
-             identity: {{ certificate: '{}', key: '{}', bundle: '{}' }}\n\
-             telemetry: {{ access_log: {{ to: stdout, format: json }} }}\n",
-            self.admin(sidecar),
-            file(&format!("{name}.sock")),
-            file(&format!("{name}/cert.pem")),
-            file(&format!("{name}/key.pem")),
-            file(&format!("{name}/bundle.pem")),
-        );
-        let timeouts = format!(
-            "timeouts: {{ connect: 500ms, response_headers: 2s, idle: 2s, request: {}ms, pooled: 5s }}, \
-             retries: {{ per_try: 300ms }}, health: {{ check: http, path: /healthz, every: 1s, timeout: 500ms, fall: 2 }}",
-            near.request_ms
-        );
-        if sidecar > 0 {
-            return format!(
-                "{common}model: {{ engine: auto }}\n\
-                 workloads: {{ peers: {{ listen: '{}', tls: strict }} }}\nroutes: [{{ cluster: stock }}]\n\
-                 clusters: {{ stock: {{ endpoints: {}, {} }} }}\n",
-                self.far(sidecar - 1),
-                endpoints(2),
-                timeouts
-                    .replace(&format!("request: {}ms", near.request_ms), "request: 2s")
-                    .replace("per_try: 300ms", "per_try: 200ms"),
-            );
-        }
-        let shop = pathloom_integration::fleet::list((0..FAR.len()).map(|far| self.far(far)));
-        let unchecked = timeouts.split(", health:").next().unwrap_or_default();
-        format!(
-            "{common}model: {{ file: '{}', deadline: 200ms }}\n\
-             workloads: {{ shopper: {{ listen: '{}' }} }}\n\
-             routes:\n  - {{ match: {{ host: web.mesh }}, cluster: web }}\n  - {{ match: {{ host: feed.mesh }}, cluster: feed }}\n\
-             \x20 - {{ match: {{ host: shop.mesh }}, cluster: shop }}\n\
-             clusters:\n  web: {{ policy: {}, endpoints: {}, {timeouts} }}\n\
-             \x20 feed: {{ protocol: http2, endpoints: {}, {timeouts} }}\n\
-             \x20 shop: {{ protocol: http2, tls: mesh, endpoints: {shop}, {unchecked} }}\n",
-            file(near.model),
-            self.front(),
-            near.policy,
-            endpoints(0),
-            endpoints(1),
-        )
-    }
-
-    fn write(&self, sidecar: usize, text: &str) {
-        let (next, file) = (self.file("next.yaml"), self.file(&format!("{}.yaml", SIDECARS[sidecar])));
-        std::fs::write(&next, text).expect("a file");
-        std::fs::rename(next, file).expect("the file is replaced");
-    }
-
-    /// Replaces the near sidecar's configuration, and waits until it took effect.
-    pub async fn reload(&self, change: impl FnOnce(&mut Near)) {
-        change(&mut self.near.lock().unwrap());
-        let before = self.reloads().await;
-        self.write(0, &self.configuration(0));
-        self.reloaded(before.0 + 1, before.1).await;
-    }
-
-    /// Replaces the near sidecar's configuration by what is none.
-    pub async fn reload_wrongly(&self, text: &str) {
-        let before = self.reloads().await;
-        self.write(0, text);
-        self.reloaded(before.0, before.1 + 1).await;
-    }
-
-    async fn reloads(&self) -> (u64, u64) {
-        let config = self.json(0, "/config?format=json").await;
-        let count = |key: &str| config["reloads"][key].as_u64().unwrap_or(0);
-        (count("ok"), count("failed"))
-    }
-
-    async fn reloaded(&self, ok: u64, failed: u64) {
-        let mut last = (0, 0);
-        for _ in 0..600 {
-            last = self.reloads().await;
-            if last.0 >= ok && last.1 >= failed {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        self.wrong(format!(
-            "{ok} configurations should have taken effect and {failed} been refused, and it was {last:?}"
-        ));
     }
 
     /// What an admin port says.
