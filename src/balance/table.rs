@@ -238,7 +238,7 @@ impl Table {
     pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
         if let Some(apart) = &self.apart {
             let arm = apart.trial.as_ref().map(|trial| trial.draw(rng));
-            return self.pick_apart(apart, arm, (now, expired), rng, tried);
+            return self.pick_by(arm, (now, expired), rng, tried);
         }
         if let Some(probe) = self.probe(tried) {
             return Some(probe);
@@ -256,10 +256,11 @@ impl Table {
     }
 
     /// The same where requests are parted before the policy chooses: for one of this arm, where the model is on trial.
+    ///
+    /// Apart from `pick`, which most requests take and which is to stay as small as it is.
     #[inline(never)]
-    fn pick_apart(
+    pub(super) fn pick_by(
         &self,
-        apart: &Apart,
         arm: Option<Arm>,
         (now, expired): (Time, bool),
         rng: &mut impl Rng,
@@ -271,29 +272,15 @@ impl Table {
         if self.eligible == 0 {
             return None;
         }
-        if let Some(zones) = &apart.zones {
+        if let Some(zones) = self.apart.as_ref().and_then(|apart| apart.zones.as_ref()) {
             return zones.pick(arm, (now, expired), rng, tried);
         }
-        let by = match &apart.trial {
-            Some(trial) if expired || arm != Some(Arm::Model) => (trial.against, &trial.alias),
-            _ => (self.options.policy, &self.alias),
+        let by = match (self.trial(), self.options.policy) {
+            (Some(trial), _) if expired || arm != Some(Arm::Model) => (trial.against, &trial.alias),
+            (None, Policy::Model) if expired => (Policy::PeakEwma, &self.configured),
+            (_, policy) => (policy, &self.alias),
         };
         self.choose(by, now, rng, tried)
-    }
-
-    /// Chooses for a request of this arm.
-    #[inline]
-    pub(super) fn pick_by(
-        &self,
-        arm: Option<Arm>,
-        (now, expired): (Time, bool),
-        rng: &mut impl Rng,
-        tried: &[usize],
-    ) -> Option<Choice> {
-        match &self.apart {
-            Some(apart) => self.pick_apart(apart, arm, (now, expired), rng, tried),
-            None => self.pick(now, expired, rng, tried),
-        }
     }
 
     /// A candidate on probation that may be tried out. A request that failed elsewhere is not one to do that with.
@@ -369,7 +356,10 @@ impl Table {
                 return Some(Choice { index, estimate_s: f32::NAN });
             }
         }
-        self.pick_by(arm, (now, expired), rng, tried)
+        match &self.apart {
+            Some(_) => self.pick_by(arm, (now, expired), rng, tried),
+            None => self.pick(now, expired, rng, tried),
+        }
     }
 
     /// A candidate for a request from which nothing is learnt: by the configured weights alone.
