@@ -165,7 +165,13 @@ fn judged_micro(micro: &Micro) -> Vec<Target> {
     let engines = ["onnxruntime", "ONNX Runtime", "embedded engine"];
     let tick = engines.iter().find_map(|engine| micro.median_ns("tick", Some(engine), Some("1000")));
     vec![
-        at_most("a pick among 2 to 1,000 endpoints, the slowest", worst(&["2", "10", "64", "100", "1000"]), 60.0, "ns", 0),
+        at_most(
+            "a pick among 2 to 1,000 endpoints, the slowest",
+            worst(&["2", "10", "64", "100", "1000"]),
+            60.0,
+            "ns",
+            0,
+        ),
         at_most("a tick at 1,000 nodes and 5,000 links, one thread", ms(tick), 10.0, "ms", 1),
         at_most(
             "from a failure to a generation without it",
