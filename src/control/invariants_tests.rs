@@ -1,29 +1,16 @@
 //! What must hold of the slow loop whatever happens (`integration/INVARIANTS.md`), where no other test says it.
 
 use super::*;
+use crate::observe::log::for_tests::Lines;
 use proptest::prelude::*;
-use std::io;
-use std::sync::Mutex;
 
 /// What is logged in this thread meanwhile.
 fn logged(run: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     tracing::subscriber::with_default(subscriber, run);
-    let text = lines.0.lock().unwrap().clone();
-    String::from_utf8(text).unwrap()
+    lines.text()
 }
 
 #[test]

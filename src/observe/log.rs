@@ -78,13 +78,20 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod for_tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
+    /// Keeps what is logged.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        /// All of it so far.
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -95,6 +102,12 @@ mod tests {
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_tests::Lines;
+    use super::*;
 
     fn logged(filter: &str) -> String {
         let lines = Lines::default();
@@ -105,7 +118,7 @@ mod tests {
             tracing::info!(target: "pingora_core::server", "theirs");
             tracing::warn!(target: "pingora_core::server", "their warning");
         });
-        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+        lines.text()
     }
 
     #[test]
@@ -128,7 +141,7 @@ mod tests {
             tracing::info!("after");
             control.set("info,=nonsense=").unwrap_err();
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         assert!(text.contains("after") && !text.contains("before"), "{text}");
     }
 
@@ -146,7 +159,7 @@ mod tests {
         subscriber.try_init().unwrap();
         log::warn!(target: "pingora_core::listeners", "bridged");
         log::info!(target: "pingora_core::listeners", "held back");
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         assert!(
             text.contains("bridged") && text.contains("pingora_core::listeners") && !text.contains("held back"),
             "{text}"

@@ -3,7 +3,7 @@
 
 use crate::{catalog, sidecar};
 use pathloom_integration::client::VERSIONS;
-use pathloom_integration::client::raw::{Raw, find};
+use pathloom_integration::client::raw::{Raw, find, frame, opening};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::Load;
 use pathloom_integration::sidecar::Sidecar;
@@ -105,20 +105,6 @@ async fn five_thousand_slow_heads_are_given_up_and_others_are_served() {
     .await;
     assert_eq!(closed, slow);
     calm.after("slow heads", &sidecar, &fleet, slow as u64 * (24 << 10) + (16 << 20)).await;
-}
-
-/// A frame: its length, type, flags, stream and payload.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut out = vec![length[1], length[2], length[3], kind, flags];
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.extend_from_slice(payload);
-    out
-}
-
-/// How an HTTP/2 client begins.
-fn opening() -> Vec<u8> {
-    [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat()
 }
 
 /// A block that asks for `http://catalog.shop/`, and puts nothing into tables.

@@ -2,6 +2,7 @@
 
 use crate::{QUICK, catalog, sidecar};
 use bytes::Bytes;
+use pathloom_integration::client::raw::{frame, opening};
 use pathloom_integration::client::{VERSIONS, Version, text};
 use pathloom_integration::fleet::{Fleet, list, raw::RawEndpoint};
 use pathloom_integration::load::flood;
@@ -156,22 +157,13 @@ async fn a_client_that_resets_streams_as_fast_as_it_can_is_cut_off_and_others_ar
     sidecar.assert_no_panic();
 }
 
-/// A frame: its length, type, flags, stream and payload.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    let mut out = vec![length[1], length[2], length[3], kind, flags];
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.extend_from_slice(payload);
-    out
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_are_cut_off_in_bounded_memory() {
     let fleet = Fleet::start(1).await;
     let sidecar = sidecar(catalog(&fleet.yaml(), "")).start().await;
     let address = sidecar.address("in");
     let before = sidecar.process.resident();
-    let opening = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    let opening = opening();
     // A header block that never ends: literal fields without indexing, `a: b...`.
     let field = [&[0u8, 1, b'a', 0x7f, 0x81, 0x7e][..], &[b'b'; 16_384 - 8][..]].concat();
     let floods = [
