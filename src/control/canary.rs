@@ -21,7 +21,7 @@ use super::sequence::{Interval, interval};
 use crate::config::{Canary, Model};
 use crate::links::{Sketch, Time};
 use crate::observe::{ArmSeen, Traffic};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -299,7 +299,8 @@ impl Trial {
             pair.last = seen;
             self.pairs.insert(key, pair);
         }
-        self.clusters.retain(|name, _| self.pairs.keys().any(|(_, cluster)| cluster == name));
+        let there: HashSet<&Arc<str>> = self.pairs.keys().map(|(_, cluster)| cluster).collect();
+        self.clusters.retain(|name, _| there.contains(name));
     }
 
     fn comparisons(&self) -> Vec<Comparison> {

@@ -58,10 +58,11 @@ impl State {
             compared.due = compared.due.min(due.unwrap_or(now + interval));
             if due.is_none() {
                 let look = Look { at: now, totals: self.totals(index) };
-                let before = compared.clusters.insert(name, look);
+                let before = compared.clusters.get(&name);
                 if let Some(before) = before.filter(|b| now.since(b.at) < interval.saturating_mul(TOO_LONG)) {
-                    self.eject_outliers(index, &before, now);
+                    self.eject_outliers(index, &before.totals, &look.totals, now);
                 }
+                compared.clusters.insert(name, look);
             }
         }
         self.compared_endpoints = compared;
@@ -85,15 +86,20 @@ impl State {
         all
     }
 
-    fn eject_outliers(&mut self, index: usize, before: &Look, now: Time) {
-        let after = self.totals(index);
+    fn eject_outliers(
+        &mut self,
+        index: usize,
+        before: &[(EndpointId, Totals)],
+        after: &[(EndpointId, Totals)],
+        now: Time,
+    ) {
         let Some(cluster) = self.desired.clusters.get(index) else { return };
         let Some(group) = self.roster.groups.get(index * self.desired.sources.len()) else { return };
         let rules = &cluster.config.ejection;
         let span = |(then, now): (&(EndpointId, Totals), &(EndpointId, Totals))| {
             (then.0 == now.0).then(|| Span::between(&then.1, &now.1, rules.volume)).flatten()
         };
-        let spans: Vec<_> = before.totals.iter().zip(&after).map(span).collect();
+        let spans: Vec<_> = before.iter().zip(after).map(span).collect();
         let known = |place: usize| self.roster.known(group.slots.get(place)?);
         let well =
             |place: usize| known(place).and_then(|k| k.verdict.as_ref()).is_none_or(|v| v.health == Health::Healthy);

@@ -101,7 +101,7 @@ pub(super) struct State {
 impl State {
     pub fn new(parts: Parts, config: Arc<Config>) -> Self {
         let mut ids = EndpointIds::new(parts.identities.clone());
-        let desired = Desired::of(config, &mut ids, parts.traffic.unrouted().cores(), None);
+        let desired = Desired::of(config, &mut ids, parts.traffic.cores(), None);
         let now = (parts.clock)();
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
@@ -157,7 +157,7 @@ impl State {
         let endpoints = |d: &Desired| -> Vec<_> {
             d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.address))).collect()
         };
-        let cores = self.parts.traffic.unrouted().cores();
+        let cores = self.parts.traffic.cores();
         let next = Desired::of(config, &mut self.ids, cores, Some(&self.desired));
         let same = endpoints(&self.desired) == endpoints(&next);
         let (last, now) = (std::mem::take(&mut self.roster), self.now());

@@ -98,7 +98,9 @@ async fn requests_in_flight_finish_and_readiness_falls_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_told_that_it_leaves() {
     let fleet = Fleet::start(1).await;
-    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+    // One thread: each learns by itself that the process leaves, so what one tells says nothing of another.
+    let one_thread = "process: { drain: 5m, threads: 1 }\n";
+    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + one_thread).start().await;
     let address = sidecar.address("in");
     let mut http1 = Raw::connect(address).await.unwrap();
     http1.send("GET /hold HTTP/1.1\r\nhost: catalog.shop\r\n\r\n").await.unwrap();

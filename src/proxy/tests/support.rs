@@ -146,7 +146,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
         made_at_wall: SystemTime::now(),
         clusters: clusters.collect(),
         routes: routes.clone(),
-        admission: Arc::new(admission::Table::compile(config, traffic.unrouted().cores(), None)),
+        admission: Arc::new(admission::Table::compile(config, traffic.cores(), None)),
         ..Generation::empty()
     }
 }
