@@ -78,6 +78,23 @@ test-network: setup ## Tests capture on several hosts, in network namespaces; ne
 		|| { echo "make: nft or ip is missing: sudo apt-get install nftables iproute2" >&2; exit 1; }
 	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --test e2e -- network:: --nocapture
 
+# The page in a real browser: Debian's Chromium, driven by Playwright; neither is part of the product.
+DASHBOARD := $(TARGET)/dashboard-tools
+
+$(DASHBOARD)/.ready: .ci/wheels-dashboard.txt | $(WHEELS)/.fetched
+	@rm -rf $(DASHBOARD) && mkdir -p $(DASHBOARD)
+	@python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --require-hashes --only-binary=:all: \
+		--target $(DASHBOARD) --requirement .ci/wheels-dashboard.txt
+	@touch $@
+
+.PHONY: test-dashboard
+test-dashboard: setup $(DASHBOARD)/.ready ## Tests the page at the admin port in Chromium; screenshots in target/dashboard. ARGS=Dashboard.test_... one of them.
+	@{ [ -n "$${CHROMIUM:-}" ] || command -v chromium || command -v google-chrome; } >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| { echo "make: Chromium is missing: sudo apt-get install chromium" >&2; exit 1; }
+	cargo build --quiet --bin pathloom
+	PYTHONPATH=$(DASHBOARD) OUT=$(TARGET)/dashboard PATHLOOM_BINARY=$(TARGET)/debug/pathloom python3 integration/dashboard/test_dashboard.py $(ARGS)
+
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
 	cargo run --release --package pathloom-models -- train --model-version 0.3.0 --curves models/results --out models/pathloom.onnx

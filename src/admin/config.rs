@@ -50,6 +50,12 @@ pub fn json(config: &ConfigState) -> Value {
     })
 }
 
+/// Why the last attempt to change it was refused, for `/routing`; null where it was not.
+pub fn refused(config: &ConfigState) -> Value {
+    let refused = config.last_error.as_ref();
+    refused.map_or(Value::Null, |e| json!({ "at": rfc3339(e.at), "text": e.errors.to_string() }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,8 +77,10 @@ mod tests {
     fn the_json_holds_the_diagnostics() {
         let errors = Errors(load_str("nonsense: 1", "p.yaml").unwrap_err().0);
         let state = ConfigState::default().loaded(&Config::default(), Vec::new(), UNIX_EPOCH);
-        assert_eq!(json(&state)["last_error"], Value::Null);
-        let refused = json(&state.refused(errors, UNIX_EPOCH));
+        assert_eq!((&json(&state)["last_error"], super::refused(&state)), (&Value::Null, Value::Null));
+        let state = state.refused(errors, UNIX_EPOCH);
+        let refused = json(&state);
+        assert_eq!(super::refused(&state)["text"], refused["last_error"]["text"]);
         assert_eq!(refused["last_error"]["diagnostics"][0]["file"], "p.yaml");
         assert_eq!((&refused["reloads"]["failed"], &refused["config"]["node"]["name"]), (&json!(1), &json!("local")));
     }

@@ -7,6 +7,7 @@ use crate::balance::{
     Retrying, Rung, Table, TableOptions, Why,
 };
 use crate::config::{AccessLog, Compare, Concurrency, Config, Policy, Protocol, Rate, RateLimit, Telemetry};
+use crate::control::history::{Broken, Change, Moved, Trouble, Turned};
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
 use crate::graph::{GraphBuilder, Instance};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
@@ -56,6 +57,29 @@ pub fn state() -> AdminState {
         node: "node-7".into(),
         version: "0.0.0",
         started_at: SystemTime::now(),
+    }
+}
+
+/// A generation that a slow link made happen, which moved a weight.
+pub fn change(generation: u64) -> Change {
+    let key = |i: u8| NodeKey::new(&format!("10.0.0.{i}:80"));
+    let (workload, cluster): (Arc<str>, Arc<str>) = ("frontend".into(), "catalog".into());
+    let link = LinkKey::new(&NodeKey::new(&workload), &key(1));
+    let why = Why::Predicted { intrinsic_s: 0.011, guard: None };
+    Change {
+        generation,
+        at: at(99),
+        cause: Cause::Latency,
+        early: false,
+        rung: Rung::Model,
+        rung_reason: "the model's scores".into(),
+        model: None,
+        took: Duration::from_millis(4),
+        broken: vec![Broken { link, what: Trouble::Latency { mean_s: 0.120, predicted_s: 0.012 } }],
+        appeared: vec![(cluster.clone(), key(2))],
+        disappeared: Vec::new(),
+        turned: vec![Turned { cluster: cluster.clone(), endpoint: key(3), from: Health::Healthy, to: Health::Ejected }],
+        moved: vec![Moved { workload, cluster, endpoint: key(1), from: 0.9, to: 0.75, why }],
     }
 }
 

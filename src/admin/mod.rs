@@ -3,19 +3,23 @@
 //! It reads everything and changes nothing. All of its answers come from what the two loops publish anyway (the
 //! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
 //! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
-//! and `metrics` make their bodies;
+//! and `metrics` make their bodies, `narrow` gives parts of them, `history` and `events` what changed; `assets` is the page;
 //! `explain` is the command that asks `/routing` and prints it for a person.
 
 mod admission;
+mod assets;
 mod canary;
 mod config;
+mod events;
 mod explain;
 #[cfg(test)]
 mod fixture;
 mod graph;
 mod guard;
+mod history;
 mod json;
 mod metrics;
+mod narrow;
 mod routing;
 mod server;
 mod socket;

@@ -8,9 +8,10 @@
 
 use super::admission;
 use super::canary;
+use super::config;
 use super::json::{ms, number, share};
 use super::state::AdminState;
-use crate::balance::{Candidate, Cluster, Generation, Table};
+use crate::balance::{Candidate, Cluster, Generation, Table, Why};
 use crate::control::{CanaryView, GraphView};
 use crate::links::{LinkStats, NodeKey, Time};
 use crate::observe::rfc3339;
@@ -65,6 +66,7 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
         "identity": (state.identity)(),
         "scorer": (state.scorer)().json,
         "model_error": state.control.model_error(),
+        "reload_refused": config::refused(&state.config.load()),
         "canary": canary::trial(trial.as_deref(), now),
         "admission": admission::clusters(&generation, filter.cluster),
         "rate_limits": admission::rate_limits(&generation),
@@ -164,6 +166,7 @@ fn table_of(
     json!({
         "cluster": &*cluster.name,
         "service": &*cluster.service,
+        "source": table.candidates().first().map(|c| &*c.link.key.source.0),
         "protocol": cluster.protocol,
         "workload": workload,
         "policy": table.options.policy,
@@ -230,6 +233,10 @@ fn candidate(
         "health": c.health,
         "expected_success": share(c.success),
         "last_sample_age_s": number(age_s),
+        "guard": match c.reason {
+            Why::Predicted { guard, .. } => guard,
+            _ => None,
+        },
         "reason": c.reason.to_string(),
     })
 }

@@ -5,9 +5,12 @@
 //! - `/metrics`: Prometheus text (OpenMetrics).
 //! - `/config`: the configuration in force and the result of the last reload, as YAML; as JSON with `?format=json` or
 //!   `Accept: application/json`.
-//! - `/routing`: why requests go where they go, as JSON; `?cluster=NAME` and `?workload=NAME` narrow it.
-//! - `/graph`: the mesh as the last tick saw it, as JSON; `?busiest=N` gives the N links with the most calls.
-//! - `/`: a page that shows `/routing` and `/graph` live.
+//! - `/routing`: why requests go where they go, as JSON; `?cluster=NAME` and `?workload=NAME` narrow it, `?brief=1` leaves the
+//!   candidates out, `?history=N` adds what the last N generations changed.
+//! - `/graph`: the mesh as the last tick saw it, as JSON; `?busiest=N` gives the N links with the most calls, `?around=NAME`
+//!   what is at a service or a node.
+//! - `/events`: what each generation changes, as it is published, as server-sent events.
+//! - `/`: a page that shows all of this live, and `/assets/`, what it is made of.
 //!
 //! It keeps itself small: a head of at most 16 KiB, 64 connections (more wait in the kernel's queue), five seconds to
 //! send a head, and five seconds without progress on the socket, so a client that stalls holds its place no longer.
@@ -18,10 +21,10 @@ use super::routing::Filter;
 use super::socket::AdminListener;
 use super::stall::Guarded;
 use super::state::AdminState;
-use super::{config, graph, guard, metrics, routing};
+use super::{assets, config, events, graph, guard, history, metrics, narrow, routing};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -52,25 +55,29 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-/// The page's own script and style, and nothing from anywhere else.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const PAGE: &str = include_str!("dashboard.html");
+const EVENTS: &str = "text/event-stream";
+/// The page's own scripts and style, and nothing from anywhere else.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// A file's path holds its content's digest.
+const FOR_GOOD: &str = "public, max-age=31536000, immutable";
 const ENDPOINTS: &str = "\
-/         a page that shows the routing live
+/         a page that shows all of this live
 /live     200 while the process runs
 /ready    200 when requests can be served, else 503 with the reasons
 /metrics  Prometheus text
 /config   the configuration in force, as YAML; ?format=json
-/routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME
-/graph    the mesh as the last tick saw it, as JSON; ?busiest=N links
+/routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME, ?brief=1, ?history=N
+/graph    the mesh as the last tick saw it, as JSON; ?busiest=N links, ?around=NAME
+/events   what each generation changes, as server-sent events
 ";
 
 struct Server {
     state: Arc<AdminState>,
     metrics: Registry,
+    listeners: events::Listeners,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Either<Full<Bytes>, events::Events>>;
 
 /// Whoever may connect, on an address or on a Unix socket.
 enum Accepting {
@@ -110,9 +117,10 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = Accepting::new(listener)?;
     let metrics = metrics::registry(&state);
-    let server = Arc::new(Server { state, metrics });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopping) = watch::channel(false);
+    let listeners = events::Listeners::new(stopping.clone());
+    let server = Arc::new(Server { state, metrics, listeners });
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = async {
@@ -220,7 +228,16 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
         "/routing" => {
             let (cluster, workload) = (parameter("cluster"), parameter("workload"));
             match routing::routing(state, Filter { cluster: cluster.as_deref(), workload: workload.as_deref() }) {
-                Ok(value) => respond(StatusCode::OK, JSON, pretty(&value)),
+                Ok(mut value) => {
+                    if parameter("brief").is_some() {
+                        narrow::brief(&mut value);
+                    }
+                    if let (Some(count), Some(map)) = (parameter("history"), value.as_object_mut()) {
+                        let count = count.parse().unwrap_or(0);
+                        map.insert("history".to_owned(), history::last(&state.control.history, count));
+                    }
+                    respond(StatusCode::OK, JSON, pretty(&value))
+                }
                 Err(unknown) => {
                     let value = serde_json::json!({ "error": unknown.to_string(), "known": unknown.known });
                     respond(StatusCode::NOT_FOUND, JSON, pretty(&value))
@@ -229,15 +246,46 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
         }
         "/graph" => {
             let busiest = parameter("busiest").and_then(|n| n.parse().ok());
-            respond(StatusCode::OK, JSON, pretty(&graph::graph(state.control.view().as_deref(), busiest)))
+            let mut value = graph::graph(state.control.view().as_deref(), busiest);
+            if let Some(name) = parameter("around") {
+                narrow::around(&mut value, &name);
+            }
+            narrow::with_generation(&mut value, &state.published.load());
+            respond(StatusCode::OK, JSON, pretty(&value))
         }
+        "/events" => listen(server, headers),
         "/" => {
-            let mut response = respond(StatusCode::OK, HTML, PAGE.into());
+            let mut response = respond(StatusCode::OK, HTML, assets::page());
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
             response
         }
-        _ => respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{ENDPOINTS}")),
+        _ => assets::find(path).map_or_else(nothing, asset),
     }
+}
+
+fn nothing() -> Answer {
+    respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{ENDPOINTS}"))
+}
+
+fn listen(server: &Server, headers: &HeaderMap) -> Answer {
+    match server.listeners.listen(&server.state.control, headers) {
+        Ok(events) => respond(StatusCode::OK, EVENTS, String::new()).map(|_| Either::Right(events)),
+        Err(events::Refused::Full) => {
+            let text = format!("{} listen already; /routing?history=N says the same.\n", events::MAX_LISTENERS);
+            let mut response = respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+            response
+        }
+        Err(events::Refused::Foreign) => {
+            respond(StatusCode::FORBIDDEN, TEXT, "Pages of other sites may not listen here.\n".into())
+        }
+    }
+}
+
+fn asset(&(_, content_type, content): &assets::Asset) -> Answer {
+    let mut response = respond(StatusCode::OK, content_type, String::new());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(FOR_GOOD));
+    response.map(|_| Either::Left(Full::new(Bytes::from_static(content))))
 }
 
 fn ready(state: &AdminState) -> Answer {
@@ -291,7 +339,7 @@ fn decode(text: &str) -> String {
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(body))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -73,7 +73,7 @@ async fn every_endpoint_answers_with_its_type_and_is_never_cached() {
     assert!(body.starts_with('{'), "{body}");
     let (status, _, body) = get(running.address, "/nothing", "").await;
     assert_eq!(status, 404);
-    for path in ["/live", "/ready", "/metrics", "/config", "/routing", "/graph"] {
+    for path in ["/live", "/ready", "/metrics", "/config", "/routing", "/graph", "/events"] {
         assert!(body.contains(path), "{body}");
     }
 }
@@ -120,6 +120,111 @@ async fn routing_is_narrowed_by_its_filters_and_names_what_exists() {
     let (status, _, body) = get(running.address, "/routing?cluster=catalogue", "").await;
     assert_eq!(status, 404);
     assert!(body.contains("there is no cluster `catalogue`; there are: catalog, empty"), "{body}");
+}
+
+#[tokio::test]
+async fn routing_can_be_brief_and_says_what_changed_and_the_graph_can_be_of_a_part() {
+    let state = Arc::new(fixture::published());
+    state.control.history.add(fixture::change(40));
+    state.control.history.add(fixture::change(41));
+    let running = start(state).await;
+    let json = async |target: &str| -> serde_json::Value {
+        serde_json::from_str(&get(running.address, target, "").await.2).unwrap()
+    };
+    let value = json("/routing?brief=1&history=1").await;
+    assert_eq!((value["history"].as_array().unwrap().len(), &value["history"][0]["generation"]), (1, &41.into()));
+    assert_eq!(
+        (&value["tables"][0]["candidates"], value["tables"][0]["source"].as_str()),
+        (&().into(), Some("frontend"))
+    );
+    let whole = json("/routing").await;
+    assert!(whole["tables"][0]["candidates"].is_array() && whole.get("history").is_none(), "{whole}");
+    assert_eq!(whole["tables"][0]["candidates"][0]["guard"], serde_json::Value::Null);
+    assert_eq!(json("/graph?around=frontend").await["nodes"], serde_json::json!([]), "no tick has looked at the mesh");
+}
+
+#[tokio::test]
+async fn the_page_may_load_its_own_files_alone_and_they_may_be_kept_for_good() {
+    let running = start(Arc::new(fixture::published())).await;
+    let (_, head, page) = get(running.address, "/", "").await;
+    assert!(
+        head.contains("script-src 'self';") && head.contains("default-src 'none'") && !head.contains("unsafe"),
+        "{head}"
+    );
+    let files: Vec<&str> = page.split('"').filter(|word| word.starts_with("/assets/")).collect();
+    assert!(files.len() >= 4, "{page}");
+    for file in files {
+        let (status, head, body) = get(running.address, file, "").await;
+        assert!(
+            status == 200 && !body.is_empty() && head.contains("immutable") && head.contains("nosniff"),
+            "{file}: {head}"
+        );
+        let kind = if file.ends_with(".css") { "text/css" } else { "text/javascript" };
+        assert!(head.contains(kind), "{file}: {head}");
+    }
+    assert_eq!(get(running.address, "/assets/0000000000000000/app.js", "").await.0, 404);
+}
+
+/// What is said to whoever listens, until it holds `end`.
+async fn listen(address: SocketAddr, end: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let said = until(&mut stream, end).await;
+    (stream, said)
+}
+
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let (mut said, mut buffer) = (String::new(), [0; 4096]);
+    while !said.contains(end) {
+        let n = stream.read(&mut buffer).await.unwrap();
+        assert!(n > 0, "{said}");
+        said.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    said
+}
+
+#[tokio::test]
+async fn those_who_listen_never_take_a_place_from_a_probe() {
+    let state = Arc::new(fixture::published());
+    let running = start(state.clone()).await;
+    let mut all = Vec::new();
+    for _ in 0..events::MAX_LISTENERS {
+        all.push(listen(running.address, "retry: ").await.0);
+    }
+    let (status, head, body) = get(running.address, "/events", "").await;
+    assert!(status == 503 && head.contains("retry-after") && body.contains("8 listen already"), "{head}\n{body}");
+    assert_eq!(get(running.address, "/live", "").await.0, 200);
+    // One leaves while nothing happens: its place is free again, and whoever has it hears what happens.
+    all.pop();
+    let mut again = loop {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        if &first == b"HTTP/1.1 200" {
+            break stream;
+        }
+    };
+    state.control.history.add(fixture::change(42));
+    let said = until(&mut again, "id: 42\n").await;
+    assert!(said.contains("content-type: text/event-stream") && said.contains("event: generation\ndata: {"), "{said}");
+    let request = format!(
+        "GET /events HTTP/1.1\r\nHost: {}\r\nSec-Fetch-Site: cross-site\r\nConnection: close\r\n\r\n",
+        running.address
+    );
+    assert!(raw(running.address, &request).await.0.contains(" 403 "));
+}
+
+#[tokio::test]
+async fn it_stops_when_told_although_somebody_listens() {
+    let running = start(Arc::new(fixture::published())).await;
+    let (mut stream, _) = listen(running.address, "retry: ").await;
+    running.stop.send(()).unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(GRACE / 2, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "before answers under way are given up");
+    running.task.await.unwrap();
 }
 
 #[tokio::test]

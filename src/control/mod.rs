@@ -22,6 +22,7 @@ mod budgets;
 mod canary;
 mod compare;
 mod desired;
+pub mod history;
 mod publish;
 mod roster;
 mod sequence;
@@ -145,6 +146,7 @@ impl Control {
                 () = tokio::time::sleep_until(look_at) => {
                     let generation = self.state.published().load();
                     if let Some(cause) = self.watch.look(&generation, &triggers) {
+                        self.state.noted.broken = self.watch.take_broken();
                         return Some(cause);
                     }
                     look_at = Instant::now() + triggers.min_interval.0;

@@ -1,6 +1,7 @@
 //! The second half of a tick: from what is known of each candidate to a published generation.
 
 use super::desired::DesiredCluster;
+use super::history::{Change, Moved, Moves};
 use super::roster::{Remembered, Slot};
 use super::tick::State;
 use super::weights::{
@@ -39,6 +40,8 @@ pub(super) struct Work {
     biases: Vec<f32>,
     priors: Vec<f32>,
     ratios: Vec<f32>,
+    /// What moved most, in all tables of a generation.
+    moves: Moves,
 }
 
 /// A turn that a trigger asked for moves weights by at least this part of a whole step: it was asked for a reason.
@@ -114,10 +117,11 @@ impl State {
         self.budgets.retain(|c| configured.clusters.contains_key(c));
         self.first = false;
         self.generation += 1;
+        let at = SystemTime::now();
         self.parts.published.publish(Generation {
             id: self.generation,
             made_at: now,
-            made_at_wall: SystemTime::now(),
+            made_at_wall: at,
             expires_at,
             cause,
             rung: self.rung,
@@ -130,6 +134,27 @@ impl State {
         if turn == Turn::Whole {
             self.status().ticked(cause, self.rung, took);
         }
+        self.tell(cause, turn, at, took);
+    }
+
+    /// Notes for people who look what the generation changed.
+    fn tell(&mut self, cause: Cause, turn: Turn, at: SystemTime, took: Duration) {
+        let (moved, noted) = (self.work.moves.take(), self.noted.take(turn == Turn::Whole));
+        self.status().history.add(Change {
+            generation: self.generation,
+            at,
+            cause,
+            early: turn == Turn::Early,
+            rung: self.rung,
+            rung_reason: self.rung_reason.clone(),
+            model: self.model.clone().filter(|_| matches!(self.rung, Rung::Model | Rung::LastGood)),
+            took,
+            broken: noted.broken,
+            appeared: noted.appeared,
+            disappeared: noted.disappeared,
+            turned: noted.turned,
+            moved,
+        });
     }
 
     /// The largest step of a weight now. It is the configured one a tick: turns that triggers add between two ticks
@@ -170,14 +195,15 @@ impl State {
         limits: &Limits,
         now: Time,
     ) -> Option<Arc<Table>> {
-        let group = self.roster.groups.get(group)?;
+        let place = group;
+        let group = self.roster.groups.get(place)?;
         let cluster = self.desired.clusters.get(group.cluster)?;
         let policy = self.policy_in_force(cluster);
         let model = &self.desired.config.model;
         let steered = policy == Policy::Model;
         self.look(slots, cluster, steered, work, now);
 
-        let Work { wanted, healths, guards, weights, intrinsic_s, biases, priors, ratios } = work;
+        let Work { wanted, healths, guards, weights, intrinsic_s, biases, priors, ratios, moves } = work;
         let usable = healths.iter().filter(|health| **health != Health::Drained).count();
         let healthy = healths.iter().filter(|health| health.takes_requests()).count();
         let least = cluster.config.ejection.panic_below.0 * usable as f64;
@@ -212,6 +238,14 @@ impl State {
             slots.iter_mut().zip(&cluster.endpoints).zip(numbers)
         {
             let (Some(known), Some(remembered)) = (self.roster.known(slot), &slot.remembered) else { continue };
+            let reason = self.why(known.verdict.as_ref(), *health, guarded, remembered, policy);
+            let last = remembered.weight.filter(|_| steered);
+            moves.see(last, guarded.weight, remembered.informed, || {
+                let workloads = self.desired.routes.workloads();
+                let workload = workloads.get(place % workloads.len().max(1))?.name.clone();
+                let (cluster, endpoint, from) = (cluster.name.clone(), endpoint.key.clone(), last.unwrap_or_default());
+                Some(Moved { workload, cluster, endpoint, from, to: guarded.weight, why: reason })
+            });
             candidates.push(Candidate {
                 endpoint: endpoint.clone(),
                 link: slot.link.clone(),
@@ -224,7 +258,7 @@ impl State {
                 health: *health,
                 score: remembered.score,
                 predicted: remembered.predicted,
-                reason: self.why(known.verdict.as_ref(), *health, guarded, remembered, policy),
+                reason,
             });
             slot.shown = Some(*health);
             if let Some(remembered) = &mut slot.remembered {

@@ -1,6 +1,7 @@
 //! What the slow loop shows of itself: the last graph with what the model said of it, and counters.
 
 use super::canary::{CanaryView, Lost};
+use super::history::History;
 use crate::balance::{Cause, Fault, Rung};
 use crate::graph::Graph;
 use arc_swap::ArcSwapOption;
@@ -54,6 +55,8 @@ impl GuardCounters {
 pub struct Status {
     view: ArcSwapOption<GraphView>,
     canary: ArcSwapOption<CanaryView>,
+    /// What changed from generation to generation.
+    pub history: History,
     /// Trials that the model has lost, by `Lost`.
     lost: [AtomicU64; Lost::ALL.len()],
     ticks: [AtomicU64; 7],

@@ -4,6 +4,7 @@ use super::budgets::Budgets;
 use super::canary::{Counted, Trial};
 use super::compare::Compared;
 use super::desired::{Desired, EndpointIds};
+use super::history::{Listed, Noted, Turned};
 use super::publish::Work;
 use super::roster::{Group, Remembered, Roster};
 use super::spill::Spills;
@@ -80,6 +81,8 @@ pub(super) struct State {
     features: Features,
     kept: Kept,
     pub work: Work,
+    /// What happened since the last generation, for people who look.
+    pub noted: Noted,
     pub generation: u64,
     /// Until when the last good scores may steer.
     pub good_until: Option<Time>,
@@ -122,6 +125,7 @@ impl State {
             features: Features::default(),
             kept: Kept::default(),
             work: Work::default(),
+            noted: Noted::default(),
             generation: 0,
             good_until: None,
             model: None,
@@ -154,12 +158,14 @@ impl State {
 
     /// Takes over a new configuration; says whether its endpoints are others than before.
     pub fn reconfigure(&mut self, config: Arc<Config>) -> Cause {
-        let endpoints = |d: &Desired| -> Vec<_> {
-            d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.address))).collect()
+        let endpoints = |d: &Desired| -> Vec<Listed> {
+            d.clusters.iter().flat_map(|c| c.endpoints.iter().map(|e| (c.name.clone(), e.key.clone()))).collect()
         };
         let cores = self.parts.traffic.cores();
         let next = Desired::of(config, &mut self.ids, cores, Some(&self.desired));
-        let same = endpoints(&self.desired) == endpoints(&next);
+        let (before, listed) = (endpoints(&self.desired), endpoints(&next));
+        let same = before == listed;
+        self.noted.list(&before, &listed);
         let (last, now) = (std::mem::take(&mut self.roster), self.now());
         let Parts { links, traffic, .. } = &self.parts;
         self.roster = Roster::new(&next, last, Some(&self.desired), links, traffic, now);
@@ -185,8 +191,11 @@ impl State {
             let checked = cluster.config.health.check != Check::Off;
             let unwell = checked.then(|| self.parts.checks.of(&known.node.key)).and_then(|c| c.unwell);
             let verdict = self.ejector.check(&known.node, &cluster.config.ejection, unwell, now);
-            if known.verdict.map_or(Health::Healthy, |v| v.health) != verdict.health {
+            let before = known.verdict.map_or(Health::Healthy, |v| v.health);
+            if before != verdict.health {
                 changed = true;
+                let (cluster, endpoint) = (cluster.name.clone(), known.node.key.clone());
+                self.noted.turn(Turned { cluster, endpoint, from: before, to: verdict.health });
                 let (health, fault, unwell) = (verdict.health, verdict.fault, verdict.unwell);
                 tracing::info!(endpoint = %known.node.key, ?health, ?fault, ?unwell, "health changed");
             }

@@ -4,6 +4,7 @@
 //! sketch is touched, so looking is cheap. A trigger fires once when its threshold is broken and again only after the
 //! link was seen within it: a link that stays slow does not tick the loop to death.
 
+use super::history::{Broken, MAX_NOTED, Trouble};
 use crate::balance::{Cause, Generation};
 use crate::config::Triggers;
 use crate::links::{LinkCell, LinkKey, Totals};
@@ -27,6 +28,8 @@ struct Watched {
 #[derive(Debug, Default)]
 pub struct Watch {
     links: HashMap<LinkKey, Watched>,
+    /// The links that made the last look a cause.
+    broken: Vec<Broken>,
 }
 
 impl Watch {
@@ -34,6 +37,7 @@ impl Watch {
     pub fn look(&mut self, generation: &Generation, rules: &Triggers) -> Option<Cause> {
         let mut cause = None;
         let mut seen = 0;
+        self.broken.clear();
         for candidate in generation.clusters.iter().flat_map(|c| &c.tables).flat_map(|t| t.candidates()) {
             seen += 1;
             let predicted = candidate.predicted.map(|p| f64::from(p.mean_s));
@@ -44,6 +48,11 @@ impl Watch {
             self.links.clear();
         }
         cause
+    }
+
+    /// Takes out the links for which the last look gave a cause.
+    pub fn take_broken(&mut self) -> Vec<Broken> {
+        std::mem::take(&mut self.broken)
     }
 
     fn look_at(&mut self, link: &LinkCell, predicted_s: Option<f64>, rules: &Triggers) -> Option<Cause> {
@@ -66,11 +75,17 @@ impl Watch {
         let factor = 1.0 + (rules.latency_factor - 1.0) * margin;
         let slow = samples >= MIN_SAMPLES && predicted_s.is_some_and(|p| mean_s > factor * p);
         let was_broken = std::mem::replace(&mut watched.broken, failing || slow);
-        match (was_broken, failing, slow) {
-            (false, true, _) => Some(Cause::Errors),
-            (false, false, true) => Some(Cause::Latency),
-            _ => None,
+        let (cause, what) = match (was_broken, failing, slow) {
+            (false, true, _) => (Cause::Errors, Trouble::Errors(errors as f64 / calls.max(1) as f64)),
+            (false, false, true) => {
+                (Cause::Latency, Trouble::Latency { mean_s, predicted_s: predicted_s.unwrap_or(f64::NAN) })
+            }
+            _ => return None,
+        };
+        if self.broken.len() < MAX_NOTED {
+            self.broken.push(Broken { link: link.key.clone(), what });
         }
+        Some(cause)
     }
 }
 
@@ -104,5 +119,8 @@ mod tests {
         assert_eq!(look(&link), None);
         call(&link, 20, 0.010, Outcome::Failure);
         assert_eq!(look(&link), Some(Cause::Errors));
+        let [slow, failing] = &watch.take_broken()[..] else { panic!("two links broke their thresholds") };
+        assert_eq!((&slow.link, failing.what), (&link.key, Trouble::Errors(1.0)));
+        assert!(matches!(slow.what, Trouble::Latency { mean_s, predicted_s: 0.010 } if mean_s > 0.9), "{slow:?}");
     }
 }

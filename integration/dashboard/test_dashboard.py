@@ -1,0 +1,367 @@
+"""The page at the admin port's `/`, in a real browser: `make test-dashboard`.
+
+Most tests show it made-up states (`made_up`, `server`) under the product's own policy; the last one a sidecar that runs. Every
+view is photographed, in light and dark, into the folder `OUT` (target/dashboard), to be looked at by people. How fluently a
+mesh of 1,000 nodes and 5,000 links moves is measured and reported there, in fluency.json, not asserted: a build machine
+without a graphics card says little about it.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import made_up
+from live import Mesh
+from server import Serve
+from playwright.sync_api import expect, sync_playwright
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OUT = pathlib.Path(os.environ.get("OUT", ROOT / "target/dashboard"))
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BINARY = os.environ.get("PATHLOOM_BINARY", str(ROOT / "target/debug/pathloom"))
+# A slow machine may take its time: nothing here is about speed.
+PATIENCE_MS = 60_000
+VIEWS = ["mesh", "service", "explain", "timeline", "canary", "model"]
+
+expect.set_options(timeout=PATIENCE_MS)
+
+
+class Dashboard(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        OUT.mkdir(parents=True, exist_ok=True)
+        cls.playwright = sync_playwright().start()
+        # WebGL in software, as there is no graphics card; root cannot have the browser's sandbox.
+        switches = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+        cls.browser = cls.playwright.chromium.launch(executable_path=BROWSER, args=switches)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.browser.close()
+        cls.playwright.stop()
+
+    @contextlib.contextmanager
+    def page(self, url, view="", dark=False, width=1440, height=900, expected=()):
+        """A page that must make no mistake: no exception, no word of the policy, nothing asked for that is not there."""
+        context = self.browser.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce")
+        context.set_default_timeout(PATIENCE_MS)
+        page, wrong = context.new_page(), []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: said.type in ("error", "warning") and wrong.append(said.text))
+        page.goto(url + view)
+        yield page
+        context.close()
+        left = [w for w in wrong if "GPU stall" not in w and not any(e in w for e in expected)]
+        self.assertEqual(left, [])
+
+    def photograph(self, page, name):
+        page.wait_for_timeout(500)
+        page.screenshot(path=str(OUT / f"{name}.png"))
+
+    def where(self, page, node):
+        """Where a node is on the page."""
+        at = page.evaluate("key => { const s = document.getElementById('graph').picture.sigma; return s.framedGraphToViewport(s.getNodeDisplayData(key)); }", node)
+        box = page.locator("#graph").bounding_box()
+        return box["x"] + at["x"], box["y"] + at["y"]
+
+    def camera(self, page):
+        return page.evaluate("document.getElementById('graph').picture.sigma.getCamera().getState()")
+
+    def test_every_view_is_photographed_in_light_and_dark(self):
+        with Serve(made_up.shop()) as proxy:
+            for dark in (False, True):
+                for view, place in zip(VIEWS, ["", "#/service/catalog", "#/explain/frontend/catalog", "#/timeline", "#/canary", "#/model"]):
+                    with self.subTest(view=view, dark=dark), self.page(proxy.url, place, dark) as page:
+                        expect(page.locator("#link")).to_have_text("live")
+                        expect(page.locator("main section").first).to_be_visible()
+                        self.photograph(page, f"{view}-{'dark' if dark else 'light'}")
+                        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                        self.assertLessEqual(wide, 0, f"{view} is wider than the page")
+            with self.page(proxy.url, "", width=480, height=900) as page:
+                expect(page.locator("#count")).to_have_text("8 of 8")
+                self.photograph(page, "mesh-narrow")
+            for view in ("service", "explain"):
+                with self.page(proxy.url, f"#/{view}") as page:
+                    expect(page.locator("tbody tr").first).to_be_visible()
+                    self.photograph(page, f"{view}-all")
+
+    def test_a_click_on_a_node_shows_what_is_known_of_it_and_where_to_read_on(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#count")).to_have_text("8 of 8")
+            x, y = self.where(page, "10.0.1.3:8080")
+            page.mouse.move(x - 3, y)
+            page.mouse.move(x, y)
+            expect(page.locator(".tip")).to_contain_text("10.0.1.3:8080")
+            page.mouse.click(x, y, delay=60)
+            chosen = page.locator("#chosen")
+            expect(chosen).to_contain_text("94.0 ms mean")
+            expect(chosen).to_contain_text("frontend@node-1")
+            self.photograph(page, "mesh-chosen")
+            chosen.get_by_role("link", name="frontend → catalog").click()
+            expect(page.locator("main h2").first).to_have_text("frontend → catalog")
+            row = page.locator("tr[data-key='10.0.1.3:8080']").first
+            expect(row).to_contain_text("10.0%")
+            expect(page.locator("tr[data-key='10.0.1.3:8080']").nth(1)).to_contain_text("raised to the floor")
+            expect(page.locator("tr[data-key='10.0.1.4:8080']").first).to_contain_text("✕ ejected")
+            page.get_by_role("link", name="service catalog").click()
+            expect(page.locator("main")).to_contain_text("Called by")
+            page.get_by_role("link", name="storage", exact=True).first.click()
+            expect(page.locator("main h2").first).to_have_text("storage")
+
+    def test_a_link_says_its_numbers_under_the_pointer(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#count")).to_have_text("8 of 8")
+            (x1, y1), (x2, y2) = self.where(page, "frontend@node-1"), self.where(page, "10.0.1.1:8080")
+            page.mouse.move(x1 + (x2 - x1) * 0.48, y1 + (y2 - y1) * 0.48)
+            page.mouse.move(x1 + (x2 - x1) * 0.5, y1 + (y2 - y1) * 0.5)
+            expect(page.locator(".tip")).to_contain_text("frontend@node-1 → 10.0.1.1:8080")
+            expect(page.locator(".tip")).to_contain_text("share 44%")
+
+    def test_search_and_filters_narrow_the_mesh(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#count")).to_have_text("8 of 8")
+            page.keyboard.press("/")
+            page.keyboard.type("storage eu-1b")
+            expect(page.locator("#count")).to_have_text("3 of 8")
+            self.photograph(page, "mesh-search")
+            page.keyboard.press("Enter")
+            expect(page.locator("#chosen h2")).to_have_text("10.0.2.1:6379")
+            page.keyboard.press("Escape")
+            expect(page.locator("#count")).to_have_text("8 of 8")
+            expect(page.locator("#chosen")).to_have_count(0)
+            page.get_by_label("only what is in trouble").check()
+            expect(page.locator("#count")).to_have_text("3 of 8")
+            page.get_by_label("only what is in trouble").uncheck()
+            page.locator("#zone").select_option("eu-1a")
+            expect(page.locator("#count")).to_have_text("3 of 8")
+            page.locator("#zone").select_option("")
+            note = page.locator(".controls")
+            expect(note).to_contain_text("8 nodes, 13 links, 3 without calls")
+            page.get_by_label("links without calls").check()
+            expect(note).to_contain_text("8 nodes, 16 links")
+            page.keyboard.press("Escape")
+            page.locator("#search").fill("nobody has this name")
+            expect(page.locator("#side")).to_contain_text("Nothing fits")
+
+    def test_everything_is_at_hand_for_the_keyboard(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#count")).to_have_text("8 of 8")
+            for number, view in enumerate(VIEWS, 1):
+                page.keyboard.press(str(number))
+                expect(page.locator("nav a[aria-current=page]")).to_have_attribute("href", f"#/{view}")
+            page.keyboard.press("1")
+            graph = page.locator("#graph")
+            graph.focus()
+            before = self.camera(page)
+            page.keyboard.press("ArrowRight")
+            self.until(page, "x => document.getElementById('graph').picture.sigma.getCamera().getState().x > x + 0.05", before["x"])
+            page.keyboard.press("+")
+            self.until(page, "document.getElementById('graph').picture.sigma.getCamera().getState().ratio < 0.9")
+            page.keyboard.press("0")
+            self.until(page, "(({ x, ratio }) => Math.abs(x - 0.5) < 1e-3 && ratio === 1)(document.getElementById('graph').picture.sigma.getCamera().getState())")
+            # By the tabulator alone from the graph to the list; what has the focus keeps it while generations come.
+            page.keyboard.press("Tab")
+            name = page.evaluate("document.activeElement.closest('li').dataset.key")
+            generation = page.locator("#facts [data-key=generation] b")
+            first = int(generation.inner_text())
+            self.until(page, "g => Number(document.querySelector('#facts [data-key=generation] b').textContent) > g + 1", first)
+            self.assertEqual(page.evaluate("document.activeElement.closest('li')?.dataset.key"), name)
+            page.keyboard.press("Enter")
+            expect(page.locator("#chosen h2")).to_have_text(name)
+
+    def test_the_timeline_tells_what_changed_and_can_be_searched(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/timeline") as page:
+            rows = page.locator(".changes > li")
+            expect(rows.first).to_contain_text("#491")
+            expect(page.locator("main")).to_contain_text("took 94.0 ms where 12.2 ms were predicted")
+            expect(page.locator("main")).to_contain_text("model → last_good")
+            page.locator("#cause").select_option("health")
+            expect(rows).to_have_count(2)
+            expect(rows.last).to_contain_text("10.0.1.4:8080: healthy → ejected")
+            page.locator("#cause").select_option("")
+            page.locator("#search").fill("raised to the floor")
+            expect(rows).to_have_count(1)
+            page.locator("#search").fill("")
+            quiet = rows.count()
+            page.get_by_label("quiet ticks, too").check()
+            self.until(page, "n => document.querySelectorAll('.changes > li').length > n + 20", quiet)
+            # Each generation that comes is told of, once.
+            self.until(page, "document.querySelectorAll(\".changes > li[data-key='503']\").length === 1")
+
+    def test_arms_stand_side_by_side_and_the_ladder_shows_its_rung(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/canary") as page:
+            expect(page.locator(".arms > div").first).to_contain_text("13.4 ms")
+            expect(page.locator(".arms > div").last).to_contain_text("118 ms")
+            expect(page.locator("main")).to_contain_text("-11.0% (-19.0% to -3.0%)")
+            page.keyboard.press("6")
+            expect(page.locator(".ladder [aria-current]")).to_contain_text("model")
+            expect(page.locator("main")).to_contain_text("onnxruntime 1.31.1")
+
+    def test_a_proxy_that_has_just_started_says_what_it_waits_for(self):
+        with Serve(made_up.empty()) as proxy:
+            for view in VIEWS:
+                with self.page(proxy.url, f"#/{view}") as page:
+                    expect(page.locator("#facts")).to_contain_text("none yet")
+                    expect(page.locator("#banners")).to_contain_text("the model is being loaded")
+                    expect(page.locator("main .empty, main .ladder").first).to_be_visible()
+                    self.photograph(page, f"{view}-empty")
+
+    def test_trouble_is_said_on_every_view_and_names_its_reason(self):
+        with Serve(made_up.trouble()) as proxy:
+            for view in ["mesh", "explain/frontend/catalog", "model", "canary"]:
+                with self.page(proxy.url, f"#/{view}", dark=view == "model") as page:
+                    expect(page.locator("#banners")).to_contain_text("did you mean `endpoints`?")
+                    expect(page.locator("#banners")).to_contain_text("no model file /etc/pathloom/shop.onnx")
+                    self.photograph(page, f"{view.split('/')[0]}-trouble")
+
+    def test_what_does_not_exist_is_named(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/explain/frontend/nothing", expected=["404"]) as page:
+            expect(page.locator("main")).to_contain_text("there is no cluster `nothing`; there are: catalog")
+            page.goto(proxy.url + "#/service/nothing")
+            expect(page.locator("main")).to_contain_text("no service or node “nothing”")
+
+    def test_words_of_the_proxy_are_never_markup(self):
+        state = made_up.shop()
+        name = "<img src=x onerror=alert(1)>"
+        state.graph["nodes"][0] |= {"service": name}
+        state.routing["tables"][0]["candidates"][0]["reason"] = name
+        with Serve(state) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#side")).to_contain_text(name)
+            page.goto(proxy.url + "#/explain/frontend/catalog")
+            expect(page.locator("main")).to_contain_text(name)
+            self.assertEqual(page.locator("img").count(), 0)
+
+    def test_without_a_place_to_listen_it_asks(self):
+        with Serve(made_up.shop(), full=True) as proxy, self.page(proxy.url, expected=["503"]) as page:
+            expect(page.locator("#link")).to_have_text("asking every 2 s")
+            asked = len(proxy.asked)
+            self.until(page, "performance.now() > 8000")
+            self.assertGreater(len(proxy.asked), asked)
+
+    def test_a_page_in_the_background_gives_its_place_back(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#link")).to_have_text("live")
+            turn = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }"
+            page.evaluate(turn, True)
+            self.wait(page, lambda: proxy.listening == 0)
+            page.evaluate(turn, False)
+            self.wait(page, lambda: proxy.listening == 1)
+
+    def test_a_proxy_that_is_gone_is_said_to_be(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, expected=["ERR_", "fetch", "Timeout", "timed out"]) as page:
+            expect(page.locator("#link")).to_have_text("live")
+            proxy.__exit__()
+            expect(page.locator("#link")).to_have_text("no answer; what is shown is old")
+            expect(page.locator("body")).to_have_class("stale")
+
+    def test_a_browser_without_webgl_has_the_list_and_the_table(self):
+        with Serve(made_up.shop()) as proxy:
+            context = self.browser.new_context()
+            context.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+            page = context.new_page()
+            page.goto(proxy.url)
+            expect(page.locator("#graph")).to_contain_text("no WebGL")
+            expect(page.locator("#links tbody tr").first).to_contain_text("10.0.1.2:8080")
+            context.close()
+
+    def test_a_thousand_nodes_and_five_thousand_links_are_shown_and_measured(self):
+        with Serve(made_up.large()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#count")).to_have_text("1000 of 1000")
+            expect(page.locator(".controls")).to_contain_text(", 5000 links")
+            self.photograph(page, "mesh-large")
+            measured = {"moving": self.frames(page, lambda: self.drag(page)), "still": self.frames(page, lambda: page.wait_for_timeout(3000))}
+            page.locator("#search").fill("service-120")
+            expect(page.locator("#count")).to_have_text("4 of 1000")
+            page.keyboard.press("Enter")
+            expect(page.locator("#chosen")).to_contain_text("service-120")
+            self.photograph(page, "mesh-large-chosen")
+            (OUT / "fluency.json").write_text(json.dumps(measured, indent=1) + "\n")
+            print("fluency:", json.dumps(measured), file=sys.stderr)
+        with Serve(made_up.large()) as proxy, self.page(proxy.url, dark=True) as page:
+            expect(page.locator("#count")).to_have_text("1000 of 1000")
+            self.photograph(page, "mesh-large-dark")
+            page.goto(proxy.url + "#/explain")
+            page.locator("#search").fill("service-007")
+            expect(page.locator("tbody tr")).to_have_count(2)
+
+    def drag(self, page):
+        box = page.locator("#graph").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        for turn in range(3):
+            page.mouse.down()
+            for i in range(20):
+                page.mouse.move(x + 8 * i, y + 3 * i)
+            page.mouse.up()
+            page.mouse.move(x, y)
+            page.mouse.wheel(0, -240 if turn % 2 else 240)
+            page.wait_for_timeout(300)
+
+    def frames(self, page, act):
+        """Frames a second and long tasks while something is done."""
+        page.evaluate("""() => {
+            window.seen = { frames: [], tasks: [] };
+            seen.observer = new PerformanceObserver(list => seen.tasks.push(...list.getEntries().map(e => e.duration)));
+            seen.observer.observe({ entryTypes: ['longtask'] });
+            const next = t => { seen.frames.push(t); seen.handle = requestAnimationFrame(next); };
+            seen.handle = requestAnimationFrame(next);
+        }""")
+        act()
+        return page.evaluate("""() => {
+            cancelAnimationFrame(seen.handle);
+            seen.observer.disconnect();
+            const gaps = seen.frames.slice(1).map((t, i) => t - seen.frames[i]).sort((a, b) => a - b);
+            const at = q => Math.round(10 * (gaps[Math.floor(q * (gaps.length - 1))] ?? 0)) / 10;
+            const span = (seen.frames.at(-1) - seen.frames[0]) / 1000;
+            return { frames_per_second: Math.round(10 * gaps.length / span) / 10, gap_ms_p50: at(0.5), gap_ms_p99: at(0.99), gap_ms_longest: at(1),
+                tasks_over_50_ms: seen.tasks.length, longest_task_ms: Math.round(Math.max(0, ...seen.tasks)) };
+        }""")
+
+    def wait(self, page, holds, what="it"):
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while not holds():
+            self.assertLess(time.monotonic(), end, f"{what} did not come to be")
+            page.wait_for_timeout(50)
+
+    def until(self, page, expression, arg=None):
+        """Playwright's own `wait_for_function` evaluates strings, which the page's policy forbids."""
+        self.wait(page, lambda: page.evaluate(expression, arg), expression)
+
+    def test_a_sidecar_that_runs_is_shown_live(self):
+        with Mesh(BINARY) as mesh:
+            url = f"http://{mesh.admin}/"
+            with self.page(url) as page:
+                expect(page.locator("#link")).to_have_text("live")
+                expect(page.locator("#facts [data-key=rung] b")).to_have_text("model")
+                generation = int(page.locator("#facts [data-key=generation] b").inner_text())
+                self.until(page, "g => Number(document.querySelector('#facts [data-key=generation] b').textContent) > g + 2", generation)
+                expect(page.locator(".controls")).to_contain_text("links")
+                page.locator("#search").fill("storage")
+                expect(page.locator("#side .list li").first).to_contain_text("storage")
+                page.locator("#search").fill("")
+                page.wait_for_timeout(8000)
+                self.photograph(page, "live-mesh")
+                for view in ["#/explain/frontend/catalog", "#/timeline", "#/model", "#/service/catalog"]:
+                    page.goto(url + view)
+                    expect(page.locator("main section").first).to_be_visible()
+                    page.wait_for_timeout(1500)
+                    self.photograph(page, "live-" + view.split("/")[1])
+                self.assertGreaterEqual(page.locator("main tbody tr").count(), 3)
+                mesh.spoil_the_configuration()
+                expect(page.locator("#banners")).to_contain_text("is wrong; the one before it stays in force")
+            with self.page(url, "#/explain/frontend/catalog", dark=True) as page:
+                expect(page.locator("tbody tr").first).to_contain_text("predicted")
+                self.photograph(page, "live-explain-dark")
+
+
+if __name__ == "__main__":
+    if not BROWSER:
+        sys.exit("test_dashboard: no Chromium was found: install it, or name it in CHROMIUM")
+    unittest.main(verbosity=2)
