@@ -58,6 +58,15 @@ dist: setup ## Builds the binary as the image has it: slower to build (8 minutes
 	cargo build --profile dist --bin pathloom
 	@cp -u $(ORT_LIB) $(TARGET)/dist/
 
+# For the image's `cuda` target: the CUDA build of the same version.
+.PHONY: gpu-library
+gpu-library: ## Fetches ONNX Runtime's CUDA library (400 MB).
+	$(PIP) --python-version 3.12 --abi cp312 --platform manylinux_2_34_$(ARCH) --dest $(WHEELS)/gpu --requirement .ci/wheels-gpu.txt
+	@rm -rf $(ORT)-gpu && mkdir -p $(ORT)-gpu
+	python3 -m zipfile -e $(WHEELS)/gpu/onnxruntime_gpu-*_$(ARCH).whl $(ORT)-gpu/wheel
+	@cd $(ORT)-gpu && cp wheel/onnxruntime/capi/libonnxruntime_providers_{shared,cuda}.so wheel/onnxruntime/{LICENSE,ThirdPartyNotices.txt} . \
+		&& cp wheel/onnxruntime/capi/libonnxruntime.so.* libonnxruntime.so && rm -rf wheel
+
 .PHONY: demo
 demo: build ## Runs a whole little mesh on this machine, to look at.
 	$(TARGET)/release/pathloom demo $(ARGS)
@@ -94,6 +103,28 @@ test-dashboard: setup $(DASHBOARD)/.ready ## Tests the page at the admin port in
 		|| { echo "make: Chromium is missing: sudo apt-get install chromium" >&2; exit 1; }
 	cargo build --quiet --bin pathloom
 	PYTHONPATH=$(DASHBOARD) OUT=$(TARGET)/dashboard PATHLOOM_BINARY=$(TARGET)/debug/pathloom python3 integration/dashboard/test_dashboard.py $(ARGS)
+
+# Helm's own code renders the chart, Kubernetes' schemas judge what it renders, and kubectl builds the kustomizations.
+KUBERNETES := $(TARGET)/kubernetes
+
+$(KUBERNETES)/.ready: .ci/wheels-kubernetes.txt | $(WHEELS)/.fetched
+	@rm -rf $(KUBERNETES) && mkdir -p $(KUBERNETES)
+	python3 -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+		--target $(KUBERNETES) --requirement .ci/wheels-kubernetes.txt
+	@touch $@
+
+.PHONY: test-kubernetes bless-kubernetes
+test-kubernetes bless-kubernetes: export PYTHONPATH := $(KUBERNETES)
+test-kubernetes bless-kubernetes: export PATHLOOM_BINARY := $(TARGET)/debug/pathloom
+test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizations.
+	@command -v kubectl >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends kubernetes-client; } \
+		|| { echo "make: kubectl is missing: sudo apt-get install kubernetes-client" >&2; exit 1; }
+	cargo build --quiet --bin pathloom
+	python3 integration/kubernetes/test_chart.py
+
+bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.
+	python3 integration/kubernetes/test_chart.py --bless
 
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).

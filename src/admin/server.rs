@@ -12,6 +12,8 @@
 //! - `/events`: what each generation changes, as it is published, as server-sent events.
 //! - `/`: a page that shows all of this live, and `/assets/`, what it is made of.
 //!
+//! A further address (`admin.metrics`) answers for the first three alone.
+//!
 //! It keeps itself small: a head of at most 16 KiB, 64 connections (more wait in the kernel's queue), five seconds to
 //! send a head, and five seconds without progress on the socket, so a client that stalls holds its place no longer.
 //! Answers are made on blocking threads: a graph of a million links must not hold up the tick, which shares this
@@ -71,9 +73,27 @@ const ENDPOINTS: &str = "\
 /events   what each generation changes, as server-sent events
 ";
 
+const METRICS_ENDPOINTS: &str = "\
+/live     200 while the process runs
+/ready    200 when requests can be served, else 503 with the reasons
+/metrics  Prometheus text
+
+The rest is at `admin.listen`.
+";
+
+/// What an address answers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// Everything.
+    All,
+    /// What tells nothing of who calls whom but in numbers: `/live`, `/ready` and `/metrics`.
+    Metrics,
+}
+
 struct Server {
     state: Arc<AdminState>,
     metrics: Registry,
+    pages: Pages,
     listeners: events::Listeners,
 }
 
@@ -112,6 +132,7 @@ impl Accepting {
 /// When the runtime does not take the listener.
 pub async fn serve(
     listener: AdminListener,
+    pages: Pages,
     state: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
@@ -120,7 +141,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopping) = watch::channel(false);
     let listeners = events::Listeners::new(stopping.clone());
-    let server = Arc::new(Server { state, metrics, listeners });
+    let server = Arc::new(Server { state, metrics, pages, listeners });
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = async {
@@ -221,6 +242,7 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
             crate::observe::metrics::CONTENT_TYPE,
             crate::observe::metrics::encode(&server.metrics),
         ),
+        _ if server.pages == Pages::Metrics => not_found(METRICS_ENDPOINTS),
         "/config" => match wants_json(parameter("format").as_deref(), headers) {
             true => respond(StatusCode::OK, JSON, pretty(&config::json(&state.config.load()))),
             false => respond(StatusCode::OK, YAML, config::yaml(&state.config.load())),
@@ -259,12 +281,12 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
             response
         }
-        _ => assets::find(path).map_or_else(nothing, asset),
+        _ => assets::find(path).map_or_else(|| not_found(ENDPOINTS), asset),
     }
 }
 
-fn nothing() -> Answer {
-    respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{ENDPOINTS}"))
+fn not_found(there_is: &str) -> Answer {
+    respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{there_is}"))
 }
 
 fn listen(server: &Server, headers: &HeaderMap) -> Answer {

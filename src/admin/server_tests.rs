@@ -26,7 +26,7 @@ async fn start(state: Arc<AdminState>) -> Running {
         let stopped = async {
             let _ = stopped.await;
         };
-        serve(listener, state, stopped).await.unwrap();
+        serve(listener, Pages::All, state, stopped).await.unwrap();
     });
     Running { address, stop, task }
 }
@@ -217,6 +217,20 @@ async fn those_who_listen_never_take_a_place_from_a_probe() {
 }
 
 #[tokio::test]
+async fn the_address_for_metrics_has_neither_the_page_nor_events() {
+    let listener = AdminListener::bind(&loopback(0)).unwrap();
+    let AdminAddress::Tcp(address) = listener.address().unwrap() else { panic!("a port") };
+    let state = Arc::new(fixture::published());
+    tokio::spawn(serve(listener, Pages::Metrics, state, std::future::pending()));
+    let all = start(Arc::new(fixture::published())).await;
+    let page = get(all.address, "/", "").await.2;
+    let file = page.split('"').find(|word| word.starts_with("/assets/")).unwrap();
+    for path in ["/", "/events", file] {
+        assert_eq!(get(address, path, "").await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn it_stops_when_told_although_somebody_listens() {
     let running = start(Arc::new(fixture::published())).await;
     let (mut stream, _) = listen(running.address, "retry: ").await;
@@ -319,7 +333,7 @@ async fn on_a_unix_socket_every_name_is_answered() {
     let path = folder.path().join("admin.sock");
     let admin = Admin { listen: AdminAddress::Unix(path.clone()), ..Admin::default() };
     let listener = AdminListener::bind(&admin).unwrap();
-    tokio::spawn(serve(listener, Arc::new(fixture::published()), std::future::pending()));
+    tokio::spawn(serve(listener, Pages::All, Arc::new(fixture::published()), std::future::pending()));
     let mut stream = UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET /live HTTP/1.1\r\nHost: pathloom\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
