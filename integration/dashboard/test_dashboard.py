@@ -28,6 +28,8 @@ BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which
 BINARY = os.environ.get("PATHLOOM_BINARY", str(ROOT / "target/debug/pathloom"))
 # A slow machine may take its time: nothing here is about speed.
 PATIENCE_MS = 60_000
+# With PATHLOOM_BLESS=1 these go to the README.
+README = ["mesh-light", "explain-light", "timeline-light", "service-dark", "canary-light", "model-dark"]
 VIEWS = ["mesh", "service", "explain", "timeline", "canary", "model"]
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -46,6 +48,9 @@ class Dashboard(unittest.TestCase):
     def tearDownClass(cls):
         cls.browser.close()
         cls.playwright.stop()
+        for name in README if os.environ.get("PATHLOOM_BLESS") else []:
+            if (OUT / f"{name}.png").exists():
+                shutil.copy(OUT / f"{name}.png", ROOT / "src/admin/assets/screenshots")
 
     @contextlib.contextmanager
     def page(self, url, view="", dark=False, width=1440, height=900, expected=()):

@@ -123,6 +123,16 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_pictures_are_there_and_small() {
+        let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let names: Vec<&str> =
+            readme.split("(src/admin/assets/").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        let pictures = names.iter().filter(|name| name.ends_with(".png"));
+        let sizes: Vec<u64> = pictures.map(|name| folder().join(name).metadata().expect(name).len()).collect();
+        assert!(sizes.len() >= 6 && sizes.iter().all(|size| *size < 200_000), "{names:?} {sizes:?}");
+    }
+
+    #[test]
     fn nothing_is_loaded_from_elsewhere_and_nothing_is_inline() {
         assert!(!PAGE.contains("<style") && !PAGE.contains(" style=") && !PAGE.contains("http"), "{PAGE}");
         assert!(PAGE.split("<script").skip(1).all(|tag| tag.contains(" src=\"/assets/")), "{PAGE}");

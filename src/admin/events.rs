@@ -158,7 +158,7 @@ mod tests {
             first.starts_with("retry: 1000\n\nid: 7\nevent: generation\ndata: {") && first.ends_with("}\n\n"),
             "{first}"
         );
-        assert_eq!(first.lines().count(), 5, "a line each: what is in `data` never breaks one");
+        assert_eq!(first.lines().count(), 6, "a line each: what is in `data` never breaks one");
         status.history.add(fixture::change(8));
         assert!(next(&mut events).await.unwrap().starts_with("id: 8\n"));
     }

@@ -16,6 +16,8 @@ mod trial;
 mod health;
 #[path = "invariants_tests.rs"]
 mod invariants;
+#[path = "history_tests.rs"]
+mod told;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -194,8 +194,11 @@ impl State {
             let before = known.verdict.map_or(Health::Healthy, |v| v.health);
             if before != verdict.health {
                 changed = true;
-                let (cluster, endpoint) = (cluster.name.clone(), known.node.key.clone());
-                self.noted.turn(Turned { cluster, endpoint, from: before, to: verdict.health });
+                // What a new configuration still has to find out has not changed.
+                if known.verdict.is_some() {
+                    let (cluster, endpoint) = (cluster.name.clone(), known.node.key.clone());
+                    self.noted.turn(Turned { cluster, endpoint, from: before, to: verdict.health });
+                }
                 let (health, fault, unwell) = (verdict.health, verdict.fault, verdict.unwell);
                 tracing::info!(endpoint = %known.node.key, ?health, ?fault, ?unwell, "health changed");
             }
