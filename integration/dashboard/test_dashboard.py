@@ -362,7 +362,7 @@ class Dashboard(unittest.TestCase):
                 mesh.spoil_the_configuration()
                 expect(page.locator("#banners")).to_contain_text("is wrong; the one before it stays in force")
             with self.page(url, "#/explain/frontend/catalog", dark=True) as page:
-                expect(page.locator("tbody tr").first).to_contain_text("predicted")
+                expect(page.locator("main")).to_contain_text("at its fair share")
                 self.photograph(page, "live-explain-dark")
 
 

@@ -99,7 +99,7 @@ export class Picture {
     const xs = [...at.values()].map(p => p.x), ys = [...at.values()].map(p => p.y);
     const [left, right, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     const wide = Math.max(right - left, (top - bottom) * 1.2, 2);
-    this.sigma.setCustomBBox(xs.length ? { x: [left - wide * (this.large ? 0.02 : 0.16), right + wide * 0.16], y: [bottom - 0.6, top + 0.6] } : null);
+    this.sigma.setCustomBBox(xs.length ? { x: [left - wide * (this.large ? 0.02 : 0.16), right + wide * (this.large ? 0.16 : 0.2)], y: [bottom - 0.6, top + 0.6] } : null);
   }
 
   /// What each node and link looks like now.

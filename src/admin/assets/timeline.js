@@ -4,7 +4,7 @@ import { clock, el, empty, fill, hash, pct, section, svg, ms } from "./dom.js";
 
 const wish = { text: "", quiet: false, cause: "" };
 const CAUSES = ["start", "interval", "reload", "endpoints", "health", "latency", "errors"];
-const NOTABLE = 0.02, MAX_ROWS = 120, MAX_BARS = 240;
+const MAX_WEIGHTS = 3, NOTABLE = 0.02, MAX_ROWS = 120, MAX_BARS = 240;
 
 const largest = c => c.moved.reduce((most, m) => Math.max(most, Math.abs(m.to - m.from)), 0);
 
@@ -27,7 +27,9 @@ function words(c) {
   for (const t of c.triggers) say(el("b", {}, "because "), `${t.source} → ${t.destination} `, t.what === "errors" ? `failed ${pct(t.error_rate)} of its calls` : `took ${ms(t.observed_ms)} ms where ${ms(t.predicted_ms)} ms were predicted`);
   for (const h of c.health) say(el("b", {}, "health "), `${h.cluster} ${h.endpoint}: ${h.from} → ${h.to}`);
   for (const [name, those] of [["appeared", c.appeared], ["disappeared", c.disappeared]]) if (those.length) say(el("b", {}, name + " "), those.map(e => `${e.cluster} ${e.endpoint}`).join(", "));
-  for (const m of c.moved) say(el("b", {}, "weight "), el("a", { href: hash("explain", m.workload, m.cluster) }, `${m.workload} → ${m.cluster}`), ` ${m.endpoint}: ${pct(m.from)} → ${pct(m.to)} `, el("span", { class: "soft" }, m.reason));
+  const weight = m => el("li", {}, el("b", {}, "weight "), el("a", { href: hash("explain", m.workload, m.cluster) }, `${m.workload} → ${m.cluster}`), ` ${m.endpoint}: ${pct(m.from)} → ${pct(m.to)} `, el("span", { class: "soft" }, m.reason));
+  out.push(...c.moved.slice(0, MAX_WEIGHTS).map(weight));
+  if (c.moved.length > MAX_WEIGHTS) out.push(el("li", {}, el("details", {}, el("summary", {}, `${c.moved.length - MAX_WEIGHTS} more weights moved less`), el("ul", {}, c.moved.slice(MAX_WEIGHTS).map(weight)))));
   if (!out.length) say(el("span", { class: "soft" }, "no weight moved by half a percent"));
   return out;
 }
