@@ -7,6 +7,7 @@ without a graphics card says little about it.
 """
 
 import contextlib
+import copy
 import json
 import os
 import pathlib
@@ -128,6 +129,26 @@ class Dashboard(unittest.TestCase):
             page.mouse.move(x1 + (x2 - x1) * 0.5, y1 + (y2 - y1) * 0.5)
             expect(page.locator(".tip")).to_contain_text("frontend@node-1 → 10.0.1.1:8080")
             expect(page.locator(".tip")).to_contain_text("share 44%")
+
+    def test_a_mesh_that_changes_is_followed_and_what_is_gone_is_let_go(self):
+        state = made_up.shop()
+        full, quiet = state.graph, copy.deepcopy(state.graph)
+        for each in quiet["links"]:
+            each["statistics"] = made_up.statistics(1, 0)
+        for each in quiet["nodes"]:
+            each["calls_per_second"] = 0
+        state.graph = quiet
+        with Serve(state) as proxy, self.page(proxy.url) as page:
+            note = page.locator(".controls")
+            expect(note).to_contain_text("8 nodes, 16 links")
+            page.locator("[data-pick='10.0.1.3:8080']").click()
+            expect(page.locator("#chosen h2")).to_have_text("10.0.1.3:8080")
+            state.graph = full
+            expect(note).to_contain_text("8 nodes, 13 links")
+            state.graph = full | {"nodes": full["nodes"][:3], "links": full["links"][:2]}
+            expect(note).to_contain_text("3 nodes, 2 links")
+            expect(page.locator("#chosen")).to_have_count(0)
+            expect(page.locator("#link")).to_have_text("live")
 
     def test_search_and_filters_narrow_the_mesh(self):
         with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:

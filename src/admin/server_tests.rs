@@ -133,10 +133,7 @@ async fn routing_can_be_brief_and_says_what_changed_and_the_graph_can_be_of_a_pa
     };
     let value = json("/routing?brief=1&history=1").await;
     assert_eq!((value["history"].as_array().unwrap().len(), &value["history"][0]["generation"]), (1, &41.into()));
-    assert_eq!(
-        (&value["tables"][0]["candidates"], value["tables"][0]["source"].as_str()),
-        (&().into(), Some("batch"))
-    );
+    assert_eq!((&value["tables"][0]["candidates"], value["tables"][0]["source"].as_str()), (&().into(), Some("batch")));
     let whole = json("/routing").await;
     assert!(whole["tables"][0]["candidates"].is_array() && whole.get("history").is_none(), "{whole}");
     assert_eq!(whole["tables"][0]["candidates"][0]["guard"], serde_json::Value::Null);

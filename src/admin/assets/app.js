@@ -58,13 +58,14 @@ async function refresh() {
     if (version !== null && version !== answers.routing.version) location.reload();
     version = answers.routing.version;
     routing = answers.routing;
-    if (shown === asked) { last = answers; draw(); }
+    if (shown === asked) last = answers;
   } catch (error) {
     if (error.status === 404 && known(error.known)) missing(error);
     else { well = false; console.warn(error); }
   }
   live.answered(well);
   busy = false;
+  if (well && shown === asked && last) draw();
   if (shown === asked) rest = performance.now() + 4 * (performance.now() - begun);
   if (again || shown !== asked) refresh();
 }
@@ -76,6 +77,7 @@ function draw() {
 }
 
 function missing(error) {
+  last = null;
   fill(box, el("section", { "data-key": "missing" }, el("p", { class: "empty" }, error.message)));
 }
 

@@ -84,12 +84,15 @@ export class Picture {
       const deepest = Math.max(0, ...[...at.values()].map(p => p.depth));
       for (const n of nodes) graph.mergeNode(n.key, { ...at.get(n.key), side: side(at.get(n.key), deepest, nodes.length), rim: "#0000" });
       for (const l of drawn) if (graph.hasNode(l.source) && graph.hasNode(l.destination)) graph.mergeEdgeWithKey(l.source + " " + l.destination, l.source, l.destination);
+      // Nodes that are gone are neither chosen nor under the pointer.
+      for (const which of ["chosen", "over"]) if (this.state[which] !== null && !graph.hasNode(this.state[which])) this.state[which] = null;
       this.graph = graph;
       this.large = graph.size > ARROWS;
+      this.fillIn(graph);
+      // First of all: whatever else is set makes sigma look at the graph that it has.
+      this.sigma.setGraph(graph);
       this.leaveRoom(at);
       this.sigma.setSettings({ enableEdgeEvents: !this.large });
-      this.fillIn(graph);
-      this.sigma.setGraph(graph);
     }
     this.paint();
   }
