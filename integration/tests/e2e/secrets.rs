@@ -81,8 +81,18 @@ async fn no_secret_is_logged_or_shown() {
         })
         .await;
     }
-    for path in ["/config", "/config?format=json", "/routing", "/graph", "/metrics", "/", "/live", "/ready", "/nothing"]
-    {
+    for path in [
+        "/config",
+        "/config?format=json",
+        "/routing",
+        "/routing?history=100",
+        "/graph",
+        "/metrics",
+        "/",
+        "/live",
+        "/ready",
+        "/nothing",
+    ] {
         said.push(sidecar.get(path).await.1);
     }
     let mut command = Command::new(BINARY);
