@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "config",
     "capture",
     "links",
     "observe",
     "identity",
+    "workload_api",
     "route",
     "admission",
     "balance",
@@ -23,7 +24,7 @@ const ROOMS: [&str; 17] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 11] = [
+const FORBIDDEN: [(&str, &[&str]); 12] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
@@ -31,6 +32,7 @@ const FORBIDDEN: [(&str, &[&str]); 11] = [
     ("record", &["pingora", "ort::", "tokio::"]),
     ("health", &["pingora", "ort::"]),
     ("identity", &["pingora", "ort::", "tokio::"]),
+    ("workload_api", &["pingora", "ort::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),
     // A request never waits for an inference: whoever serves it does not know that there is one.

@@ -21,6 +21,7 @@ use crate::observe::{Reason, Reporting, TrafficRegistry};
 use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::record::{self, Described, Recorder};
 use crate::scorer::{Options, Scorer};
+use crate::workload_api;
 use arc_swap::ArcSwap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -142,6 +143,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let scorer = Scorer::start(Options::from(&config.model));
     let _ending = EndsScoring(scorer.clone());
     let (config_sender, config_receiver) = watch::channel(config.clone());
+    // Before anything listens, so that the first client meets an identity where one is to be had.
+    runtime.block_on(workload_api::start(identities.clone(), config_receiver.clone()));
     let mut control = Control::new(
         Parts {
             published: published.clone(),

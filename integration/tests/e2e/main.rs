@@ -45,6 +45,7 @@ mod telemetry;
 mod timeouts;
 mod traffic;
 mod upgrades;
+mod workload_api;
 mod workloads;
 
 use pathloom_integration::client::Version;
