@@ -127,6 +127,7 @@ impl State {
             admission: self.desired.admission.clone(),
             clusters: clusters.into(),
         });
+        self.status().took_effect(&self.desired.config);
         if turn == Turn::Whole {
             self.status().ticked(cause, self.rung, took);
         }

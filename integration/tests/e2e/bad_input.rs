@@ -128,7 +128,7 @@ async fn a_bad_reload_changes_nothing_and_config_log_and_metrics_say_so() {
         let metrics = sidecar.metrics().await;
         assert_eq!(metrics.get("pathloom_config_last_reload_failed", &[]), Some(1.0));
         assert_eq!(metrics.get("pathloom_config_reloads_total", &[("result", "failed")]), Some(n as f64 + 1.0));
-        assert_says(&sidecar.stderr(), &[word]);
+        sidecar.logged(word).await;
         let (_, yaml) = sidecar.get("/config").await;
         assert!(yaml.contains("REFUSED"), "{yaml}");
         assert_eq!(sidecar.get("/ready").await.0, 200, "a bad file is no reason to leave the mesh");

@@ -48,7 +48,8 @@ mod upgrades;
 mod workloads;
 
 use pathloom_integration::client::Version;
-use pathloom_integration::sidecar::Setup;
+use pathloom_integration::sidecar::{Setup, Sidecar};
+use pathloom_integration::wait;
 
 /// The product's binary.
 const BINARY: &str = env!("CARGO_BIN_EXE_pathloom-under-test");
@@ -71,6 +72,15 @@ fn catalog(endpoints: &str, more: &str) -> String {
 
 /// The embedded engine and a quick tick: what most tests want of the slow loop.
 const QUICK: &str = "model: { engine: embedded, tick: 100ms, triggers: { min_interval: 100ms } }\n";
+
+/// Waits until the model steers. That a tick did not hear it in time, on a busy machine, is no more than that.
+async fn model_steers(sidecar: &Sidecar) {
+    wait::eventually("the model to steer", || async {
+        let generation = sidecar.routing().await["generation"].clone();
+        if generation["rung"] == "model" { Ok(()) } else { Err(format!("{generation:#}")) }
+    })
+    .await;
+}
 
 /// The cluster's key that makes endpoints speak this.
 fn protocol(version: Version) -> &'static str {

@@ -1,6 +1,6 @@
 //! Requests flow, what happened to them is seen, and the weights follow what is seen.
 
-use crate::{BINARY, QUICK, catalog, sidecar};
+use crate::{BINARY, QUICK, catalog, model_steers, sidecar};
 use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::{Fleet, list};
 use pathloom_integration::load::Load;
@@ -30,12 +30,11 @@ async fn requests_flow_and_routing_shows_shares_and_observations() {
             assert!(candidate["predicted"]["intrinsic_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{candidate:#}");
         }
         load.stop().await.assert_each_right_and_once(&fleet.journal);
-        let routing = sidecar.routing().await;
-        assert_eq!(routing["generation"]["rung"], "model", "{routing:#}");
-        let metrics = sidecar.metrics().await;
+        model_steers(&sidecar).await;
         let labels = [("workload", "frontend"), ("cluster", "catalog"), ("status_class", "2xx")];
-        assert_eq!(metrics.sum("pathloom_requests_total", &labels), fleet.requests() as f64);
-        assert_eq!(metrics.all_failures().len(), 0, "{:?}", metrics.all_failures());
+        sidecar.counted(|m| m.sum("pathloom_requests_total", &labels), fleet.requests() as f64).await;
+        let failures = sidecar.metrics().await.all_failures();
+        assert_eq!(failures.len(), 0, "{failures:?}");
         sidecar.assert_no_panic();
     }
 }

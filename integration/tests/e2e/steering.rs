@@ -1,6 +1,6 @@
 //! Who steers a request: the model on trial against another policy, and the node's own zone first.
 
-use crate::{BINARY, sidecar};
+use crate::{BINARY, model_steers, sidecar};
 use pathloom_integration::client::VERSIONS;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::{Load, Outcome};
@@ -13,6 +13,9 @@ use std::time::Duration;
 const README: &str = include_str!("../../../README.md");
 /// A trial takes at least 20 batches of 20 requests of each arm; this is far more than it should ever take.
 const TRIAL: Duration = Duration::from_secs(120);
+
+/// However wrong its predictions are, on a machine that others use, too: that is not what it is on trial for.
+const UNJUDGED: &str = "guards: { max_error: 1000000 }, ";
 
 /// The example of a section of the README, with a listener of ours and these endpoints in the place of those shown.
 fn example(section: &str, fleet: &Fleet) -> String {
@@ -105,7 +108,7 @@ async fn a_model_that_is_better_stays_on_trial_until_somebody_decides() {
     let fleet = Fleet::start(2).await;
     fleet.endpoints[0].state.slow(Duration::from_millis(2));
     fleet.endpoints[1].state.slow(Duration::from_millis(60));
-    let yaml = on_trial(&fleet, "share: 50%", "").replace("against: peak_ewma", "against: random");
+    let yaml = on_trial(&fleet, "share: 50%", UNJUDGED).replace("against: peak_ewma", "against: random");
     let mut sidecar = sidecar(yaml.clone()).start().await;
     for version in VERSIONS {
         let load = Load::start(version, sidecar.address("in"), 8, "/").await;
@@ -119,8 +122,9 @@ async fn a_model_that_is_better_stays_on_trial_until_somebody_decides() {
         let report = load.stop().await;
         assert!(report.outcomes.values().all(|outcome| matches!(outcome, Outcome::Right(_))), "{version:?}");
     }
+    model_steers(&sidecar).await;
     let routing = sidecar.routing().await;
-    assert_eq!((&routing["canary"]["retreat"], &routing["generation"]["rung"]), (&Value::Null, &"model".into()));
+    assert_eq!(routing["canary"]["retreat"], Value::Null);
     let longer = &routing["canary"]["comparisons"][0]["longer"];
     assert!(longer["high"].as_f64().unwrap() < 0.0, "it is certainly faster: {longer}");
     assert!(explain(&sidecar).await.contains("canary      the model steers 50.0%, random the rest\n"));

@@ -190,28 +190,23 @@ async fn a_client_that_leaves_is_counted_and_its_request_is_dropped() {
             Http1 => {
                 let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
                 stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                proxy.under_way(1).await;
             }
             _ => {
                 let mut sender = proxy.connect2().await;
                 let request = Request::get("http://shop/").body(empty()).unwrap();
-                let _ = tokio::time::timeout(Duration::from_millis(50), sender.send(request)).await;
+                tokio::select! {
+                    _ = sender.send(request) => panic!("it is not answered"),
+                    () = proxy.under_way(1) => {}
+                }
             }
         }
         let log = proxy.logged(1).await;
         assert_eq!((log[0].status, log[0].reason), (None, Some(Reason::ClientGone)), "{client:?}");
-        assert_eq!((proxy.gauges.snapshot().requests, proxy.traffic().statuses[0]), (0, 1));
-        for _ in 0..100 {
-            if proxy.gauges.snapshot().upstream_connections == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(
-            proxy.gauges.snapshot().upstream_connections,
-            0,
-            "{client:?}: an HTTP/1.1 endpoint is told by closing"
-        );
+        proxy.under_way(0).await;
+        assert_eq!(proxy.traffic().statuses[0], 1);
+        // An HTTP/1.1 endpoint is told by closing.
+        eventually("the endpoint is told", async || proxy.gauges.snapshot().upstream_connections == 0).await;
     }
 }
 

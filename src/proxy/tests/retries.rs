@@ -79,6 +79,7 @@ async fn an_idempotent_request_that_is_answered_with_503_goes_elsewhere_with_all
             let log = proxy.logged(1).await;
             assert_eq!((log[0].attempts, log[0].reason, log[0].bytes.0), (2, None, size), "{case}");
             assert_eq!(proxy.traffic().retries, 1, "{case}");
+            proxy.under_way(0).await;
             let failures: u32 = addresses(&servers)
                 .iter()
                 .map(|a| proxy.links.node(&crate::links::NodeKey::new(&a.to_string()), crate::links::Time(0)))
@@ -323,8 +324,8 @@ async fn the_limit_of_the_whole_request_holds_over_all_tries() {
     let hang = || Server::http(Http1, |_: Request<hyper::body::Incoming>| std::future::pending::<Response<Body>>());
     let (one, two) = (hang().await, hang().await);
     let mut config = config(Http1, &[one.address, two.address]);
-    cluster(&mut config).retries.per_try = Timespan(Duration::from_millis(50));
-    cluster(&mut config).timeouts.request = Timespan(Duration::from_millis(200));
+    cluster(&mut config).retries.per_try = Timespan(Duration::from_millis(200));
+    cluster(&mut config).timeouts.request = Timespan(Duration::from_millis(1_500));
     let proxy = TestProxy::start(&config);
     let begun = Instant::now();
     let answer = ask(&proxy, Http1, request("GET", empty())).await;
@@ -333,7 +334,7 @@ async fn the_limit_of_the_whole_request_holds_over_all_tries() {
         (answer.status, log[0].reason, log[0].attempts),
         (StatusCode::GATEWAY_TIMEOUT, Some(Reason::RequestTimeout), 2)
     );
-    assert!(begun.elapsed() >= Duration::from_millis(200));
+    assert!(begun.elapsed() >= Duration::from_millis(1_500));
 }
 
 #[tokio::test]
@@ -413,8 +414,14 @@ async fn a_client_that_leaves_while_its_request_waits_for_another_try_is_counted
         pair(Http1, || Response::builder().status(503).header("retry-after", "1").body(full("later")).unwrap()).await;
     let proxy = TestProxy::start(&config(Http1, &addresses(&servers)));
     let mut client = proxy.connect1().await;
-    let asked = tokio::time::timeout(Duration::from_millis(300), client.send(request("GET", empty()))).await;
-    assert!(asked.is_err(), "it waits");
+    let node = |address: &std::net::SocketAddr| {
+        proxy.links.node(&crate::links::NodeKey::new(&address.to_string()), crate::links::Time(0))
+    };
+    let refused = async || addresses(&servers).iter().any(|address| node(address).failures_in_a_row() == 1);
+    tokio::select! {
+        _ = client.send(request("GET", empty())) => panic!("it is to wait for a second"),
+        () = eventually("the first answer", refused) => {}
+    }
     drop(client);
     let log = proxy.logged(1).await;
     assert_eq!((log[0].reason, log[0].attempts, log[0].status), (Some(Reason::ClientGone), 1, None));

@@ -225,8 +225,10 @@ async fn a_client_that_leaves_while_it_is_made_to_wait_is_counted_as_gone() {
     let server = Server::echo(Http1).await;
     let routes = "[{ fault: { delay: { time: 1h, share: 100% } }, cluster: c }]";
     let proxy = TestProxy::start(&shaped(routes, &[("c", Http1, "", &[server.address])]));
-    let asked = tokio::time::timeout(Duration::from_millis(50), ask(&proxy, Http1, "/", &[], "")).await;
-    assert!(asked.is_err(), "{asked:?}");
+    tokio::select! {
+        answer = ask(&proxy, Http1, "/", &[], "") => panic!("{answer:?}"),
+        () = proxy.under_way(1) => {}
+    }
     let log = proxy.logged(1).await;
     assert_eq!((log[0].reason, log[0].attempts, log[0].injected), (Some(Reason::ClientGone), 0, Some("delay")));
 }

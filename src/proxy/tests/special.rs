@@ -106,9 +106,17 @@ async fn the_client_is_told_to_continue_when_the_endpoint_says_so() {
     // hyper's server says 100 when the body is first asked for.
     let server = Server::echo(Http1).await;
     let proxy = TestProxy::start(&config(Http1, &[server.address]));
-    let (mut stream, first, took) = expecting(&proxy).await;
-    assert_eq!(first, "HTTP/1.1 100 Continue\r\n\r\n");
-    assert!(took < Duration::from_millis(800), "{took:?}: not by patience");
+    // By patience it would always take a second; a busy machine may make it take one now and then.
+    let mut goes = Vec::new();
+    let mut stream = loop {
+        let (stream, first, took) = expecting(&proxy).await;
+        assert_eq!(first, "HTTP/1.1 100 Continue\r\n\r\n");
+        goes.push(took);
+        if took < Duration::from_millis(800) {
+            break stream;
+        }
+        assert!(goes.len() < 5, "{goes:?}: not by patience");
+    };
     stream.write_all(b"body").await.unwrap();
     let mut answer = vec![0; 4096];
     let n = stream.read(&mut answer).await.unwrap();
@@ -212,7 +220,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways_until_both_sides_close()
     assert_eq!(rest, "bye", "a half-closed side still reads");
     let log = proxy.logged(1).await;
     assert_eq!((log[0].status, log[0].reason, log[0].bytes), (Some(101), None, (15, 18)));
-    assert_eq!(proxy.gauges.snapshot().upgraded_connections, 0);
+    eventually("it to be counted no more", async || proxy.gauges.snapshot().upgraded_connections == 0).await;
 }
 
 #[tokio::test]
@@ -224,7 +232,7 @@ async fn an_upgraded_connection_on_which_nothing_moves_is_closed() {
     let response = proxy.connect1().await.send(websocket()).await.unwrap();
     let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     let mut rest = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(3), io.read_to_end(&mut rest)).await.unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(15), io.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(proxy.logged(1).await[0].reason, Some(Reason::IdleTimeout));
 }
 

@@ -257,7 +257,7 @@ impl TestProxy {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
-        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(400), stream.read(&mut buffer)).await {
+        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut buffer)).await {
             if n == 0 {
                 break;
             }
@@ -268,14 +268,14 @@ impl TestProxy {
 
     /// The log, once it has so many lines.
     pub async fn logged(&self, count: usize) -> Vec<Logged> {
-        for _ in 0..400 {
-            let lines = self.log.0.lock().unwrap().clone();
-            if lines.len() >= count {
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("only {:?} was logged", self.log.0.lock().unwrap());
+        let lines = || self.log.0.lock().unwrap().clone();
+        eventually(&format!("{count} lines in the log"), async || lines().len() >= count).await;
+        lines()
+    }
+
+    /// Waits until so many requests are under way. What is over is logged a moment before it is counted no more.
+    pub async fn under_way(&self, count: u64) {
+        eventually(&format!("{count} requests under way"), async || self.gauges.snapshot().requests == count).await;
     }
 
     pub fn traffic(&self) -> TrafficSnapshot {
@@ -435,6 +435,17 @@ impl Server {
         })
         .await
     }
+}
+
+/// Waits until this holds: far longer than it ever should take, on a busy machine too.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
 }
 
 /// An address that refuses connections.
