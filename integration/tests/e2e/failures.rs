@@ -1,6 +1,6 @@
 //! Failures upstream: further tries and what they may cost, health checks, outliers.
 
-use crate::{QUICK, catalog, protocol, sidecar};
+use crate::{QUICK, catalog, protocol, shown, sidecar};
 use http::Request;
 use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::raw::{RawEndpoint, read_head};
@@ -285,14 +285,10 @@ async fn an_endpoint_that_fails_now_and_then_and_never_in_a_row_is_found_by_comp
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readmes_example_is_a_configuration_that_works() {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("### When endpoints fail").expect("the section");
-    let (_, example) = section.split_once("```yaml\n").expect("its example");
-    let (example, _) = example.split_once("```").expect("its end");
     let fleet = Fleet::start(2).await;
-    let (one, two) = (fleet.endpoints[0].address.to_string(), fleet.endpoints[1].address.to_string());
-    let example = example.replace("10.1.2.3:8080", &one).replace("10.1.2.4:8080", &two);
-    assert!(example.contains(&one) && example.contains(&two), "{example}");
+    let places =
+        ["10.1.2.3:8080", "10.1.2.4:8080"].into_iter().zip(fleet.endpoints.iter().map(|e| e.address.to_string()));
+    let example = shown("When endpoints fail", places);
     let yaml = format!("workloads: {{ frontend: {{ listen: '@in@' }} }}\n{example}{QUICK}");
     let sidecar = sidecar(yaml).start().await;
     for endpoint in &fleet.endpoints {

@@ -1,6 +1,6 @@
 //! More than can be served: who is served then, who is refused, and how they are told.
 
-use crate::{BINARY, catalog, protocol, sidecar};
+use crate::{BINARY, catalog, protocol, shown, sidecar};
 use http::Request;
 use pathloom_integration::client::{TEST_ID, VERSIONS, Version, text};
 use pathloom_integration::fleet::raw::RawEndpoint;
@@ -58,7 +58,10 @@ async fn at_190_percent_the_capacity_is_used_and_the_important_are_served_in_tim
         let [critical, background] = ["critical", "background"].map(|c| &came[c]);
         let (of_capacity, refused) =
             (right as f64 / (capacity * 10.0), background.refused as f64 / background.asked as f64);
-        seen.push(format!("{of_capacity} of the capacity, {} of the important, {refused} of the others refused", critical.share()));
+        seen.push(format!(
+            "{of_capacity} of the capacity, {} of the important, {refused} of the others refused",
+            critical.share()
+        ));
         if of_capacity > 0.75 && critical.share() > 0.9 && refused > 0.6 {
             break routing;
         }
@@ -383,20 +386,15 @@ async fn a_limit_comes_and_goes_with_a_reload_while_requests_are_under_way() {
     assert_eq!(sidecar.routing().await["admission"][0]["in_flight"], 0);
 }
 
-/// The example of the README's section, with this fleet behind it.
-fn example(fleet: &Fleet) -> String {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("### Overload\n").expect("the section");
-    let (_, yaml) = section.split_once("```yaml\n").expect("its example");
-    let (yaml, _) = yaml.split_once("```").expect("its end");
-    let yaml = yaml.replace("127.0.0.1:15001", "'@in@'").replace("127.0.0.1:15002", "'@batch@'");
-    yaml.replace("10.1.2.3:8080", &fleet.endpoints[0].address.to_string())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_example_in_the_readme_does_what_it_says() {
     let fleet = Fleet::start(1).await;
-    let sidecar = sidecar(example(&fleet)).start().await;
+    let places = [
+        ("127.0.0.1:15001", "@in@".to_owned()),
+        ("127.0.0.1:15002", "@batch@".to_owned()),
+        ("10.1.2.3:8080", fleet.endpoints[0].address.to_string()),
+    ];
+    let sidecar = sidecar(shown("Overload", places)).start().await;
     assert_eq!(gets(&sidecar, Version::Http1, "critical", "/").await.status(), 200);
     let mut batch = Version::Http1.connect(sidecar.address("batch")).await.unwrap();
     for _ in 0..50 {

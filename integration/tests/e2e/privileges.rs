@@ -1,6 +1,6 @@
 //! What a running sidecar may do, as the kernel tells it, and how operators reach it through a file.
 
-use crate::{BINARY, QUICK, catalog, model_steers, sidecar};
+use crate::{BINARY, QUICK, catalog, model_steers, pathloom, sidecar};
 use pathloom_integration::client::Version;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::Load;
@@ -8,7 +8,6 @@ use pathloom_integration::sidecar::{Setup, Sidecar};
 use pathloom_integration::{process, wait};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 /// The bit of `CAP_NET_BIND_SERVICE`.
 const BIND_SERVICE: u64 = 1 << 10;
@@ -109,13 +108,10 @@ async fn operators_reach_it_through_a_socket_that_its_permissions_guard_and_so_d
             + &format!("process: {{ handover: {} }}\n", folder.path().join("handover.sock").display())
     };
     let explain = |what: &'static str| {
-        let mut command = Command::new(BINARY);
-        command.args(["explain", "--admin", &format!("unix:{}", socket.display())]);
+        let admin = format!("unix:{}", socket.display());
         async move {
             wait::eventually(what, || async {
-                let mut again = Command::new(command.get_program());
-                again.args(command.get_args());
-                let (code, out, errors) = tokio::task::spawn_blocking(move || process::run(again)).await.unwrap();
+                let (code, out, errors) = pathloom(&["explain", "--admin", &admin]).await;
                 if code == 0 { Ok(out) } else { Err(errors) }
             })
             .await

@@ -1,6 +1,6 @@
 //! Connections that are no HTTP, listeners that find out what is spoken, and PROXY headers.
 
-use crate::{QUICK, sidecar};
+use crate::{QUICK, shown, sidecar};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::sidecar::{Sidecar, get};
 use pathloom_integration::wait;
@@ -38,20 +38,16 @@ async fn talk(address: SocketAddr, say: &[u8]) -> String {
     .await
 }
 
-/// The README's example, with these endpoints behind it.
-fn example(db: SocketAddr, web: SocketAddr) -> String {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("### Connections that are not HTTP\n").expect("the section");
-    let (_, yaml) = section.split_once("```yaml\n").expect("its example");
-    let (yaml, _) = yaml.split_once("```").expect("its end");
-    let yaml = yaml.replace("127.0.0.1:15432", "'@db@'").replace("127.0.0.1:15001", "'@any@'");
-    yaml.replace("10.1.2.3:5432", &db.to_string()).replace("10.1.2.4:8080", &web.to_string())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_example_in_the_readme_does_what_it_says() {
     let (fleet, db) = (Fleet::start(1).await, greeter("db").await);
-    let sidecar = sidecar(example(db, fleet.endpoints[0].address) + QUICK).start().await;
+    let places = [
+        ("127.0.0.1:15432", "@db@".to_owned()),
+        ("127.0.0.1:15001", "@any@".to_owned()),
+        ("10.1.2.3:5432", db.to_string()),
+        ("10.1.2.4:8080", fleet.endpoints[0].address.to_string()),
+    ];
+    let sidecar = sidecar(shown("Connections that are not HTTP", places) + QUICK).start().await;
     assert_eq!(talk(sidecar.address("db"), b"hello").await, "db\nhello");
     // One listener: HTTP by host, TLS by name, and anything else.
     let any = sidecar.address("any");
@@ -173,13 +169,9 @@ clusters: {{ c: {{ protocol: tcp, proxy_protocol: true, endpoints: [{{ address: 
 
 #[test]
 fn the_readmes_capture_is_a_configuration_and_rules_follow_from_it() {
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("### Capture\n").expect("the section");
-    let (_, yaml) = section.split_once("```yaml\n").expect("its example");
-    let (yaml, _) = yaml.split_once("```").expect("its end");
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("pathloom.yaml");
-    std::fs::write(&file, yaml).unwrap();
+    std::fs::write(&file, shown("Capture", std::iter::empty::<(&str, String)>())).unwrap();
     let run = |args: &[&str]| {
         let mut command = std::process::Command::new(crate::BINARY);
         command.args(args).arg(&file);

@@ -89,10 +89,7 @@ async fn trailers_pass_both_ways() {
         frames.send(Ok(Frame::data("up".into()))).await.unwrap();
         frames.send(Ok(Frame::trailers(sum))).await.unwrap();
         drop(frames);
-        let response = match client {
-            Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            _ => proxy.connect2().await.send(request).await.unwrap(),
-        };
+        let response = proxy.send(client, request).await;
         let answer = read(response).await;
         assert_eq!(answer.trailers.unwrap()["x-sum"], "42", "{client:?} to {endpoint:?}");
         assert_eq!((&answer.body[..], proxy.logged(1).await[0].bytes), (&b"part"[..], (2, 4)));
@@ -102,7 +99,7 @@ async fn trailers_pass_both_ways() {
 #[tokio::test]
 async fn a_large_body_streams_both_ways_and_waits_for_slow_readers() {
     const SIZE: usize = 10_000_000;
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http2), (Http2, Http1), (Http1, Http2)] {
+    for (client, endpoint) in PAIRS {
         // A proxy which collected would never see the end.
         let server = Server::mirror(endpoint).await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
@@ -114,10 +111,7 @@ async fn a_large_body_streams_both_ways_and_waits_for_slow_readers() {
                 frames.send(Ok(Frame::data(chunk.clone()))).await.unwrap();
             }
         });
-        let response = match client {
-            Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            _ => proxy.connect2().await.send(request).await.unwrap(),
-        };
+        let response = proxy.send(client, request).await;
         // Nobody reads for a while: the writer must be held up by windows, not served from memory. Over HTTP/1.1 the
         // kernel's own buffers, which grow to tens of megabytes on loopback, may take it all.
         if (client, endpoint) == (Http2, Http2) {
@@ -244,10 +238,7 @@ async fn an_answer_is_complete_with_its_last_byte_even_where_the_stream_ends_lat
         let proxy = TestProxy::start(&config(Http2, &[server.address]));
         for client in [Http1, Http2] {
             let request = Request::get("http://shop/").header("host", "shop").body(empty()).unwrap();
-            let response = match client {
-                Http1 => proxy.connect1().await.send(request).await.unwrap(),
-                _ => proxy.connect2().await.send(request).await.unwrap(),
-            };
+            let response = proxy.send(client, request).await;
             assert_eq!(&read(response).await.body[..], b"part");
         }
         let log = proxy.logged(2).await;

@@ -57,7 +57,7 @@ fn mirrored(
 
 #[tokio::test]
 async fn the_mirror_gets_what_the_endpoint_gets_marked_and_nothing_is_learnt_from_it() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         let real = Server::echo(Http1).await;
         let (mirror, heard) = hearing(endpoint).await;
         let proxy = TestProxy::start(&mirrored(endpoint, real.address, mirror.address, ""));
@@ -172,7 +172,7 @@ async fn copies_under_way_are_bounded() {
 
 #[tokio::test]
 async fn a_request_that_is_tried_twice_is_copied_once_and_a_copy_that_fails_is_not_tried_again() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         // The first of both to be asked refuses; what it was sent is kept, and sent to the other.
         let asked = Arc::new(Mutex::new(Vec::new()));
         let serve = {

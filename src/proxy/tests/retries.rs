@@ -53,10 +53,7 @@ fn status(code: u16) -> Response<Body> {
 }
 
 async fn ask(proxy: &TestProxy, client: Protocol, request: Request<Body>) -> Answer {
-    match client {
-        Http1 => read(proxy.connect1().await.send(request).await.unwrap()).await,
-        _ => read(proxy.connect2().await.send(request).await.unwrap()).await,
-    }
+    read(proxy.send(client, request).await).await
 }
 
 fn request(method: &str, body: Body) -> Request<Body> {
@@ -65,7 +62,7 @@ fn request(method: &str, body: Body) -> Request<Body> {
 
 #[tokio::test]
 async fn an_idempotent_request_that_is_answered_with_503_goes_elsewhere_with_all_of_its_body() {
-    for (client, endpoint) in BOTH.into_iter().flat_map(|c| BOTH.map(|e| (c, e))) {
+    for (client, endpoint) in PAIRS {
         for (size, code) in [(0, 503), (100, 502), (10_000, 504), (60_000, 503)] {
             let case = format!("{client:?} {endpoint:?} {size}");
             let (servers, seen) = pair(endpoint, move || status(code)).await;
@@ -92,7 +89,7 @@ async fn an_idempotent_request_that_is_answered_with_503_goes_elsewhere_with_all
 
 #[tokio::test]
 async fn a_streamed_body_is_kept_too_and_one_above_the_limit_is_not_sent_again() {
-    for (client, endpoint) in BOTH.into_iter().flat_map(|c| BOTH.map(|e| (c, e))) {
+    for (client, endpoint) in PAIRS {
         for (pieces, again) in [(4usize, true), (40, false)] {
             let case = format!("{client:?} {endpoint:?} {pieces}");
             let (servers, seen) = pair(endpoint, || status(503)).await;
@@ -121,7 +118,7 @@ async fn a_streamed_body_is_kept_too_and_one_above_the_limit_is_not_sent_again()
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_request_ends_is_tried_again_with_what_is_still_to_come() {
-    for (client, endpoint) in BOTH.into_iter().flat_map(|c| BOTH.map(|e| (c, e))) {
+    for (client, endpoint) in PAIRS {
         for (method, again) in [("PUT", true), ("POST", false)] {
             let case = format!("{client:?} {endpoint:?} {method}");
             let hasty = Server::http(endpoint, |request: Request<hyper::body::Incoming>| async move {

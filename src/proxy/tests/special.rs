@@ -357,10 +357,7 @@ async fn a_refused_head_request_has_no_body() {
     let proxy = TestProxy::start(&config(Http1, &[refused()]));
     for client in [Http1, Http2] {
         let request = Request::head("http://shop/").header("host", "shop").body(empty()).unwrap();
-        let answer = match client {
-            Http1 => read(proxy.connect1().await.send(request).await.unwrap()).await,
-            _ => read(proxy.connect2().await.send(request).await.unwrap()).await,
-        };
+        let answer = read(proxy.send(client, request).await).await;
         let length: usize = answer.headers["content-length"].to_str().unwrap().parse().unwrap();
         assert!(answer.status.is_server_error() && answer.body.is_empty() && length > 20, "{client:?} {answer:?}");
     }

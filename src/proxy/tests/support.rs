@@ -27,6 +27,14 @@ pub type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 pub const LISTENER: &str = "127.0.0.1:0";
 
+/// What a client speaks, and what its endpoint does.
+pub const PAIRS: [(Protocol, Protocol); 4] = [
+    (Protocol::Http1, Protocol::Http1),
+    (Protocol::Http2, Protocol::Http1),
+    (Protocol::Http1, Protocol::Http2),
+    (Protocol::Http2, Protocol::Http2),
+];
+
 pub fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|e| match e {}).boxed()
 }
@@ -248,6 +256,23 @@ impl TestProxy {
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Client2(sender)
+    }
+
+    /// Sends a request on a connection of its own.
+    pub async fn send(&self, client: Protocol, request: Request<Body>) -> Response<Incoming> {
+        let response = match client {
+            Protocol::Http2 => self.connect2().await.send(request).await,
+            _ => self.connect1().await.send(request).await,
+        };
+        response.unwrap()
+    }
+
+    /// What a GET on a connection of its own is answered with.
+    pub async fn get(&self, client: Protocol, path: &str) -> Answer {
+        match client {
+            Protocol::Http2 => self.connect2().await.get(path).await,
+            _ => self.connect1().await.get(path).await,
+        }
     }
 
     /// Writes bytes and reads until the proxy closes, or says nothing for a while.

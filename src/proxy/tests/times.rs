@@ -36,10 +36,7 @@ fn span(d: Duration) -> Timespan {
 
 async fn expect_failure(proxy: &TestProxy, client: Protocol, path: &str, reason: Reason) {
     let started = Instant::now();
-    let answer = match client {
-        Http1 => proxy.connect1().await.get(path).await,
-        _ => proxy.connect2().await.get(path).await,
-    };
+    let answer = proxy.get(client, path).await;
     let took = started.elapsed();
     assert_eq!((answer.status, text(&answer).starts_with(reason.code())), (reason.status(), true), "{answer:?}");
     assert!(took >= SHORT && took < SHORT + LATE, "{took:?}");
@@ -117,10 +114,7 @@ async fn a_body_on_which_nothing_moves_is_an_idle_timeout() {
         let config = with(config(endpoint, &[server.address]), |c| cluster(c).timeouts.idle = span(SHORT));
         let proxy = TestProxy::start(&config);
         let request = Request::get("http://shop/").header("host", "shop").body(empty()).unwrap();
-        let response = match client {
-            Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            _ => proxy.connect2().await.send(request).await.unwrap(),
-        };
+        let response = proxy.send(client, request).await;
         let started = Instant::now();
         assert!(response.into_body().collect().await.is_err(), "{client:?}");
         let took = started.elapsed();

@@ -43,15 +43,12 @@ async fn server(protocol: Protocol) -> Server {
 }
 
 async fn get(proxy: &TestProxy, client: Protocol, path: &str) -> StatusCode {
-    match client {
-        Http1 => proxy.connect1().await.get(path).await.status,
-        _ => proxy.connect2().await.get(path).await.status,
-    }
+    proxy.get(client, path).await.status
 }
 
 #[tokio::test]
 async fn an_answer_has_a_latency_a_failure_has_none_and_the_policy_says_whose_it_was() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         for (share, arm) in [(1.0, Arm::Model), (0.0, Arm::Against)] {
             let endpoint_server = server(endpoint).await;
             let proxy = TestProxy::start(&on_trial(endpoint, &[endpoint_server.address], share));
