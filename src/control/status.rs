@@ -124,7 +124,7 @@ impl Status {
     /// How often the model has lost a trial, by `Lost`.
     #[must_use]
     pub fn losses(&self) -> [u64; Lost::ALL.len()] {
-        std::array::from_fn(|i| self.lost.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.lost.each_ref().map(|c| c.load(Relaxed))
     }
 
     pub(super) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {
@@ -144,7 +144,7 @@ impl Status {
     /// How often an endpoint was left alone, by `Fault::KINDS`.
     #[must_use]
     pub fn ejections(&self) -> [u64; Fault::KINDS.len()] {
-        std::array::from_fn(|i| self.ejections.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.ejections.each_ref().map(|c| c.load(Relaxed))
     }
 
     pub(super) fn set_model_error(&self, error: Option<f64>) {
@@ -160,13 +160,13 @@ impl Status {
     /// How many ticks each cause made happen, by `Cause as usize`.
     #[must_use]
     pub fn ticks(&self) -> [u64; 7] {
-        std::array::from_fn(|i| self.ticks.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.ticks.each_ref().map(|c| c.load(Relaxed))
     }
 
     /// How many generations each rung of the ladder made, by `Rung as usize`.
     #[must_use]
     pub fn rungs(&self) -> [u64; Rung::ALL.len()] {
-        std::array::from_fn(|i| self.rungs.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.rungs.each_ref().map(|c| c.load(Relaxed))
     }
 
     /// How long the last tick took, in microseconds.
