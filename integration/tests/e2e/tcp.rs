@@ -2,8 +2,9 @@
 
 use crate::{QUICK, shown, sidecar};
 use pathloom_integration::fleet::Fleet;
+use pathloom_integration::metrics::Metrics;
 use pathloom_integration::sidecar::{Sidecar, get};
-use pathloom_integration::wait;
+use pathloom_integration::{ports, wait};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,7 +48,9 @@ async fn the_example_in_the_readme_does_what_it_says() {
         ("10.1.2.3:5432", db.to_string()),
         ("10.1.2.4:8080", fleet.endpoints[0].address.to_string()),
     ];
-    let sidecar = sidecar(shown("Connections that are not HTTP", places) + QUICK).start().await;
+    // A client that is slow to speak, on a busy machine, is not one that is silent.
+    let yaml = shown("Connections that are not HTTP", places).replace("detect: 500ms", "detect: 10s");
+    let sidecar = sidecar(yaml + QUICK).start().await;
     assert_eq!(talk(sidecar.address("db"), b"hello").await, "db\nhello");
     // One listener: HTTP by host, TLS by name, and anything else.
     let any = sidecar.address("any");
@@ -147,6 +150,39 @@ routes: [{{ cluster: c }}]\nclusters: {{ c: {{ endpoints: {} }} }}\n{QUICK}",
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_goes_in_a_circle_is_cut() {
+    for (from, announced, first, reason, most) in [
+        // Where they introduce their clients to each other, they count: the first 16 pass it on.
+        (", proxy_from: [127.0.0.0/8]", ", proxy_protocol: true", HEADERS[0], "loop", 17.0),
+        // Where they do not, what each takes at a time is the bound.
+        ("", "", &b""[..], "overloaded", 41.0),
+    ] {
+        let (a, b) = (ports::free(ports::own_ip(2)), ports::free(ports::own_ip(2)));
+        let to = |next: SocketAddr| {
+            let admission = "admission: { concurrency: 20, pending: 0 }, ejection: { consecutive_failures: 0 }";
+            format!(
+                "workloads: {{ w: {{ listen: '@in@', protocol: tcp{from} }} }}\nroutes: [{{ cluster: c }}]\n\
+                 clusters: {{ c: {{ protocol: tcp{announced}, {admission}, endpoints: [{{ address: {next} }}] }} }}\n"
+            )
+        };
+        let both = [sidecar(to(b)).address("in", a).start().await, sidecar(to(a)).address("in", b).start().await];
+        assert_eq!(talk(a, first).await, "", "it ends");
+        let of_both = async |count: fn(&Metrics, &str) -> f64, what: &str| {
+            let [one, other] = [both[0].metrics().await, both[1].metrics().await];
+            count(&one, what) + count(&other, what)
+        };
+        wait::eventually("all of it to be over", async || {
+            let open = of_both(|m, name| m.sum(name, &[]), "pathloom_downstream_connections").await;
+            if open == 0.0 { Ok(()) } else { Err(open) }
+        })
+        .await;
+        assert_eq!(of_both(Metrics::failures, reason).await, 1.0, "{:?}", both[0].metrics().await.all_failures());
+        let rounds = of_both(|m, name| m.sum(name, &[]), "pathloom_downstream_connections_accepted_total").await;
+        assert!(rounds <= most, "{rounds} connections");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_is_told_who_the_client_is() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let yaml = format!(
@@ -163,7 +199,10 @@ clusters: {{ c: {{ protocol: tcp, proxy_protocol: true, endpoints: [{{ address: 
         let (mut stream, _) = wait::soon("a call", listener.accept()).await.unwrap();
         let mut heard = Vec::new();
         wait::soon("all of it", stream.read_to_end(&mut heard)).await.unwrap();
-        assert_eq!(heard, [HEADERS[1], b"hello"].concat(), "{}", heard.escape_ascii());
+        // The one that was sent on, which says in four bytes more that it came by one of us before.
+        let mut expected = [HEADERS[1], b"\xe7\0\x01\x01hello"].concat();
+        expected[15] += 4;
+        assert_eq!(heard, expected, "{}", heard.escape_ascii());
     }
 }
 
