@@ -106,9 +106,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         Auto::Set(threads) => threads,
     };
-    let captures = config.workloads.values().any(|workload| workload.capture.captures());
-    if captures && config.capture.user.is_none() {
-        capture::may_mark(config.capture.mark).map_err(|error| {
+    if let Some(mark) = config.own_mark() {
+        capture::may_mark(mark).map_err(|error| {
             format!(
                 "connections cannot be marked as the proxy's own ({error}), so they would be captured again: \
                  run it with CAP_NET_ADMIN, or write the user that it runs under as `capture.user`"

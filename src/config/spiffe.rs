@@ -272,10 +272,10 @@ impl fmt::Display for WorkloadApi {
     }
 }
 
-written!(TrustDomain, "a trust domain such as `mesh.example`", r"^[a-z0-9._-]+$");
-written!(SpiffePattern, "a SPIFFE id such as `spiffe://mesh.example/shop/*`", r"^spiffe://.+/.+$");
-written!(WorkloadApi, "a Unix socket such as `unix:///run/spire/agent.sock`", r"^unix:(//)?/.+$");
-written!(ExpectedPeer, "`off`, `mesh` or a SPIFFE id", r"^(off|mesh|spiffe://.+/.+)$");
+written!(TrustDomain, "a trust domain such as `mesh.example`", r"^[a-z0-9._-]+$", deserialize_any);
+written!(SpiffePattern, "a SPIFFE id such as `spiffe://mesh.example/shop/*`", r"^spiffe://.+/.+$", deserialize_any);
+written!(WorkloadApi, "a Unix socket such as `unix:///run/spire/agent.sock`", r"^unix:(//)?/.+$", deserialize_any);
+written!(ExpectedPeer, "`off`, `mesh` or a SPIFFE id", r"^(off|mesh|spiffe://.+/.+)$", deserialize_any);
 
 #[cfg(test)]
 mod tests {

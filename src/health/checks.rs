@@ -109,8 +109,7 @@ struct Asking {
 /// ejection.
 fn wanted(config: &Config) -> HashMap<NodeKey, Asking> {
     let mut all = HashMap::new();
-    let captures = config.workloads.values().any(|workload| workload.capture.captures());
-    let mark = Some(config.capture.mark).filter(|_| captures && config.capture.user.is_none());
+    let mark = config.own_mark();
     for cluster in config.clusters.values() {
         for endpoint in &cluster.endpoints {
             all.entry(NodeKey::new(&endpoint.address.to_string())).or_insert_with(|| Asking {
