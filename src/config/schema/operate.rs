@@ -220,10 +220,7 @@ mod tests {
     fn the_operators_port_is_an_address_or_a_socket_with_its_permissions() {
         let admin = |text: &str| load_str(text, "t.yaml").map(|config| config.admin);
         let socket = AdminAddress::Unix("/run/p/a.sock".into());
-        assert_eq!(
-            admin("admin: unix:/run/p/a.sock").unwrap(),
-            Admin { listen: socket.clone(), ..Admin::default() }
-        );
+        assert_eq!(admin("admin: unix:/run/p/a.sock").unwrap(), Admin { listen: socket.clone(), ..Admin::default() });
         for mode in ["0660", "660", "\"0660\""] {
             let read = admin(&format!("admin: {{ listen: unix:/run/p/a.sock, mode: {mode} }}")).unwrap();
             assert_eq!(read, Admin { listen: socket.clone(), mode: FileMode(0o660), metrics: None }, "{mode}");

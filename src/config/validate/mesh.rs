@@ -116,7 +116,8 @@ fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, key: &str, f
         return;
     }
     if listen == admin {
-        let (message, remedy) = (format!("{listen} is the admin port"), format!("listen elsewhere, or move `admin.{key}`"));
+        let (message, remedy) =
+            (format!("{listen} is the admin port"), format!("listen elsewhere, or move `admin.{key}`"));
         findings.error(path.clone(), message, remedy);
         findings.resting_on(Path::of(&["admin"]));
     } else if listen.ip().is_unspecified() || admin.ip().is_unspecified() {
