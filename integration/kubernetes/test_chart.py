@@ -287,6 +287,7 @@ def kustomize():
 
 if __name__ == "__main__":
     if "--bless" in sys.argv:
+        BASE.mkdir(exist_ok=True)
         for file, text in kustomize().items():
             file.write_text(text)
     else:
