@@ -94,11 +94,16 @@ pub const VARIED: [Varied; 7] = [
     },
 ];
 
-/// Plays one key's values in its scenarios. The arms are named after the value alone.
+/// Plays one key's values in its scenarios, `jobs` runs at a time. The arms are named after the value alone.
 ///
 /// # Errors
 /// When a run fails.
-pub fn runs(varied: &Varied, model: Option<&Arc<Rten>>, seeds: &[u64]) -> Result<BTreeMap<&'static str, Compared>> {
+pub fn runs(
+    varied: &Varied,
+    model: Option<&Arc<Rten>>,
+    seeds: &[u64],
+    jobs: usize,
+) -> Result<BTreeMap<&'static str, Compared>> {
     let ours = arms().into_iter().filter(|arm| arm.name == "pathloom").collect();
     let mut arms = vary(ours, varied.values)?;
     for arm in &mut arms {
@@ -106,7 +111,7 @@ pub fn runs(varied: &Varied, model: Option<&Arc<Rten>>, seeds: &[u64]) -> Result
     }
     let mut all = BTreeMap::new();
     for name in varied.scenarios {
-        let played = play(name, &arms, model, seeds, 1, |_, _| ())?;
+        let played = play(name, &arms, model, seeds, jobs, |_, _| ())?;
         let first = scenario(name, seeds.first().copied().unwrap_or_default())?;
         all.insert(first.name, summarise(&first, &arms, &played));
     }
@@ -285,7 +290,7 @@ fn by_floor() -> Vec<Series> {
         };
         logarithmic(1.0, 1_000.0).map(weight).collect()
     };
-    [0.0, 0.02, 0.1, 0.5].map(|floor| Series::new(format!("floor {}%", floor * 100.0), of(floor))).into()
+    [0.0, 0.02, 0.1, 0.5].map(|floor| Series::new(format!("floor {:.0}%", floor * 100.0), of(floor))).into()
 }
 
 /// A weight of each second of ticks: `latencies` says what is predicted then, of whom the last one is drawn.
@@ -306,7 +311,7 @@ fn ticks(limits: &Limits, seconds: u32, latencies: impl Fn(u32) -> Vec<f64>) -> 
 fn by_step() -> Vec<Series> {
     let latencies = |second| vec![0.01, 0.01, 0.01, if (5..20).contains(&second) { 0.08 } else { 0.01 }];
     let of = |max_step: f32| {
-        Series::new(format!("{}% a tick", max_step * 100.0), ticks(&Limits { max_step, ..DEFAULT }, 40, latencies))
+        Series::new(format!("{:.0}% a tick", max_step * 100.0), ticks(&Limits { max_step, ..DEFAULT }, 40, latencies))
     };
     [0.02, 0.05, 0.2, 1.0].map(of).into()
 }
@@ -316,7 +321,10 @@ fn by_dead_band() -> Vec<Series> {
     let off = |second: u32, i: u32| (f64::from((second * 7 + i * 13) * 2_654_435 % 1_000) / 500.0 - 1.0) * 0.05;
     let latencies = move |second| (0..4).map(|i| 0.01 * (1.0 + off(second, i))).collect();
     let of = |dead_band: f32| {
-        Series::new(format!("dead band {}%", dead_band * 100.0), ticks(&Limits { dead_band, ..DEFAULT }, 40, latencies))
+        Series::new(
+            format!("dead band {:.0}%", dead_band * 100.0),
+            ticks(&Limits { dead_band, ..DEFAULT }, 40, latencies),
+        )
     };
     [0.0, 0.02, 0.1].map(of).into()
 }
@@ -460,7 +468,7 @@ fn by_budget() -> Vec<Series> {
             }
             (f64::from(percent), f64::from(granted) / f64::from(SECONDS))
         };
-        Series::new(format!("budget {}%", budget * 100.0), (0..=100).step_by(4).map(tries).collect())
+        Series::new(format!("budget {:.0}%", budget * 100.0), (0..=100).step_by(4).map(tries).collect())
     };
     let none = format!("budget 0%: {MIN_PER_SECOND} a second");
     let mut all: Vec<Series> = [0.0, 0.1, 0.2, 0.5].map(of).into();

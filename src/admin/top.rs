@@ -51,7 +51,7 @@ pub struct TopArgs {
 }
 
 fn pause(text: &str) -> Result<Duration, String> {
-    let span: crate::config::Timespan = text.parse().map_err(|error| format!("{error}"))?;
+    let span = text.parse::<crate::config::Timespan>().map_err(|error| error.to_string())?;
     if span.0 < KEYS_EVERY { Err("no less than 100ms".to_owned()) } else { Ok(span.0) }
 }
 
@@ -79,7 +79,7 @@ pub fn top(args: &TopArgs) -> Result<String, TopError> {
     if args.once || !io::stdout().is_terminal() {
         runtime.block_on(tokio::time::sleep(ONCE_WAITS));
         screen.take(Ok(runtime.block_on(look(&address))?));
-        return Ok(printed(&mut screen)?);
+        return Ok(printed(&mut screen));
     }
     let (tell, told) = channel();
     let (stop, stopped) = channel();
@@ -180,7 +180,7 @@ fn pressed(screen: &mut Screen, key: KeyEvent) -> bool {
 }
 
 /// One frame as text, with every row and every column.
-fn printed(screen: &mut Screen) -> io::Result<String> {
+fn printed(screen: &mut Screen) -> String {
     let (width, height) = screen.needs();
     // A buffer that is never drawn on anything.
     let backend = TestBackend::new(width, height);
@@ -190,7 +190,7 @@ fn printed(screen: &mut Screen) -> io::Result<String> {
     let rows = terminal.backend().buffer().content().chunks(usize::from(width.max(1)));
     let text = |row: &[ratatui::buffer::Cell]| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>();
     let lines: Vec<String> = rows.map(|row| text(row).trim_end().to_owned()).collect();
-    Ok(lines.join("\n").trim_end().to_owned() + "\n")
+    lines.join("\n").trim_end().to_owned() + "\n"
 }
 
 /// One look at everything.

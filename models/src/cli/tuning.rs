@@ -30,6 +30,9 @@ pub struct Tuning {
     /// The first seed.
     #[arg(long, default_value_t = 2_000_000)]
     seed: u64,
+    /// How many runs are played at a time.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// What `closed-loop` left, for the plot of the policies.
     #[arg(long, default_value = "models/results/closed-loop.json")]
     results: PathBuf,
@@ -70,9 +73,9 @@ pub fn run(args: &Tuning) -> Result<()> {
     let model = Arc::new(Rten::new(bytes)?);
     let seeds: Vec<u64> = (0..args.seeds).map(|i| args.seed + i).collect();
     for varied in VARIED.iter().filter(|v| args.plot.is_empty() || args.plot.iter().any(|name| name == v.name)) {
-        let found = runs(varied, Some(&model), &seeds)?;
+        let found = runs(varied, Some(&model), &seeds, args.jobs)?;
         of_runs(varied, &found, &args.out)?;
-        let figure = |compared: &Compared| {
+        let figure = |compared: &Compared| -> BTreeMap<String, Interval> {
             let of = |(value, summary): (&String, &crate::closed_loop::compare::Summary)| {
                 Some((value.clone(), *summary.intervals.get(varied.figure.0)?))
             };

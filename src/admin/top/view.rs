@@ -208,7 +208,9 @@ impl Screen {
         let rows = self.rows();
         let widths = widths(self.sheet.columns(), &rows);
         let width: usize = widths.iter().map(|w| w + usize::from(GAP)).sum();
-        let head = self.head().len() + self.wrong().len();
+        let above: Vec<Line<'_>> = [self.head(), self.wrong()].concat();
+        let width = above.iter().map(Line::width).max().unwrap_or(0).max(width);
+        let head = above.len();
         let cells = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
         (cells(width).max(PRINTED_WIDTH), cells(head + rows.len() + 2).max(KEYS_FROM))
     }
