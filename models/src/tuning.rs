@@ -140,7 +140,10 @@ pub fn of_runs(varied: &Varied, found: &BTreeMap<&'static str, Compared>, folder
         .collect();
     let categories: Vec<String> = values.iter().map(|v| (*v).to_owned()).collect();
     let title = format!("{}: mean over seeds, 95% interval", varied.key);
-    plot::bars(&folder.join(format!("{}.svg", varied.name)), &title, Axis::linear(axis), &categories, &series)
+    let drawn = || series.iter().flat_map(|s| &s.bars).map(|b| b.value);
+    let (least, most) = (drawn().fold(f64::MAX, f64::min), drawn().fold(0.0, f64::max));
+    let axis = if least > 0.0 && most > 10.0 * least { Axis::logarithmic(axis) } else { Axis::linear(axis) };
+    plot::bars(&folder.join(format!("{}.svg", varied.name)), &title, axis, &categories, &series)
 }
 
 /// Draws what the sidecar's code makes of made-up inputs.
@@ -317,8 +320,11 @@ fn by_step() -> Vec<Series> {
 }
 
 fn by_dead_band() -> Vec<Series> {
-    // What is predicted is off by up to 5%, differently each second and for each endpoint, and always the same way.
-    let off = |second: u32, i: u32| (f64::from((second * 7 + i * 13) * 2_654_435 % 1_000) / 500.0 - 1.0) * 0.05;
+    // What is predicted is off by up to 5%, differently each second and for each endpoint; the same in each drawing.
+    let off = |second: u32, i: u32| {
+        let scattered = u64::from(second * 4 + i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+        (f64::from((scattered % 1_000) as u32) / 500.0 - 1.0) * 0.05
+    };
     let latencies = move |second| (0..4).map(|i| 0.01 * (1.0 + off(second, i))).collect();
     let of = |dead_band: f32| {
         Series::new(

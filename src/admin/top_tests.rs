@@ -47,7 +47,7 @@ fn a_wide_screen_shows_where_requests_go_and_why() {
     for word in ["node-7", "generation 41", "steered by model", "requests/s 100.0", "WHY", "q leave"] {
         assert!(text.contains(word), "{word} is not in\n{text}");
     }
-    let first = line(&text, "frontend  catalog   10.0.0.1:80");
+    let first = line(&text, "frontend   catalog   10.0.0.1:80");
     for word in ["75.0%", "13.0", "healthy"] {
         assert!(first.contains(word), "{word}: {first}");
     }
