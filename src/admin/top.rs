@@ -77,7 +77,7 @@ pub fn top(args: &TopArgs) -> Result<String, TopError> {
     let mut screen = Screen::new(args.show, args.filter.clone(), address.clone());
     screen.take(Ok(first));
     if args.once || !io::stdout().is_terminal() {
-        std::thread::sleep(ONCE_WAITS);
+        runtime.block_on(async { tokio::time::sleep(ONCE_WAITS).await });
         screen.take(Ok(runtime.block_on(look(&address))?));
         return Ok(printed(&mut screen));
     }
