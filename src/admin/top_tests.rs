@@ -59,6 +59,13 @@ fn a_small_screen_keeps_what_matters_and_none_is_too_small() {
     let text = drawn(&mut screen(Sheet::Endpoints), 60, 9);
     let row = line(&text, "10.0.0.1:80");
     assert!(row.contains("75.0%") && row.contains("healthy") && !text.contains("WHY"), "{text}");
+    // Where nearly everything fits, the last column is cut and no other.
+    let mut long = screen(Sheet::Endpoints);
+    let mut seen = snapshot(1, Instant::now());
+    seen.routing["tables"][0]["candidates"][0]["reason"] = "because ".repeat(30).into();
+    long.take(Ok(seen));
+    let text = drawn(&mut long, 140, 20);
+    assert!(text.contains("PREDICTED") && line(&text, "because").contains("10.0.0.1:80"), "{text}");
     for (width, height) in [(1, 1), (2, 40), (400, 1), (20, 5), (40, 3)] {
         for sheet in [Sheet::Endpoints, Sheet::Links, Sheet::Failures] {
             drawn(&mut screen(sheet), width, height);

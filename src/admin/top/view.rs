@@ -398,5 +398,9 @@ fn fitting(columns: &[Column], widths: &[usize], room: usize) -> Vec<(usize, usi
         };
         kept.retain(|i| *i != gone);
     }
-    kept.into_iter().map(|i| (i, widths.get(i).copied().unwrap_or(0))).collect()
+    let wide = |i: usize| widths.get(i).copied().unwrap_or(0);
+    // What the others leave, or the table would cut a little from each.
+    let others: usize = kept.iter().filter(|i| **i != last).map(|i| wide(*i) + usize::from(GAP)).sum();
+    let shown = |i: usize| if i == last { wide(i).min(room.saturating_sub(others)) } else { wide(i) };
+    kept.into_iter().map(|i| (i, shown(i))).collect()
 }
