@@ -307,6 +307,8 @@ mod tests {
         fail(&node, 3);
         let _ = (health(&mut ejector, &node, 0), health(&mut ejector, &node, 5));
         assert!(node.take_probe(true));
+        assert_eq!(health(&mut ejector, &node, 6), Health::Probation);
+        assert!(!node.take_probe(true) && !node.take_probe(false), "it was taken");
         assert_eq!(ejector.next_change(), Some(Time(10 * SECOND)));
         assert_eq!(health(&mut ejector, &node, 10), Health::Probation);
         assert!(node.take_probe(true));

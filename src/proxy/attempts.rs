@@ -147,7 +147,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         flight.begin_attempt(choice, now);
         let patience = retrying.per_try.filter(|_| flight.idempotent && tried.leaves(retrying, table)).map(|t| now + t);
         let due = if flight.hedges && tried.count == 1 { hedge::due(cluster, &core, now) } else { None };
-        flight.watch.patience.set(due.map_or(patience, |due| Some(patience.map_or(due, |end| end.min(due)))));
+        flight.watch.patience.set(due.map_or(patience, |(due, _)| Some(patience.map_or(due, |end| end.min(due)))));
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
         let Flight { outgoing, head, latch, upload, watch, conn, version, arm, grpc, attempts, hedged, .. } = flight;
@@ -390,7 +390,7 @@ pub(super) fn late(
     wait: &HeadWait,
     upload: Option<&Rc<Upload>>,
     clock: Clock,
-    (retrying, due): (&Retrying, Option<Time>),
+    (retrying, due): (&Retrying, Option<(Time, Duration)>),
 ) -> Option<Late> {
     if !watch.deadline.reached() {
         return None;
@@ -398,8 +398,17 @@ pub(super) fn late(
     if let Some(at) = watch.patience.get() {
         let now = clock.now();
         if now >= at {
-            if due.is_some_and(|due| now >= due) {
-                return Some(Late::Due);
+            if let Some((due, after)) = due
+                && now >= due
+            {
+                // Whose body is not here yet waits for its client, and the endpoint's time begins when it is.
+                let since = upload.map(|u| if u.progress.get() == Progress::Open { now } else { u.last_moved(now) });
+                let due = since.map_or(due, |since| since + after);
+                if now >= due {
+                    return Some(Late::Due);
+                }
+                watch.patience.set(Some(due));
+                return wait.overdue(watch, upload, clock).map(Late::Overdue);
             }
             // Whose body is not sent yet waits for its client, and not for the endpoint.
             let sent = upload.is_none_or(|u| u.progress.get() != Progress::Open);

@@ -23,7 +23,8 @@
 //!   would follow (503, say) counts as that. When both have failed, the last one's failure is the request's.
 //! - **Each try** is held to its own time from its own beginning (`response_headers`, `per_try`), the request to its whole.
 //!
-//! A hedge is up to 5 ms late, as all deadlines are (`deadlines`).
+//! A hedge is due so long after its try began, or after all of the request's body was here, whichever is later; and up to
+//! 5 ms late, as all deadlines are (`deadlines`).
 
 use super::admission::Beside;
 use super::attempts::{Late, Tried, better_elsewhere, in_time, late, let_go, renew};
@@ -43,12 +44,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-/// When a request's first try is hedged; counts it among those that could be.
-pub(super) fn due(cluster: &Cluster, core: &Core, now: Time) -> Option<Time> {
+/// When a request's first try is hedged, at the soonest, and how long after all of the request is here; counts it among those
+/// that could be.
+pub(super) fn due(cluster: &Cluster, core: &Core, now: Time) -> Option<(Time, Duration)> {
     let hedging = cluster.hedging.as_ref()?;
     hedging.budget.earn(core.index);
-    hedging.after.map(|after| now + after)
+    hedging.after.map(|after| (now + after, after))
 }
 
 /// What a second try came to.
