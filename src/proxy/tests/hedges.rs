@@ -19,10 +19,13 @@ use tokio::sync::watch;
 const BOTH: [Protocol; 2] = [Http1, Http2];
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// A request: at which endpoint, its method, its body, and the deadline that it told.
+type Asked = (SocketAddr, Method, Bytes, Option<String>);
+
 /// What a fleet of endpoints saw, in the order in which it came.
 #[derive(Default)]
 struct Seen {
-    requests: Mutex<Vec<(SocketAddr, Method, Bytes, Option<String>)>>,
+    requests: Mutex<Vec<Asked>>,
     /// Requests that were given up before they were answered.
     cancelled: AtomicUsize,
 }
