@@ -6,7 +6,7 @@ use super::{Findings, Path};
 use crate::config::schema::{
     Affinity, Check, Cluster, Ejection, HealthCheck, HedgeAfter, MAX_RETRIES, Protocol, Retries, Timeouts,
 };
-use crate::config::units::{ByteSize, Share, Timespan};
+use crate::config::units::{ByteSize, Timespan};
 use std::collections::HashSet;
 use std::time::Duration;
 
