@@ -17,7 +17,7 @@ use crate::health::{self, Checks};
 use crate::identity::Identities;
 use crate::links::{Links, NodeCell};
 use crate::observe::log::{self, LogControl};
-use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
+use crate::observe::metrics::{Family, Held, held};
 use crate::observe::{Reason, Reporting, TrafficRegistry};
 use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::record::{self, Described, Recorder};
@@ -202,8 +202,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
             Box::new(move || {
                 let mut families = proxy_families(&gauges.snapshot());
                 families.extend(reporting.families());
-                families.extend(recording_families(&recorder));
-                families.push(check_family(&checked));
+                families.extend(recorder.families());
+                families.push(checked.family());
                 families.extend(identities.families());
                 families
             })
@@ -304,51 +304,10 @@ fn whereabouts(status: Arc<Status>) -> record::Whereabouts {
     })
 }
 
-fn recording_families(recorder: &Recorder) -> Vec<Family> {
-    let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
-    vec![
-        counter("recording_windows_written", "Windows of the links that were recorded.", recorder.written()),
-        counter(
-            "recording_windows_lost",
-            "Windows of the links that were not recorded: the disk took nothing, or the clock jumped.",
-            recorder.lost(),
-        ),
-    ]
-}
-
-fn check_family(checks: &Checks) -> Family {
-    let help = "Health checks of an endpoint, by whether it was well.";
-    let family = Family::new("health_checks", Kind::Counter, Measure::Number, help);
-    checks.snapshot().into_iter().fold(family, |family, (key, checked)| {
-        let labels = |result: &str| vec![("endpoint", key.to_string()), ("result", result.to_owned())];
-        let (good, bad) = checked.counts;
-        family.with(labels("well"), Value::Count(good)).with(labels("unwell"), Value::Count(bad))
-    })
-}
-
 fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {
     Box::new(move || {
         let status = scorer.status();
-        let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
-        let mut errors = Family::new(
-            "inference_failures",
-            Kind::Counter,
-            Measure::Number,
-            "Requests for scores that failed, by reason.",
-        );
-        for (code, count) in &status.errors {
-            errors = errors.with(vec![("reason", (*code).into())], Value::Count(*count));
-        }
-        let metrics = vec![
-            counter("inferences", "Inferences that gave scores.", status.inferences),
-            errors,
-            counter("scorer_restarts", "Times that the scoring thread was given up and started anew.", status.restarts),
-            counter("model_reloads", "Models that replaced another while running.", status.reloads),
-            counter("model_reloads_refused", "Models that were refused on reload.", status.reloads_refused),
-            Family::new("last_inference", Kind::Gauge, Measure::Seconds, "How long the last inference took.")
-                .number(status.last_duration_s),
-        ];
-        admin::ScorerStatus { json: serde_json::to_value(&status).unwrap_or_default(), metrics }
+        admin::ScorerStatus { json: serde_json::to_value(&status).unwrap_or_default(), metrics: status.families() }
     })
 }
 

@@ -15,6 +15,7 @@ use super::probe::probe;
 use crate::balance::Unwell;
 use crate::config::{Check, Config, HealthCheck, Protocol};
 use crate::links::NodeKey;
+use crate::observe::metrics::{Family, Kind, Measure, Value};
 use rand::RngExt;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -81,6 +82,18 @@ impl Checks {
         let mut all: Vec<_> = self.all().iter().map(|(k, c)| (k.clone(), *c)).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
+    }
+
+    /// The metric.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        let help = "Health checks of an endpoint, by whether it was well.";
+        let family = Family::new("health_checks", Kind::Counter, Measure::Number, help);
+        self.snapshot().into_iter().fold(family, |family, (key, checked)| {
+            let labels = |result: &str| vec![("endpoint", key.to_string()), ("result", result.to_owned())];
+            let (good, bad) = checked.counts;
+            family.with(labels("well"), Value::Count(good)).with(labels("unwell"), Value::Count(bad))
+        })
     }
 
     /// Takes an answer in; says whether the endpoint's state is another now.

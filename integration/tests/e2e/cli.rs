@@ -38,7 +38,8 @@ async fn every_example_configuration_is_right() {
     let mut checked = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|e| e == "yaml") {
+        // Prometheus' rules are YAML, too.
+        if path.extension().is_some_and(|e| e == "yaml") && !path.ends_with("alerts.yaml") {
             let (code, _, said) = pathloom(&["check", &path.display().to_string()]).await;
             assert_eq!(code, 0, "{}: {said}", path.display());
             checked += 1;

@@ -33,6 +33,7 @@ mod invariants;
 mod leaving;
 mod model_trouble;
 mod network;
+mod operators;
 mod overload;
 mod privileges;
 mod protocols;
