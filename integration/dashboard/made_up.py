@@ -70,11 +70,19 @@ def routing(**more):
     } | more
 
 
-class State:
-    """`routing`, `graph` and `history` as the proxy would give them; `tick` makes the next generation."""
+def request(i, endpoint, took, expected, generation, ago, path="/things", reason="", status=200, **more):
+    """A line of the access log."""
+    return {"time": at(ago), "request_id": f"4c1f2e{i:010x}", "trace_id": f"0af7651916cd43dd8448eb21{i:08x}", "workload": "frontend", "route": "catalog", "cluster": "catalog",
+            "client": "10.0.0.9:40312", "endpoint": endpoint, "method": "GET", "host": "catalog.shop", "path": path, "protocol": "HTTP/1.1", "status": status, "grpc_status": None,
+            "reason": reason, "injected": "", "attempts": 1, "request_bytes": 0, "response_bytes": 512, "duration_ms": took + 0.4, "upstream_ms": took, "expected_ms": expected,
+            "generation": generation, "policy": "model", "class": ""} | more
 
-    def __init__(self, routing, graph, history):
-        self.routing, self.graph, self.history = routing, graph, history
+
+class State:
+    """`routing`, `graph`, `history` and `requests` as the proxy would give them; `tick` makes the next generation."""
+
+    def __init__(self, routing, graph, history, requests=()):
+        self.routing, self.graph, self.history, self.requests, self.log = routing, graph, history, list(requests), "stdout"
 
     def tick(self):
         if self.routing["generation"] is None:
@@ -125,7 +133,12 @@ def shop(**more):
     history += [change(i, 500 - i) for i in range(492, 501)]
     trial = {"share": 0.1, "against": "peak_ewma", "tolerance": 0.05, "retreat": None, "comparisons": [{"cluster": "catalog", "batches": 119, "longer": intervals[0], "more_failures": intervals[1]}]}
     graph = {"generation": 500, "total": {"nodes": len(nodes), "links": len(links), "implausible": 0}, "nodes": nodes, "links": links}
-    return State(routing(**({"mode": "canary", "canary": trial, "tables": tables} | more)), graph, history)
+    requests = [request(i, catalog[i % 2], 11.2 + i % 7 * 0.9, 11.9, 500 - i // 12, i * 0.085) for i in range(140)]
+    requests[3] |= {"request_id": "9b70c1d2aa0000000000000000000001", "endpoint": catalog[2], "upstream_ms": 96.3, "duration_ms": 97.0, "expected_ms": 12.2, "generation": 440, "path": "/things/42?depth=3"}
+    requests[8] |= {"request_id": "77aa000000000000000000000000000f", "status": 504, "reason": "request_timeout", "attempts": 2, "endpoint": catalog[3], "upstream_ms": None, "duration_ms": 1000.2, "generation": 470}
+    requests[21] |= {"request_id": "77ab000000000000000000000000000e", "cluster": "", "route": "", "host": "nobody.shop", "endpoint": None, "status": 404, "reason": "no_route", "attempts": 0, "policy": "",
+                     "upstream_ms": None, "expected_ms": None, "duration_ms": 0.1}
+    return State(routing(**({"mode": "canary", "canary": trial, "tables": tables} | more)), graph, history, requests)
 
 
 def empty():

@@ -61,6 +61,8 @@ class Serve:
             self.routing(request, query)
         elif url.path == "/graph":
             self.graph(request, query)
+        elif url.path == "/requests":
+            self.requests(request, query)
         elif url.path == "/events":
             self.events(request)
         else:
@@ -105,6 +107,23 @@ class Serve:
             keys = own | {l[end] for l in links for end in ("source", "destination")}
             value = value | {"links": links, "nodes": [n for n in value["nodes"] if n["key"] in keys]}
         self.json(request, value)
+
+    def requests(self, request, query):
+        lines = self.state.requests
+        if "id" not in query:
+            failed = [l for l in lines if l["reason"] or (l["status"] or 0) >= 500] if "failed" in query else lines
+            note = "the access log is off (`telemetry.access_log.to`), so no request is remembered" if self.state.log == "off" else None
+            return self.json(request, {"kept": len(lines), "note": note, "access_log": {"to": self.state.log, "format": "json"}, "requests": failed[:int(query.get("last", 100))]})
+        those = [l for l in lines if l["request_id"].startswith(query["id"])]
+        if len(those) != 1:
+            several = f"{len(those)} requests have ids that begin with `{query['id']}`: give more of it"
+            none = f"no request is known whose id is `{query['id']}` or begins so: it is older than what is kept, or went through another proxy"
+            return self.json(request, {"error": several if those else none, "known": [l["request_id"] for l in those]}, 404)
+        line = those[0]
+        meaning = {"no_route": "No route matches the request.", "request_timeout": "The whole request took longer than it may."}.get(line["reason"])
+        then = next((c for c in self.state.history if c["generation"] == line["generation"]), None)
+        return self.json(request, {"request": line, "found_in": "memory", "chosen_by": "the model's weights and the local estimates, the lowest cost of those compared", "meaning": meaning,
+                                   "help": meaning and f"proxy-config/TROUBLESHOOTING.md#{line['reason']}", "generation": self.state.routing["generation"]["id"], "then": then})
 
     def events(self, request):
         if self.full:

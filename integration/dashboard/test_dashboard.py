@@ -30,8 +30,8 @@ BINARY = os.environ.get("PATHLOOM_BINARY", str(ROOT / "target/debug/pathloom"))
 # A slow machine may take its time: nothing here is about speed.
 PATIENCE_MS = 60_000
 # With PATHLOOM_BLESS=1 these go to the README.
-README = ["mesh-light", "explain-light", "timeline-light", "service-dark", "canary-light", "model-dark"]
-VIEWS = ["mesh", "service", "explain", "timeline", "canary", "model"]
+README = ["mesh-light", "explain-light", "request-light", "timeline-light", "service-dark", "canary-light", "model-dark", "mesh-large-light"]
+VIEWS = ["mesh", "service", "explain", "requests", "timeline", "canary", "model"]
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -83,16 +83,18 @@ class Dashboard(unittest.TestCase):
     def test_every_view_is_photographed_in_light_and_dark(self):
         with Serve(made_up.shop()) as proxy:
             for dark in (False, True):
-                for view, place in zip(VIEWS, ["", "#/service/catalog", "#/explain/frontend/catalog", "#/timeline", "#/canary", "#/model"]):
+                for view, place in zip(VIEWS, ["", "#/service/catalog", "#/explain/frontend/catalog", "#/requests", "#/timeline", "#/canary", "#/model"]):
                     with self.subTest(view=view, dark=dark), self.page(proxy.url, place, dark) as page:
                         expect(page.locator("#link")).to_have_text("live")
                         expect(page.locator("main section").first).to_be_visible()
                         self.photograph(page, f"{view}-{'dark' if dark else 'light'}")
                         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                         self.assertLessEqual(wide, 0, f"{view} is wider than the page")
-            with self.page(proxy.url, "", width=480, height=900) as page:
-                expect(page.locator("#count")).to_have_text("8 of 8")
-                self.photograph(page, "mesh-narrow")
+            for view, place in zip(VIEWS, ["", "#/service/catalog", "#/explain/frontend/catalog", "#/requests", "#/timeline", "#/canary", "#/model"]):
+                with self.subTest(view=view), self.page(proxy.url, place, width=430, height=900) as page:
+                    expect(page.locator("main section").first).to_be_visible()
+                    self.photograph(page, f"{view}-narrow")
+                    self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth - innerWidth"), 0, f"{view} is wider than a narrow page")
             for view in ("service", "explain"):
                 with self.page(proxy.url, f"#/{view}") as page:
                     expect(page.locator("tbody tr").first).to_be_visible()
@@ -202,6 +204,49 @@ class Dashboard(unittest.TestCase):
             page.keyboard.press("Enter")
             expect(page.locator("#chosen h2")).to_have_text(name)
 
+    def test_one_request_is_explained_by_its_id(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/requests") as page:
+            expect(page.locator("#count")).to_contain_text("140 of the last 140")
+            page.locator("#search").fill("/things/42")
+            expect(page.locator("#requests tbody tr")).to_have_count(1)
+            expect(page.locator("#requests tbody tr")).to_contain_text("7.9 ×")
+            page.locator("#id").fill("9b70")
+            page.keyboard.press("Enter")
+            story = page.locator("#story")
+            expect(story).to_contain_text("10.0.1.3:8080, chosen by the model's weights")
+            expect(story).to_contain_text("12.2 ms was expected, so it took 7.9 times as long")
+            # What made the generation that chose, and the candidates with their scores, guards and attention.
+            expect(page.locator(".changes")).to_contain_text("took 94.0 ms where 12.2 ms were predicted")
+            expect(page.locator("tr[data-key='10.0.1.3:8080']").first).to_contain_text("◀ chosen")
+            expect(page.locator("tr[data-key='10.0.1.3:8080']").nth(1)).to_contain_text("raised to the floor")
+            expect(page.locator("main")).to_contain_text("how the caller's attention is shared")
+            self.photograph(page, "request-light")
+            # A request that is over is asked for once.
+            self.assertEqual(sum("id=9b70" in path for path in proxy.asked), 1)
+            page.go_back()
+            page.locator("#search").fill("")
+            page.get_by_label("only failed ones").check()
+            expect(page.locator("#requests tbody tr")).to_have_count(2)
+            page.get_by_role("link", name=":").first.click()
+            expect(page.locator("#story")).to_contain_text("request_timeout: The whole request took longer than it may.")
+            self.photograph(page, "request-failed")
+
+    def test_a_request_that_is_not_known_or_not_one_says_so(self):
+        state = made_up.shop()
+        with Serve(state) as proxy, self.page(proxy.url, "#/requests/77a", expected=["404"]) as page:
+            expect(page.locator("main")).to_contain_text("2 requests have ids that begin with `77a`: give more of it")
+            page.get_by_role("link", name="77ab").click()
+            expect(page.locator("#story")).to_contain_text("none: it reached no cluster")
+            page.goto(proxy.url + "#/requests/ffff")
+            expect(page.locator("main")).to_contain_text("no request is known whose id is `ffff`")
+            # It is not looked for in a large log once a second, for good.
+            self.wait(page, lambda: sum("id=ffff" in path for path in proxy.asked) == 3)
+            self.until(page, "g => Number(document.querySelector('#facts [data-key=generation] b').textContent) > g + 3", int(page.locator("#facts [data-key=generation] b").inner_text()))
+            self.assertEqual(sum("id=ffff" in path for path in proxy.asked), 3)
+            state.requests, state.log = [], "off"
+            page.goto(proxy.url + "#/requests")
+            expect(page.locator("main")).to_contain_text("the access log is off")
+
     def test_the_timeline_tells_what_changed_and_can_be_searched(self):
         with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/timeline") as page:
             rows = page.locator(".changes > li")
@@ -226,7 +271,7 @@ class Dashboard(unittest.TestCase):
             expect(page.locator(".arms > div").first).to_contain_text("13.4 ms")
             expect(page.locator(".arms > div").last).to_contain_text("118 ms")
             expect(page.locator("main")).to_contain_text("-11.0% (-19.0% to -3.0%)")
-            page.keyboard.press("6")
+            page.keyboard.press("7")
             expect(page.locator(".ladder [aria-current]")).to_contain_text("model")
             expect(page.locator("main")).to_contain_text("onnxruntime 1.31.1")
 
@@ -301,7 +346,7 @@ class Dashboard(unittest.TestCase):
         with Serve(made_up.large()) as proxy, self.page(proxy.url) as page:
             expect(page.locator("#count")).to_have_text("1000 of 1000")
             expect(page.locator(".controls")).to_contain_text(", 5000 links")
-            self.photograph(page, "mesh-large")
+            self.photograph(page, "mesh-large-light")
             measured = {"moving": self.frames(page, lambda: self.drag(page)), "still": self.frames(page, lambda: page.wait_for_timeout(3000))}
             page.locator("#search").fill("service-120")
             expect(page.locator("#count")).to_have_text("4 of 1000")

@@ -39,6 +39,7 @@ const ASSETS: &[Asset] = assets![
     SCRIPT "mesh.js",
     SCRIPT "model.js",
     SCRIPT "picture.js",
+    SCRIPT "requests.js",
     SCRIPT "service.js",
     SCRIPT "timeline.js",
     SCRIPT "vendor/graphology.umd.min.js",

@@ -101,14 +101,15 @@ async fn written_to(address: &str) -> Result<String, RequestError> {
 }
 
 /// What a log has of an id.
-struct Found {
-    lines: Vec<Value>,
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub lines: Vec<Value>,
     /// Whether any line was JSON.
     json: bool,
 }
 
 /// The lines whose request's id begins so; the one that is exactly it, where there is one.
-fn find(mut log: impl BufRead, id: &str) -> io::Result<Found> {
+pub(super) fn find(mut log: impl BufRead, id: &str) -> io::Result<Found> {
     let mut found = Found { lines: Vec::new(), json: false };
     let mut line = Vec::new();
     loop {
@@ -203,13 +204,17 @@ fn story(line: &Value) -> String {
 
 /// Who chose, in words.
 fn chosen(line: &Value, generation: f64) -> String {
-    let how = match text(line, "policy").as_deref() {
+    format!("{}, in generation {generation:.0}", chosen_by(line))
+}
+
+/// Who chose, by the line's policy.
+pub(super) fn chosen_by(line: &Value) -> String {
+    match text(line, "policy").as_deref() {
         Some("model") => "the model's weights and the local estimates, the lowest cost of those compared".to_owned(),
         Some("affinity") => "its header, cookie or source address (`affinity`)".to_owned(),
         Some(policy) => format!("the policy {policy}"),
         None => "nobody".to_owned(),
-    };
-    format!("{how}, in generation {generation:.0}")
+    }
 }
 
 /// How the proxy would choose for such a request now.

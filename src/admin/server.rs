@@ -9,6 +9,8 @@
 //!   candidates out, `?history=N` adds what the last N generations changed.
 //! - `/graph`: the mesh as the last tick saw it, as JSON; `?busiest=N` gives the N links with the most calls, `?around=NAME`
 //!   what is at a service or a node.
+//! - `/requests`: the last requests as the access log has them, as JSON; `?last=N`, `?cluster=NAME`, `?workload=NAME` and `?failed=1`
+//!   narrow them, `?id=ID` explains one.
 //! - `/events`: what each generation changes, as it is published, as server-sent events.
 //! - `/`: a page that shows all of this live, and `/assets/`, what it is made of.
 //!
@@ -23,7 +25,7 @@ use super::routing::Filter;
 use super::socket::AdminListener;
 use super::stall::Guarded;
 use super::state::AdminState;
-use super::{assets, config, events, graph, guard, history, metrics, narrow, routing};
+use super::{assets, config, events, graph, guard, history, metrics, narrow, requests, routing};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
@@ -70,6 +72,7 @@ const ENDPOINTS: &str = "\
 /config   the configuration in force, as YAML; ?format=json
 /routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME, ?brief=1, ?history=N
 /graph    the mesh as the last tick saw it, as JSON; ?busiest=N links, ?around=NAME
+/requests the last requests, from the access log, as JSON; ?id=ID, ?last=N&cluster=NAME&workload=NAME&failed=1
 /events   what each generation changes, as server-sent events
 ";
 
@@ -275,6 +278,18 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
             narrow::with_generation(&mut value, &state.published.load());
             respond(StatusCode::OK, JSON, pretty(&value))
         }
+        "/requests" => match parameter("id") {
+            Some(id) => match requests::one(state, &id) {
+                Ok(value) => respond(StatusCode::OK, JSON, pretty(&value)),
+                Err(unknown) => respond(StatusCode::NOT_FOUND, JSON, pretty(&unknown)),
+            },
+            None => {
+                let last = parameter("last").and_then(|n| n.parse().ok());
+                let (cluster, workload) = (parameter("cluster"), parameter("workload"));
+                let wanted = requests::Wanted { last, cluster, workload, failed: parameter("failed").is_some() };
+                respond(StatusCode::OK, JSON, pretty(&requests::last(state, &wanted)))
+            }
+        },
         "/events" => listen(server, headers),
         "/" => {
             let mut response = respond(StatusCode::OK, HTML, assets::page());

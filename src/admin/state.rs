@@ -44,6 +44,8 @@ pub struct AdminState {
     pub not_ready: Asked<Vec<String>>,
     /// The scorer.
     pub scorer: Asked<ScorerStatus>,
+    /// The access log's last lines.
+    pub recent: Asked<Vec<u8>>,
     /// This node's identity, for `/routing`; null where there is none to be had.
     pub identity: Asked<Value>,
     /// Further metrics: connections, what the access log and the traces dropped.

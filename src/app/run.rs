@@ -208,6 +208,10 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
                 families
             })
         },
+        recent: {
+            let reporting = reporting.clone();
+            Box::new(move || reporting.recent())
+        },
         identity: {
             let identities = identities.clone();
             Box::new(move || identities.status())

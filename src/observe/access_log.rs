@@ -8,9 +8,10 @@
 //!
 //! When the output is slow or stuck, buffers fill up to [`MAX_BUFFERED`]; further lines are dropped and counted. When
 //! it fails (a full disk, a closed pipe), the lines at hand are lost and counted, the failure is logged once, and the
-//! next are tried again. After a rotation of its file, [`AccessLog::reopen`] makes the writer open the path anew.
+//! next are tried again. What was written, or lost to its output, stays in memory for a while (`recent`). After a rotation of its file, [`AccessLog::reopen`] makes the writer open the path anew.
 
 use super::access_line::{json, text};
+use super::recent::Recent;
 use super::{AccessRecord, AccessSink};
 use crate::config::{self, LogFormat};
 use std::fs::{File, OpenOptions};
@@ -61,6 +62,7 @@ struct Shared {
     reopen: AtomicBool,
     written: AtomicU64,
     dropped: AtomicU64,
+    recent: Recent,
     /// Rises by one with each round of the writer; `u64::MAX` once it is gone.
     rounds: Mutex<u64>,
     round_over: Condvar,
@@ -115,6 +117,12 @@ impl AccessLog {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.shared.dropped.load(Relaxed)
+    }
+
+    /// The last lines, the oldest first.
+    #[must_use]
+    pub fn recent(&self) -> Vec<u8> {
+        self.shared.recent.lines()
     }
 
     /// Opens the file's path anew before the next line is written (on SIGHUP, after a rotation). Where that fails, the
@@ -213,6 +221,7 @@ impl Shared {
             reopen: AtomicBool::new(false),
             written: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            recent: Recent::default(),
             rounds: Mutex::new(0),
             round_over: Condvar::new(),
         }
@@ -240,6 +249,7 @@ fn write_all(shared: &Shared, mut output: Output) {
             if batch.lines == 0 {
                 continue;
             }
+            shared.recent.keep(&batch.bytes);
             match output.write(&batch.bytes) {
                 Ok(()) => {
                     shared.written.fetch_add(batch.lines, Relaxed);

@@ -58,6 +58,8 @@ fn every_line_of_every_core_is_written_whole() {
     assert_eq!((log.written() + log.dropped(), log.dropped()), (20_000, 0));
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 20_000);
+    let recent = String::from_utf8(log.recent()).unwrap();
+    assert!(!recent.is_empty() && text.ends_with(&recent));
     assert!(
         text.lines().all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok_and(|v| v["host"] == "catalog.shop"))
     );

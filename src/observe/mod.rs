@@ -4,7 +4,7 @@
 //! queue is full the line is dropped and counted, because a request never waits for somebody who watches it.
 //!
 //! `Reporting` is the sink that the data path gets: it feeds the access log (`access_log`, its lines in `access_line`)
-//! and the traces, and takes their reloads. `metrics` turns counters into text, `log` sets up the proxy's own log.
+//! and the traces, and takes their reloads; `recent` keeps the last lines. `metrics` turns counters into text, `log` sets up the proxy's own log.
 
 mod access;
 mod access_line;
@@ -13,6 +13,7 @@ mod arms;
 pub mod log;
 pub mod metrics;
 mod reason;
+mod recent;
 mod reporting;
 mod traces;
 mod traffic;
@@ -24,5 +25,5 @@ pub use arms::{Arm, ArmSeen, Arms, Came};
 pub use reason::{Reason, none_left};
 pub use reporting::{Reporting, ReportingError};
 pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};
-pub use traffic::{Copied, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
+pub use traffic::{Copied, Hedged, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
 pub use wall::{rfc3339, stamp};

@@ -111,6 +111,12 @@ impl Reporting {
         self.current.load().access_log.reopen();
     }
 
+    /// The access log's last lines, as it wrote them; none where it is off. A log that was replaced takes its own with it.
+    #[must_use]
+    pub fn recent(&self) -> Vec<u8> {
+        self.current.load().access_log.recent()
+    }
+
     /// Writes and sends what is there, within the limit; whether all of it went out.
     pub fn close(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;

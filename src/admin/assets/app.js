@@ -2,6 +2,7 @@
 //
 // A view is `{ title, needs(params, routing), draw(box, answers, params, context), leave() }`: `needs` names the paths to ask for by
 // what they are called, and with each generation the view is drawn from the answers. `/routing?brief=1` is always among them.
+// What may be missing is named with what stands for it then: `[path, error => instead]`.
 
 import { clock, el, fill, hash, known, num, pct } from "./dom.js";
 import { Live, get } from "./live.js";
@@ -9,10 +10,11 @@ import canary from "./canary.js";
 import explain from "./explain.js";
 import mesh from "./mesh.js";
 import model from "./model.js";
+import requests from "./requests.js";
 import service from "./service.js";
 import timeline from "./timeline.js";
 
-const VIEWS = { mesh, service, explain, timeline, canary, model };
+const VIEWS = { mesh, service, explain, requests, timeline, canary, model };
 const HISTORY = 256;
 
 const box = document.getElementById("view");
@@ -52,7 +54,7 @@ async function refresh() {
   try {
     const first = live.changes.length < 2;
     const needs = { routing: "/routing?brief=1" + (first ? `&history=${HISTORY}` : ""), ...VIEWS[asked.name].needs(asked.params, routing) };
-    const answers = Object.fromEntries(await Promise.all(Object.entries(needs).map(async ([key, path]) => [key, await get(path)])));
+    const answers = Object.fromEntries(await Promise.all(Object.entries(needs).map(async ([key, path]) => [key, await (Array.isArray(path) ? get(path[0]).catch(path[1]) : get(path))])));
     if (first) live.add(answers.routing.history ?? []);
     // Another version has another page.
     if (version !== null && version !== answers.routing.version) location.reload();
@@ -131,6 +133,6 @@ addEventListener("keydown", event => {
 
 const live = new Live(() => shown && refresh(), state);
 /// What views may use beside their answers.
-const context = { live, redraw: draw, num };
+const context = { live, redraw: draw, ask: refresh };
 addEventListener("hashchange", enter);
 enter();

@@ -3,13 +3,14 @@
 
 import { bar, el, empty, fill, hash, health, known, ms, num, pct, rate, section, table } from "./dom.js";
 
+const MAX_ROWS = 100;
 let wish = "";
 
 function pairs(box, { routing }) {
   if (!box.querySelector("#pairs")) {
     const search = el("input", { type: "search", placeholder: "workload or cluster", "aria-label": "Search pairs", id: "search" });
     search.value = wish;
-    box.replaceChildren(el("div", { class: "controls" }, el("h2", {}, "Who calls what"), search), el("div", { id: "pairs" }));
+    box.replaceChildren(el("div", { class: "controls" }, el("h2", {}, "Who calls what"), search, el("a", { href: hash("requests") }, "one request by its id")), el("div", { id: "pairs" }));
     search.addEventListener("input", () => { wish = search.value; rows(box, routing); });
   }
   rows(box, routing);
@@ -36,6 +37,36 @@ function against(c, longest) {
 
 const off = c => known(c.observed?.latency_mean_ms) && known(c.predicted?.mean_ms) && c.observed.samples > 0 ? pct(c.predicted.mean_ms / c.observed.latency_mean_ms - 1, 0).replace(/^(?=[^-–])/, "+") : "–";
 
+/// What is known of each candidate: its numbers, why its share is what it is, and what it looks at. `marked` is the one that was
+/// chosen for a request.
+export function candidates(t, graph, marked, note) {
+  const those = t.candidates.slice(0, MAX_ROWS), longest = Math.max(1e-9, ...t.candidates.flatMap(c => [c.observed?.latency_mean_ms ?? 0, c.predicted?.mean_ms ?? 0]));
+  const attention = new Map(graph.links.map(l => [l.source + " " + l.destination, l.attention]));
+  const looks = key => graph.links.filter(l => l.source === key && known(l.attention)).sort((a, b) => b.attention - a.attention).slice(0, 5);
+  const services = new Map(graph.nodes.map(n => [n.key, n.service]));
+  const scored = t.candidates.some(c => known(c.score)), guarded = t.candidates.filter(c => known(c.guard));
+  const name = c => [c.endpoint, (c.endpoint === marked || c.address === marked) && el("b", { class: "mark" }, " ◀ chosen")];
+  const from = c => attention.get(t.source + " " + c.endpoint);
+  if (!t.candidates.length) return [section("Candidates", null, empty("The cluster has no endpoints: requests to it are answered with 503."))];
+  return [
+    section("Candidates", note ?? (scored ? null : "nothing has been scored: no model, or no tick yet"), table([
+      ["endpoint", "l", c => [name(c), known(c.zone) && el("span", { class: "soft" }, " " + c.zone)]], ["share", "l", c => bar(c.share)], ["calls", "", c => pct(c.observed?.share)],
+      ["score", "", c => num(c.score, 2)], ["fair share", "", c => ms(c.predicted?.intrinsic_ms)], ["predicted", "", c => ms(c.predicted?.mean_ms)], ["observed", "", c => ms(c.observed?.latency_mean_ms)],
+      ["seen ▮ said |", "l", c => against(c, longest)], ["off by", "", off], ["p99", "", c => ms(c.observed?.latency_p99_ms)], ["estimate", "", c => ms(c.estimate?.now_ms)], ["age s", "", c => num(c.last_sample_age_s)],
+      ["errors", "", c => pct(c.observed?.error_rate)], ["in flight", "", c => num(c.in_flight, 0)], ["health", "l", c => health(c.health)],
+    ], those, { key: c => c.endpoint, rowClass: c => !c.eligible && "out" }), t.candidates.length > MAX_ROWS && el("p", { class: "soft" }, `and ${t.candidates.length - MAX_ROWS} more in /routing`)),
+    section("Why", guarded.length ? `a guard acted on ${guarded.length} of ${t.candidates.length}` : t.policy === "model" ? "no guard changed a weight in this generation" : `the policy in force is ${t.policy}: no guard acts`,
+      table([["endpoint", "l", name], ["share", "", c => pct(c.share)], ["why it is that", "l why", c => c.reason], ["guard", "l why", c => known(c.guard) ? el("b", { class: "warn" }, c.guard) : "none acted"]], those, { key: c => c.endpoint })),
+    scored && section("Attention", "how the caller's attention is shared over its links, and each candidate's over those that it calls", table([
+      ["candidate", "l", name], ["from the caller", "l", c => known(from(c)) ? bar(from(c)) : "–"],
+      ["looks at", "l", c => {
+        const links = looks(c.endpoint);
+        return links.length ? el("ul", { class: "looks" }, links.map(l => el("li", {}, bar(l.attention, true), ` ${services.get(l.destination) ?? l.destination} `, el("span", { class: "soft" }, known(l.statistics.latency_mean_ms) ? `${l.destination}, ${ms(l.statistics.latency_mean_ms)} ms` : l.destination)))) : el("span", { class: "soft" }, "calls nobody that is known here");
+      }],
+    ], those, { key: c => c.endpoint })),
+  ];
+}
+
 function one(box, { table: { tables, mode }, graph }, [workload, cluster]) {
   const t = tables[0];
   const back = el("a", { href: hash("explain") }, "all pairs");
@@ -43,32 +74,12 @@ function one(box, { table: { tables, mode }, graph }, [workload, cluster]) {
     fill(box, section(`${workload} → ${cluster}`, null, empty("Nothing is known of this pair. ", back)));
     return;
   }
-  const candidates = t.candidates, longest = Math.max(1e-9, ...candidates.flatMap(c => [c.observed?.latency_mean_ms ?? 0, c.predicted?.mean_ms ?? 0]));
-  const attention = new Map(graph.links.map(l => [l.source + " " + l.destination, l.attention]));
-  const looks = key => graph.links.filter(l => l.source === key && known(l.attention)).sort((a, b) => b.attention - a.attention).slice(0, 5);
-  const service = key => graph.nodes.find(n => n.key === key)?.service ?? key;
-  const scored = candidates.some(c => known(c.score)), guarded = candidates.filter(c => known(c.guard));
   fill(box,
-    el("div", { class: "controls", "data-key": "head" }, el("h2", {}, `${t.workload} → ${t.cluster}`), back, el("a", { href: hash("service", t.service) }, `service ${t.service}`),
+    el("div", { class: "controls", "data-key": "head" }, el("h2", {}, `${t.workload} → ${t.cluster}`), back, el("a", { href: hash("service", t.service) }, `service ${t.service}`), el("a", { href: hash("requests") }, "one request"),
       el("span", { class: "soft" }, `policy ${t.policy}, ${rate(t.calls_per_second)} calls/s, ${t.protocol}`), mode === "shadow" && el("span", { class: "tag warn" }, "shadow: the model does not steer"),
       t.panic && el("span", { class: "tag bad" }, "panic: health does not count"),
       known(t.own_zone) && el("span", { class: "soft" }, `${pct(t.own_zone.share)} stay in zone ${t.own_zone.zone}`)),
-    candidates.length === 0 && section("Candidates", null, empty("The cluster has no endpoints: requests to it are answered with 503.")),
-    candidates.length > 0 && section("Candidates", scored ? null : "nothing has been scored: no model, or no tick yet", table([
-      ["endpoint", "l", c => [c.endpoint, known(c.zone) && el("span", { class: "soft" }, " " + c.zone)]], ["share", "l", c => bar(c.share)], ["calls", "", c => pct(c.observed?.share)],
-      ["score", "", c => num(c.score, 2)], ["fair share", "", c => ms(c.predicted?.intrinsic_ms)], ["predicted", "", c => ms(c.predicted?.mean_ms)], ["observed", "", c => ms(c.observed?.latency_mean_ms)],
-      ["seen ▮ said |", "l", c => against(c, longest)], ["off by", "", off], ["p99", "", c => ms(c.observed?.latency_p99_ms)], ["estimate", "", c => ms(c.estimate?.now_ms)], ["age s", "", c => num(c.last_sample_age_s)],
-      ["errors", "", c => pct(c.observed?.error_rate)], ["in flight", "", c => num(c.in_flight, 0)], ["health", "l", c => health(c.health)],
-    ], candidates.slice(0, 100), { key: c => c.endpoint, rowClass: c => !c.eligible && "out" }), candidates.length > 100 && el("p", { class: "soft" }, `and ${candidates.length - 100} more in /routing`)),
-    candidates.length > 0 && section("Why", guarded.length ? `a guard acted on ${guarded.length} of ${candidates.length}` : t.policy === "model" ? "no guard changed a weight in this generation" : `the policy in force is ${t.policy}: no guard acts`,
-      table([["endpoint", "l", c => c.endpoint], ["share", "", c => pct(c.share)], ["why it is that", "l why", c => c.reason], ["guard", "l why", c => known(c.guard) ? el("b", { class: "warn" }, c.guard) : "none acted"]], candidates.slice(0, 100), { key: c => c.endpoint })),
-    scored && section("Attention", "how the caller's attention is shared over its links, and each candidate's over those that it calls", table([
-      ["candidate", "l", c => c.endpoint], ["from the caller", "l", c => known(attention.get(t.source + " " + c.endpoint)) ? bar(attention.get(t.source + " " + c.endpoint)) : "–"],
-      ["looks at", "l", c => {
-        const those = looks(c.endpoint);
-        return those.length ? el("ul", { class: "looks" }, those.map(l => el("li", {}, bar(l.attention, true), ` ${service(l.destination)} `, el("span", { class: "soft" }, `${l.destination}, ${ms(l.statistics.latency_mean_ms)} ms`)))) : el("span", { class: "soft" }, "calls nobody that is known here");
-      }],
-    ], candidates.slice(0, 100), { key: c => c.endpoint })));
+    candidates(t, graph));
 }
 
 export default {

@@ -34,7 +34,7 @@ export default {
       section("The engine", null, known(s.engine) ? pairs(["engine", `${s.engine.engine} ${s.engine.version ?? ""}`], ["device", s.engine.device], ["why this one", s.engine.reason],
         ["last inference", seconds(s.last_duration_s)], ["mean", seconds(s.mean_duration_s)], ["longest", seconds(s.max_duration_s)], ["inferences", num(s.inferences, 0)], ["late", num(s.late, 0)], ["restarts", num(s.restarts, 0)],
         known(s.last_error) && ["last failure", fault(s.last_error).join(": "), "warn"]) : empty("No engine has been started.")),
-      section("Steps that are remembered", null, steps(live.changes).length ? table([["generation", "", ({ c }) => `#${c.generation}`], ["at", "l", ({ c }) => clock(c.made_at)], ["step", "l", ({ c, from }) => `${from} → ${c.rung}`], ["why", "l why", ({ c }) => c.rung_reason]], steps(live.changes), { key: ({ c }) => String(c.generation) }) : el("span", { class: "soft" }, "It has not moved.")),
+      section("Steps that are remembered", null, steps(live.changes).length ? table([["at", "l", ({ c }) => [clock(c.made_at), el("span", { class: "soft" }, ` #${c.generation}`)]], ["step", "l", ({ c, from }) => `${from} → ${c.rung}`], ["why", "l why", ({ c }) => c.rung_reason]], steps(live.changes), { key: ({ c }) => String(c.generation) }) : el("span", { class: "soft" }, "It has not moved.")),
       section("Why weights moved", "the moves that are remembered", own.size ? table([["what decided", "l why", ([reason]) => reason], ["moves", "", ([, count]) => count]], [...own].sort((a, b) => b[1] - a[1]).slice(0, 8), { key: ([reason]) => reason }) : el("span", { class: "soft" }, "No weight has moved by half a percent."))));
   },
 };

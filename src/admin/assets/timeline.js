@@ -9,7 +9,7 @@ const MAX_WEIGHTS = 3, NOTABLE = 0.02, MAX_ROWS = 120, MAX_BARS = 240;
 const largest = c => c.moved.reduce((most, m) => Math.max(most, Math.abs(m.to - m.from)), 0);
 
 /// With each change what differs from the one before it.
-function told(changes) {
+export function told(changes) {
   return changes.map((c, i) => {
     const before = changes[i - 1];
     const stepped = before && before.rung !== c.rung ? before.rung : null;
@@ -19,7 +19,7 @@ function told(changes) {
   });
 }
 
-function words(c) {
+export function words(c) {
   const out = [];
   const say = (...line) => out.push(el("li", {}, ...line));
   if (c.stepped !== null) say(el("b", { class: c.rung === "model" ? "good" : "warn" }, `${c.stepped} → ${c.rung}`), ": ", c.rung_reason);
