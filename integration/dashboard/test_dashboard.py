@@ -30,7 +30,7 @@ BINARY = os.environ.get("PATHLOOM_BINARY", str(ROOT / "target/debug/pathloom"))
 # A slow machine may take its time: nothing here is about speed.
 PATIENCE_MS = 60_000
 # With PATHLOOM_BLESS=1 these go to the README.
-README = ["mesh-light", "explain-light", "request-light", "timeline-light", "service-dark", "canary-light", "model-dark", "mesh-large-light"]
+README = ["mesh-light", "explain-light", "request-light", "timeline-light", "service-dark", "canary-light", "model-dark", "mesh-large-chosen"]
 VIEWS = ["mesh", "service", "explain", "requests", "timeline", "canary", "model"]
 
 expect.set_options(timeout=PATIENCE_MS)

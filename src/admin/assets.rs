@@ -36,6 +36,7 @@ const ASSETS: &[Asset] = assets![
     SCRIPT "explain.js",
     SCRIPT "layout.js",
     SCRIPT "live.js",
+    SCRIPT "merge.js",
     SCRIPT "mesh.js",
     SCRIPT "model.js",
     SCRIPT "picture.js",

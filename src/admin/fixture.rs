@@ -27,6 +27,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The access log's only line.
+const RECENT: &str = concat!(
+    r#"{"time":"2026-01-01T00:00:00.000Z","request_id":"cafe01","cluster":"catalog","workload":"frontend","#,
+    r#""method":"GET","host":"catalog.shop","path":"/","status":200,"generation":41,"policy":"model","reason":""}"#,
+    "\n"
+);
+
 /// The moment of every look.
 pub const NOW: Time = Time(100_000_000_000);
 const TAU_S: f32 = 3.0;
@@ -50,7 +57,7 @@ pub fn state() -> AdminState {
             }),
             metrics: scored().families(),
         }),
-        recent: Box::new(Vec::new),
+        recent: Box::new(|| RECENT.into()),
         identity: Box::new(|| json!(null)),
         gauges: Box::new(|| {
             let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });

@@ -2,7 +2,8 @@
 //!
 //! What is true of a request that is over stands in its access log line, written when it ended: the generation and the policy
 //! that chose, the endpoint, how many were tried, what was expected and what came. The line is found by the request's id, in the
-//! file that the proxy writes or in any other. Beside it stands the table that chooses now, with a word on whether it is the
+//! file that the proxy writes or in any other, or, where it writes to a standard output, among the last lines that it keeps
+//! (`/requests`). Beside it stands the table that chooses now, with a word on whether it is the
 //! one that chose then: a generation is replaced every second, and none is kept.
 //!
 //! What this deliberately does not do: remember decisions on the request path. What each candidate cost at that moment is
@@ -31,6 +32,9 @@ pub enum RequestError {
         "the access log goes to {0} (`telemetry.access_log.to`): give it with `--log FILE`, or `--log -` to read it from standard input"
     )]
     NoFile(String),
+    /// The proxy remembers no such request, and its log goes to no file.
+    #[error("{0}; `--log FILE` looks into an access log, `--log -` reads it from standard input")]
+    Unknown(String),
     /// The log cannot be read.
     #[error("cannot read the access log {path}: {source}")]
     Read {
@@ -69,7 +73,13 @@ pub enum RequestError {
 pub async fn explain(id: &str, log: Option<&str>, address: &str) -> Result<String, RequestError> {
     let path = match log {
         Some(path) => path.to_owned(),
-        None => written_to(address).await?,
+        None => match written_to(address).await {
+            Err(RequestError::NoFile(to)) if to != "off" => {
+                let line = remembered(id, address).await?;
+                return Ok(format!("{}\n{}", story(&line), now(&line, address).await));
+            }
+            written => written?,
+        },
     };
     let failed = |source| RequestError::Read { path: path.clone(), source };
     let found = match path.as_str() {
@@ -97,6 +107,17 @@ async fn written_to(address: &str) -> Result<String, RequestError> {
         Some(to @ ("stdout" | "stderr" | "off")) => Err(RequestError::NoFile(to.to_owned())),
         Some(file) => Ok(file.to_owned()),
         None => Err(client::wrong(address, "its /config names no access log").into()),
+    }
+}
+
+/// The request's line, from those that the proxy remembers.
+async fn remembered(id: &str, address: &str) -> Result<Value, RequestError> {
+    let (status, body) = client::ask(address, &format!("/requests?id={}", encode(id))).await?;
+    let mut answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match (status, answer.get("error").and_then(Value::as_str)) {
+        (StatusCode::OK, None) => Ok(answer.get_mut("request").map(Value::take).unwrap_or_default()),
+        (_, Some(error)) => Err(RequestError::Unknown(printable(error))),
+        _ => Err(client::wrong(address, client::beginning(&body)).into()),
     }
 }
 
@@ -315,6 +336,9 @@ mod tests {
         let text = explain("aa11", log.path().to_str(), &address).await.unwrap();
         assert!(text.contains("3 generations have passed"), "{text}");
         let error = explain("aa11", None, &address).await.unwrap_err().to_string();
-        assert!(error.contains("the access log goes to stdout"), "{error}");
+        assert!(error.contains("no request is known") && error.contains("--log FILE"), "{error}");
+        // What the proxy writes to its standard output it still has.
+        let text = explain("cafe", None, &address).await.unwrap();
+        assert!(text.contains("GET catalog.shop/") && text.contains("This is the table that chose"), "{text}");
     }
 }

@@ -58,6 +58,8 @@ async fn every_endpoint_answers_with_its_type_and_is_never_cached() {
         ("/config?format=json", "application/json"),
         ("/routing", "application/json"),
         ("/graph", "application/json"),
+        ("/requests", "application/json"),
+        ("/requests?id=cafe01", "application/json"),
         ("/", "text/html"),
     ] {
         let (status, head, body) = get(running.address, path, "").await;
@@ -120,6 +122,11 @@ async fn routing_is_narrowed_by_its_filters_and_names_what_exists() {
     let (status, _, body) = get(running.address, "/routing?cluster=catalogue", "").await;
     assert_eq!(status, 404);
     assert!(body.contains("there is no cluster `catalogue`; there are: catalog, empty"), "{body}");
+    let (status, _, body) = get(running.address, "/requests?id=babe", "").await;
+    assert_eq!(status, 404);
+    assert!(body.contains("no request is known whose id is `babe`"), "{body}");
+    let (_, _, body) = get(running.address, "/requests?workload=batch&cluster=catalog&failed=1&last=5", "").await;
+    assert!(body.contains("\"kept\": 1") && body.contains("\"requests\": []"), "{body}");
 }
 
 #[tokio::test]

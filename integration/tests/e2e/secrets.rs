@@ -85,6 +85,7 @@ async fn no_secret_is_logged_or_shown() {
         "/config?format=json",
         "/routing",
         "/routing?history=100",
+        "/requests?last=1000",
         "/graph",
         "/metrics",
         "/",

@@ -7,7 +7,7 @@ const VIRIDIS = [
   [31, 152, 139], [34, 168, 132], [53, 183, 121], [84, 197, 104], [122, 209, 81], [165, 219, 54], [210, 226, 27], [253, 231, 37],
 ];
 /// The parts of the scale that are used, from fast to slow.
-const LIGHT = [0.86, 0], DARK = [0.3, 1];
+const LIGHT = [0.74, 0], DARK = [0.3, 1];
 
 function viridis(t) {
   const x = Math.min(1, Math.max(0, t)) * (VIRIDIS.length - 1), i = Math.min(VIRIDIS.length - 2, Math.floor(x));

@@ -3,12 +3,12 @@
 // A force layout would be found anew with each change and says nothing by left and right. Here a node's place follows from
 // who calls whom alone, so it stays while numbers change; and it takes milliseconds for thousands of links.
 
-const MAX_DEPTH = 12, SWEEPS = 4, ASPECT = 1.45;
+const MAX_DEPTH = 12, SWEEPS = 4;
 /// Distances, in units of one: between replicas, services, parts of a column, columns.
 const GAP = 0.9, PART = 3.2, COLUMN = 5.5;
 
-/// `nodes` are `{ key, service }`, `links` `{ source, destination }` by key; gives a Map of key to `{ x, y, depth, rank }`.
-export function layout(nodes, links) {
+/// `nodes` are `{ key, service }`, `links` `{ source, destination }` by key, `aspect` the width of the picture by its height; gives a Map of key to `{ x, y, depth, rank }`.
+export function layout(nodes, links, aspect) {
   const service = new Map(nodes.map(n => [n.key, n.service || n.key]));
   const blocks = new Map();
   for (const n of nodes) {
@@ -25,7 +25,7 @@ export function layout(nodes, links) {
   const columns = [];
   for (const b of all) (columns[b.depth] ??= []).push(b);
   order(columns.filter(Boolean));
-  return place(columns.filter(Boolean), nodes.length);
+  return place(columns.filter(Boolean), nodes.length, aspect);
 }
 
 /// The longest way from a service that nobody calls; a circle of calls is cut where the walk meets itself.
@@ -66,8 +66,8 @@ function order(columns) {
 }
 
 /// Columns that are too high for the picture's shape go on beside themselves.
-function place(columns, count) {
-  const high = Math.max(10, Math.sqrt(count * 4.2));
+function place(columns, count, aspect) {
+  const high = Math.max(10, Math.sqrt(count * 6 / aspect));
   const at = new Map();
   let x = 0, tallest = 0;
   const placed = [];
@@ -87,7 +87,7 @@ function place(columns, count) {
   }
   // Small meshes are stretched to the picture's shape, or a few nodes would stand in one corner of it.
   const width = Math.max(1, x - COLUMN), height = Math.max(1, tallest);
-  const stretch = Math.max(0.5, Math.min(6, height * ASPECT / width));
+  const stretch = Math.max(0.08, Math.min(6, height * aspect / width));
   for (const { part, height: own, x: left, depth } of placed) {
     for (const { key, dx, y } of part) at.set(key, { x: left * stretch + dx * 0.8, y: -(y + (height - own) / 2), depth, rank: at.size });
   }

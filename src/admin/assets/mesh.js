@@ -3,31 +3,33 @@
 import { bar, el, empty, fill, hash, known, ms, num, pct, rate, table } from "./dom.js";
 import { Picture, inWords, possible, shares, trouble } from "./picture.js";
 import { onTheme } from "./colour.js";
+import { byService } from "./merge.js";
 
 /// How many names the list shows; the search finds the others. How many links a table shows.
 const MAX_LISTED = 60, MAX_LINKS = 50;
 
-let parts = null, picture = null, data = null;
-const wish = { text: "", zone: "", idle: false, trouble: false, chosen: null };
+let parts = null, picture = null, data = null, whole = null;
+const wish = { text: "", zone: "", idle: false, trouble: false, merged: false, chosen: null };
 
 function build(box) {
   const search = el("input", { type: "search", placeholder: "node, service, zone", "aria-label": "Search the mesh", id: "search" });
   const zone = el("select", { "aria-label": "Zone", id: "zone" }, el("option", { value: "" }, "all zones"));
   const check = (id, words) => [el("input", { type: "checkbox", id }), words];
-  const idle = check("idle", "links without calls"), bad = check("trouble", "only what is in trouble");
+  const idle = check("idle", "links without calls"), bad = check("trouble", "only what is in trouble"), merged = check("merged", "services, not instances");
   const graph = el("div", { id: "graph", tabindex: "0", role: "application", "aria-label": "The mesh as a graph. Arrows move it, plus and minus zoom, 0 shows all, Escape lets the chosen node go. The list and the table beside it say the same." });
   const tip = el("div", { class: "tip", hidden: true });
   parts = { search, zone, graph, tip, note: el("span", { class: "soft" }), legend: el("div", { class: "legend" }), side: el("div", { id: "side" }), links: el("div", { id: "links" }) };
   box.replaceChildren(
     el("div", { class: "mesh" },
       el("section", {},
-        el("div", { class: "controls" }, search, zone, el("label", {}, ...idle), el("label", {}, ...bad), el("button", { type: "button", id: "fit" }, "Show all"), parts.note),
+        el("div", { class: "controls" }, search, zone, el("label", {}, ...idle), el("label", {}, ...bad), el("label", {}, ...merged), el("button", { type: "button", id: "fit" }, "Show all"), parts.note),
         graph, parts.legend),
       el("section", { class: "side" }, parts.side)),
     el("details", {}, el("summary", { class: "soft" }, "The links as a table"), parts.links));
   search.value = wish.text;
   idle[0].checked = wish.idle;
   bad[0].checked = wish.trouble;
+  merged[0].checked = wish.merged;
   search.addEventListener("input", () => { wish.text = search.value; draw(); });
   search.addEventListener("keydown", event => {
     const [first] = found();
@@ -37,6 +39,13 @@ function build(box) {
   zone.addEventListener("change", () => { wish.zone = zone.value; draw(); });
   idle[0].addEventListener("change", event => { wish.idle = event.target.checked; draw(); });
   bad[0].addEventListener("change", event => { wish.trouble = event.target.checked; draw(); });
+  merged[0].addEventListener("change", event => {
+    wish.merged = event.target.checked;
+    // The chosen instance's service, and of a service none of its instances in particular.
+    wish.chosen = (wish.merged && data.nodes.find(n => n.key === wish.chosen)?.service) || null;
+    take();
+    draw();
+  });
   box.querySelector("#fit").addEventListener("click", () => { choose(null); picture?.key("0"); });
   graph.addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -66,13 +75,19 @@ function choose(key) {
 function found() {
   const words = wish.text.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = n => words.every(w => `${n.key} ${n.service ?? ""} ${n.zone ?? ""}`.toLowerCase().includes(w))
-    && (!wish.zone || n.zone === wish.zone) && (!wish.trouble || trouble(n) !== "" || data.inTrouble.has(n.key));
+    && (!wish.zone || (n.zone ?? "").split(", ").includes(wish.zone)) && (!wish.trouble || trouble(n) !== "" || data.inTrouble.has(n.key));
   return new Map(data.nodes.filter(fits).sort((a, b) => (b.calls_per_second ?? 0) - (a.calls_per_second ?? 0)).map(n => [n.key, n])).keys();
 }
 
 /// Nodes at links whose calls fail.
 function failing(links) {
   return new Set(links.filter(l => l.statistics.error_rate > 0.02 && l.statistics.calls_per_second > 0).flatMap(l => [l.source, l.destination]));
+}
+
+/// What is shown of what the proxy said.
+function take() {
+  const graph = wish.merged ? byService(whole.graph) : whole.graph;
+  data = { ...graph, tables: whole.routing.tables, inTrouble: failing(graph.links) };
 }
 
 function draw() {
@@ -101,7 +116,7 @@ function list(keys, narrowed) {
   const by = new Map(data.nodes.map(n => [n.key, n]));
   const rows = keys.slice(0, MAX_LISTED).map(key => by.get(key)).map(n => el("li", { "data-key": n.key },
     el("button", { type: "button", "data-pick": n.key, "aria-pressed": String(n.key === wish.chosen) },
-      el("span", { class: "name" }, trouble(n) + (n.service && n.service !== n.key ? `${n.service} ` : ""), el("span", { class: "soft" }, n.service === n.key ? "" : n.key)),
+      el("span", { class: "name" }, trouble(n) + (n.service ?? n.key) + " ", n.service && n.service !== n.key && el("span", { class: "soft" }, n.key)),
       el("span", { class: "n" }, n.calls_per_second > 0 ? `${rate(n.calls_per_second)}/s  ${ms(n.response_mean_ms)} ms` : "no calls"))));
   return el("div", { "data-key": "list" },
     el("div", { class: "head" }, el("h2", {}, narrowed ? "Found" : "Nodes"), el("span", { class: "soft", id: "count" }, `${keys.length} of ${data.nodes.length}`)),
@@ -130,6 +145,7 @@ function chosen() {
     el("div", { class: "head" }, el("h2", {}, n.key), el("button", { type: "button", "data-pick": n.key }, "Let go")),
     el("dl", {},
       el("dt", {}, "service"), el("dd", {}, n.service ? el("a", { href: hash("service", n.service) }, n.service) : "–"),
+      n.instances > 1 && [el("dt", {}, "instances"), el("dd", {}, String(n.instances))],
       el("dt", {}, "zone"), el("dd", {}, n.zone), el("dt", {}, "calls"), el("dd", {}, `${rate(n.calls_per_second)}/s, expected ${rate(n.node_load)}/s`),
       el("dt", {}, "answers"), el("dd", {}, `${ms(n.response_mean_ms)} ms mean, ${ms(n.response_p99_ms)} ms p99`),
       el("dt", {}, "errors"), el("dd", {}, pct(n.error_rate)), el("dt", {}, "in flight"), el("dd", {}, num(n.in_flight, 0)),
@@ -166,8 +182,9 @@ export default {
   needs: () => ({ graph: "/graph" }),
   draw(box, { graph, routing }) {
     if (!parts) build(box);
-    data = { ...graph, tables: routing.tables, inTrouble: failing(graph.links) };
-    const zones = [...new Set(data.nodes.map(n => n.zone).filter(known))].sort();
+    whole = { graph, routing };
+    take();
+    const zones = [...new Set(graph.nodes.map(n => n.zone).filter(known))].sort();
     if (parts.zone.options.length !== zones.length + 1) {
       parts.zone.replaceChildren(el("option", { value: "" }, "all zones"), ...zones.map(z => el("option", { value: z }, z)));
       parts.zone.value = wish.zone;
@@ -177,6 +194,6 @@ export default {
   },
   leave() {
     picture?.end();
-    parts = picture = data = null;
+    parts = picture = data = whole = null;
   },
 };

@@ -9,6 +9,9 @@ import { onTheme, scale, theme } from "./colour.js";
 
 /// Up to so many links are drawn with arrows, and answer to the pointer.
 const ARROWS = 1500;
+/// Of more links, so many of the busiest have their width; the others are thin lines, and their nodes plain points. A machine
+/// that draws in software spends its time on the area that is drawn: so it draws a tenth of it.
+const WIDE = 400;
 /// Up to so many have their share beside them always; beyond, those of the chosen node.
 const LABELS = 60;
 
@@ -19,6 +22,9 @@ export function possible() {
 }
 
 const font = "system-ui, sans-serif";
+/// Pixels: around the picture, of a letter of a name; narrower than so much it is a narrow one. Up to so many nodes all have names.
+const PADDING = 20, LETTER = 6.6, NARROW = 640, SMALL = 60;
+const label = ({ key, service }) => service && service !== key && !key.startsWith(service + "@") ? `${service} ${key}` : key;
 const called = l => l.statistics.calls_per_second > 0;
 const latency = l => l.statistics.latency_mean_ms ?? l.statistics.latency_ewma_ms;
 export const shares = l => l.shares ? Object.values(l.shares).map(v => pct(v, v < 0.0995 ? 1 : 0)).join(" · ") : null;
@@ -31,15 +37,28 @@ export class Picture {
     box.picture = this;
     this.state = { chosen: null, over: null, found: null };
     this.shape = "";
+    this.pick = pick;
+    this.tip = tip;
+    this.large = false;
     this.graph = new window.graphology.Graph({ type: "directed", multi: false });
-    const border = window.Sigma.rendering.createNodeBorderProgram({
+    this.begin();
+    onTheme(() => { if (this.sigma) this.paint(); });
+  }
+
+  /// Makes what draws, for a small mesh or a large one.
+  begin() {
+    const { box, pick, tip } = this, { rendering } = window.Sigma;
+    const border = rendering.createNodeBorderProgram({
       borders: [{ size: { value: 0.22 }, color: { attribute: "rim" } }, { size: { fill: true }, color: { attribute: "color" } }],
     });
     this.sigma = new window.Sigma(this.graph, box, {
-      allowInvalidContainer: true, zIndex: true, renderEdgeLabels: true, enableEdgeEvents: true, defaultNodeType: "rim",
-      nodeProgramClasses: { rim: border }, nodeHoverProgramClasses: { rim: border },
+      allowInvalidContainer: true, zIndex: true, renderEdgeLabels: true, defaultNodeType: "rim",
+      // Links that answer to the pointer are drawn twice.
+      enableEdgeEvents: !this.large,
+      nodeProgramClasses: { rim: border, point: rendering.NodePointProgram }, nodeHoverProgramClasses: { rim: border, point: rendering.NodePointProgram },
+      edgeProgramClasses: { arrow: rendering.EdgeArrowProgram, line: rendering.EdgeRectangleProgram, thin: rendering.EdgeLineProgram },
       labelFont: font, labelSize: 12, edgeLabelSize: 11, labelDensity: 1, labelGridCellSize: 90, labelRenderedSizeThreshold: 2.5,
-      stagePadding: 34, minCameraRatio: 0.03, maxCameraRatio: 2.5, minEdgeThickness: 0.8, hideLabelsOnMove: false,
+      stagePadding: PADDING, minCameraRatio: 0.03, maxCameraRatio: 2.5, minEdgeThickness: 0.8, hideLabelsOnMove: false,
       defaultDrawNodeLabel: nodeLabel, defaultDrawNodeHover: nodeHover, defaultDrawEdgeLabel: edgeLabel,
       nodeReducer: (key, data) => this.node(key, data), edgeReducer: (key, data) => this.edge(key, data),
     });
@@ -60,7 +79,6 @@ export class Picture {
     this.sigma.on("beforeRender", () => { taken = []; });
     this.sigma.getCamera().on("updated", () => { this.moved = performance.now(); });
     this.sigma.on("afterRender", () => this.keepUp());
-    onTheme(() => { if (this.sigma) this.paint(); });
   }
 
   /// Where this machine cannot draw so many links while they move (no graphics card), it leaves them out meanwhile.
@@ -75,34 +93,53 @@ export class Picture {
   show(nodes, links) {
     const drawn = links.filter(l => l.source !== l.destination);
     this.data = { nodes, links: drawn };
-    const shape = nodes.map(n => n.key).join(" ") + "\n" + drawn.map(l => l.source + " " + l.destination + (called(l) ? "!" : "")).join(" ");
+    const room = this.room(nodes);
+    const shape = `${room.aspect.toFixed(1)}\n` + nodes.map(n => n.key).join(" ") + "\n" + drawn.map(l => l.source + " " + l.destination + (called(l) ? "!" : "")).join(" ");
     if (shape !== this.shape) {
       this.shape = shape;
       const busy = drawn.filter(called);
-      const at = layout(nodes, busy.length ? busy : drawn);
+      const at = layout(nodes, busy.length ? busy : drawn, room.aspect);
       const graph = new window.graphology.Graph({ type: "directed", multi: false });
       const deepest = Math.max(0, ...[...at.values()].map(p => p.depth));
-      for (const n of nodes) graph.mergeNode(n.key, { ...at.get(n.key), side: side(at.get(n.key), deepest, nodes.length), rim: "#0000" });
+      for (const n of nodes) graph.mergeNode(n.key, { ...at.get(n.key), side: side(at.get(n.key), deepest, room), rim: "#0000" });
       for (const l of drawn) if (graph.hasNode(l.source) && graph.hasNode(l.destination)) graph.mergeEdgeWithKey(l.source + " " + l.destination, l.source, l.destination);
       // Nodes that are gone are neither chosen nor under the pointer.
       for (const which of ["chosen", "over"]) if (this.state[which] !== null && !graph.hasNode(this.state[which])) this.state[which] = null;
       this.graph = graph;
-      this.large = graph.size > ARROWS;
+      const large = graph.size > ARROWS;
+      if (large !== this.large) {
+        this.large = large;
+        this.pace = undefined;
+        this.sigma.kill();
+        this.begin();
+      }
       this.fillIn(graph);
       // First of all: whatever else is set makes sigma look at the graph that it has.
       this.sigma.setGraph(graph);
-      this.leaveRoom(at);
-      this.sigma.setSettings({ enableEdgeEvents: !this.large });
+      this.leaveRoom(at, room);
     }
     this.paint();
   }
 
-  /// Room beside the outermost nodes for their names.
-  leaveRoom(at) {
+  /// How much of the picture is kept for names on the left and on the right, in pixels, and the shape of what is left.
+  room(nodes) {
+    const { width, height } = this.box.getBoundingClientRect();
+    const longest = Math.max(0, ...nodes.map(n => label(n).length)) * LETTER + 16, narrow = width < NARROW;
+    // In a narrow picture names stand above their nodes, so that there is room for the links.
+    const beside = narrow ? longest / 2 : Math.min(longest, width * 0.24);
+    const [left, right] = nodes.length > SMALL ? [8, narrow ? 8 : beside] : [beside, beside];
+    const inner = { width: Math.max(60, width - 2 * PADDING - left - right), height: Math.max(60, height - 2 * PADDING - 24) };
+    return { left, right, inner, narrow, many: nodes.length > SMALL, aspect: inner.width / inner.height };
+  }
+
+  leaveRoom(at, { left, right, inner }) {
     const xs = [...at.values()].map(p => p.x), ys = [...at.values()].map(p => p.y);
-    const [left, right, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const wide = Math.max(right - left, (top - bottom) * 1.2, 2);
-    this.sigma.setCustomBBox(xs.length ? { x: [left - wide * (this.large ? 0.02 : 0.16), right + wide * (this.large ? 0.16 : 0.2)], y: [bottom - 0.6, top + 0.6] } : null);
+    if (!xs.length) { this.sigma.setCustomBBox(null); return; }
+    const [west, east, south, north] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+    // Units of the graph for a pixel, by whichever side is the longer one.
+    const unit = Math.max((east - west) / inner.width, (north - south) / inner.height, 0.004);
+    const [middle, half] = [(west + east) / 2, Math.max(east - west, inner.width * unit) / 2];
+    this.sigma.setCustomBBox({ x: [middle - half - left * unit, middle + half + right * unit], y: [south - 4 * unit, north + 20 * unit] });
   }
 
   /// What each node and link looks like now.
@@ -111,18 +148,18 @@ export class Picture {
     this.scale = scale(links.filter(called).map(latency));
     this.most = Math.max(1e-9, ...links.map(l => l.statistics.calls_per_second ?? 0));
     const byKey = new Map(nodes.map(n => [n.key, n])), byEnds = new Map(links.map(l => [l.source + " " + l.destination, l]));
-    const small = nodes.length <= 60, busiest = Math.max(1e-9, ...nodes.map(n => n.calls_per_second ?? 0));
+    const small = nodes.length <= SMALL, busiest = Math.max(1e-9, ...nodes.map(n => n.calls_per_second ?? 0));
     graph.updateEachNodeAttributes((key, was) => {
       const n = byKey.get(key), sign = trouble(n);
-      const name = n.service && n.service !== key && !key.startsWith(n.service + "@") ? `${n.service} ${key}` : key;
       const grown = Math.sqrt((n.calls_per_second ?? 0) / busiest);
-      return { ...was, label: sign + name, service: n.service ?? key, size: (small ? 7 : 3.2) + grown * (small ? 5 : 4), color: n.response_mean_ms > 0 ? this.scale.of(n.response_mean_ms) : colours.node,
-        rim: sign ? colours.bad : colours.page, inTrouble: sign !== "", forceLabel: small || sign !== "", type: "rim" };
+      return { ...was, label: sign + label(n), service: n.service ?? key, size: (small ? 7 : 3.2) + grown * (small ? 5 : 4), color: n.response_mean_ms > 0 ? this.scale.of(n.response_mean_ms) : colours.node,
+        rim: sign ? colours.bad : colours.page, inTrouble: sign !== "", forceLabel: small || sign !== "", type: this.large && !sign ? "point" : "rim" };
     }, { attributes: ["type"] });
+    const wide = this.large ? [...links.map(l => l.statistics.calls_per_second ?? 0)].sort((a, b) => b - a)[WIDE] ?? 0 : 0;
     graph.updateEachEdgeAttributes((key, was) => {
       const l = byEnds.get(key), calls = l.statistics.calls_per_second ?? 0;
-      return { ...was, text: shares(l), size: calls > 0 ? (this.large ? 0.4 + Math.sqrt(calls / this.most) * 2.4 : 0.8 + Math.sqrt(calls / this.most) * 6) : this.large ? 0.4 : 1,
-        color: calls > 0 ? this.scale.of(latency(l), this.large ? 0.55 : 1) : colours.unknown, idle: calls <= 0, zIndex: calls > 0 ? 1 : 0, type: this.large ? "line" : "arrow" };
+      return { ...was, text: shares(l), size: calls > 0 ? (this.large ? 0.4 + Math.sqrt(calls / this.most) * 2.4 : 0.8 + Math.sqrt(calls / this.most) * (graph.size > LABELS * 2 ? 3 : 6)) : this.large ? 0.4 : 1,
+        color: calls > 0 ? this.scale.of(latency(l), !this.large ? 1 : calls > wide ? 0.6 : 0.25) : colours.unknown, idle: calls <= 0, zIndex: calls > 0 ? 1 : 0, type: !this.large ? "arrow" : calls > wide ? "line" : "thin" };
       // The type does change with the size of the mesh; and told so, sigma takes all of it in at its next frame.
     }, { attributes: ["type"] });
   }
@@ -181,9 +218,10 @@ export class Picture {
 }
 
 /// Where a node's name stands: where links are not.
-function side({ depth }, deepest, count) {
-  if (count > 60 || depth === deepest) return "right";
-  return depth === 0 ? "left" : "above";
+function side({ depth }, deepest, { many, narrow }) {
+  if (many) return "right";
+  if (narrow) return "above";
+  return depth === deepest ? "right" : depth === 0 ? "left" : "above";
 }
 
 /// What is written already in this frame: a name that would lie on another is left out until there is room.
