@@ -77,6 +77,8 @@ test: setup ## Passes every test, the lints, and the guard against getting slowe
 	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu --quiet -- -D warnings
 	cargo test --quiet
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
+	@if [ "$$(id -u)" = 0 ] || command -v $(or $(CHROMIUM),chromium) >/dev/null; then $(MAKE) --no-print-directory test-dashboard; \
+		else echo "make: there is no Chromium, so the dashboard was NOT tested: sudo apt-get install chromium" >&2; fi
 	$(MAKE) --no-print-directory guard
 
 # What it tests it tests on this machine's kernel, in namespaces of its own. `make test` does so, too, where it may.
@@ -87,7 +89,7 @@ test-network: setup ## Tests capture on several hosts, in network namespaces; ne
 		|| { echo "make: nft or ip is missing: sudo apt-get install nftables iproute2" >&2; exit 1; }
 	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --test e2e -- network:: --nocapture
 
-# The page in a real browser: Debian's Chromium, driven by Playwright; neither is part of the product.
+# The page in a real browser: Debian's Chromium, driven by Playwright from PyPI; neither is part of the product. `make test` does it, too.
 DASHBOARD := $(TARGET)/dashboard-tools
 
 $(DASHBOARD)/.ready: .ci/wheels-dashboard.txt | $(WHEELS)/.fetched

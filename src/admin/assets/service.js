@@ -1,6 +1,6 @@
 // A service: its instances, who calls it, what it calls.
 
-import { bar, el, empty, fill, hash, known, ms, num, pct, rate, section, table } from "./dom.js";
+import { bar, el, empty, fill, hash, health, known, ms, num, pct, rate, section, table } from "./dom.js";
 import { shares } from "./picture.js";
 
 const byCalls = (a, b) => (b.calls_per_second ?? 0) - (a.calls_per_second ?? 0);
@@ -46,7 +46,7 @@ function one(box, graph, routing, name) {
     el("div", { class: "controls", "data-key": "head" }, el("h2", {}, name), el("a", { href: hash("service") }, "all services"), tables.slice(0, 8).map(t => el("a", { href: hash("explain", t.workload, t.cluster) }, `explain ${t.workload} → ${t.cluster}`))),
     el("div", { class: "cards", "data-key": "cards" }, card(nodes.length, "instances"), card(rate(calls), "calls a second"), card(ms(weighted), "mean latency, ms"), card(pct(Math.max(0, ...nodes.map(n => n.error_rate ?? 0))), "errors, the worst instance"), card(num(sum(nodes.map(n => n.in_flight)), 0), "in flight")),
     section("Instances", null, table([
-      ["instance", "l", n => n.key], ["zone", "l", n => n.zone], ["calls/s", "", n => rate(n.calls_per_second)], ["expected", "", n => rate(n.node_load)], ["in flight", "", n => num(n.in_flight, 0)],
+      ["instance", "l", n => n.key], ["zone", "l", n => n.zone], ["health", "l", n => known(n.health) ? health(n.health) : "–"], ["calls/s", "", n => rate(n.calls_per_second)], ["expected", "", n => rate(n.node_load)], ["in flight", "", n => num(n.in_flight, 0)],
       ["mean", "", n => ms(n.response_mean_ms)], ["p99", "", n => ms(n.response_p99_ms)], ["errors", "", n => pct(n.error_rate)], ["CPU", "l", n => known(n.cpu_utilization) ? bar(n.cpu_utilization, true) : "–"], ["memory", "", n => pct(n.memory_utilization, 0)],
     ], nodes, { key: n => n.key })),
     section("Called by", null, into.some(busy) ? links(into, "source") : empty("Nobody has called it lately.")),

@@ -65,7 +65,7 @@ function show(box, { live }) {
   const rows = all.filter(c => (wish.quiet || c.notable) && (!wish.cause || c.cause === wish.cause)).reverse()
     .map(c => ({ c, lines: words(c) })).filter(({ c, lines }) => !needles.length || needles.every(n => `${c.cause} ${c.rung} ${lines.map(l => l.textContent).join(" ")}`.toLowerCase().includes(n)));
   box.querySelector("#count").textContent = `${rows.length} of ${all.length} generations that are remembered`;
-  fill(box.querySelector("#strip"), section("The last generations", "height: the weight that moved most; a mark above: something made it happen; below: the ladder", strip(all)));
+  fill(box.querySelector("#strip"), section("The last generations", `${all.length ? `${clock(all.slice(-MAX_BARS)[0].made_at)} to ${clock(all.at(-1).made_at)}; ` : ""}height: the weight that moved most; a mark above: something made it happen; below: the ladder`, strip(all)));
   fill(box.querySelector("#changes"), section("What changed, and why", null, rows.length ? el("ol", { class: "changes" }, rows.slice(0, MAX_ROWS).map(({ c, lines }) => el("li", { "data-key": String(c.generation) },
     el("span", {}, el("b", {}, `#${c.generation}`), " ", el("time", { datetime: c.made_at, class: "soft" }, clock(c.made_at))),
     el("span", {}, el("span", { class: "tag " + (c.cause === "interval" ? "soft" : "warn") }, c.cause), c.early && el("span", { class: "soft" }, " at once")),
