@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -34,6 +35,17 @@ README = ["mesh-light", "explain-light", "request-light", "timeline-light", "ser
 VIEWS = ["mesh", "service", "explain", "requests", "timeline", "canary", "model"]
 
 expect.set_options(timeout=PATIENCE_MS)
+
+
+def luminance(colour):
+    """Relative luminance (WCAG 2.2) of `rgb(...)`."""
+    parts = [float(part) / 255 for part in re.findall(r"[0-9.]+", colour)[:3]]
+    return sum(w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for w, c in zip((0.2126, 0.7152, 0.0722), parts))
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
 class Dashboard(unittest.TestCase):
@@ -191,6 +203,30 @@ class Dashboard(unittest.TestCase):
             page.keyboard.press("Escape")
             page.locator("#search").fill("nobody has this name")
             expect(page.locator("#side")).to_contain_text("Nothing fits")
+
+    def test_colours_are_told_apart_by_lightness_and_words_stand_out(self):
+        with Serve(made_up.shop()) as proxy:
+            for dark in (False, True):
+                with self.page(proxy.url, dark=dark) as page:
+                    expect(page.locator("#count")).to_have_text("8 of 8")
+                    # Who sees no hue sees the order of latencies still: each step is darker (on a dark page lighter) than the last.
+                    ramp = page.evaluate("""async () => {
+                        const { scale } = await import(document.querySelector("script[type=module]").src.replace("app.js", "colour.js"));
+                        const of = scale([1, 100]); return [1, 2, 5, 10, 20, 50, 100].map(v => of.of(v));
+                    }""")
+                    lightness = [luminance(colour) for colour in ramp]
+                    self.assertEqual(lightness, sorted(lightness, reverse=not dark))
+                    self.assertTrue(all(abs(a - b) > 0.01 for a, b in zip(lightness, lightness[1:])), lightness)
+                    shown = page.evaluate("""() => {
+                        const span = document.body.appendChild(document.createElement("span"));
+                        const of = name => { span.style.color = `var(--${name})`; return getComputedStyle(span).color; };
+                        return Object.fromEntries(["card", "page", "ink", "soft", "accent", "good", "warn", "bad"].map(name => [name, of(name)]));
+                    }""")
+                    for name in ["ink", "soft", "accent", "good", "warn", "bad"]:
+                        for behind in ["card", "page"]:
+                            self.assertGreaterEqual(contrast(shown[name], shown[behind]), 4.5, f"{name} on {behind}, dark {dark}")
+                    for colour in ramp:
+                        self.assertGreaterEqual(contrast(colour, shown["card"]), 1.9, f"{colour} on the page, dark {dark}")
 
     def test_everything_is_at_hand_for_the_keyboard(self):
         with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:

@@ -18,8 +18,15 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 /// Calls back when the reader's preference changes.
 export const onTheme = callback => dark.addEventListener("change", callback);
 
+let known = null;
+dark.addEventListener("change", () => { known = null; });
+
 /// The colours of the page that are needed where no stylesheet reaches.
 export function theme() {
+  return known ??= colours();
+}
+
+function colours() {
   const of = dark.matches
     ? { page: "#1b1e22", ink: "#e6e7e9", soft: "#a2a9b3", line: "#343940", node: "#8b929c", bad: "#ff9d8f", accent: "#8aa2ff", unknown: "#59606a", dim: "#2a2e34" }
     : { page: "#ffffff", ink: "#1d2024", soft: "#5c626b", line: "#dfe1e4", node: "#7b828c", bad: "#b3261e", accent: "#2f4bd0", unknown: "#b9bec5", dim: "#e9ebed" };

@@ -62,6 +62,8 @@ export class Picture {
       defaultDrawNodeLabel: nodeLabel, defaultDrawNodeHover: nodeHover, defaultDrawEdgeLabel: edgeLabel,
       nodeReducer: (key, data) => this.node(key, data), edgeReducer: (key, data) => this.edge(key, data),
     });
+    // Sigma finds what is under the pointer by a pixel that it reads back, which waits until everything is drawn.
+    if (this.large) this.sigma.getNodeAtPosition = at => this.nodeAt(at);
     const over = key => {
       box.classList.toggle("over", key !== null);
       // To dim all others of thousands under each node that the pointer passes would make it stutter; a click does it.
@@ -79,6 +81,18 @@ export class Picture {
     this.sigma.on("beforeRender", () => { taken = []; });
     this.sigma.getCamera().on("updated", () => { this.moved = performance.now(); });
     this.sigma.on("afterRender", () => this.keepUp());
+  }
+
+  /// The node at a place of the picture: the one that is drawn last.
+  nodeAt({ x, y }) {
+    let found = null;
+    this.graph.forEachNode(key => {
+      const data = this.sigma.getNodeDisplayData(key);
+      if (!data || data.hidden) return;
+      const at = this.sigma.framedGraphToViewport(data);
+      if (Math.hypot(at.x - x, at.y - y) <= this.sigma.scaleSize(data.size)) found = key;
+    });
+    return found;
   }
 
   /// Where this machine cannot draw so many links while they move (no graphics card), it leaves them out meanwhile.
