@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "config",
+    "discovery",
     "capture",
     "links",
     "observe",
@@ -23,8 +24,9 @@ const ROOMS: [&str; 17] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 11] = [
+const FORBIDDEN: [(&str, &[&str]); 12] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
+    ("discovery", &["pingora", "ort::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),

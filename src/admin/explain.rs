@@ -4,6 +4,7 @@
 //! what was seen, and the reason in words. Times are in milliseconds unless the column says otherwise; `-` is unknown.
 
 use super::canary;
+use super::discovery;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -220,6 +221,7 @@ fn head(routing: &Value) -> String {
     }
     let _ = writeln!(out, "mode        {}", string(routing, "mode"));
     canary::explain_trial(routing, &mut out);
+    discovery::explain(routing, &mut out);
     let _ = writeln!(out, "node        {}, pathloom {}", string(routing, "node"), string(routing, "version"));
     out
 }

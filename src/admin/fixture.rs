@@ -8,6 +8,7 @@ use crate::balance::{
 };
 use crate::config::{AccessLog, Compare, Concurrency, Config, Policy, Protocol, Rate, RateLimit, Telemetry};
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
+use crate::discovery::{Fault, Ignored, Readiness, SourceState, SourceView};
 use crate::graph::{GraphBuilder, Instance};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
 use crate::observe::metrics::{self, Held};
@@ -44,6 +45,7 @@ pub fn state() -> AdminState {
             metrics: Vec::new(),
         }),
         identity: Box::new(|| json!(null)),
+        discovery: Box::new(sources),
         gauges: Box::new(|| {
             let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });
             let quiet = Telemetry {
@@ -57,6 +59,27 @@ pub fn state() -> AdminState {
         version: "0.0.0",
         started_at: SystemTime::now(),
     }
+}
+
+/// A source that works, and one that fails.
+pub fn sources() -> Vec<SourceView> {
+    let source = |source: &str, state, trouble, age_s| SourceView {
+        cluster: "catalog".to_owned(),
+        source: source.to_owned(),
+        state,
+        trouble,
+        age: Some(Duration::from_secs(age_s)),
+        endpoints: [(Readiness::Ready, 3), (Readiness::Terminating, 1), (Readiness::NotReady, 2)],
+        ignored: Ignored::ALL
+            .map(|reason| (reason, usize::from(reason == Ignored::BadAddress && state == SourceState::Failing))),
+        answers: (2, 40),
+        failures: Fault::ALL.map(|fault| (fault, 0)),
+    };
+    let trouble = (Fault::Timeout, "nobody answers".to_owned(), Duration::from_secs(60));
+    vec![
+        source("file /etc/catalog.yaml", SourceState::Working, None, 4),
+        source("dns catalog.shop:8080", SourceState::Failing, Some(trouble), 61),
+    ]
 }
 
 /// A state with a generation and some traffic.

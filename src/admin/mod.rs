@@ -9,6 +9,7 @@
 mod admission;
 mod canary;
 mod config;
+mod discovery;
 mod explain;
 #[cfg(test)]
 mod fixture;

@@ -66,12 +66,15 @@ where
     Ok((tracing_subscriber::registry().with(filter).with(lines), LogControl(handle)))
 }
 
-/// The filter as it is written, with Pingora's modules at `warn` where it would let more of them through by its bare
-/// level and does not name them.
+/// What others may say, where the filter would let more of it through by its bare level and does not name them. What hickory
+/// warns of, `discovery` says once.
+const HELD: [(&str, LevelFilter); 2] = [("pingora", LevelFilter::WARN), ("hickory", LevelFilter::ERROR)];
+
+/// The filter as it is written, with others' modules held.
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let bare = filter.split(',').filter_map(|part| part.trim().parse::<LevelFilter>().ok()).max();
-    let named = filter.contains("pingora");
-    let held = if !named && bare.is_some_and(|level| level > LevelFilter::WARN) { "pingora=warn," } else { "" };
+    let held = HELD.iter().filter(|(name, most)| !filter.contains(name) && bare.is_some_and(|level| level > *most));
+    let held: String = held.map(|(name, most)| format!("{name}={most},")).collect();
     EnvFilter::builder()
         .parse(format!("{held}{filter}"))
         .map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })
