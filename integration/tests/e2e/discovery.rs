@@ -245,7 +245,8 @@ async fn without_any_word_of_endpoints_requests_get_a_clear_answer_until_there_a
     let port = fleet.endpoints[0].address.port();
     let mut dns = DnsServer::start().await;
     dns.stop().await;
-    let source = |name: &str| format!("{{ dns: {name}, port: {port}, nameservers: ['{}'] }}", dns.address);
+    let server = dns.address;
+    let source = |name: &str| format!("{{ dns: {name}, port: {port}, nameservers: ['{server}'] }}");
     let mut sidecar = sidecar(with(&format!("discover: [{}]", source("catalog.test")))).start().await;
     let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
     let answer = wait::soon("an answer", client.get("/")).await.unwrap();

@@ -144,7 +144,8 @@ impl Service {
         loop {
             let Some(event) = timeout(SILENCE, events.next()).await.map_err(|_| silent())? else { return Ok(()) };
             let event = event.map_err(|error| {
-                if matches!(error, kube::Error::SerdeError(_)) {
+                let broken_off = matches!(error, kube::Error::ReadEvents(_) | kube::Error::HyperError(_));
+                if !broken_off {
                     // It would come again, so what it tells has to be found out in another way.
                     seen.version = None;
                 }
@@ -218,6 +219,10 @@ fn silent() -> Trouble {
 
 fn trouble(error: &kube::Error) -> Trouble {
     let fault = match error {
+        // kube takes what it cannot read for a status without a word in it.
+        kube::Error::Api(status) if status.code == 0 => {
+            return (Fault::Invalid, "the API server's answer cannot be understood".to_owned());
+        }
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => Fault::Denied,
         kube::Error::Api(_) => Fault::ServerFailure,
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Fault::Invalid,
