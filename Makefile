@@ -109,6 +109,18 @@ test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizat
 bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.
 	python3 integration/kubernetes/test_chart.py --bless
 
+.PHONY: test-alerts
+test-alerts: ## Plays the alerting rules of proxy-config/alerts.yaml with Prometheus' own promtool.
+	@command -v promtool >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } \
+		|| { echo "make: promtool is missing: sudo apt-get install prometheus" >&2; exit 1; }
+	promtool check rules proxy-config/alerts.yaml
+	promtool test rules integration/alerts/alerts_test.yaml
+
+.PHONY: tuning
+tuning: setup ## Draws the plots of proxy-config/TUNING.md (about a quarter of an hour); ARGS=--quick those that need no simulation.
+	cargo run --release --package pathloom-models -- tuning --out proxy-config/tuning $(ARGS)
+
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
 	cargo run --release --package pathloom-models -- train --model-version 0.3.0 --curves models/results --out models/pathloom.onnx

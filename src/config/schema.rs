@@ -17,7 +17,7 @@ pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
 pub use discover::{Discover, Port};
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
-pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+pub use resilience::{Check, Ejection, HealthCheck, MAX_RETRIES, Retries, RetryOn};
 pub use steering::{Canary, Locality};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 

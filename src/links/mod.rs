@@ -19,8 +19,8 @@ mod sketch;
 mod store;
 mod windows;
 
-pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
+pub(crate) use cell::{bump, bump32};
 pub use estimate::{Estimate, Fading, LocalEstimate};
 pub use history::{BASELINE_S, MEMORY_S};
 pub use sketch::Sketch;
