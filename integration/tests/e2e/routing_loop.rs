@@ -123,9 +123,13 @@ async fn a_mesh_of_a_thousand_endpoints_is_routed_from_the_start() {
     })
     .await;
     load.further(500).await;
+    // On a busy machine some look so slow that chance alone sends them anything.
+    wait::eventually("most endpoints to be used", || async {
+        let used = fleet.endpoints.iter().filter(|e| e.state.requests() > 0).count();
+        if used > 40 { Ok(()) } else { Err(used) }
+    })
+    .await;
     load.stop().await.assert_each_right_and_once(&fleet.journal);
-    let used = fleet.endpoints.iter().filter(|e| e.state.requests() > 0).count();
-    assert!(used > 40, "{used} of 50 endpoints were used");
     assert_eq!(sidecar.get("/graph").await.0, 200);
     eprintln!("{:#}", sidecar.routing().await["generation"]);
     sidecar.assert_no_panic();
