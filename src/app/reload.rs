@@ -64,24 +64,11 @@ impl Reloads {
                 }
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
                 self.discovery.configure(config.clone());
-                // Nobody is told that it is in force before it is.
-                self.in_force().await;
+                // Nobody is told that it is in force before it is, with whatever endpoints are known by then.
+                self.admin.control.in_force(|config| self.discovery.is_of_the_file(config)).await;
                 self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
                 tracing::info!("the configuration was read anew");
                 self.load_model(config.model.file.clone());
-            }
-        }
-    }
-
-    /// Waits until a generation is of the configuration that was taken over last.
-    async fn in_force(&self) {
-        let mut merged = self.discovery.merged();
-        loop {
-            let config = merged.borrow_and_update().clone();
-            tokio::select! {
-                () = self.admin.control.in_force(&config) => return,
-                // Endpoints that changed meanwhile make it another one.
-                changed = merged.changed() => if changed.is_err() { return },
             }
         }
     }

@@ -45,7 +45,7 @@ use crate::config::{Config, Discover};
 use async_trait::async_trait;
 use merge::{Kept, Told};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -92,6 +92,8 @@ struct State {
     kept: Kept,
     /// How many of each cluster's discovered endpoints are this proxy itself.
     own: HashMap<String, usize>,
+    /// What was made of `config` and is still in use, whatever endpoints were known then.
+    made: Vec<Weak<Config>>,
 }
 
 struct Inner {
@@ -163,6 +165,12 @@ impl Discovery {
         self.state().config.clone()
     }
 
+    /// Whether this configuration was made of what the file says now.
+    #[must_use]
+    pub fn is_of_the_file(&self, merged: &Arc<Config>) -> bool {
+        self.state().made.iter().any(|made| std::ptr::eq(made.as_ptr(), Arc::as_ptr(merged)))
+    }
+
     /// Takes over what the file says now: begins with its sources, ends with those that it no longer has. Those that stay
     /// are left alone. Call it on a runtime.
     pub fn configure(&self, config: Arc<Config>) {
@@ -178,7 +186,7 @@ impl Discovery {
         let before = self.0.merged.borrow().clone();
         let waits = |discover: &Discover| told(&state.sources, discover).is_none();
         let kept = merge::kept(&before, &config, waits);
-        (state.kept, state.config) = (kept, config);
+        (state.kept, state.config, state.made) = (kept, config, Vec::new());
         self.merge(&mut state, true);
     }
 
@@ -222,6 +230,8 @@ impl Discovery {
         });
         let (config, own) = merge::merged(&state.config, &state.kept, |discover| told(sources, discover));
         state.own = own;
+        state.made.retain(|made| made.strong_count() > 0);
+        state.made.push(Arc::downgrade(&config));
         self.0.merged.send_if_modified(|merged| {
             let changed = anew || **merged != *config;
             if changed {

@@ -151,6 +151,26 @@ async fn a_reload_leaves_sources_alone_that_it_does_not_change_and_ends_those_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reload_is_known_in_what_was_made_of_it_whatever_endpoints_were_found_meanwhile() {
+    let hands = Hands::default();
+    let discovery = hands.discovery();
+    let running = discovery.clone();
+    tokio::spawn(async move { running.run().await });
+    let mut merged = discovery.merged();
+    discovery.configure(config(&[("catalog", &[1], &["a"])]));
+    let old = merged.borrow_and_update().clone();
+    discovery.configure(config(&[("catalog", &[2], &["a"])]));
+    let first = merged.borrow_and_update().clone();
+    hands.until_open(&["a"]).await;
+    hands.tell("a", &[3]);
+    merged.changed().await.unwrap();
+    let second = merged.borrow_and_update().clone();
+    assert_ne!(first, second);
+    let of_the_file = [&old, &first, &second].map(|merged| discovery.is_of_the_file(merged));
+    assert_eq!(of_the_file, [false, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn serving_waits_for_the_first_word_of_each_source_and_not_for_ever() {
     let hands = Hands::default();
     let discovery = hands.discovery();
