@@ -5,6 +5,7 @@
 use crate::discovery::{discovery, only, serving, state, with};
 use crate::sidecar;
 use pathloom_integration::client::Version;
+use pathloom_integration::dns::{Data, DnsServer, Reply};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::kube_api::{KubeApi, pod, slice};
 use pathloom_integration::load::Load;
@@ -12,6 +13,7 @@ use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::wait;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 const READY: (bool, bool, bool) = (true, true, false);
 const TERMINATING: (bool, bool, bool) = (false, true, true);
@@ -23,6 +25,8 @@ struct Bench {
     fleet: Fleet,
     api: KubeApi,
     sidecar: Sidecar,
+    /// Where the sidecar reads which server to ask.
+    file: PathBuf,
     _directory: tempfile::TempDir,
 }
 
@@ -37,7 +41,7 @@ impl Bench {
         std::fs::write(&file, api.kubeconfig()).unwrap();
         let yaml = with(&format!("discover: [{{ {source} }}]"));
         let sidecar = sidecar(yaml).variable("KUBECONFIG", file.display().to_string()).start().await;
-        Self { fleet, api, sidecar, _directory: directory }
+        Self { fleet, api, sidecar, file, _directory: directory }
     }
 
     async fn load(&self) -> Load {
@@ -160,9 +164,55 @@ async fn whatever_happens_to_the_watch_the_right_pods_get_the_requests() {
     bench.api.start_again().await;
     bench.only(&load, &[0, 3]).await;
     state(&bench.sidecar, None).await;
+    // Another server in its place, where the credentials say.
+    let next = KubeApi::start().await;
+    next.put([of(&bench.fleet, "catalog-d", &[(1, READY)])]);
+    std::fs::write(&bench.file, next.kubeconfig()).unwrap();
+    bench.api.stop().await;
+    bench.only(&load, &[1]).await;
     load.stop().await.assert_each_right_and_once(&bench.fleet.journal);
     let log = bench.sidecar.stderr();
     assert!(log.contains("discovery fails") && log.contains("discovery works again"), "{log}");
+    bench.sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_are_mixed_and_one_that_is_down_takes_nothing_from_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("catalog.yaml");
+    let write = |text: &str| {
+        let next = directory.path().join("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &file).unwrap();
+    };
+    write("endpoints: []");
+    let mut dns = DnsServer::start().await;
+    // Nobody has said where the pods listen yet, so the name gets its port below.
+    let name = "_http._tcp.catalog.test";
+    let sources = format!(
+        "file: '{}' }}, {{ dns: {name}, nameservers: ['{}'] }}, {{ kubernetes: catalog",
+        file.display(),
+        dns.address
+    );
+    let mut bench = Bench::start(4, &sources, |fleet| vec![of(fleet, "catalog-a", &[(0, READY)])]).await;
+    let address = |n: usize| bench.fleet.endpoints[n].address;
+    dns.has("pods.test", [address(1).ip()], 1);
+    dns.says(name, Reply::Records(vec![Data::Srv(1, 1, address(1).port(), "pods.test".to_owned())], 1));
+    write(&format!("endpoints: [{{ address: '{}' }}, {{ address: '{}' }}]", address(2), address(1)));
+    let load = bench.load().await;
+    bench.only(&load, &[0, 1, 2]).await;
+    // Each is down while the others change. The file has the second pod, too.
+    dns.stop().await;
+    bench.api.put([of(&bench.fleet, "catalog-a", &[(3, READY)])]);
+    bench.only(&load, &[1, 2, 3]).await;
+    bench.api.stop().await;
+    write(&format!("endpoints: [{{ address: '{}' }}]", bench.fleet.endpoints[0].address));
+    bench.only(&load, &[0, 1, 3]).await;
+    // All are down at once.
+    write("endpoints: 7");
+    state(&bench.sidecar, Some("invalid")).await;
+    bench.only(&load, &[0, 1, 3]).await;
+    load.stop().await.assert_each_right_and_once(&bench.fleet.journal);
     bench.sidecar.assert_no_panic();
 }
 

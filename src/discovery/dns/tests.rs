@@ -152,6 +152,17 @@ async fn whatever_goes_wrong_the_last_endpoints_stay_and_the_reason_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_there_is_nothing_is_believed_for_as_long_as_the_zone_says() {
+    let mut bench = Bench::start("a.b", Some(1), |script| {
+        let nothing = Answer::Nothing(Fault::NoSuchName, Some(Duration::from_secs(20)));
+        ["4", "6"].iter().for_each(|kind| script.says("a.b", kind, nothing.clone()));
+    });
+    assert_eq!(fault(&bench.next().await), Some(Fault::NoSuchName));
+    assert_eq!(bench.questions_within(19).await, 0);
+    assert_eq!(bench.questions_within(4).await, 2, "once again, for both families");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_fails_is_asked_less_and_less_often() {
     let bench = Bench::start("a.b", Some(1), |script| {
         script.fails("a.b", "4", Fault::Timeout);

@@ -14,8 +14,8 @@
 //! not tell when a broken watch goes on again without news, and then nobody could say whether discovery works.
 //!
 //! **Rights.** `list` and `watch` of `endpointslices` (API group `discovery.k8s.io`) in the service's namespace, nothing else.
-//! The server and the credentials are those of the pod, or of the file that `KUBECONFIG` names. Credentials that a program
-//! makes (`exec`) cannot be had with `process.privileges: least`, under which no program is started.
+//! The server and the credentials are those of the pod, or of the file that `KUBECONFIG` names, read anew after each failure.
+//! Credentials that a program makes (`exec`) cannot be had with `process.privileges: least`, under which no program is started.
 
 mod slices;
 
@@ -64,6 +64,8 @@ struct Seen {
     slices: Slices,
     /// None before the first list, and when it has to be made anew.
     version: Option<String>,
+    /// Whose versions these are.
+    server: Option<http::Uri>,
     /// How many times in a row it could not be asked.
     failures: u32,
 }
@@ -77,8 +79,11 @@ impl Service {
         Self { namespace, name: name.to_owned(), port, most }
     }
 
-    async fn api(&self) -> Result<Api<DynamicObject>, Trouble> {
+    async fn api(&self, seen: &mut Seen) -> Result<Api<DynamicObject>, Trouble> {
         let config = Config::infer().await.map_err(|error| (Fault::Unavailable, error.to_string()))?;
+        if seen.server.as_ref() != Some(&config.cluster_url) {
+            (seen.server, seen.version) = (Some(config.cluster_url.clone()), None);
+        }
         let client = Client::try_from(config).map_err(|error| trouble(&error))?;
         let kind = ApiResource {
             group: "discovery.k8s.io".to_owned(),
@@ -136,7 +141,13 @@ impl Service {
                 seen.version = None;
                 return Ok(());
             }
-            Err(error) => return Err(trouble(&error)),
+            Err(error) => {
+                if matches!(error, kube::Error::Api(_)) {
+                    // It may be this version that it does not know: one from before its store was restored.
+                    seen.version = None;
+                }
+                return Err(trouble(&error));
+            }
         };
         seen.failures = 0;
         self.tell(seen, finds);
@@ -187,15 +198,20 @@ impl Service {
 #[async_trait]
 impl Source for Service {
     async fn run(self: Box<Self>, finds: Finds) {
-        let mut seen = Seen { slices: Slices::default(), version: None, failures: 0 };
+        let mut seen = Seen { slices: Slices::default(), version: None, server: None, failures: 0 };
         let mut api = None;
         loop {
             let began = Instant::now();
             let turned = match &api {
                 Some(api) => self.turn(api, &mut seen, &finds).await,
-                None => self.api().await.map(|made| api = Some(made)),
+                None => match self.api(&mut seen).await {
+                    Ok(made) => self.turn(api.insert(made), &mut seen, &finds).await,
+                    Err(trouble) => Err(trouble),
+                },
             };
             if let Err((fault, text)) = turned {
+                // The server's address, its authority and the credentials may be others by now: they are read anew.
+                api = None;
                 finds.failed(fault, text);
                 let wait = FIRST_RETRY.saturating_mul(1 << seen.failures.min(8)).min(MAX_RETRY);
                 seen.failures = seen.failures.saturating_add(1);
