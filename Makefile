@@ -103,7 +103,7 @@ test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizat
 	@command -v kubectl >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends kubernetes-client; } \
 		|| { echo "make: kubectl is missing: sudo apt-get install kubernetes-client" >&2; exit 1; }
-	cargo build --quiet --bin pathloom
+	cargo build --quiet --bin pathloom --features kubernetes
 	python3 integration/kubernetes/test_chart.py
 
 bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.
