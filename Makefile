@@ -50,12 +50,12 @@ $(TOOLS)/.ready: $(WHEELS)/.fetched
 
 .PHONY: build
 build: setup ## Builds the release binary, with ONNX Runtime beside it.
-	cargo build --release --bin pathloom
+	cargo build --release --bin pathloom --features kubernetes
 	@cp -u $(ORT_LIB) $(TARGET)/release/
 
 .PHONY: dist
 dist: setup ## Builds the binary as the image has it: slower to build (8 minutes), faster.
-	cargo build --profile dist --bin pathloom
+	cargo build --profile dist --bin pathloom --features kubernetes
 	@cp -u $(ORT_LIB) $(TARGET)/dist/
 
 # For the image's `cuda` target: the CUDA build of the same version.
@@ -74,8 +74,8 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu --quiet -- -D warnings
-	cargo test --quiet
+	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-integration/kubernetes --quiet -- -D warnings
+	cargo test --quiet --features pathloom/kubernetes,pathloom-integration/kubernetes
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	@if [ "$$(id -u)" = 0 ] || command -v $(or $(CHROMIUM),chromium) >/dev/null; then $(MAKE) --no-print-directory test-dashboard; \
 		else echo "make: there is no Chromium, so the dashboard was NOT tested: sudo apt-get install chromium" >&2; fi
@@ -122,7 +122,7 @@ test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizat
 	@command -v kubectl >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends kubernetes-client; } \
 		|| { echo "make: kubectl is missing: sudo apt-get install kubernetes-client" >&2; exit 1; }
-	cargo build --quiet --bin pathloom
+	cargo build --quiet --bin pathloom --features kubernetes
 	python3 integration/kubernetes/test_chart.py
 
 bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.

@@ -15,7 +15,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "configuration",
         read: configuration,
@@ -23,6 +23,11 @@ pub const TARGETS: [Target; 9] = [
             include_bytes!("../proxy-config/quickstart.yaml"),
             b"routes: [{ match: { host: a }, split: { b: 90%, c: 10% } }]\nclusters: { b: {}, c: { endpoints: ['${X:-1.2.3.4:5}'] } }",
         ],
+    },
+    Target {
+        name: "endpoints",
+        read: endpoints,
+        seeds: &[b"endpoints:\n  - { address: 10.1.2.3:8080, zone: eu-1a }\n  - { address: '[::1]:80', weight: 2, metadata: { a: b } }\n"],
     },
     Target { name: "request1", read: proxy::request1, seeds: REQUESTS },
     Target { name: "answer1", read: proxy::answer1, seeds: ANSWERS },
@@ -79,6 +84,12 @@ const FIRST: &[&[u8]] = &[
     b"*1\r\n$4\r\nPING\r\n",
     b"\x16\x03\x01\0\x40\x01\0\0\x3c\x03\x030123456789abcdef0123456789abcdef\0\0\x02\x13\x01\x01\0\0\x11\0\0\0\x0d\0\x0b\0\0\x08db.shop.\0\0",
 ];
+
+fn endpoints(bytes: &[u8]) {
+    if let Err(errors) = crate::config::load_endpoints(bytes, "fuzz.yaml") {
+        assert!(!errors.to_string().is_empty());
+    }
+}
 
 fn configuration(bytes: &[u8]) {
     let no_variables = |_: &str| None;

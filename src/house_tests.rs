@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "config",
+    "discovery",
     "capture",
     "links",
     "observe",
@@ -24,8 +25,9 @@ const ROOMS: [&str; 18] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 12] = [
+const FORBIDDEN: [(&str, &[&str]); 13] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
+    ("discovery", &["pingora", "ort::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),

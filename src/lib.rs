@@ -11,6 +11,7 @@ pub mod capture;
 pub mod config;
 pub mod control;
 pub mod demo;
+pub mod discovery;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod graph;

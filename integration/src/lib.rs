@@ -6,6 +6,7 @@
 //! - [`sidecar`] starts the product's binary on free ports, reloads it, stops it, and reads its admin port.
 //! - [`fleet`] is the other side: scripted endpoints that write every request into one [`fleet::Journal`], so that each
 //!   request sent can be accounted for.
+//! - [`dns`] is a DNS server and [`kube_api`] a Kubernetes API server, both of which do what a test says.
 //! - [`agent`] hands identities out over a SPIFFE Workload API.
 //! - [`lan`] is a network of several hosts, for what one host cannot show.
 //! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
@@ -24,7 +25,9 @@
 pub mod agent;
 pub mod body;
 pub mod client;
+pub mod dns;
 pub mod fleet;
+pub mod kube_api;
 pub mod lan;
 pub mod load;
 pub mod metrics;

@@ -19,6 +19,14 @@ pub fn own_ip(part: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, second as u8, third as u8, fourth as u8))
 }
 
+/// Another loopback address of this process: the `n`th of 30, none of which is in a block.
+#[must_use]
+pub fn another_ip(n: u8) -> IpAddr {
+    let IpAddr::V4(own) = own_ip(0) else { unreachable!("an IPv4 address") };
+    let [_, _, third, fourth] = own.octets();
+    IpAddr::V4(Ipv4Addr::new(127, 220 + n % 30, third, fourth))
+}
+
 /// What was given out: the kernel may well name the same port twice in a row.
 static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
 

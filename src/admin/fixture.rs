@@ -11,6 +11,7 @@ use crate::config::{
 };
 use crate::control::history::{Broken, Change, Moved, Trouble, Turned};
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
+use crate::discovery::{Fault, Ignored, Readiness, SourceState, SourceView};
 use crate::graph::{GraphBuilder, Instance};
 use crate::health::Checks;
 use crate::identity::{Handshake, Identities, Side, ca};
@@ -59,6 +60,7 @@ pub fn state() -> AdminState {
         }),
         recent: Box::new(|| RECENT.into()),
         identity: Box::new(|| json!(null)),
+        discovery: Box::new(sources),
         gauges: Box::new(|| {
             let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });
             let quiet = Telemetry {
@@ -102,6 +104,27 @@ pub fn change(generation: u64) -> Change {
         turned: vec![Turned { cluster: cluster.clone(), endpoint: key(3), from: Health::Healthy, to: Health::Ejected }],
         moved: vec![Moved { workload, cluster, endpoint: key(1), from: 0.9, to: 0.75, why }],
     }
+}
+
+/// A source that works, and one that fails.
+pub fn sources() -> Vec<SourceView> {
+    let source = |source: &str, state, trouble, age_s| SourceView {
+        cluster: "catalog".to_owned(),
+        source: source.to_owned(),
+        state,
+        trouble,
+        age: Some(Duration::from_secs(age_s)),
+        endpoints: [(Readiness::Ready, 3), (Readiness::Terminating, 1), (Readiness::NotReady, 2)],
+        ignored: Ignored::ALL
+            .map(|reason| (reason, usize::from(reason == Ignored::BadAddress && state == SourceState::Failing))),
+        answers: (2, 40),
+        failures: Fault::ALL.map(|fault| (fault, 0)),
+    };
+    let trouble = (Fault::Timeout, "nobody answers".to_owned(), Duration::from_secs(60));
+    vec![
+        source("file /etc/catalog.yaml", SourceState::Working, None, 4),
+        source("dns catalog.shop:8080", SourceState::Failing, Some(trouble), 61),
+    ]
 }
 
 /// A model that has answered once.

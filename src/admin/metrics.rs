@@ -7,6 +7,7 @@
 
 use super::admission;
 use super::canary;
+use super::discovery;
 use super::state::AdminState;
 use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
@@ -34,6 +35,7 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
         all.extend(candidate_families(&generation, now));
         all.extend(admission::families(&generation));
         all.extend(canary::families(&asked.control, &asked.traffic, &generation));
+        all.extend(discovery::families(&(asked.discovery)()));
         all.extend(tick_families(&asked));
         all.extend((asked.scorer)().metrics);
         all.extend((asked.gauges)());

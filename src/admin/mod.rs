@@ -12,6 +12,7 @@ mod assets;
 mod canary;
 mod client;
 mod config;
+mod discovery;
 mod events;
 mod explain;
 #[cfg(test)]

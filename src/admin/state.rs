@@ -3,6 +3,7 @@
 use crate::balance::Published;
 use crate::config::{Config, Diagnostic, Errors, Mode};
 use crate::control::Status;
+use crate::discovery::SourceView;
 use crate::links::Links;
 use crate::observe::TrafficRegistry;
 use crate::observe::metrics::Family;
@@ -48,6 +49,8 @@ pub struct AdminState {
     pub recent: Asked<Vec<u8>>,
     /// This node's identity, for `/routing`; null where there is none to be had.
     pub identity: Asked<Value>,
+    /// Where endpoints come from.
+    pub discovery: Asked<Vec<SourceView>>,
     /// Further metrics: connections, what the access log and the traces dropped.
     pub gauges: Asked<Vec<Family>>,
     /// This node's name: besides addresses and `localhost` the only `Host` that is answered.

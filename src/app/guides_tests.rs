@@ -5,6 +5,7 @@
 //! (`integration/alerts`).
 
 use crate::config::{load_str, reference};
+use crate::discovery::{Fault, Ignored};
 use crate::observe::Reason;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,8 +183,26 @@ fn every_reason_code_has_a_cause_and_a_remedy() {
     }
 }
 
+#[test]
+fn every_word_of_discovery_has_a_cause_and_a_remedy() {
+    let rows = |heading: &str| -> Vec<&str> {
+        let (_, text) = sections(TROUBLESHOOTING).into_iter().find(|(h, _)| *h == heading).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("| `")).collect()
+    };
+    let faults: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
+    let ignored: Vec<&str> = Ignored::ALL.iter().map(|reason| reason.code()).collect();
+    for (heading, codes) in [("PathloomDiscoveryFails", faults), ("PathloomDiscoveryLeavesOut", ignored)] {
+        let rows = rows(heading);
+        let first = |row: &&str| row.split('`').next().unwrap().to_owned();
+        assert_eq!(rows.iter().map(first).collect::<Vec<_>>(), codes, "{heading} has a row for each, in this order");
+        for row in rows {
+            assert!(row.split(" | ").skip(1).filter(|cell| cell.len() > 20).count() == 2, "{heading}: {row}");
+        }
+    }
+}
+
 /// Keys of a cluster that say what it is, and not where its requests go.
-const DESCRIBING: [&str; 9] = [
+const DESCRIBING: [&str; 13] = [
     "service",
     "protocol",
     "proxy_protocol",
@@ -192,7 +211,11 @@ const DESCRIBING: [&str; 9] = [
     "timeouts.",
     "endpoints[].address",
     "endpoints[].metadata",
-    "discover",
+    "discover[].file",
+    "discover[].dns",
+    "discover[].kubernetes",
+    "discover[].port",
+    "discover[].nameservers",
 ];
 /// Of other sections what changes where requests go.
 const BESIDE: [&str; 4] = ["routes[].split", "routes[].idempotent", "routes[].class", "telemetry.idle_links"];

@@ -5,18 +5,19 @@
 
 use crate::admin::AdminState;
 use crate::config::{Config, Reload, digest, keep_started, restart_needed};
+use crate::discovery::Discovery;
 use crate::identity::Identities;
 use crate::observe::Reporting;
 use crate::observe::log::LogControl;
 use crate::scorer::Scorer;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// Whoever must hear of a reload.
 pub struct Reloads {
-    /// The slow loop.
-    pub config: watch::Sender<Arc<Config>>,
+    /// Where endpoints come from, and on to the slow loop.
+    pub discovery: Discovery,
     /// The admin port's view.
     pub admin: Arc<AdminState>,
     /// The model.
@@ -35,7 +36,7 @@ impl Reloads {
         while let Some(event) = events.recv().await {
             self.apply(event).await;
         }
-        // Without a watcher the configuration stays as it is; the sender must live, or the slow loop would end.
+        // Without a watcher the configuration stays as it is; its sender must live, or the slow loop would end.
         std::future::pending::<()>().await;
     }
 
@@ -48,7 +49,7 @@ impl Reloads {
                 self.admin.config.store(Arc::new(state.refused(errors, now)));
             }
             Reload::Ok(loaded) => {
-                let running = self.config.borrow().clone();
+                let running = self.discovery.configured();
                 let kept = restart_needed(&running, &loaded.config);
                 if !kept.is_empty() {
                     tracing::warn!(keys = kept.join(", "), "these take effect at the next start; the rest does now");
@@ -62,9 +63,9 @@ impl Reloads {
                     tracing::error!(%error, "the identity's files are not watched");
                 }
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-                self.config.send_replace(config.clone());
-                // Nobody is told that it is in force before it is.
-                self.admin.control.in_force(&config).await;
+                self.discovery.configure(config.clone());
+                // Nobody is told that it is in force before it is, with whatever endpoints are known by then.
+                self.admin.control.in_force(|config| self.discovery.is_of_the_file(config)).await;
                 self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
                 tracing::info!("the configuration was read anew");
                 self.load_model(config.model.file.clone());

@@ -13,6 +13,7 @@ use crate::balance::Published;
 use crate::capture;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
+use crate::discovery::Discovery;
 use crate::health::{self, Checks};
 use crate::identity::Identities;
 use crate::links::{Links, NodeCell};
@@ -30,10 +31,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 /// How long the last log lines and spans may take to go out.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long serving waits for the first word of where endpoints are: long enough for a DNS server that is tried twice.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(5);
 /// The most open files to ask for: Linux's own bound (`fs.nr_open`), above which it refuses.
 const MAX_OPEN_FILES: u64 = 1 << 20;
 
@@ -135,14 +137,20 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
     let identities = Arc::new(Identities::default());
     identities.configure(&config.identity)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let discovery = Discovery::default();
+    runtime.block_on(async {
+        discovery.configure(config.clone());
+        // Who is discovered should be known before a request comes in, or the process before this one leaves.
+        discovery.first(FIRST_ENDPOINTS).await;
+    });
     let mut succession = Succession::begin(config.process.handover.as_deref())?;
     let (admin_listener, metrics_listener) = succession.admin(&config.admin)?;
     let admin_address = admin_listener.address()?;
     let scorer = Scorer::start(Options::from(&config.model));
     let _ending = EndsScoring(scorer.clone());
-    let (config_sender, config_receiver) = watch::channel(config.clone());
+    let with_endpoints = discovery.merged();
     // Before anything listens, so that the first client meets an identity where one is to be had.
-    runtime.block_on(workload_api::start(identities.clone(), config_receiver.clone()));
+    runtime.block_on(workload_api::start(identities.clone(), with_endpoints.clone()));
     let mut control = Control::new(
         Parts {
             published: published.clone(),
@@ -154,7 +162,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
             checks: checks.clone(),
             clock: read_clock.clone(),
         },
-        config_receiver.clone(),
+        with_endpoints.clone(),
         bell.clone(),
     );
     // The listeners are those of the first generation; its weights are equal until the model has spoken.
@@ -216,6 +224,10 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
             let identities = identities.clone();
             Box::new(move || identities.status())
         },
+        discovery: {
+            let discovery = discovery.clone();
+            Box::new(move || discovery.view())
+        },
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION"),
         started_at: SystemTime::now(),
@@ -223,8 +235,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
     let (watcher, events) = Watcher::start(path, &loaded.text_digest)?;
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
-    let reloads =
-        Reloads { config: config_sender, admin: state.clone(), scorer, reporting: reporting.clone(), identities, log };
+    let discovering = discovery.clone();
+    let reloads = Reloads { discovery, admin: state.clone(), scorer, reporting: reporting.clone(), identities, log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async move {
             let on_hang_up = async {
@@ -246,8 +258,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
                 };
                 tokio::join!(serve(admin_listener, Pages::All), metrics);
             };
-            let checking = health::check(checks, config_receiver, move || bell.ring());
-            tokio::join!(control.run(), checking, admin, reloads.follow(events), on_hang_up,);
+            let checking = health::check(checks, with_endpoints, move || bell.ring());
+            tokio::join!(control.run(), checking, admin, discovering.run(), reloads.follow(events), on_hang_up,);
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));

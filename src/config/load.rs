@@ -64,7 +64,8 @@ pub fn load_bytes(bytes: &[u8], name: &str) -> Result<Loaded, Errors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load_with(bytes: &[u8], name: &str, variables: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Errors> {
-    let text = readable(bytes, name)?;
+    let remedy = "begin with a workload, a route and a cluster, as in `proxy-config/quickstart.yaml`";
+    let text = readable(bytes, name, ("the file holds no configuration", remedy))?;
     let mut collector = Collector::new(Source { name, text });
     let veil = Veil::new(variables);
     let config = build(&mut collector, Environment(&|variable| veil.look_up(variable)));
@@ -102,11 +103,11 @@ pub(super) fn unreadable(name: &str, error: &io::Error) -> Errors {
         _ => "check the path and the file system",
     };
     let source = Source { name, text: "" };
-    Errors(vec![source.whole(format!("the configuration cannot be read: {error}"), Some(remedy.to_owned()))])
+    Errors(vec![source.whole(format!("the file cannot be read: {error}"), Some(remedy.to_owned()))])
 }
 
-/// The text of a file, where it is text, is not too much, and is not nothing.
-fn readable<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, Errors> {
+/// The text of a file, where it is text, is not too much, and is not nothing, of which is said what it is and a remedy.
+pub(super) fn readable<'a>(bytes: &'a [u8], name: &str, nothing: (&str, &str)) -> Result<&'a str, Errors> {
     let refuse = |diagnostic| Err(Errors(vec![diagnostic]));
     if bytes.len() > MAX_BYTES {
         let message = format!("the file is larger than {} MiB", MAX_BYTES >> 20);
@@ -130,8 +131,7 @@ fn readable<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str, Errors> {
         line.is_empty() || line.starts_with('#') || line == "---"
     });
     if empty {
-        let remedy = "begin with a workload, a route and a cluster, as in `proxy-config/quickstart.yaml`".to_owned();
-        return refuse(Source { name, text }.whole("the file holds no configuration", Some(remedy)));
+        return refuse(Source { name, text }.whole(nothing.0, Some(nothing.1.to_owned())));
     }
     Ok(text)
 }
@@ -147,7 +147,7 @@ fn build(collector: &mut Collector<'_>, environment: Environment<'_>) -> Option<
 }
 
 /// Gives a finding its place in the file; drops it where it only follows from an error that was reported.
-fn judge(root: &Node, finding: Finding, collector: &mut Collector<'_>) {
+pub(super) fn judge(root: &Node, finding: Finding, collector: &mut Collector<'_>) {
     if collector.full(finding.severity) {
         return collector.push(finding.severity, Place::default(), finding.message, None);
     }

@@ -7,7 +7,7 @@
 use super::admission::{Priority, PriorityClass, RateLimit};
 use super::diagnostic::{Collector, Source};
 use super::environment::Environment;
-use super::schema::{Allow, Cluster, Config, Endpoint, Route, Workload};
+use super::schema::{Allow, Cluster, Config, Discover, Endpoint, Port, Route, Workload};
 use super::tree::{self, Entry, Node, Value};
 use super::units::Rate;
 use serde_json::Value as Json;
@@ -128,6 +128,8 @@ fn example() -> Config {
         weight: 1,
         metadata: BTreeMap::new(),
     };
+    let discover =
+        Discover { dns: Some("catalog.shop".to_owned()), port: Some(Port::Number(8080)), ..Discover::default() };
     Config {
         workloads: BTreeMap::from([(
             name(),
@@ -139,7 +141,10 @@ fn example() -> Config {
             },
         )]),
         routes: vec![Route { cluster: Some(name()), rate: Some(rate), ..Route::default() }],
-        clusters: BTreeMap::from([(name(), Cluster { endpoints: vec![endpoint], ..Cluster::default() })]),
+        clusters: BTreeMap::from([(
+            name(),
+            Cluster { endpoints: vec![endpoint], discover: vec![discover], ..Cluster::default() },
+        )]),
         // One class stands for all: each has the same keys.
         priority: Priority {
             classes: BTreeMap::from([("normal".to_owned(), PriorityClass::default())]),

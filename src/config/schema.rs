@@ -6,6 +6,7 @@
 //! Nothing here opens a file or a socket, and nothing here judges: `validate` does.
 
 mod connections;
+mod discover;
 mod identity;
 mod model;
 mod operate;
@@ -14,6 +15,7 @@ mod steering;
 mod traffic;
 
 pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
+pub use discover::{Discover, Port};
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use model::{Compare, Device, Engine, Guards, Mode, Model, Triggers};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
@@ -202,6 +204,8 @@ pub struct Cluster {
     pub proxy_protocol: bool,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Where more endpoints come from, beside those that are listed; a source that is down keeps those that it gave last.
+    pub discover: Vec<Discover>,
     /// Further addresses that stand for all of the endpoints (`10.96.0.10:80`): captured connections to them go to this cluster, as those to an endpoint's own address do.
     pub addresses: Vec<SocketAddr>,
     /// How long things may take.

@@ -19,8 +19,12 @@ pub const GRACE: Duration = Duration::from_secs(1);
 /// How many events may wait to be taken.
 const WAITING: usize = 4;
 
+/// What a file holds now, or everything that is wrong with it.
+pub type Reading<T> = Result<T, Errors>;
 /// The file as it is now: a configuration that may take effect, or why it may not.
-pub type Reload = Result<Loaded, Errors>;
+pub type Reload = Reading<Loaded>;
+/// How what a file holds is made of its bytes and its name.
+type Read<T> = fn(&[u8], &str) -> Reading<T>;
 
 /// Watches one file. Dropping it ends the watch.
 #[derive(Debug)]
@@ -38,10 +42,30 @@ impl Watcher {
         path: impl Into<PathBuf>,
         known_digest: &str,
     ) -> io::Result<(Self, tokio::sync::mpsc::Receiver<Reload>)> {
+        Self::follow(path, known_digest, load_bytes)
+    }
+
+    /// Begins to watch `path` for anything that `read` makes of its bytes. A digest that is empty is nobody's, and gives an
+    /// event at once.
+    ///
+    /// # Errors
+    /// That no thread could be started.
+    pub fn follow<T: Send + 'static>(
+        path: impl Into<PathBuf>,
+        known_digest: &str,
+        read: Read<T>,
+    ) -> io::Result<(Self, tokio::sync::mpsc::Receiver<Reading<T>>)> {
         let (poke, touch) = Touch::new();
         let (events, receiver) = tokio::sync::mpsc::channel(WAITING);
-        let watch =
-            Watch { path: path.into(), seen: known_digest.to_owned(), identity: None, touch, stopped: false, events };
+        let watch = Watch {
+            path: path.into(),
+            seen: known_digest.to_owned(),
+            identity: None,
+            touch,
+            stopped: false,
+            events,
+            read,
+        };
         std::thread::Builder::new().name("config-watch".to_owned()).spawn(move || watch.run())?;
         Ok((Self { poke }, receiver))
     }
@@ -52,7 +76,7 @@ impl Watcher {
     }
 }
 
-struct Watch {
+struct Watch<T> {
     path: PathBuf,
     /// The digest of what was last read, or why it could not be read.
     seen: String,
@@ -60,10 +84,11 @@ struct Watch {
     touch: Touch,
     /// Set when the watcher was dropped while a reading waited.
     stopped: bool,
-    events: tokio::sync::mpsc::Sender<Reload>,
+    events: tokio::sync::mpsc::Sender<Reading<T>>,
+    read: Read<T>,
 }
 
-impl Watch {
+impl<T> Watch<T> {
     fn run(mut self) {
         let mut woken = Woken::Touched;
         while woken != Woken::Stop && !self.stopped && !self.events.is_closed() {
@@ -83,7 +108,7 @@ impl Watch {
     }
 
     /// Reads the file; nothing when it is the same and nobody asked.
-    fn read(&mut self, mut asked: bool) -> Option<Reload> {
+    fn read(&mut self, mut asked: bool) -> Option<Reading<T>> {
         let since = Instant::now();
         let outcome = loop {
             let outcome = read_file(&self.path);
@@ -111,7 +136,7 @@ impl Watch {
         self.seen = now;
         let name = self.path.display().to_string();
         Some(match outcome {
-            Ok(bytes) => load_bytes(&bytes, &name),
+            Ok(bytes) => (self.read)(&bytes, &name),
             Err(error) => Err(unreadable(&name, &error)),
         })
     }

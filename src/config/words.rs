@@ -2,7 +2,7 @@
 //! section or its most important key alone.
 
 use super::admission::{Concurrency, OffOr};
-use super::schema::{Auto, Compare, HedgeAfter, Record};
+use super::schema::{Auto, Compare, HedgeAfter, Port, Record};
 use super::units::{ByteSize, Timespan, UnitError, Written};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -252,6 +252,44 @@ impl<'de> Visitor<'de> for RecordVisitor {
         }
         let Section { to, window, rotate, keep } = Section::deserialize(MapAccessDeserializer::new(map))?;
         Ok(Record { to, window, rotate, keep })
+    }
+}
+
+/// Reads a port's number or its name.
+pub struct PortVisitor;
+
+impl PortVisitor {
+    fn wrong<E: de::Error>(written: &str) -> E {
+        E::custom(format!("`{written}` is not a port\nwrite its number, 1 to 65535, or its name, such as `http`"))
+    }
+}
+
+impl Visitor<'_> for PortVisitor {
+    type Value = Port;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port's number or name")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Port, E> {
+        if let Ok(number) = text.parse::<u64>() {
+            return self.visit_u64(number);
+        }
+        // RFC 6335, section 5.1: as Kubernetes names ports.
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let named = (1..=15).contains(&text.len()) && text.chars().all(plain) && text.contains(|c: char| c != '-');
+        if named { Ok(Port::Name(text.to_owned())) } else { Err(Self::wrong(text)) }
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Port, E> {
+        match u16::try_from(number) {
+            Ok(number) if number > 0 => Ok(Port::Number(number)),
+            _ => Err(Self::wrong(&number.to_string())),
+        }
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Port, E> {
+        u64::try_from(number).map_or_else(|_| Err(Self::wrong(&number.to_string())), |number| self.visit_u64(number))
     }
 }
 

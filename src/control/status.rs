@@ -111,11 +111,10 @@ impl Status {
         });
     }
 
-    /// Waits until a generation of this configuration steers.
-    pub async fn in_force(&self, config: &Arc<Config>) {
-        let is_it = |known: &Option<Arc<Config>>| known.as_ref().is_some_and(|known| Arc::ptr_eq(known, config));
+    /// Waits until a generation of such a configuration steers.
+    pub async fn in_force(&self, is_it: impl Fn(&Arc<Config>) -> bool) {
         // The sender is in `self`, so waiting cannot fail.
-        let _ = self.in_force.subscribe().wait_for(is_it).await;
+        let _ = self.in_force.subscribe().wait_for(|known| known.as_ref().is_some_and(&is_it)).await;
     }
 
     pub(super) fn lost(&self, why: Lost) {
@@ -192,7 +191,7 @@ mod tests {
         let status = Status::default();
         let [old, new] = [0, 1].map(|_| Arc::new(Config::default()));
         let mut cx = Context::from_waker(Waker::noop());
-        let mut waiting = std::pin::pin!(status.in_force(&new));
+        let mut waiting = std::pin::pin!(status.in_force(|config| Arc::ptr_eq(config, &new)));
         assert!(waiting.as_mut().poll(&mut cx).is_pending());
         status.took_effect(&old);
         assert!(waiting.as_mut().poll(&mut cx).is_pending(), "it was another one's");

@@ -66,12 +66,16 @@ where
     Ok((tracing_subscriber::registry().with(filter).with(lines), LogControl(handle)))
 }
 
-/// The filter as it is written, with Pingora's modules at `warn` where it would let more of them through by its bare
-/// level and does not name them.
+/// What others may say, where the filter would let more of it through by its bare level and does not name them. What hickory
+/// warns of, and kube's client calls an error at each try, `discovery` says once.
+const HELD: [(&str, LevelFilter); 3] =
+    [("pingora", LevelFilter::WARN), ("hickory", LevelFilter::ERROR), ("kube_client", LevelFilter::OFF)];
+
+/// The filter as it is written, with others' modules held.
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     let bare = filter.split(',').filter_map(|part| part.trim().parse::<LevelFilter>().ok()).max();
-    let named = filter.contains("pingora");
-    let held = if !named && bare.is_some_and(|level| level > LevelFilter::WARN) { "pingora=warn," } else { "" };
+    let held = HELD.iter().filter(|(name, most)| !filter.contains(name) && bare.is_some_and(|level| level > *most));
+    let held: String = held.map(|(name, most)| format!("{name}={most},")).collect();
     EnvFilter::builder()
         .parse(format!("{held}{filter}"))
         .map_err(|e| LogError::Filter { filter: filter.to_owned(), reason: e.to_string() })
@@ -117,8 +121,18 @@ mod tests {
             tracing::info!(target: "pathloom::control", "ours");
             tracing::info!(target: "pingora_core::server", "theirs");
             tracing::warn!(target: "pingora_core::server", "their warning");
+            tracing::warn!(target: "hickory_proto::udp", "one server's silence");
+            tracing::error!(target: "kube_client::client::builder", "one try");
         });
         lines.text()
+    }
+
+    #[test]
+    fn what_discovery_says_once_others_do_not_say_at_each_try() {
+        let info = logged("info");
+        assert!(!info.contains("one server's silence") && !info.contains("one try"), "{info}");
+        let asked = logged("hickory=warn,kube_client=error,info");
+        assert!(asked.contains("one server's silence") && asked.contains("one try"), "{asked}");
     }
 
     #[test]

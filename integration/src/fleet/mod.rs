@@ -137,6 +137,10 @@ pub struct Endpoint {
 impl Endpoint {
     async fn start(number: usize, journal: Arc<Journal>) -> Self {
         let listener = TcpListener::bind((ports::own_ip(1), 0)).await.expect("a free port");
+        Self::serving(listener, number, journal)
+    }
+
+    fn serving(listener: TcpListener, number: usize, journal: Arc<Journal>) -> Self {
         let address = listener.local_addr().expect("its address");
         let state = Arc::new(State {
             number,
@@ -244,6 +248,28 @@ impl Fleet {
             endpoints.push(Endpoint::start(number, journal.clone()).await);
         }
         Self { endpoints, journal }
+    }
+
+    /// So many endpoints, at most 30, on one port: each on an address of its own, as pods and machines have them.
+    ///
+    /// # Panics
+    /// When there is no such port.
+    pub async fn on_one_port(size: u8) -> Self {
+        for _ in 0..20 {
+            let port = ports::free(ports::another_ip(0)).port();
+            let mut listeners = Vec::new();
+            for n in 0..size {
+                listeners.extend(TcpListener::bind((ports::another_ip(n), port)).await);
+            }
+            if listeners.len() == usize::from(size) {
+                let journal = Arc::new(Journal::default());
+                let endpoints = listeners.into_iter().enumerate();
+                let endpoints =
+                    endpoints.map(|(n, listener)| Endpoint::serving(listener, n, journal.clone())).collect();
+                return Self { endpoints, journal };
+            }
+        }
+        panic!("no port that is free on {size} addresses");
     }
 
     /// The endpoints as a configuration lists them.

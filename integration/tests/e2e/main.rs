@@ -21,6 +21,7 @@ mod cli;
 mod connections;
 mod dead_upstream;
 mod demo;
+mod discovery;
 mod failures;
 mod fleet_itself;
 mod foreign_clients;
@@ -30,6 +31,8 @@ mod hedging;
 mod http2;
 mod identity;
 mod invariants;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod leaving;
 mod model_trouble;
 mod network;

@@ -1,9 +1,9 @@
 //! What can only be judged together: workloads, routes and clusters, their names and their addresses.
 
 use super::connections::is_for_tcp;
-use super::resilience;
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path, steering, traffic};
+use super::{discover, resilience};
 use crate::config::diagnostic::MAX_FINDINGS;
 use crate::config::schema::{AdminAddress, Cluster, Config, Endpoint, Route, RouteMatch};
 use crate::config::suggest::nearest;
@@ -263,6 +263,7 @@ fn clusters(config: &Config, findings: &mut Findings) {
             findings.resting_on(Path::of(&["routes"]));
         }
         endpoints(name, cluster, &path, findings);
+        discover::sources(cluster, &path, findings);
         resilience::check(cluster, &path, findings);
         traffic::affinity(cluster, &path, findings);
         steering::locality(cluster, config, &path, findings);
@@ -270,19 +271,28 @@ fn clusters(config: &Config, findings: &mut Findings) {
 }
 
 fn endpoints(name: &str, cluster: &Cluster, path: &Path, findings: &mut Findings) {
-    if cluster.endpoints.is_empty() {
-        let message = format!("`{name}` has no endpoints, so its requests are answered with 503");
-        findings.warning(path.name(), message, "add `endpoints: [{ address: 10.1.2.3:8080 }]`");
-    } else if cluster.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
-        let message = format!("every endpoint of `{name}` has the weight 0, so its requests are answered with 503");
-        findings.warning(path.key("endpoints").name(), message, "give one of them a weight above 0");
+    // What is discovered is not known here.
+    if cluster.discover.is_empty() {
+        if cluster.endpoints.is_empty() {
+            let message = format!("`{name}` has no endpoints, so its requests are answered with 503");
+            let remedy = "add `endpoints: [{ address: 10.1.2.3:8080 }]`, or where to find them: `discover`";
+            findings.warning(path.name(), message, remedy);
+        } else if cluster.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+            let message = format!("every endpoint of `{name}` has the weight 0, so its requests are answered with 503");
+            findings.warning(path.key("endpoints").name(), message, "give one of them a weight above 0");
+        }
     }
+    each_endpoint(&format!("`{name}`"), &cluster.endpoints, path, findings);
+}
+
+/// Endpoints one by one, those of a cluster or of a file.
+pub(super) fn each_endpoint(home: &str, endpoints: &[Endpoint], path: &Path, findings: &mut Findings) {
     let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
-    for (i, endpoint) in cluster.endpoints.iter().enumerate() {
+    for (i, endpoint) in endpoints.iter().enumerate() {
         let path = path.key("endpoints").index(i);
         connectable(&path.key("address"), endpoint.address, findings);
         if let Some(first) = seen.insert(endpoint.address, i) {
-            let message = format!("{} is endpoint {} of `{name}` already", endpoint.address, first + 1);
+            let message = format!("{} is endpoint {} of {home} already", endpoint.address, first + 1);
             findings.error(path.key("address"), message, "list it once; give it more `weight` if it should get more");
         }
         facts(endpoint, &path, findings);

@@ -8,6 +8,7 @@
 
 mod admission;
 mod connections;
+mod discover;
 mod identity;
 mod mesh;
 mod resilience;
@@ -18,6 +19,7 @@ mod syntax;
 mod tests;
 mod traffic;
 
+pub use discover::{endpoints, is_fact};
 pub use syntax::plain_path;
 
 use super::diagnostic::Severity;

@@ -25,14 +25,14 @@ pub fn locality(cluster: &Cluster, config: &Config, path: &Path, findings: &mut 
     if cluster.locality.busy_at == 0 {
         findings.error(path.key("busy_at"), "an idle zone cannot count as busy", "write a number from 1");
     }
-    if !cluster.locality.own_zone_first || cluster.endpoints.is_empty() {
+    if !cluster.locality.own_zone_first || (cluster.endpoints.is_empty() && cluster.discover.is_empty()) {
         return;
     }
     let zone = &config.node.zone;
     if zone.is_empty() {
         let remedy = "name it: `node: { zone: \"${ZONE}\" }`";
         findings.warning(path.key("own_zone_first"), "the node's own zone is not known", remedy);
-    } else if !cluster.endpoints.iter().any(|e| e.zone == *zone) {
+    } else if cluster.discover.is_empty() && !cluster.endpoints.iter().any(|e| e.zone == *zone) {
         let message = format!("no endpoint of the cluster is in the node's zone `{zone}`");
         findings.warning(path.key("own_zone_first"), message, "check the endpoints' `zone`, and `node.zone`");
         findings.resting_on(Path::of(&["node", "zone"]));

@@ -110,6 +110,30 @@ pub fn authority(text: &str) -> Result<(), Wrong> {
     }
 }
 
+/// A DNS name that is asked for (RFC 1035, section 2.3.4), its labels with letters, digits, `-` and `_`.
+pub fn dns_name(text: &str) -> Result<(), Wrong> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return wrong(format!("`{text}` is an address, and nothing is to be looked up"), "list it under `endpoints`");
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    if text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(label) {
+        return Ok(());
+    }
+    wrong(format!("`{text}` is not a DNS name"), "write one such as `catalog.shop` or `_http._tcp.catalog.shop`")
+}
+
+/// A Kubernetes service, with or without its namespace.
+pub fn kubernetes_service(text: &str) -> Result<(), Wrong> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    let mut parts = text.split('/');
+    if parts.clone().count() <= 2 && parts.all(label) {
+        return Ok(());
+    }
+    wrong(format!("`{text}` is not a Kubernetes service"), "write `namespace/service`, such as `shop/catalog`")
+}
+
 /// A path that a client is sent to, with or without a query.
 pub fn target(text: &str) -> Result<(), Wrong> {
     let (before, query) = text.split_once('?').unwrap_or((text, ""));

@@ -2,6 +2,7 @@
 
 mod admission;
 mod connections;
+mod discover;
 mod identity;
 mod mesh;
 mod resilience;
