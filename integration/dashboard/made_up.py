@@ -63,7 +63,7 @@ def routing(**more):
         "node": "node-1", "version": "0.1.0", "mode": "active",
         "generation": {"id": 500, "made_at": at(), "age_s": 0.1, "expires_in_s": 29.9, "expired": False, "cause": "interval", "rung": "model", "rung_reason": "the model's scores",
                        "model": {"name": "loom", "digest": "c1c443dfce08d27a", "engine": "onnxruntime 1.31.1 (cpu)"}},
-        "identity": None, "model_error": 0.083, "reload_refused": None, "canary": None, "admission": [], "rate_limits": [], "tables": [],
+        "identity": None, "discovery": [], "model_error": 0.083, "reload_refused": None, "canary": None, "admission": [], "rate_limits": [], "tables": [],
         "scorer": {"state": "ready", "file": "builtin", "engine": {"engine": "onnxruntime", "version": "1.31.1", "device": "cpu", "reason": "found beside the binary", "remedy": None, "degraded": False},
                    "model": {"name": "loom", "version": "0.3.0", "contract": 2, "trained_on": "simulated", "digest": "c1c443dfce08d27a" * 4}, "not_ready": None, "last_error": None, "model_error": None,
                    "inferences": 498, "late": 0, "errors": {}, "restarts": 0, "reloads": 0, "reloads_refused": 0, "hung_threads": 0, "last_duration_s": 0.0021, "mean_duration_s": 0.0023, "max_duration_s": 0.0061},
@@ -155,6 +155,9 @@ def trouble():
     state.routing |= {"reload_refused": {"at": at(42), "text": wrong}, "model_error": None}
     state.routing["generation"] |= {"rung": "peak_ewma", "rung_reason": reason, "model": None}
     state.routing["scorer"] |= {"state": "restarting", "file": "/etc/pathloom/shop.onnx", "engine": None, "model": None, "not_ready": reason, "model_error": {"code": "missing", "message": reason, "age_s": 42.0}}
+    source = {"cluster": "catalog", "source": "dns catalog.shop:8080", "state": "failing", "reason": "timeout: nobody answers", "failing_for_s": 60.0, "age_s": 61.0,
+              "endpoints": {"ready": 4, "terminating": 0, "not_ready": 1}, "ignored": {"bad_address": 1}}
+    state.routing["discovery"] = [source, source | {"source": "file /etc/catalog.yaml", "state": "working", "reason": None, "failing_for_s": None, "ignored": {}}]
     for each in state.routing["tables"]:
         each["policy"], each["canary"], each["panic"] = "peak_ewma", None, each["cluster"] == "storage" and each["workload"] == "catalog-1"
         for c in each["candidates"]:

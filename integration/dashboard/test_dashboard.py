@@ -340,6 +340,9 @@ class Dashboard(unittest.TestCase):
                 with self.page(proxy.url, f"#/{view}", dark=view == "model") as page:
                     expect(page.locator("#banners")).to_contain_text("did you mean `endpoints`?")
                     expect(page.locator("#banners")).to_contain_text("no model file /etc/pathloom/shop.onnx")
+                    expect(page.locator("#banners")).to_contain_text("dns catalog.shop:8080 fails to say where catalog is: timeout: nobody answers")
+                    if view.startswith("explain"):
+                        expect(page.locator("tr[data-key='dns catalog.shop:8080']")).to_contain_text("✕ failing")
                     self.photograph(page, f"{view.split('/')[0]}-trouble")
 
     def test_what_does_not_exist_is_named(self):

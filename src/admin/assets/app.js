@@ -107,6 +107,7 @@ function frame(r) {
   else if (r.scorer?.not_ready) banners.push(banner("scorer", "warn", el("b", {}, "No scores: "), r.scorer.not_ready));
   if (r.canary?.retreat) banners.push(banner("retreat", "bad", el("b", {}, "The model has lost its trial: "), `${r.canary.retreat.reason} (${r.canary.retreat.code})`));
   if (r.identity?.alarm) banners.push(banner("identity", "bad", el("b", {}, "Identity: "), r.identity.alarm.text));
+  for (const s of (r.discovery ?? []).filter(s => s.state === "failing").slice(0, 3)) banners.push(banner(`discovery ${s.cluster} ${s.source}`, "warn", el("b", {}, `${s.source} fails to say where ${s.cluster} is: `), `${s.reason}, for ${num(s.failing_for_s, 0)} s; its last good endpoints are kept`));
   for (const t of r.tables.filter(t => t.panic).slice(0, 3)) banners.push(banner(`panic ${t.workload} ${t.cluster}`, "bad", el("b", {}, `${t.workload} → ${t.cluster}: `), "too few endpoints are well, so health does not count"));
   fill(document.getElementById("banners"), ...banners);
 }

@@ -67,7 +67,16 @@ export function candidates(t, graph, marked, note) {
   ];
 }
 
-function one(box, { table: { tables, mode }, graph }, [workload, cluster]) {
+/// Where the cluster's endpoints come from.
+function sources(discovery) {
+  const counts = all => Object.entries(all ?? {}).filter(([, n]) => n > 0).map(([word, n]) => `${n} ${word.replaceAll("_", " ")}`).join(", ") || "–";
+  const state = s => s.state === "failing" ? el("span", { class: "tag bad" }, "✕ failing") : s.state === "waiting" ? el("span", { class: "tag warn" }, "◐ waiting") : el("span", { class: "tag good" }, `✓ ${s.state}`);
+  return discovery?.length > 0 && section("Where its endpoints come from", null, table([
+    ["source", "l", s => s.source], ["state", "l", state], ["endpoints", "l", s => counts(s.endpoints)], ["left out", "l", s => counts(s.ignored)], ["said s ago", "", s => num(s.age_s, 0)], ["trouble", "l why", s => s.reason],
+  ], discovery, { key: s => s.source }));
+}
+
+function one(box, { table: { tables, mode, discovery }, graph }, [workload, cluster]) {
   const t = tables[0];
   const back = el("a", { href: hash("explain") }, "all pairs");
   if (!t) {
@@ -79,7 +88,7 @@ function one(box, { table: { tables, mode }, graph }, [workload, cluster]) {
       el("span", { class: "soft" }, `policy ${t.policy}, ${rate(t.calls_per_second)} calls/s, ${t.protocol}`), mode === "shadow" && el("span", { class: "tag warn" }, "shadow: the model does not steer"),
       t.panic && el("span", { class: "tag bad" }, "panic: health does not count"),
       known(t.own_zone) && el("span", { class: "soft" }, `${pct(t.own_zone.share)} stay in zone ${t.own_zone.zone}`)),
-    candidates(t, graph));
+    candidates(t, graph), sources(discovery));
 }
 
 export default {
