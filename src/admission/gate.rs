@@ -81,7 +81,8 @@ struct Padded<T>(T);
 #[derive(Debug)]
 struct Dials {
     limit: AtomicU32,
-    /// How far beyond the limit those above the marginal level may go.
+    /// How far beyond the limit those above the marginal level may go: beyond one that was learnt, never beyond one that was
+    /// set.
     extra: AtomicU32,
     threshold: AtomicU32,
     marginal: AtomicU32,
@@ -199,7 +200,7 @@ impl Gate {
             waiting: Padded::default(),
             dials: Padded(Dials {
                 limit: AtomicU32::new(limit),
-                extra: AtomicU32::new(extra(limit)),
+                extra: AtomicU32::new(if fixed.is_some() { 0 } else { extra(limit) }),
                 threshold: AtomicU32::new(0),
                 marginal: AtomicU32::new(u32::MAX),
                 recent_ns: AtomicU64::new(0),
@@ -367,6 +368,7 @@ impl Gate {
         let last = std::mem::replace(seen, sums);
         let full = sums.full.saturating_sub(last.full);
         let Padded(dials) = &self.dials;
+        let mut limit = dials.limit.load(Relaxed);
         if let Some(limiter) = limiter {
             limiter.observe(
                 now,
@@ -377,12 +379,11 @@ impl Gate {
                     full,
                 },
             );
+            limit = limiter.limit_of_others();
             dials.limit.store(limiter.limit(), Relaxed);
+            dials.extra.store(extra(limit) + limit.saturating_sub(limiter.limit()), Relaxed);
             dials.recent_ns.store(limiter.recent_s().map_or(0, |s| (s * 1e9) as u64), Relaxed);
         }
-        let now_limit = dials.limit.load(Relaxed);
-        let limit = limiter.as_ref().map_or(now_limit, |l| l.limit_of_others());
-        dials.extra.store(extra(limit) + limit.saturating_sub(now_limit), Relaxed);
         let finished = sums.finished.saturating_sub(last.finished);
         shedder.adjust(arrived, finished, full, self.in_flight(), limit);
         dials.threshold.store(u32::from(shedder.threshold().0), Relaxed);

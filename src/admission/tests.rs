@@ -332,6 +332,21 @@ fn the_least_important_go_first_and_come_back_when_there_is_room() {
 }
 
 #[test]
+fn a_limit_that_was_set_holds_for_the_most_important_too() {
+    let gate = gate(Concurrency::Limit(10), 0);
+    let ask = |level| gate.arrive(0, Rank::new(level, b"80"), ClassId(0));
+    let mut now = Time(0);
+    for _ in 0..30 {
+        // Nothing ends: the threshold rises above those of the lower class.
+        (0..50).for_each(|_| _ = (ask(20), ask(90)));
+        assert_eq!(gate.in_flight(), 10);
+        now = now + Duration::from_millis(100);
+        gate.adjust(now);
+    }
+    assert!(gate.view().threshold > 0.1);
+}
+
+#[test]
 fn an_unchanged_gate_and_bucket_outlive_a_reload() {
     let yaml = |limit: u32| -> Config {
         load_str(

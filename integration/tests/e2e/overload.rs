@@ -141,8 +141,12 @@ async fn of_those_who_wait_the_most_important_goes_first() {
     };
     let first = ask("normal", "/hold", 0);
     wait::until("the first to be held", || state.holding.load(SeqCst) == 1).await;
-    let later = [("background", 1), ("normal", 2), ("critical", 3)].map(|(class, id)| ask(class, "/", id));
-    waiting(&sidecar, 3.0).await;
+    // One after the other, the least important first: where nothing ends for long, none of its class may wait later on.
+    let mut later = Vec::new();
+    for (class, id) in [("background", 1), ("normal", 2), ("critical", 3)] {
+        later.push(ask(class, "/", id));
+        waiting(&sidecar, id as f64).await;
+    }
     state.open_gate();
     for asked in [first].into_iter().chain(later) {
         assert_eq!(asked.await.unwrap(), 200);
