@@ -76,8 +76,7 @@ class Mesh:
             f"node: {{ name: node-1, zone: eu-1a }}\nadmin: {{ listen: {self.admin} }}\nprocess: {{ threads: 1, drain: 1s }}\n"
             f"workloads:\n  frontend: {{ listen: 127.0.0.1:{frontend} }}\n{workloads}"
             f"routes:\n  - match: {{ host: storage.shop }}\n    cluster: storage\n  - cluster: catalog\n"
-            f"clusters:\n  catalog:\n    endpoints:\n{endpoints(catalogs)}  storage:\n    endpoints:\n{endpoints(storages)}"
-            f'telemetry:\n  access_log: {{ to: "off" }}\n')
+            f"clusters:\n  catalog:\n    endpoints:\n{endpoints(catalogs)}  storage:\n    endpoints:\n{endpoints(storages)}")
         self.log = open(pathlib.Path(self.folder.name) / "log", "w")
         self.process = subprocess.Popen([self.binary, "run", "--config", str(self.file)], stdout=self.log, stderr=self.log)
         end = time.monotonic() + 120

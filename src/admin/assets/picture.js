@@ -124,8 +124,11 @@ export class Picture {
       if (large !== this.large) {
         this.large = large;
         this.pace = undefined;
+        // What is over the picture would go with it.
+        const over = [...this.box.querySelectorAll(":scope > :not(canvas)")].filter(e => !e.className.startsWith("sigma"));
         this.sigma.kill();
         this.begin();
+        this.box.append(...over);
       }
       this.fillIn(graph);
       // First of all: whatever else is set makes sigma look at the graph that it has.

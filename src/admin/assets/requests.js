@@ -48,8 +48,8 @@ function list(box, answer) {
   box.querySelector("#count").textContent = `${those.length} of the last ${held.requests.length}; ${held.kept} are kept`;
   const none = held.note ?? (held.requests.length ? "Nothing fits the search." : wish.failed ? "No request that is kept has failed." : "No request has come to its end yet.");
   fill(box.querySelector("#requests"), section("The last requests", "newest first, from the access log; a choice explains one", those.length ? table([
-    ["ended", "l", r => el("a", { href: place(r), title: r.request_id }, clock(r.time) + (r.time ?? "").slice(19, 23))], ["from → to", "l", r => `${r.workload || "–"} → ${r.cluster || "no cluster"}`], ["asked", "l cut", r => asked(r)],
-    ["endpoint", "l", r => r.endpoint], ["answer", "l", outcome], ["took", "", r => ms(r.duration_ms)], ["seen ▮ said |", "l", r => against(r, longest)], ["seen / said", "", factor],
+    ["ended", "l", r => el("a", { href: place(r), title: r.request_id }, clock(r.time) + (r.time ?? "").slice(19, 23))], ["answer", "l", outcome], ["from → to", "l", r => `${r.workload || "–"} → ${r.cluster || "no cluster"}`], ["asked", "l cut", r => asked(r)],
+    ["endpoint", "l", r => r.endpoint], ["took", "", r => ms(r.duration_ms)], ["seen ▮ said |", "l", r => against(r, longest)], ["seen / said", "", factor],
     ["tries", "", r => num(r.attempts, 0)], ["chosen by", "l", r => r.policy || "–"],
   ], those.slice(0, MAX_ROWS), { key: r => r.request_id }) : empty(none)));
 }
