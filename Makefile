@@ -120,7 +120,7 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 
 # libFuzzer's flags are rustc's own: what is compiled for the host alone (build scripts) goes without them.
 FUZZ_SECONDS ?= 120
-FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca model
+FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca report model
 FUZZ_HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_FLAGS   := --cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Ccodegen-units=1 \
 	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -185,6 +185,10 @@ bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Env
 	@.ci/peers-packages
 	cargo build --release --package pathloom-benches --features peers --bin peers
 	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
+
+.PHONY: bench-sharing
+bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder).
+	cargo run --quiet --release --package pathloom-benches --bin sharing
 
 .PHONY: overload
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "config",
     "capture",
     "links",
@@ -12,6 +12,7 @@ const ROOMS: [&str; 17] = [
     "admission",
     "balance",
     "graph",
+    "mesh",
     "record",
     "health",
     "scorer",
@@ -23,12 +24,14 @@ const ROOMS: [&str; 17] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 11] = [
+const FORBIDDEN: [(&str, &[&str]); 12] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
     ("record", &["pingora", "ort::", "tokio::"]),
+    // Whatever carries what was seen, only `links` know what it means.
+    ("mesh", &["pingora", "ort::", "crate::graph", "crate::balance", "crate::identity", "crate::route"]),
     ("health", &["pingora", "ort::"]),
     ("identity", &["pingora", "ort::", "tokio::"]),
     ("route", &["pingora", "ort::", "tokio::"]),

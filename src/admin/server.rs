@@ -229,7 +229,9 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
         }
         "/graph" => {
             let busiest = parameter("busiest").and_then(|n| n.parse().ok());
-            respond(StatusCode::OK, JSON, pretty(&graph::graph(state.control.view().as_deref(), busiest)))
+            let told = state.links.told();
+            let told = told.as_deref().map(|told| (told, (state.clock)()));
+            respond(StatusCode::OK, JSON, pretty(&graph::graph(state.control.view().as_deref(), told, busiest)))
         }
         "/" => {
             let mut response = respond(StatusCode::OK, HTML, PAGE.into());

@@ -15,6 +15,7 @@ use crate::control::{Bell, Control, Parts, Status};
 use crate::health::{self, Checks};
 use crate::identity::Identities;
 use crate::links::{Links, NodeCell};
+use crate::mesh::{self, Mesh};
 use crate::observe::log::{self, LogControl};
 use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
 use crate::observe::{Reason, Reporting, TrafficRegistry};
@@ -132,6 +133,17 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
 
     let identities = Arc::new(Identities::default());
     identities.configure(&config.identity)?;
+    let shared = mesh::Parts {
+        links: links.clone(),
+        clock: read_clock.clone(),
+        described: {
+            let status = status.clone();
+            Arc::new(move |key| status.named().get(key).cloned())
+        },
+    };
+    // A process that takes another's place waits until that one lets go of the mesh's address.
+    let mesh = Mesh::start(shared, &config, config.process.handover.is_some())?;
+    let mesh_counters = mesh.counters();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut succession = Succession::begin(config.process.handover.as_deref())?;
     let admin_listener = match succession.admin(&config.admin) {
@@ -203,6 +215,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                 families.extend(recording_families(&recorder));
                 families.push(check_family(&checked));
                 families.extend(identities.families());
+                families.extend(mesh_counters.families());
                 families
             })
         },
@@ -232,8 +245,9 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                     tracing::error!(%error, "the admin port is not served");
                 }
             };
+            let sharing = mesh.follow(config_receiver.clone());
             let checking = health::check(checks, config_receiver, move || bell.ring());
-            tokio::join!(control.run(), checking, admin, reloads.follow(events), on_hang_up,);
+            tokio::join!(control.run(), checking, sharing, admin, reloads.follow(events), on_hang_up,);
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));

@@ -30,6 +30,7 @@ mod http2;
 mod identity;
 mod invariants;
 mod leaving;
+mod mesh;
 mod model_trouble;
 mod network;
 mod overload;
