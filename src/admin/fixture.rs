@@ -51,6 +51,9 @@ pub fn state() -> AdminState {
                 ..Telemetry::default()
             };
             gauges.extend(Reporting::start(&quiet, "node-7", 1).unwrap().families());
+            let mesh = crate::mesh::Counters::default();
+            mesh.set_on(true);
+            gauges.extend(mesh.families());
             gauges
         }),
         node: "node-7".into(),

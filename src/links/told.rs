@@ -155,6 +155,12 @@ impl ToldLink {
         Self { stats: account.stats(), key, by, at, account }
     }
 
+    /// What was told.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// What is known of it now, if anything still is.
     #[must_use]
     pub fn stats(&self, now: Time) -> Option<LinkStats> {

@@ -13,7 +13,7 @@
 use super::interest::{Interest, near};
 use super::refused::{Refused, timely};
 use super::wire::{Head, Report};
-use crate::links::{Account, Described, LinkKey, NodeAccount, NodeKey, TOLD_FOR, Time, Told, ToldLink, ToldNode};
+use crate::links::{Described, LinkKey, NodeAccount, NodeKey, TOLD_FOR, Time, Told, ToldLink, ToldNode};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -31,8 +31,7 @@ const LATEST_START_MS: u64 = 24 * 3_600 * 1_000;
 #[derive(Debug, Clone)]
 struct Word {
     sequence: u64,
-    at: Time,
-    account: Account,
+    link: Arc<ToldLink>,
 }
 
 /// One node's word on an instance.
@@ -116,7 +115,7 @@ impl Ledger {
         if head.incarnation > head.made_ms.saturating_add(LATEST_START_MS) {
             return Err(Refused::Absurd);
         }
-        let under_way_s = now_ms.saturating_sub(head.made_ms) as f32 * 1e-3;
+        let under_way_s = now_ms.saturating_sub(head.made_ms) as f32 / 1e3;
         let room = MAX_LINKS.saturating_sub(self.links);
         let teller = self.teller(&head, now)?;
         let (before, mut taken) = (teller.links.len(), Taken::default());
@@ -135,7 +134,8 @@ impl Ledger {
                 continue;
             }
             account.age_s = account.age_s.map(|age_s| age_s + under_way_s);
-            teller.links.insert(key, Word { sequence: head.sequence, at: now, account });
+            let link = Arc::new(ToldLink::new(key.clone(), head.node.clone(), now, account));
+            teller.links.insert(key, Word { sequence: head.sequence, link });
             taken.links += 1;
         }
         let added = teller.links.len() - before;
@@ -198,7 +198,7 @@ impl Ledger {
         let fresh = |at: Time| now.since(at) <= TOLD_FOR;
         let before = (self.links, self.tellers.len());
         for teller in self.tellers.values_mut() {
-            teller.links.retain(|_, word| fresh(word.at));
+            teller.links.retain(|_, word| fresh(word.link.at));
         }
         self.tellers.retain(|_, teller| fresh(teller.heard));
         self.links = self.tellers.values().map(|teller| teller.links.len()).sum();
@@ -225,13 +225,11 @@ impl Ledger {
         let is_near = |key: &LinkKey| {
             near.as_ref().is_none_or(|near| near.contains(&key.source) || near.contains(&key.destination))
         };
-        let mut words: BTreeMap<&LinkKey, Vec<(&Arc<str>, &Word)>> = BTreeMap::new();
-        for (node, teller) in &self.tellers {
-            for (key, word) in teller.links.iter().filter(|(key, _)| is_near(key)) {
-                words.entry(key).or_default().push((node, word));
-            }
+        let mut words: BTreeMap<&LinkKey, Vec<&Arc<ToldLink>>> = BTreeMap::new();
+        for (key, word) in self.tellers.values().flat_map(|teller| &teller.links).filter(|(key, _)| is_near(key)) {
+            words.entry(key).or_default().push(&word.link);
         }
-        let links: Vec<Arc<ToldLink>> = words.into_iter().filter_map(|(key, words)| self.link(key, &words)).collect();
+        let links: Vec<Arc<ToldLink>> = words.into_values().filter_map(|words| together(&words)).collect();
         let ends: HashSet<&NodeKey> = links.iter().flat_map(|l| [&l.key.source, &l.key.destination]).collect();
         let mut nodes: Vec<Arc<ToldNode>> = ends
             .into_iter()
@@ -264,25 +262,6 @@ impl Ledger {
         Interest::in_services(names.iter().map(|name| &**name))
     }
 
-    /// What all who tell of a link say together.
-    fn link(&self, key: &LinkKey, words: &[(&Arc<str>, &Word)]) -> Option<Arc<ToldLink>> {
-        let ((node, first), others) = words.split_first()?;
-        // What has not changed is shared with the one before.
-        let last = self.told.link(key).filter(|last| others.is_empty() && last.at == first.at && last.by == **node);
-        if let Some(last) = last {
-            return Some(last.clone());
-        }
-        let (mut by, mut at, mut account) = (String::from(&***node), first.at, first.account.clone());
-        for (node, word) in others {
-            by.push_str(", ");
-            by.push_str(node);
-            // Each is as old as it is: the youngest would make others seem fresh that nobody repeats any more.
-            at = at.min(word.at);
-            account.merge(&word.account);
-        }
-        Some(Arc::new(ToldLink::new(key.clone(), by.into(), at, account)))
-    }
-
     /// How many links are known.
     #[must_use]
     pub fn links(&self) -> usize {
@@ -298,6 +277,23 @@ impl Ledger {
             links: teller.links.len(),
         })
     }
+}
+
+/// What all who tell of a link say together.
+fn together(words: &[&Arc<ToldLink>]) -> Option<Arc<ToldLink>> {
+    let (first, others) = words.split_first()?;
+    if others.is_empty() {
+        return Some(Arc::clone(first));
+    }
+    let (mut by, mut at, mut account) = (String::from(&*first.by), first.at, first.account().clone());
+    for word in others {
+        by.push_str(", ");
+        by.push_str(&word.by);
+        // The youngest would make others seem fresh that nobody repeats any more.
+        at = at.min(word.at);
+        account.merge(word.account());
+    }
+    Some(Arc::new(ToldLink::new(first.key.clone(), by.into(), at, account)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Tests of what is kept of reports: the later word, of one process, for a while.
 
 use super::*;
-use crate::links::{Sketch, orca};
+use crate::links::{Account, Sketch, orca};
 use std::time::Duration;
 
 const NOW_MS: u64 = 1_700_000_000_000;

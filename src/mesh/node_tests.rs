@@ -129,7 +129,7 @@ async fn nodes_learn_what_others_saw_and_forget_it_when_they_are_cut_off() {
     let mut b = Bench::new("b", &network, &now);
     let mut c = Bench::new("c", &network, &now);
     let (slow, own) = (key("x1", "y1"), key("a", "x1"));
-    let mut rounds = async |a: &mut Bench, b: &mut Bench, c: &mut Bench, count: usize| {
+    let rounds = async |a: &mut Bench, b: &mut Bench, c: &mut Bench, count: usize| {
         for _ in 0..count {
             a.call(&own, 0.001);
             c.call(&key("c", "x1"), 0.001);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! urgency = (change + (seconds since told / 4)^2) x (1 + ln(1 + calls a second))
-//! change  = |ln(latency / told)| + 4 |errors - told| + |ln((1 + under way) / (1 + told))| / 2 + 1 where never told
+//! change  = |ln(latency / told)| + 4 |errors - told| + |ln((1 + under way) / (1 + told))| / 2 and 2 where never told
 //! ```
 //! A link on which nothing happened since it was told is left alone: it fades at the others as it does here. After
 //! [`AGAIN`] it is told again all the same, because a datagram may be lost and what nobody repeats is forgotten. So each link
@@ -22,14 +22,16 @@ const AGAIN: Duration = Duration::from_secs(4);
 const MOVED: f32 = 0.1;
 /// How often a link that is used and stays as it is is told.
 const CALM: Duration = Duration::from_millis(900);
+/// What a link that nobody was told of counts as, beside one that has changed.
+const NEWS: f32 = 2.0;
 /// The time constant of urgency, in seconds.
 const PATIENCE_S: f32 = 4.0;
 
-/// What was last told of a link.
+/// What was last told of a link, or since when it waits to be told at all.
 #[derive(Debug, Clone, Copy)]
 struct Said {
     at: Time,
-    brief: Brief,
+    brief: Option<Brief>,
 }
 
 /// Chooses what to tell.
@@ -60,9 +62,10 @@ impl Teller {
             return None;
         }
         let used = 1.0 + brief.calls_per_second.max(0.0).ln_1p();
-        let Some(said) = self.said.get(key) else { return Some(2.0 * used) };
-        let (since, moved) = (now.since(said.at), change(brief, &said.brief));
-        let same = brief.ended == said.brief.ended && moved < MOVED;
+        let Some(said) = self.said.get(key) else { return Some(NEWS * used) };
+        let since = now.since(said.at);
+        let moved = said.brief.map_or(NEWS, |said| change(brief, &said));
+        let same = said.brief.is_some_and(|said| brief.ended == said.ended) && moved < MOVED;
         if since < AGAIN && (same || (moved < MOVED && since < CALM)) {
             return None;
         }
@@ -81,6 +84,11 @@ impl Teller {
         known: &mut dyn FnMut(&NodeKey) -> Option<NodeAccount>,
     ) -> Vec<(usize, Vec<u8>)> {
         links.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
+        for (_, key, ..) in &links {
+            if !self.said.contains_key(key) {
+                self.said.insert(key.clone(), Said { at: now, brief: None });
+            }
+        }
         let count = room.audiences.len();
         let mut writers: Vec<Option<Writer>> = Vec::new();
         writers.resize_with(count, || None);
@@ -134,7 +142,7 @@ impl Teller {
     /// Takes note of a link that was told.
     fn note(&mut self, told: bool, key: LinkKey, brief: Brief, now: Time) {
         if told {
-            self.said.insert(key, Said { at: now, brief });
+            self.said.insert(key, Said { at: now, brief: Some(brief) });
         }
     }
 

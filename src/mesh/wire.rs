@@ -355,7 +355,7 @@ fn read_link(link: &WireLink, names: &[Arc<str>]) -> Option<(LinkKey, Account)> 
     }
     let counts = link.counts.iter().map(|count| *count as f32 / parts * samples).collect();
     let jitter_s = link.jitter_us.map(|us| us as f32 * 1e-6);
-    let age_s = link.age_ms.map(|ms| ms as f32 * 1e-3);
+    let age_s = link.age_ms.map(|ms| ms as f32 / 1e3);
     let error_rate = link.errors_ppm.map(|ppm| ppm as f32 * 1e-6);
     let bounded = |value: Option<f32>, most| value.is_none_or(|v| within(v, most).is_some());
     if !(bounded(jitter_s, MAX_LATENCY_S) && bounded(age_s, MAX_AGE_S) && bounded(error_rate, 1.0)) {
@@ -386,7 +386,7 @@ fn read_node(node: &WireNode, names: &[Arc<str>]) -> Option<(NodeKey, NodeAccoun
     let values = [node.cpu, node.memory, node.application, node.requests_per_second, node.errors_per_second];
     let report = orca::Report::checked(values.map(|v| v.map(f64::from))).ok()?;
     let report = match node.age_ms {
-        Some(age_ms) => Some((report, within(age_ms as f32 * 1e-3, MAX_AGE_S)?)),
+        Some(age_ms) => Some((report, within(age_ms as f32 / 1e3, MAX_AGE_S)?)),
         None => None,
     };
     Some((key, NodeAccount { described, report }))
