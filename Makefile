@@ -53,6 +53,20 @@ build: setup ## Builds the release binary, with ONNX Runtime beside it.
 	cargo build --release --bin pathloom
 	@cp -u $(ORT_LIB) $(TARGET)/release/
 
+.PHONY: dist
+dist: setup ## Builds the binary as the image has it: slower to build (8 minutes), faster.
+	cargo build --profile dist --bin pathloom
+	@cp -u $(ORT_LIB) $(TARGET)/dist/
+
+# For the image's `cuda` target: the CUDA build of the same version.
+.PHONY: gpu-library
+gpu-library: ## Fetches ONNX Runtime's CUDA library (400 MB).
+	$(PIP) --python-version 3.12 --abi cp312 --platform manylinux_2_34_$(ARCH) --dest $(WHEELS)/gpu --requirement .ci/wheels-gpu.txt
+	@rm -rf $(ORT)-gpu && mkdir -p $(ORT)-gpu
+	python3 -m zipfile -e $(WHEELS)/gpu/onnxruntime_gpu-*_$(ARCH).whl $(ORT)-gpu/wheel
+	@cd $(ORT)-gpu && cp wheel/onnxruntime/capi/libonnxruntime_providers_{shared,cuda}.so wheel/onnxruntime/{LICENSE,ThirdPartyNotices.txt} . \
+		&& cp wheel/onnxruntime/capi/libonnxruntime.so.* libonnxruntime.so && rm -rf wheel
+
 .PHONY: demo
 demo: build ## Runs a whole little mesh on this machine, to look at.
 	$(TARGET)/release/pathloom demo $(ARGS)
@@ -72,6 +86,28 @@ test-network: setup ## Tests capture on several hosts, in network namespaces; ne
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nftables iproute2; } \
 		|| { echo "make: nft or ip is missing: sudo apt-get install nftables iproute2" >&2; exit 1; }
 	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --test e2e -- network:: --nocapture
+
+# Helm's own code renders the chart, Kubernetes' schemas judge what it renders, and kubectl builds the kustomizations.
+KUBERNETES := $(TARGET)/kubernetes
+
+$(KUBERNETES)/.ready: .ci/wheels-kubernetes.txt | $(WHEELS)/.fetched
+	@rm -rf $(KUBERNETES) && mkdir -p $(KUBERNETES)
+	python3 -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+		--target $(KUBERNETES) --requirement .ci/wheels-kubernetes.txt
+	@touch $@
+
+.PHONY: test-kubernetes bless-kubernetes
+test-kubernetes bless-kubernetes: export PYTHONPATH := $(KUBERNETES)
+test-kubernetes bless-kubernetes: export PATHLOOM_BINARY := $(TARGET)/debug/pathloom
+test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizations.
+	@command -v kubectl >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends kubernetes-client; } \
+		|| { echo "make: kubectl is missing: sudo apt-get install kubernetes-client" >&2; exit 1; }
+	cargo build --quiet --bin pathloom
+	python3 integration/kubernetes/test_chart.py
+
+bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.
+	python3 integration/kubernetes/test_chart.py --bless
 
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
@@ -181,10 +217,10 @@ $(PEERS)/envoy/.ready: .ci/wheels-peers.txt | $(WHEELS)/.fetched
 	@touch $@
 
 .PHONY: bench-peers
-bench-peers: build $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envoy (35 minutes; ARGS=--resume goes on, ARGS=--help lists more).
+bench-peers: dist $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envoy (35 minutes; ARGS=--resume goes on, ARGS=--help lists more).
 	@.ci/peers-packages
 	cargo build --release --package pathloom-benches --features peers --bin peers
-	$(TARGET)/release/peers run --pathloom $(TARGET)/release/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
+	$(TARGET)/release/peers run --pathloom $(TARGET)/dist/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
 
 .PHONY: bench-sharing
 bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder).

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Pathloom's release build.
-    #[arg(long, default_value = "target/release/pathloom")]
+    /// Pathloom as it ships.
+    #[arg(long, default_value = "target/dist/pathloom")]
     pathloom: PathBuf,
     #[arg(long, env = "ORT_DYLIB_PATH", default_value = "target/onnxruntime/libonnxruntime.so")]
     onnxruntime: PathBuf,

@@ -28,6 +28,7 @@ const ATTEMPTS: usize = 5;
 pub struct Setup {
     binary: PathBuf,
     yaml: String,
+    arguments: Vec<String>,
     variables: Vec<(String, String)>,
     open_files: Option<(&'static str, u64)>,
     user: Option<u32>,
@@ -50,11 +51,19 @@ impl Setup {
         Self {
             binary: binary.into(),
             yaml: yaml.into(),
+            arguments: Vec::new(),
             variables: Vec::new(),
             open_files: None,
             user: None,
             addresses: BTreeMap::new(),
         }
+    }
+
+    /// With this argument on top.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
     }
 
     /// With this environment variable.
@@ -125,7 +134,7 @@ impl Setup {
                 shell
             }
         };
-        command.args(["run", "--config"]).arg(&file).env("RUST_BACKTRACE", "1");
+        command.args(["run", "--config"]).arg(&file).args(&self.arguments).env("RUST_BACKTRACE", "1");
         command.envs(self.variables.iter().map(|(k, v)| (k, v)));
         if let Some(user) = self.user {
             std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");

@@ -4,21 +4,10 @@
 //! what was seen, and the reason in words. Times are in milliseconds unless the column says otherwise; `-` is unknown.
 
 use super::canary;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
+use super::client::{self, AskError, printable};
+use http::StatusCode;
 use serde_json::Value;
 use std::fmt::Write;
-use std::io;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-
-/// How long the proxy may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer that is read: a hundred thousand candidates.
-const MAX_ANSWER: usize = 128 * 1024 * 1024;
 
 /// Where there are more pairs of workload and cluster than this, those without calls are only counted.
 const MAX_IDLE_SHOWN: usize = 4;
@@ -43,31 +32,12 @@ pub struct ExplainArgs {
 /// Why nothing can be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// Nobody listens there.
-    #[error("nobody listens at {0}: is pathloom running? `--admin ADDRESS` names another admin port (`admin.listen`)")]
-    Refused(String),
-    /// The connection could not be made for another reason.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// The address.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// Nothing came in time.
-    #[error("{0} did not answer within {seconds} s", seconds = TIMEOUT.as_secs())]
-    Timeout(String),
+    /// Nobody answers, or not as a pathloom does.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// The proxy has no such cluster or workload; it names those that it has.
     #[error("{0}")]
     Unknown(String),
-    /// Whoever answers there is not a pathloom of this kind.
-    #[error("{address} does not answer as pathloom's admin port does: {reason}")]
-    Answer {
-        /// The address.
-        address: String,
-        /// What is wrong with the answer.
-        reason: String,
-    },
 }
 
 /// Asks, and gives what to print.
@@ -75,13 +45,8 @@ pub enum ExplainError {
 /// # Errors
 /// When nobody answers, or not as it should, or what is asked for does not exist.
 pub async fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
-    let address = args.admin.trim().trim_start_matches("http://").trim_end_matches('/');
-    let address = if address.starts_with(':') { format!("127.0.0.1{address}") } else { address.to_owned() };
-    let target = target(args);
-    let asked = tokio::time::timeout(TIMEOUT, ask(&address, &target));
-    let (status, body) = asked.await.map_err(|_| ExplainError::Timeout(address.clone()))??;
-    let wrong = |reason: String| ExplainError::Answer { address: address.clone(), reason };
-    let text = || printable(String::from_utf8_lossy(&body).chars().take(500).collect::<String>().trim());
+    let address = client::address(&args.admin);
+    let (status, body) = client::ask(&address, &target(args)).await?;
     let value: Option<Value> = serde_json::from_slice(&body).ok();
     match (status, value) {
         (StatusCode::OK, Some(value)) if value.get("tables").is_some_and(Value::is_array) => {
@@ -90,8 +55,8 @@ pub async fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
         (StatusCode::NOT_FOUND, Some(value)) if value.get("error").is_some() => {
             Err(ExplainError::Unknown(string(&value, "error")))
         }
-        (StatusCode::OK, _) => Err(wrong("its /routing holds no tables".into())),
-        (status, _) => Err(wrong(format!("{status}: {}", text()))),
+        (StatusCode::OK, _) => Err(client::wrong(&address, "its /routing holds no tables").into()),
+        (status, _) => Err(client::wrong(&address, format!("{status}: {}", client::beginning(&body))).into()),
     }
 }
 
@@ -111,42 +76,6 @@ fn encode(text: &str) -> String {
         }
         out
     })
-}
-
-async fn ask(address: &str, target: &str) -> Result<(StatusCode, Bytes), ExplainError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ExplainError::Refused(address.to_owned()),
-        _ => ExplainError::Connect { address: address.to_owned(), source },
-    };
-    match address.strip_prefix("unix:") {
-        Some(path) => {
-            let stream = UnixStream::connect(path).await.map_err(failed)?;
-            exchange(stream, address, "localhost", target).await
-        }
-        None => {
-            let stream = TcpStream::connect(address).await.map_err(failed)?;
-            exchange(stream, address, address, target).await
-        }
-    }
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    address: &str,
-    host: &str,
-    target: &str,
-) -> Result<(StatusCode, Bytes), ExplainError> {
-    let wrong = |reason: String| ExplainError::Answer { address: address.to_owned(), reason };
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|e| wrong(e.to_string()))?;
-    let driver = tokio::spawn(connection);
-    let request = Request::get(target).header(header::HOST, host).body(Empty::<Bytes>::new());
-    let request = request.map_err(|e| wrong(e.to_string()))?;
-    let response = sender.send_request(request).await.map_err(|e| wrong(e.to_string()))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| wrong(e.to_string()))?;
-    driver.abort();
-    Ok((status, body.to_bytes()))
 }
 
 /// `/routing`'s answer as a person reads it.
@@ -309,11 +238,6 @@ pub(super) fn decimal(value: Option<&Value>, digits: usize) -> String {
 
 pub(super) fn percent(value: Option<&Value>) -> String {
     value.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{:.1}%", v * 100.0))
-}
-
-/// What another process says must not reach the terminal as anything but words.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ async fn serve() -> AdminAddress {
 async fn serve_on(listen: AdminAddress) -> AdminAddress {
     let listener = AdminListener::bind(&Admin { listen, ..Admin::default() }).unwrap();
     let address = listener.address().unwrap();
-    tokio::spawn(server::serve(listener, Arc::new(fixture::published()), std::future::pending()));
+    tokio::spawn(server::serve(listener, server::Pages::All, Arc::new(fixture::published()), std::future::pending()));
     address
 }
 

@@ -4,10 +4,11 @@
 //! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
 //! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
 //! and `metrics` make their bodies;
-//! `explain` is the command that asks `/routing` and prints it for a person.
+//! `explain` is the command that asks `/routing` and prints it for a person, `probe` the one that asks `/live` and `/ready`.
 
 mod admission;
 mod canary;
+mod client;
 mod config;
 mod explain;
 #[cfg(test)]
@@ -16,13 +17,16 @@ mod graph;
 mod guard;
 mod json;
 mod metrics;
+mod probe;
 mod routing;
 mod server;
 mod socket;
 mod stall;
 mod state;
 
+pub use client::AskError;
 pub use explain::{ExplainArgs, ExplainError, explain, render};
-pub use server::serve;
+pub use probe::{ProbeArgs, ProbeError, Probed, probe};
+pub use server::{Pages, serve};
 pub use socket::{AdminListener, BindError};
 pub use state::{AdminState, Asked, Clock, ConfigState, LoadError, ScorerStatus};

@@ -9,6 +9,8 @@
 //! - `/graph`: the mesh as the last tick saw it, as JSON; `?busiest=N` gives the N links with the most calls.
 //! - `/`: a page that shows `/routing` and `/graph` live.
 //!
+//! A further address (`admin.metrics`) answers for the first three alone.
+//!
 //! It keeps itself small: a head of at most 16 KiB, 64 connections (more wait in the kernel's queue), five seconds to
 //! send a head, and five seconds without progress on the socket, so a client that stalls holds its place no longer.
 //! Answers are made on blocking threads: a graph of a million links must not hold up the tick, which shares this
@@ -65,9 +67,27 @@ const ENDPOINTS: &str = "\
 /graph    the mesh as the last tick saw it, as JSON; ?busiest=N links
 ";
 
+const METRICS_ENDPOINTS: &str = "\
+/live     200 while the process runs
+/ready    200 when requests can be served, else 503 with the reasons
+/metrics  Prometheus text
+
+The rest is at `admin.listen`.
+";
+
+/// What an address answers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// Everything.
+    All,
+    /// What tells nothing of who calls whom but in numbers: `/live`, `/ready` and `/metrics`.
+    Metrics,
+}
+
 struct Server {
     state: Arc<AdminState>,
     metrics: Registry,
+    pages: Pages,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -105,12 +125,13 @@ impl Accepting {
 /// When the runtime does not take the listener.
 pub async fn serve(
     listener: AdminListener,
+    pages: Pages,
     state: Arc<AdminState>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let listener = Accepting::new(listener)?;
     let metrics = metrics::registry(&state);
-    let server = Arc::new(Server { state, metrics });
+    let server = Arc::new(Server { state, metrics, pages });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopping) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
@@ -213,6 +234,7 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
             crate::observe::metrics::CONTENT_TYPE,
             crate::observe::metrics::encode(&server.metrics),
         ),
+        _ if server.pages == Pages::Metrics => not_found(METRICS_ENDPOINTS),
         "/config" => match wants_json(parameter("format").as_deref(), headers) {
             true => respond(StatusCode::OK, JSON, pretty(&config::json(&state.config.load()))),
             false => respond(StatusCode::OK, YAML, config::yaml(&state.config.load())),
@@ -238,8 +260,12 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
             response
         }
-        _ => respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{ENDPOINTS}")),
+        _ => not_found(ENDPOINTS),
     }
+}
+
+fn not_found(there_is: &str) -> Answer {
+    respond(StatusCode::NOT_FOUND, TEXT, format!("There is nothing at this path. There is:\n\n{there_is}"))
 }
 
 fn ready(state: &AdminState) -> Answer {

@@ -26,7 +26,7 @@ async fn start(state: Arc<AdminState>) -> Running {
         let stopped = async {
             let _ = stopped.await;
         };
-        serve(listener, state, stopped).await.unwrap();
+        serve(listener, Pages::All, state, stopped).await.unwrap();
     });
     Running { address, stop, task }
 }
@@ -214,7 +214,7 @@ async fn on_a_unix_socket_every_name_is_answered() {
     let path = folder.path().join("admin.sock");
     let admin = Admin { listen: AdminAddress::Unix(path.clone()), ..Admin::default() };
     let listener = AdminListener::bind(&admin).unwrap();
-    tokio::spawn(serve(listener, Arc::new(fixture::published()), std::future::pending()));
+    tokio::spawn(serve(listener, Pages::All, Arc::new(fixture::published()), std::future::pending()));
     let mut stream = UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET /live HTTP/1.1\r\nHost: pathloom\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();

@@ -17,10 +17,12 @@ const BACKLOG: i32 = 128;
 
 /// Why the operators' port could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for the admin port (`admin.listen`): {}", reason(.source))]
+#[error("cannot listen on {address} for the admin port (`admin.{key}`): {}", reason(.source))]
 pub struct BindError {
     /// The address.
     pub address: AdminAddress,
+    /// The key that it stands at.
+    pub key: &'static str,
     /// What the system said.
     pub source: io::Error,
 }
@@ -51,18 +53,23 @@ impl AdminListener {
             AdminAddress::Tcp(address) => tcp(*address).map(Self::Tcp),
             AdminAddress::Unix(path) => unix(path, admin.mode).map(Self::Unix),
         };
-        bound.map_err(|source| BindError { address: admin.listen.clone(), source })
+        bound.map_err(|source| BindError { address: admin.listen.clone(), key: "listen", source })
+    }
+
+    /// Opens the address that answers for the metrics alone.
+    ///
+    /// # Errors
+    /// When the address cannot be had; the error names it.
+    pub fn bind_metrics(address: SocketAddr) -> Result<Self, BindError> {
+        let failed = |source| BindError { address: AdminAddress::Tcp(address), key: "metrics", source };
+        tcp(address).map(Self::Tcp).map_err(failed)
     }
 
     /// Takes one over that another process opened, if it is where it should be.
     #[must_use]
     pub fn adopt(socket: OwnedFd, admin: &Admin) -> Option<Self> {
         match &admin.listen {
-            AdminAddress::Tcp(address) => {
-                let listener = TcpListener::from(socket);
-                let usable = listener.local_addr().is_ok_and(|actual| actual == *address);
-                (usable && listener.set_nonblocking(true).is_ok()).then_some(Self::Tcp(listener))
-            }
+            AdminAddress::Tcp(address) => Self::adopt_tcp(socket, *address),
             AdminAddress::Unix(path) => {
                 let listener = UnixListener::from(socket);
                 let usable = listener.local_addr().is_ok_and(|actual| actual.as_pathname() == Some(path));
@@ -71,6 +78,14 @@ impl AdminListener {
                 taken.then_some(Self::Unix(listener))
             }
         }
+    }
+
+    /// As `adopt`, of an address.
+    #[must_use]
+    pub fn adopt_tcp(socket: OwnedFd, address: SocketAddr) -> Option<Self> {
+        let listener = TcpListener::from(socket);
+        let usable = listener.local_addr().is_ok_and(|actual| actual == address);
+        (usable && listener.set_nonblocking(true).is_ok()).then_some(Self::Tcp(listener))
     }
 
     /// The address in fact, which differs from the configured one where that has port 0.
@@ -141,7 +156,7 @@ mod tests {
     use super::*;
 
     fn at(path: &Path, mode: u32) -> Admin {
-        Admin { listen: AdminAddress::Unix(path.to_owned()), mode: FileMode(mode) }
+        Admin { listen: AdminAddress::Unix(path.to_owned()), mode: FileMode(mode), metrics: None }
     }
 
     #[test]

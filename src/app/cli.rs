@@ -48,6 +48,11 @@ With `process.handover` in the file, a second `run` takes the first one's place 
   pathloom explain --admin 10.0.0.7:9900 --json
   pathloom explain --admin unix:/run/pathloom/admin.sock")]
     Explain(crate::admin::ExplainArgs),
+    /// Asks a running sidecar whether it lives or is ready: exit code 0, or 1 with the reasons.
+    #[command(after_help = "Examples:
+  pathloom probe live
+  pathloom probe ready --admin unix:/run/pathloom/admin.sock")]
+    Probe(crate::admin::ProbeArgs),
     /// Makes a throw-away authority and certificates, to try mTLS out.
     #[command(
         subcommand,
@@ -87,16 +92,21 @@ pub struct RunArgs {
     /// The process that started this one, and with which it ends (the demo's).
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<u32>,
+    /// Once another process took this one's place (`process.handover`), stay until SIGTERM: for a supervisor that would
+    /// start again what ends by itself, as Kubernetes does.
+    #[arg(long)]
+    pub linger: bool,
 }
 
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Run(args) => run::run(&args.config, args.parent),
+            Command::Run(args) => run::run(&args),
             Command::Check { file, effective } => check(&file, effective),
             Command::Demo(args) => crate::demo::run(args),
-            Command::Explain(args) => explain(&args),
+            Command::Explain(args) => said(crate::admin::explain(&args)),
+            Command::Probe(args) => said(async { crate::admin::probe(&args).await.map(|said| said + "\n") }),
             Command::Ca(command) => ca::run(command),
             Command::Capture(command) => capture::run(command),
             Command::Schema => {
@@ -129,14 +139,16 @@ fn check(file: &std::path::Path, effective: bool) -> ExitCode {
     }
 }
 
-fn explain(args: &crate::admin::ExplainArgs) -> ExitCode {
-    let asked = tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
-        let explained = runtime.block_on(crate::admin::explain(args));
-        explained.map(|text| print!("{text}"))
-    });
-    match asked {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => failed(&error),
+/// Prints what a running sidecar says.
+fn said<E: std::error::Error>(asked: impl Future<Output = Result<String, E>>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => match runtime.block_on(asked) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error),
+        },
         Err(error) => failed(&error),
     }
 }

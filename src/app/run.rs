@@ -3,11 +3,12 @@
 //! Everything that can fail at start is tried before anything serves: the configuration, the addresses, the access
 //! log, the recording. The model is not among it: a sidecar without a model serves all the same, by the ladder.
 
+use super::cli::RunArgs;
 use super::privileges;
 use super::reload::Reloads;
 use super::succession::Succession;
 use super::{EXIT_CONFIG, EXIT_START};
-use crate::admin::{self, AdminListener, AdminState, ConfigState};
+use crate::admin::{self, AdminState, ConfigState, Pages};
 use crate::balance::Published;
 use crate::capture;
 use crate::config::{self, Auto, Loaded, Watcher};
@@ -38,9 +39,10 @@ const MAX_OPEN_FILES: u64 = 1 << 20;
 
 /// Serves as the file says, until a signal ends it.
 ///
-/// With a `parent` it ends with that process, whatever ends it.
-pub fn run(path: &Path, parent: Option<u32>) -> ExitCode {
-    if let Some(parent) = parent
+/// With a `parent` it ends with that process, whatever ends it; with `linger` it stays, once another process took its
+/// place, until a signal.
+pub fn run(RunArgs { config: path, parent, linger }: &RunArgs) -> ExitCode {
+    if let Some(parent) = *parent
         && !ends_with(parent)
     {
         return ExitCode::FAILURE;
@@ -64,7 +66,7 @@ pub fn run(path: &Path, parent: Option<u32>) -> ExitCode {
     if let Err(error) = std::fs::File::open(path) {
         tracing::warn!(%error, "the configuration cannot be read without the privileges given up; a reload will fail");
     }
-    match serve(path, loaded, log) {
+    match serve(path, loaded, log, *linger) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -98,7 +100,7 @@ fn raise_open_files() {
 
 pub(super) type StartError = Box<dyn std::error::Error + Send + Sync>;
 
-fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError> {
+fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(), StartError> {
     let config = Arc::new(loaded.config);
     let cores = match config.process.threads {
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
@@ -146,10 +148,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     let mesh_counters = mesh.counters();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut succession = Succession::begin(config.process.handover.as_deref())?;
-    let admin_listener = match succession.admin(&config.admin) {
-        Some(listener) => listener,
-        None => AdminListener::bind(&config.admin)?,
-    };
+    let (admin_listener, metrics_listener) = succession.admin(&config.admin)?;
     let admin_address = admin_listener.address()?;
     let scorer = Scorer::start(Options::from(&config.model));
     let _ending = EndsScoring(scorer.clone());
@@ -195,7 +194,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
         },
     })?;
     let drain = proxy.drain();
-    let succeeded = succession.start(served, proxy.listening(), &admin_listener, drain.clone())?;
+    let operators = (&admin_listener, metrics_listener.as_ref());
+    let succeeded = succession.start(served, proxy.listening(), operators, drain.clone())?;
     let gauges = proxy.gauges();
     let state = Arc::new(AdminState {
         published: published.clone(),
@@ -240,12 +240,20 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
                     watcher.trigger();
                 }
             };
-            let admin = async {
-                if let Err(error) = admin::serve(admin_listener, state, succeeded.notified()).await {
+            let serve = async |listener, pages| {
+                if let Err(error) = admin::serve(listener, pages, state.clone(), succeeded.clone().told()).await {
                     tracing::error!(%error, "the admin port is not served");
                 }
             };
             let sharing = mesh.follow(config_receiver.clone());
+            let admin = async {
+                let metrics = async {
+                    if let Some(listener) = metrics_listener {
+                        serve(listener, Pages::Metrics).await;
+                    }
+                };
+                tokio::join!(serve(admin_listener, Pages::All), metrics);
+            };
             let checking = health::check(checks, config_receiver, move || bell.ring());
             tokio::join!(control.run(), checking, sharing, admin, reloads.follow(events), on_hang_up,);
         });
@@ -253,7 +261,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl) -> Result<(), StartError>
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));
     let mut server = proxy::chassis();
     server.add_service(proxy);
-    proxy::run(server, &drain);
+    proxy::run(server, &drain, linger);
     if !reporting.close(LAST_WORDS) {
         tracing::warn!("some access log lines or spans were not written in time");
     }

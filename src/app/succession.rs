@@ -5,16 +5,16 @@
 //! admin port, which the next one serves now, is closed.
 
 use super::run::StartError;
-use crate::admin::AdminListener;
+use crate::admin::{AdminListener, BindError};
 use crate::config::Admin;
 use crate::proxy::{self, Drain, Listening, Offer, Sockets, Taken};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
-/// The admin port's name among the sockets that a next process gets.
+/// The operators' ports' names among the sockets that a next process gets.
 const ADMIN: &str = "admin";
+const METRICS: &str = "metrics";
 
 pub(super) struct Succession {
     path: Option<PathBuf>,
@@ -23,6 +23,19 @@ pub(super) struct Succession {
     offer: Option<Offer>,
     /// What the process before gave, until it is taken.
     pub sockets: Sockets,
+}
+
+/// Whether another process serves now.
+#[derive(Clone)]
+pub(super) struct Succeeded(watch::Receiver<bool>);
+
+impl Succeeded {
+    /// Waits until one does, which may be never.
+    pub(super) async fn told(mut self) {
+        if self.0.wait_for(|succeeded| *succeeded).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Succession {
@@ -34,23 +47,33 @@ impl Succession {
         Ok(Self { path: path.map(Path::to_owned), before, offer, sockets })
     }
 
-    /// The admin port of the process before, if it is where this one's should be.
-    pub(super) fn admin(&mut self, wanted: &Admin) -> Option<AdminListener> {
-        AdminListener::adopt(self.sockets.remove(ADMIN)?, wanted)
+    /// The operators' port: that of the process before, if it is where this one's should be, or a new one; and the one
+    /// for the metrics alone, where there is to be one.
+    pub(super) fn admin(&mut self, wanted: &Admin) -> Result<(AdminListener, Option<AdminListener>), BindError> {
+        let before = self.sockets.remove(ADMIN).and_then(|socket| AdminListener::adopt(socket, wanted));
+        let admin = before.map_or_else(|| AdminListener::bind(wanted), Ok)?;
+        let metrics_before = self.sockets.remove(METRICS);
+        let metrics = wanted.metrics.map(|address| {
+            let before = metrics_before.and_then(|socket| AdminListener::adopt_tcp(socket, address));
+            before.map_or_else(|| AdminListener::bind_metrics(address), Ok)
+        });
+        Ok((admin, metrics.transpose()?))
     }
 
     /// Once this process has `served`: tells the one before, and waits for the next, which makes this one drain. What is
-    /// returned is told then.
+    /// returned tells of it.
     pub(super) fn start(
         self,
         served: Receiver<()>,
         listening: Listening,
-        admin: &AdminListener,
+        (admin, metrics): (&AdminListener, Option<&AdminListener>),
         drain: Drain,
-    ) -> Result<Arc<Notify>, StartError> {
-        let succeeded = Arc::new(Notify::new());
+    ) -> Result<Succeeded, StartError> {
+        let (tell, told) = watch::channel(false);
+        let succeeded = Succeeded(told);
         let Some(path) = self.path else { return Ok(succeeded) };
-        let (before, offer, admin, tell) = (self.before, self.offer, admin.try_clone()?, succeeded.clone());
+        let (before, offer, admin) = (self.before, self.offer, admin.try_clone()?);
+        let metrics = metrics.map(AdminListener::try_clone).transpose()?;
         std::thread::Builder::new().name("handover".into()).spawn(move || {
             if served.recv().is_err() {
                 return;
@@ -67,13 +90,16 @@ impl Succession {
             };
             offer.wait(|| {
                 let mut sockets = listening.sockets();
-                // Without it the next process has to bind it, and says so where it cannot.
-                sockets.extend(admin.try_clone().ok().map(|admin| (ADMIN.to_owned(), admin.into())));
+                // Without one the next process has to bind it, and says so where it cannot.
+                for (name, port) in [(ADMIN, Some(&admin)), (METRICS, metrics.as_ref())] {
+                    let socket = port.and_then(|port| port.try_clone().ok());
+                    sockets.extend(socket.map(|socket| (name.to_owned(), socket.into())));
+                }
                 sockets
             });
             tracing::info!("another process serves now; this one finishes what is under way and leaves");
-            drop(admin);
-            tell.notify_one();
+            drop((admin, metrics));
+            tell.send_replace(true);
             drain.begin();
         })?;
         Ok(succeeded)

@@ -35,6 +35,7 @@ read_at_start! {
     "node.zone" => node.zone;
     "admin.listen" => admin.listen;
     "admin.mode" => admin.mode;
+    "admin.metrics" => admin.metrics;
     "process.threads" => process.threads;
     "process.drain" => process.drain;
     "process.handover" => process.handover;

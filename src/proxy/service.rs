@@ -392,13 +392,21 @@ impl Control {
 }
 
 /// Signals: SIGTERM or SIGQUIT drains and then ends the process, a second one or SIGINT ends it at once.
+///
+/// A process whose place another one took drains without a signal; then the first one is no second, and ends nothing.
 #[derive(Debug)]
-pub struct DrainOnSignal(pub Drain);
+pub struct DrainOnSignal {
+    /// What is told.
+    pub drain: Drain,
+    /// Whether a process whose place another one took stays until a signal, with nothing to do: for supervisors that
+    /// would start again what ends by itself.
+    pub linger: bool,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for DrainOnSignal {
     async fn recv(&self) -> ShutdownSignal {
-        let drain = &self.0;
+        let drain = &self.drain;
         let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::quit()));
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)) = signals else {
             tracing::error!("signals cannot be watched; the process ends only by force");
@@ -412,7 +420,15 @@ impl ShutdownSignalWatch for DrainOnSignal {
                 return ShutdownSignal::FastShutdown;
             }
             _ = quit.recv() => drain.begin(),
-            () = drain.reached(Phase::Draining) => {}
+            () = drain.reached(Phase::Draining) => tokio::select! {
+                () = drain.finished(), if !self.linger => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {
+                    drain.stop();
+                    return ShutdownSignal::FastShutdown;
+                }
+                _ = quit.recv() => {}
+            },
         }
         tokio::select! {
             () = drain.finished() => ShutdownSignal::GracefulTerminate,
@@ -442,9 +458,9 @@ pub fn chassis() -> Server {
     server
 }
 
-/// Runs a server until a signal, and the data path to its end.
-pub fn run(server: Server, drain: &Drain) {
-    server.run(RunArgs { shutdown_signal: Box::new(DrainOnSignal(drain.clone())) });
+/// Runs a server until a signal, and the data path to its end; [`DrainOnSignal`] says what `linger` is.
+pub fn run(server: Server, drain: &Drain, linger: bool) {
+    server.run(RunArgs { shutdown_signal: Box::new(DrainOnSignal { drain: drain.clone(), linger }) });
     drain.begin();
     drain.join();
 }

@@ -1,7 +1,10 @@
 //! The command line.
 
-use crate::BINARY;
-use pathloom_integration::process;
+use crate::{BINARY, catalog, sidecar};
+use pathloom_integration::client::Version;
+use pathloom_integration::fleet::Fleet;
+use pathloom_integration::sidecar::get;
+use pathloom_integration::{process, wait};
 use std::process::Command;
 
 async fn pathloom(arguments: &[&str]) -> (i32, String, String) {
@@ -60,6 +63,42 @@ async fn help_version_and_schema_are_there_and_a_wrong_word_is_an_error() {
     assert!(code != 0 && code != 101 && errors.contains("rnu"), "{code} {errors}");
     let (code, _, errors) = pathloom(&["explain", "--admin", "127.0.0.1:1"]).await;
     assert!(code != 0 && code != 101 && errors.contains("127.0.0.1:1"), "{code} {errors}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_says_what_the_sidecar_is() {
+    let fleet = Fleet::start(1).await;
+    let admin = "admin: { listen: '@admin@', metrics: '@metrics@' }\n";
+    let sidecar = sidecar(catalog(&fleet.yaml(), "") + admin + "process: { drain: 5m }\n").start().await;
+    for address in [sidecar.address("admin"), sidecar.address("metrics")] {
+        let address = address.to_string();
+        assert_eq!(pathloom(&["probe", "live", "--admin", &address]).await, (0, "live\n".into(), String::new()));
+        assert_eq!(pathloom(&["probe", "ready", "--admin", &address]).await, (0, "ready\n".into(), String::new()));
+    }
+    let metrics = sidecar.address("metrics");
+    let (status, text) = get(metrics, "/metrics").await.unwrap();
+    assert!(status == 200 && text.contains("pathloom_"), "{status} {text}");
+    for hidden in ["/", "/routing", "/graph", "/config"] {
+        assert_eq!(get(metrics, hidden).await.unwrap().0, 404, "{hidden}");
+    }
+    // A request in flight keeps it from leaving.
+    let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    let held = tokio::spawn(async move { client.get("/hold").await.map(|answer| answer.status().as_u16()) });
+    wait::until("it to be in flight", || fleet.holding() == 1).await;
+    sidecar.sigterm();
+    let address = metrics.to_string();
+    let said = wait::eventually("readiness to fall", || async {
+        match pathloom(&["probe", "ready", "--admin", &address]).await {
+            (1, _, said) => Ok(said),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(said, "pathloom: not ready:\n- the process is leaving\n");
+    fleet.open_gates();
+    assert_eq!(held.await.unwrap().unwrap(), 200);
+    let (code, out, said) = pathloom(&["probe", "live", "--admin", "127.0.0.1:1"]).await;
+    assert!(code == 1 && out.is_empty() && said.contains("nobody listens at 127.0.0.1:1"), "{code} {out} {said}");
 }
 
 #[tokio::test]

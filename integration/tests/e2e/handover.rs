@@ -137,6 +137,50 @@ async fn what_is_in_flight_is_finished_by_the_process_that_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_after_another_process_took_over_ends_no_request() {
+    let fleet = Fleet::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover.sock");
+    let mut before = successor(&fleet, &path, "").start().await;
+    let (address, admin) = (before.address("in"), before.address("admin"));
+    let mut client = Version::Http1.connect(address).await.unwrap();
+    let held = tokio::spawn(async move { client.get("/hold").await.map(|answer| answer.status().as_u16()) });
+    wait::until("it to be in flight", || fleet.holding() == 1).await;
+    let _next = successor(&fleet, &path, "").address("in", address).address("admin", admin).start().await;
+    wait::until("it to be told", || before.stderr().contains("another process serves now")).await;
+    // As from Kubernetes, once the next pod is ready.
+    before.sigterm();
+    let mut client = Version::Http1.connect(address).await.unwrap();
+    assert_eq!(client.get("/").await.unwrap().status(), 200);
+    assert!(before.process.ended().is_none(), "it left with a request in flight");
+    fleet.open_gates();
+    assert_eq!(wait::soon("the held request", held).await.unwrap().unwrap(), 200);
+    assert_eq!(before.process.end(wait::LIMIT).await.code(), Some(0), "{}", before.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_lingers_stays_with_nothing_to_do_until_a_signal() {
+    let fleet = Fleet::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover.sock");
+    let mut before = successor(&fleet, &path, "").argument("--linger").start().await;
+    let (address, admin) = (before.address("in"), before.address("admin"));
+    let mut next = successor(&fleet, &path, "").address("in", address).address("admin", admin).start().await;
+    wait::until("it to be told", || before.stderr().contains("another process serves now")).await;
+    let mut client = Version::Http1.connect(address).await.unwrap();
+    assert_eq!(client.get("/").await.unwrap().status(), 200);
+    // One that does not linger is gone by then.
+    let third = successor(&fleet, &path, "").address("in", address).address("admin", admin).start().await;
+    assert_eq!(next.process.end(wait::LIMIT).await.code(), Some(0), "{}", next.stderr());
+    assert!(before.process.ended().is_none(), "{}", before.stderr());
+    before.sigterm();
+    assert_eq!(before.process.end(wait::LIMIT).await.code(), Some(0), "{}", before.stderr());
+    let mut client = Version::Http1.connect(address).await.unwrap();
+    assert_eq!(client.get("/").await.unwrap().status(), 200);
+    third.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_next_process_that_cannot_start_changes_nothing() {
     let fleet = Fleet::start(1).await;
     let folder = tempfile::tempdir().unwrap();

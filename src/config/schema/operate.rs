@@ -22,11 +22,14 @@ pub struct Admin {
     pub listen: AdminAddress,
     /// Who may use the Unix socket, as the permissions of its file: `0600` its owner alone, `0660` its group too.
     pub mode: FileMode,
+    /// A further address that answers for `/metrics`, `/live` and `/ready` alone, for those who may see nothing else.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9900))), mode: FileMode(0o600) }
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 9900));
+        Self { listen: AdminAddress::Tcp(loopback), mode: FileMode(0o600), metrics: None }
     }
 }
 
@@ -172,7 +175,7 @@ as_text!(FileMode, "permissions such as `0600`", r"^0?[0-7]{3}$|\$\{");
 
 impl<'de> Deserialize<'de> for Admin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_struct(SECTION_OR_TEXT, &["listen", "mode"], AdminVisitor)
+        deserializer.deserialize_struct(SECTION_OR_TEXT, &["listen", "mode", "metrics"], AdminVisitor)
     }
 }
 
@@ -195,15 +198,16 @@ impl<'de> Visitor<'de> for AdminVisitor {
         struct Section {
             listen: AdminAddress,
             mode: FileMode,
+            metrics: Option<SocketAddr>,
         }
         impl Default for Section {
             fn default() -> Self {
-                let Admin { listen, mode } = Admin::default();
-                Self { listen, mode }
+                let Admin { listen, mode, metrics } = Admin::default();
+                Self { listen, mode, metrics }
             }
         }
-        let Section { listen, mode } = Section::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Admin { listen, mode })
+        let Section { listen, mode, metrics } = Section::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Admin { listen, mode, metrics })
     }
 }
 
@@ -216,14 +220,13 @@ mod tests {
     fn the_operators_port_is_an_address_or_a_socket_with_its_permissions() {
         let admin = |text: &str| load_str(text, "t.yaml").map(|config| config.admin);
         let socket = AdminAddress::Unix("/run/p/a.sock".into());
-        assert_eq!(
-            admin("admin: unix:/run/p/a.sock").unwrap(),
-            Admin { listen: socket.clone(), mode: FileMode(0o600) }
-        );
+        assert_eq!(admin("admin: unix:/run/p/a.sock").unwrap(), Admin { listen: socket.clone(), ..Admin::default() });
         for mode in ["0660", "660", "\"0660\""] {
             let read = admin(&format!("admin: {{ listen: unix:/run/p/a.sock, mode: {mode} }}")).unwrap();
-            assert_eq!(read, Admin { listen: socket.clone(), mode: FileMode(0o660) }, "{mode}");
+            assert_eq!(read, Admin { listen: socket.clone(), mode: FileMode(0o660), metrics: None }, "{mode}");
         }
+        let both = admin("admin: { metrics: 0.0.0.0:9902 }").unwrap();
+        assert_eq!(both, Admin { metrics: "0.0.0.0:9902".parse().ok(), ..Admin::default() });
         assert_eq!(admin("admin: 127.0.0.1:9901").unwrap().listen.to_string(), "127.0.0.1:9901");
         for (wrong, word) in [
             ("admin: { listen: here }", "`here` is neither an IP address and a port nor a Unix socket"),

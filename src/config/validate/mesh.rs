@@ -49,7 +49,10 @@ fn workloads(config: &Config, findings: &mut Findings) {
             }
             Some(listen) => {
                 if let AdminAddress::Tcp(admin) = config.admin.listen {
-                    beside_admin(&path.key("listen"), listen, admin, findings);
+                    beside_admin(&path.key("listen"), listen, admin, "listen", findings);
+                }
+                if let Some(metrics) = config.admin.metrics {
+                    beside_admin(&path.key("listen"), listen, metrics, "metrics", findings);
                 }
                 if let Some(other) = sources.insert((listen, workload.source), name) {
                     told_apart(&path, listen, workload.source, other, findings);
@@ -107,12 +110,15 @@ fn never_to_itself(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, findings: &mut Findings) {
+/// The operators' ports, named by their keys, are nobody's listener.
+fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, key: &str, findings: &mut Findings) {
     if listen.port() == 0 || listen.port() != admin.port() {
         return;
     }
     if listen == admin {
-        findings.error(path.clone(), format!("{listen} is the admin port"), "listen elsewhere, or move `admin.listen`");
+        let (message, remedy) =
+            (format!("{listen} is the admin port"), format!("listen elsewhere, or move `admin.{key}`"));
+        findings.error(path.clone(), message, remedy);
         findings.resting_on(Path::of(&["admin"]));
     } else if listen.ip().is_unspecified() || admin.ip().is_unspecified() {
         findings.warning(path.clone(), format!("{listen} and the admin port {admin} share a port"), "use two ports");

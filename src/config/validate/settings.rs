@@ -70,6 +70,10 @@ fn admin(admin: &Admin, findings: &mut Findings) {
             let message = format!("{} bytes are too long for a Unix socket", socket.as_os_str().len());
             findings.error(path, message, format!("write a path of at most {MAX_SOCKET_PATH} bytes"));
         }
+        AdminAddress::Tcp(listen) if admin.metrics == Some(*listen) && listen.port() != 0 => {
+            let message = format!("{listen} is the admin port itself, which answers for the metrics as well");
+            findings.error(Path::of(&["admin", "metrics"]), message, "leave it out, or write another address");
+        }
         AdminAddress::Unix(_) | AdminAddress::Tcp(_) => {}
     }
 }

@@ -256,7 +256,7 @@ fn a_pingora_server_carries_it_and_ends_with_the_drain() {
     chassis.add_service(proxy);
     let running = {
         let drain = drain.clone();
-        std::thread::spawn(move || crate::proxy::run(chassis, &drain))
+        std::thread::spawn(move || crate::proxy::run(chassis, &drain, false))
     };
     runtime.block_on(async {
         eventually("it serves", async || TcpStream::connect(address).await.is_ok()).await;

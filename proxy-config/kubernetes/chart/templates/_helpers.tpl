@@ -1,0 +1,92 @@
+{{- define "pathloom.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "pathloom.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains (include "pathloom.name" .) .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "pathloom.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "pathloom.selector" -}}
+app.kubernetes.io/name: {{ include "pathloom.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "pathloom.labels" -}}
+{{ include "pathloom.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "pathloom.account" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "pathloom.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "pathloom.image" -}}
+{{- $tag := default .Chart.AppVersion .Values.image.tag }}
+{{- printf "%s:%s%s" .Values.image.repository $tag (ternary .Values.gpu.imageSuffix "" .Values.gpu.enabled) }}
+{{- end }}
+
+{{/* Whether the next pod takes the sockets over: only where both are in one network. */}}
+{{- define "pathloom.handover" -}}
+{{- if and .Values.hostNetwork .Values.handover.enabled }}true{{ end }}
+{{- end }}
+
+{{/* The configuration: what the chart knows, and over it what the operator says. */}}
+{{- define "pathloom.config" -}}
+{{- range $section := list "workloads" "clusters" }}
+{{- if not (index $.Values.config $section) }}
+{{- fail (printf "the value `config.%s` is empty: write the proxies' configuration there, as proxy-config/quickstart.yaml has it" $section) }}
+{{- end }}
+{{- end }}
+{{- $process := dict "drain" (printf "%ds" (sub (int .Values.terminationGracePeriodSeconds) 5)) }}
+{{- if include "pathloom.handover" . }}
+{{- $_ := set $process "handover" (printf "%s/handover.sock" .Values.handover.folder) }}
+{{- end }}
+{{- $base := dict "node" (dict "name" "${NODE_NAME}" "zone" "${NODE_ZONE:-}") "process" $process }}
+{{- if .Values.metrics.enabled }}
+{{- $_ := set $base "admin" (dict "metrics" (printf "%s:%d" .Values.metrics.address (int .Values.metrics.port))) }}
+{{- end }}
+{{- if .Values.gpu.enabled }}
+{{- $_ := set $base "model" (dict "device" "cuda") }}
+{{- end }}
+{{- $said := deepCopy .Values.config }}
+{{- if kindIs "string" (get $said "admin") }}
+{{- $said = omit $said "admin" | merge (ternary (dict) (dict "admin" (dict "listen" $said.admin)) (empty $said.admin)) }}
+{{- end }}
+{{- toYaml (mergeOverwrite $base $said) }}
+{{- end }}
+
+{{/* What the configuration is filled in with. */}}
+{{- define "pathloom.env" -}}
+- name: NODE_NAME
+  valueFrom: { fieldRef: { fieldPath: spec.nodeName } }
+- name: NODE_IP
+  valueFrom: { fieldRef: { fieldPath: status.hostIP } }
+- name: POD_IP
+  valueFrom: { fieldRef: { fieldPath: status.podIP } }
+# Kubernetes 1.35 and newer give a pod its node's zone as a label; elsewhere it is empty, and `config.node.zone` can say it.
+- name: NODE_ZONE
+  valueFrom: { fieldRef: { fieldPath: "metadata.labels['topology.kubernetes.io/zone']" } }
+{{- $admin := get .Values.config "admin" }}
+{{- $listen := "" }}
+{{- if kindIs "string" $admin }}{{ $listen = $admin }}{{ else if kindIs "map" $admin }}{{ $listen = get $admin "listen" }}{{ end }}
+{{- with $listen }}
+# Where `pathloom probe` and `pathloom explain` ask.
+- name: PATHLOOM_ADMIN
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
