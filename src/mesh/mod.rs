@@ -61,8 +61,11 @@ pub struct Parts {
     /// The time.
     pub clock: Arc<dyn Fn() -> Time + Send + Sync>,
     /// What is known of an instance from elsewhere.
-    pub described: Arc<dyn Fn(&NodeKey) -> Option<Described> + Send + Sync>,
+    pub described: Describes,
 }
+
+/// Says what is known of an instance.
+pub type Describes = Arc<dyn Fn(&NodeKey) -> Option<Described> + Send + Sync>;
 
 /// Why links are not shared.
 #[derive(Debug, thiserror::Error)]

@@ -120,11 +120,11 @@ impl Teller {
                 match add(writer, (&key, &account), room, &mut left, head, known) {
                     Added::Yes => told = true,
                     // What is full is sent, and a report of its own has room, or nothing has.
-                    Added::Full(full) if begun => {
-                        reports.push((*place, full.finish()));
+                    Added::Full if begun => {
+                        reports.extend(writer.take().map(|full| (*place, full.finish())));
                         told |= matches!(add(writer, (&key, &account), room, &mut left, head, known), Added::Yes);
                     }
-                    Added::Full(_) => {}
+                    Added::Full => *writer = None,
                     Added::Spent => {
                         self.note(told, key, brief, now);
                         break 'links;
@@ -155,8 +155,8 @@ impl Teller {
 /// What became of a link that was to be added to a report.
 enum Added {
     Yes,
-    /// The report has no room for it: here it is.
-    Full(Writer),
+    /// The report has no room for it.
+    Full,
     /// The budget has none.
     Spent,
 }
@@ -186,11 +186,8 @@ fn add(
         *writer = Some(report);
         return Added::Yes;
     }
-    if within_budget {
-        return Added::Full(report);
-    }
     *writer = Some(report);
-    Added::Spent
+    if within_budget { Added::Full } else { Added::Spent }
 }
 
 #[cfg(test)]

@@ -111,7 +111,8 @@ fn an_instance_is_named_with_each_report_in_which_its_links_are() {
 #[test]
 fn what_cannot_be_refuses_the_whole_report_and_says_why() {
     assert!(changed(|_| {}).is_ok());
-    let absurd: [(&str, fn(&mut WireReport)); 14] = [
+    type Change = fn(&mut WireReport);
+    let absurd: [(&str, Change); 14] = [
         ("a place that is none", |w| w.links[0].destination = 99),
         ("no latency", |w| w.links[0].mean_us = Some(0)),
         ("more than an hour", |w| w.links[0].ewma_us = Some(u32::MAX)),
