@@ -10,8 +10,8 @@
 //! through either.
 //!
 //! **What chitchat costs.** Each round sends the digest of all members, about 50 bytes each, to three of them. It gets at most
-//! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. At 64 KiB/s that is some 150 members.
-//! Beyond that the members' number is better left to a server.
+//! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. So it is for tens of members, or a
+//! few hundred with a larger budget; beyond that their number is better left to a server.
 //!
 //! A datagram that cannot be sent or read is lost, whatever the reason: nothing here ends because of one.
 
