@@ -71,10 +71,15 @@ gpu-library: ## Fetches ONNX Runtime's CUDA library (400 MB).
 demo: build ## Runs a whole little mesh on this machine, to look at.
 	$(TARGET)/release/pathloom demo $(ARGS)
 
+.PHONY: demo-mesh
+demo-mesh: build ## Runs three nodes that tell each other what they see, in network namespaces: trouble two hops away, a cut, dying sidecars.
+	@command -v ip >/dev/null || { echo "make: iproute2 is missing: sudo apt-get install iproute2" >&2; exit 1; }
+	cargo run --quiet --release --package pathloom-integration --bin mesh-demo -- --pathloom $(TARGET)/release/pathloom $(ARGS)
+
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing --quiet -- -D warnings
 	cargo test --quiet
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
@@ -108,6 +113,18 @@ test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizat
 
 bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.
 	python3 integration/kubernetes/test_chart.py --bless
+
+.PHONY: test-alerts
+test-alerts: ## Plays the alerting rules of proxy-config/alerts.yaml with Prometheus' own promtool.
+	@command -v promtool >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } \
+		|| { echo "make: promtool is missing: sudo apt-get install prometheus" >&2; exit 1; }
+	promtool check rules proxy-config/alerts.yaml
+	promtool test rules integration/alerts/alerts_test.yaml
+
+.PHONY: tuning
+tuning: setup ## Draws the plots of proxy-config/TUNING.md (about a quarter of an hour); ARGS=--quick those that need no simulation.
+	cargo run --release --package pathloom-models -- tuning --out proxy-config/tuning $(ARGS)
 
 .PHONY: model
 model: setup ## Trains the built-in model from nothing and checks it on three engines (about 25 minutes).
@@ -223,8 +240,8 @@ bench-peers: dist $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envo
 	$(TARGET)/release/peers run --pathloom $(TARGET)/dist/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
 
 .PHONY: bench-sharing
-bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder).
-	cargo run --quiet --release --package pathloom-benches --bin sharing
+bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder); ARGS=--help lists more.
+	cargo run --quiet --release --package pathloom-benches --features sharing --bin sharing -- $(ARGS)
 
 .PHONY: overload
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.

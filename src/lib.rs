@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod record;
 pub mod route;
 pub mod scorer;
+pub mod workload_api;
 
 #[cfg(test)]
 mod house_tests;

@@ -6,7 +6,8 @@
 //! - [`sidecar`] starts the product's binary on free ports, reloads it, stops it, and reads its admin port.
 //! - [`fleet`] is the other side: scripted endpoints that write every request into one [`fleet::Journal`], so that each
 //!   request sent can be accounted for.
-//! - [`lan`] is a network of several hosts, for what one host cannot show.
+//! - [`agent`] hands identities out over a SPIFFE Workload API.
+//! - [`lan`] is a network of several hosts, for what one host cannot show; [`hosts`] one in which a program puts itself.
 //! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
 //!
 //! The tests are in `tests/e2e`, one binary for all of them: each further one would cost a minute of linking. They wait
@@ -20,9 +21,11 @@
     reason = "support of tests: a surprise must fail the test where it happens"
 )]
 
+pub mod agent;
 pub mod body;
 pub mod client;
 pub mod fleet;
+pub mod hosts;
 pub mod lan;
 pub mod load;
 pub mod metrics;

@@ -311,6 +311,26 @@ impl Sidecar {
         candidates.into_iter().map(|c| (address(&c), c)).collect()
     }
 
+    /// Waits until it has logged this: its lines are read by a thread of their own.
+    pub async fn logged(&self, text: &str) {
+        wait::eventually("a line in the log", || async {
+            let log = self.stderr();
+            if log.contains(text) { Ok(()) } else { Err(format!("{text:?} is not in\n{log}")) }
+        })
+        .await;
+    }
+
+    /// Waits until so many are counted: what is over may be counted a moment later than its client knows.
+    pub async fn counted(&self, count: impl Fn(&Metrics) -> f64, expected: f64) {
+        wait::eventually("the count", || async {
+            let metrics = self.metrics().await;
+            let counted = count(&metrics);
+            let why = || format!("{counted}, not {expected}; failures: {:?}", metrics.all_failures());
+            if counted == expected { Ok(()) } else { Err(why()) }
+        })
+        .await;
+    }
+
     /// Fails when the sidecar panicked at some point.
     ///
     /// # Panics

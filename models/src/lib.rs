@@ -9,6 +9,7 @@
 //! - `train`, `evaluate`: fit the weights; measure them beside persistence on seeds that training never saw.
 //! - `recording`: recordings of real meshes and of the simulator's, read and replayed.
 //! - `closed_loop`: policies against each other in the simulator, the sidecar's own pick among them.
+//! - `tuning`: plots of what the configuration's keys do, from the sidecar's own code and from the closed loop.
 //! - `engines`, `check`: the same file in candle, rten and ONNX Runtime, and how far they are apart.
 //!
 //! Training code depends on the sidecar's library, never the other way round.
@@ -36,6 +37,7 @@ pub mod rivals;
 pub mod simulator;
 pub mod tensors;
 pub mod train;
+pub mod tuning;
 pub mod variant;
 pub mod weights;
 

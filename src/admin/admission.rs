@@ -3,10 +3,11 @@
 //! Labels are bounded by the configuration: clusters with a limit, routes and workloads with a rate, classes.
 
 use super::json::{ms, share};
+use super::metrics::{counter, gauge};
 use crate::admission::{GateView, Refusal, Table};
 use crate::balance::Generation;
 use crate::observe::Reason;
-use crate::observe::metrics::{Family, Kind, Labels, Measure, Value};
+use crate::observe::metrics::{Family, Labels, Measure, Value};
 use serde_json::{Map, Value as Json, json};
 
 /// The reason's code of a refusal, as requests' failures have it.
@@ -20,8 +21,6 @@ fn code(refusal: Refusal) -> &'static str {
 
 /// What `/metrics` says.
 pub fn families(generation: &Generation) -> Vec<Family> {
-    let gauge = |name, measure, help| Family::new(name, Kind::Gauge, measure, help);
-    let counter = |name, help| Family::new(name, Kind::Counter, Measure::Number, help);
     let mut limit =
         gauge("admission_limit", Measure::Number, "How many requests a cluster takes at once, where it is limited.");
     let mut in_flight =

@@ -6,6 +6,7 @@
 
 use super::explain::{cell, decimal, percent, string};
 use super::json::{ms, number, share};
+use super::metrics::{by_word, counter, gauge};
 use crate::balance::{Generation, Table};
 use crate::control::{ArmView, CanaryView, Comparison, Interval, Lost, Status};
 use crate::links::Time;
@@ -78,25 +79,16 @@ fn one(seen: &ArmView, policy: crate::config::Policy, all: u64) -> Json {
 
 /// What `/metrics` says of the trial and of own zones.
 pub fn families(status: &Status, traffic: &TrafficRegistry, generation: &Generation) -> Vec<Family> {
-    let counter = |name, measure, help| Family::new(name, Kind::Counter, measure, help);
-    let gauge = |name, measure, help| Family::new(name, Kind::Gauge, measure, help);
-    let mut requests = counter(
-        "canary_requests",
-        Measure::Number,
-        "Requests that are over, by the arm of the trial that steered them.",
-    );
-    let mut failures =
-        counter("canary_failures", Measure::Number, "Requests that failed, by the arm of the trial that steered them.");
-    let mut latency = counter(
+    let mut requests = counter("canary_requests", "Requests that are over, by the arm of the trial that steered them.");
+    let mut failures = counter("canary_failures", "Requests that failed, by the arm of the trial that steered them.");
+    let mut latency = Family::new(
         "canary_latency",
+        Kind::Counter,
         Measure::Seconds,
         "The latencies of a trial's requests together; by those with a latency, the mean.",
     );
-    let mut latencies = counter(
-        "canary_latencies",
-        Measure::Number,
-        "Requests with a latency, by the arm of the trial that steered them.",
-    );
+    let mut latencies =
+        counter("canary_latencies", "Requests with a latency, by the arm of the trial that steered them.");
     for ((workload, cluster), both) in traffic.arms() {
         for (arm, seen) in Arm::ALL.iter().zip(both) {
             let labels = || -> Labels {
@@ -132,11 +124,11 @@ pub fn families(status: &Status, traffic: &TrafficRegistry, generation: &Generat
     let retreated = view.as_ref().map(|v| u64::from(v.retreat.is_some()));
     let gone =
         gauge("canary_retreated", Measure::Number, "1 while the model stays away because it has lost its trial.");
-    let lost = counter("canary_retreats", Measure::Number, "Trials that the model has lost, by the reason's code.");
-    let lost = Lost::ALL
-        .iter()
-        .zip(status.losses())
-        .fold(lost, |family, (lost, count)| family.with(vec![("reason", lost.code().to_owned())], Value::Count(count)));
+    let lost = by_word(
+        counter("canary_retreats", "Trials that the model has lost, by the reason's code."),
+        "reason",
+        Lost::ALL.map(Lost::code).into_iter().zip(status.losses()),
+    );
     let mut own = gauge(
         "own_zone_share",
         Measure::Ratio,

@@ -5,6 +5,7 @@
 
 use super::canary;
 use super::client::{self, AskError, printable};
+use super::request::{self, RequestError};
 use http::StatusCode;
 use serde_json::Value;
 use std::fmt::Write;
@@ -27,6 +28,12 @@ pub struct ExplainArgs {
     /// Print the answer as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Where one request went, and why: its id (`x-request-id`), or the beginning of it.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["cluster", "workload", "json"])]
+    pub request: Option<String>,
+    /// The access log that has the request; `-` reads it from standard input. The file that the running proxy writes when it is not said.
+    #[arg(long, value_name = "FILE", requires = "request")]
+    pub log: Option<String>,
 }
 
 /// Why nothing can be explained.
@@ -38,6 +45,9 @@ pub enum ExplainError {
     /// The proxy has no such cluster or workload; it names those that it has.
     #[error("{0}")]
     Unknown(String),
+    /// The request cannot be found.
+    #[error(transparent)]
+    Request(#[from] RequestError),
 }
 
 /// Asks, and gives what to print.
@@ -46,6 +56,9 @@ pub enum ExplainError {
 /// When nobody answers, or not as it should, or what is asked for does not exist.
 pub async fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
     let address = client::address(&args.admin);
+    if let Some(id) = &args.request {
+        return Ok(request::explain(id, args.log.as_deref(), &address).await?);
+    }
     let (status, body) = client::ask(&address, &target(args)).await?;
     let value: Option<Value> = serde_json::from_slice(&body).ok();
     match (status, value) {
@@ -67,7 +80,7 @@ fn target(args: &ExplainArgs) -> String {
     format!("/routing?{}", query.join("&"))
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => out.push(char::from(byte)),
@@ -242,4 +255,4 @@ pub(super) fn percent(value: Option<&Value>) -> String {
 
 #[cfg(test)]
 #[path = "explain_tests.rs"]
-mod tests;
+pub(super) mod tests;

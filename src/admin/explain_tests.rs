@@ -9,10 +9,11 @@ use serde_json::json;
 use std::sync::Arc;
 
 fn args(admin: &str, cluster: Option<&str>) -> ExplainArgs {
-    ExplainArgs { cluster: cluster.map(Into::into), workload: None, admin: admin.into(), json: false }
+    let (cluster, admin) = (cluster.map(Into::into), admin.into());
+    ExplainArgs { cluster, workload: None, admin, json: false, request: None, log: None }
 }
 
-async fn serve() -> AdminAddress {
+pub(in crate::admin) async fn serve() -> AdminAddress {
     serve_on("127.0.0.1:0".parse().unwrap()).await
 }
 

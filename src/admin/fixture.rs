@@ -6,13 +6,19 @@ use crate::balance::{
     Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published,
     Retrying, Rung, Table, TableOptions, Why,
 };
-use crate::config::{AccessLog, Compare, Concurrency, Config, Policy, Protocol, Rate, RateLimit, Telemetry};
+use crate::config::{
+    AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Protocol, Rate, RateLimit, Telemetry,
+};
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
 use crate::graph::{GraphBuilder, Instance};
+use crate::health::Checks;
+use crate::identity::{Handshake, Identities, Side, ca};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
 use crate::observe::metrics::{self, Held};
 use crate::observe::{Arm, Came, Reason, Reporting, TrafficRegistry};
+use crate::record::{self, Recorder};
 use crate::route::RouteTable;
+use crate::scorer::ScoreError;
 use arc_swap::ArcSwap;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -41,7 +47,7 @@ pub fn state() -> AdminState {
                 "not_ready": null,
                 "engine": { "engine": "embedded", "version": "0.27", "device": "cpu", "reason": "no ONNX Runtime was found" },
             }),
-            metrics: Vec::new(),
+            metrics: scored().families(),
         }),
         identity: Box::new(|| json!(null)),
         gauges: Box::new(|| {
@@ -54,12 +60,57 @@ pub fn state() -> AdminState {
             let mesh = crate::mesh::Counters::default();
             mesh.set_on(true);
             gauges.extend(mesh.families());
+            let whereabouts: record::Whereabouts = Box::new(BTreeMap::new);
+            let parts = record::Parts { links: Arc::new(Links::new(1)), clock: Box::new(|| NOW), whereabouts };
+            gauges.extend(Recorder::start(&quiet.record, "node-7", parts).unwrap().families());
+            let checks = Checks::default();
+            checks.told(&NodeKey::new("10.0.0.1:80"), Ok(()), &HealthCheck::default());
+            gauges.push(checks.family());
+            gauges.extend(identity_families());
             gauges
         }),
         node: "node-7".into(),
         version: "0.0.0",
         started_at: SystemTime::now(),
     }
+}
+
+/// A model that has answered once.
+fn scored() -> crate::scorer::ScorerStatus {
+    crate::scorer::ScorerStatus {
+        state: crate::scorer::State::Ready,
+        file: "builtin".into(),
+        engine: None,
+        model: None,
+        not_ready: None,
+        last_error: None,
+        model_error: None,
+        inferences: 1,
+        late: 0,
+        errors: ScoreError::CODES.into_iter().map(|code| (code, 0)).collect(),
+        restarts: 0,
+        reloads: 0,
+        reloads_refused: 0,
+        hung_threads: 0,
+        last_duration_s: Some(0.001),
+        mean_duration_s: Some(0.001),
+        max_duration_s: Some(0.001),
+    }
+}
+
+/// What a node with an identity says of it.
+fn identity_families() -> Vec<metrics::Family> {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = ca::init(folder.path(), "mesh.local".parse().unwrap()).unwrap();
+    let id = "spiffe://mesh.local/shop/frontend".parse().unwrap();
+    let day = "24h".parse().unwrap();
+    let (certificate, key) = ca::issue(folder.path(), id, None, Vec::new(), day).unwrap();
+    let files =
+        Identity { certificate: Some(certificate), key: Some(key), bundle: Some(bundle), ..Identity::default() };
+    let identities = Arc::new(Identities::default());
+    identities.configure(&files).unwrap();
+    identities.handshakes.count(Side::Downstream, Handshake::Done);
+    identities.families()
 }
 
 /// A state with a generation and some traffic.

@@ -42,16 +42,20 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
     registry
 }
 
-fn gauge(name: &'static str, measure: Measure, help: &'static str) -> Family {
+pub(super) fn gauge(name: &'static str, measure: Measure, help: &'static str) -> Family {
     Family::new(name, Kind::Gauge, measure, help)
 }
 
-fn counter(name: &'static str, help: &'static str) -> Family {
+pub(super) fn counter(name: &'static str, help: &'static str) -> Family {
     Family::new(name, Kind::Counter, Measure::Number, help)
 }
 
 /// One sample for each word, by its label.
-fn by_word(family: Family, label: &'static str, samples: impl IntoIterator<Item = (&'static str, u64)>) -> Family {
+pub(super) fn by_word(
+    family: Family,
+    label: &'static str,
+    samples: impl IntoIterator<Item = (&'static str, u64)>,
+) -> Family {
     samples.into_iter().fold(family, |f, (word, count)| f.with(vec![(label, word.to_owned())], Value::Count(count)))
 }
 

@@ -4,7 +4,8 @@
 //! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
 //! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
 //! and `metrics` make their bodies;
-//! `explain` is the command that asks `/routing` and prints it for a person, `probe` the one that asks `/live` and `/ready`.
+//! `explain` is the command that asks `/routing` and prints it for a person (`request`: of one request, with the access log),
+//! `top` the one that shows it live, `probe` the one that asks `/live` and `/ready`; `client` asks for all of them.
 
 mod admission;
 mod canary;
@@ -18,15 +19,19 @@ mod guard;
 mod json;
 mod metrics;
 mod probe;
+mod request;
 mod routing;
 mod server;
 mod socket;
 mod stall;
 mod state;
+mod top;
 
 pub use client::AskError;
 pub use explain::{ExplainArgs, ExplainError, explain, render};
 pub use probe::{ProbeArgs, ProbeError, Probed, probe};
+pub use request::RequestError;
 pub use server::{Pages, serve};
 pub use socket::{AdminListener, BindError};
 pub use state::{AdminState, Asked, Clock, ConfigState, LoadError, ScorerStatus};
+pub use top::{TopArgs, TopError, top};

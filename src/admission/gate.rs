@@ -9,7 +9,7 @@ use super::limiter::{Limiter, Seen};
 use super::priority::{ClassId, Classes, LEVELS, Rank, shown};
 use super::shedder::Shedder;
 use crate::config::{Admission, Concurrency};
-use crate::links::{Time, bump};
+use crate::links::{Time, bump, bump32};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -149,10 +149,6 @@ impl Shard {
             bump(counter, 1);
         }
     }
-}
-
-fn bump32(counter: &AtomicU32) {
-    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
 impl Gate {

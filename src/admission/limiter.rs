@@ -143,7 +143,7 @@ impl Limiter {
     pub fn new(now: Time, endpoints: usize) -> Self {
         let endpoints = endpoints as f64;
         Self {
-            limit: INITIAL.max(INITIAL_EACH * endpoints),
+            limit: initial(endpoints),
             endpoints,
             minimum: None,
             recent: None,
@@ -161,10 +161,6 @@ impl Limiter {
     pub fn resize(&mut self, endpoints: usize) {
         self.endpoints = endpoints as f64;
         self.set(self.limit);
-    }
-
-    fn initial(&self) -> f64 {
-        INITIAL.max(INITIAL_EACH * self.endpoints)
     }
 
     /// The limit.
@@ -229,7 +225,7 @@ impl Limiter {
     fn forget(&mut self, now: Time) {
         self.stop_looking();
         (self.minimum, self.recent, self.growing) = (None, None, true);
-        self.limit = self.limit.max(self.initial());
+        self.limit = self.limit.max(initial(self.endpoints));
         (self.window, self.begun, self.reference) = (Seen::default(), now, None);
     }
 
@@ -329,8 +325,13 @@ impl Limiter {
 
     fn set(&mut self, limit: f64) {
         let least = MIN_LIMIT.max(self.endpoints).min(MAX_LIMIT);
-        self.limit = if limit.is_finite() { limit.clamp(least, MAX_LIMIT) } else { self.initial() };
+        self.limit = if limit.is_finite() { limit.clamp(least, MAX_LIMIT) } else { initial(self.endpoints) };
     }
+}
+
+/// What a limit for so many endpoints begins with.
+fn initial(endpoints: f64) -> f64 {
+    INITIAL.max(INITIAL_EACH * endpoints)
 }
 
 /// Whether latency stayed although fewer requests were under way.

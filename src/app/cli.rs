@@ -46,8 +46,17 @@ With `process.handover` in the file, a second `run` takes the first one's place 
   pathloom explain
   pathloom explain --cluster catalog --workload frontend
   pathloom explain --admin 10.0.0.7:9900 --json
-  pathloom explain --admin unix:/run/pathloom/admin.sock")]
+  pathloom explain --admin unix:/run/pathloom/admin.sock
+  pathloom explain --request 4c1f2e --log /var/log/pathloom/access.log   where did this request go, and why?")]
     Explain(crate::admin::ExplainArgs),
+    /// Shows what a running sidecar sees and does, live: endpoints, links, failures.
+    #[command(after_help = "Examples:
+  pathloom top
+  pathloom top --show failures --every 5s
+  pathloom top --once --filter catalog        one frame as text
+
+Keys: tab or 1 2 3 turn to endpoints, links and failures; arrows sort and move; r reverses; / filters; q leaves.")]
+    Top(crate::admin::TopArgs),
     /// Asks a running sidecar whether it lives or is ready: exit code 0, or 1 with the reasons.
     #[command(after_help = "Examples:
   pathloom probe live
@@ -106,6 +115,13 @@ impl Cli {
             Command::Check { file, effective } => check(&file, effective),
             Command::Demo(args) => crate::demo::run(args),
             Command::Explain(args) => said(crate::admin::explain(&args)),
+            Command::Top(args) => match crate::admin::top(&args) {
+                Ok(text) => {
+                    print!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => failed(&error),
+            },
             Command::Probe(args) => said(async { crate::admin::probe(&args).await.map(|said| said + "\n") }),
             Command::Ca(command) => ca::run(command),
             Command::Capture(command) => capture::run(command),

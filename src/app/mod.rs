@@ -9,6 +9,8 @@
 mod ca;
 mod capture;
 mod cli;
+#[cfg(test)]
+mod guides_tests;
 mod privileges;
 #[cfg(test)]
 mod readme_tests;

@@ -25,7 +25,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_fi
 /// What is kept, where the process has it, and why.
 fn needed(config: &Config) -> Vec<(CapabilitySet, &'static str)> {
     let mut needed = vec![(CapabilitySet::NET_BIND_SERVICE, "listeners below port 1024, which a reload may add")];
-    if config.workloads.values().any(|workload| workload.capture.captures()) {
+    if config.captures() {
         needed.push((CapabilitySet::NET_ADMIN, "capture: the mark on what the proxy itself opens, and TPROXY"));
     }
     needed

@@ -62,8 +62,10 @@ impl Reloads {
                     tracing::error!(%error, "the identity's files are not watched");
                 }
                 loaded.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-                self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
                 self.config.send_replace(config.clone());
+                // Nobody is told that it is in force before it is.
+                self.admin.control.in_force(&config).await;
+                self.admin.config.store(Arc::new(state.loaded(&config, loaded.warnings, now)));
                 tracing::info!("the configuration was read anew");
                 self.load_model(config.model.file.clone());
             }

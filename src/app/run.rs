@@ -18,11 +18,12 @@ use crate::identity::Identities;
 use crate::links::{Links, NodeCell};
 use crate::mesh::{self, Mesh};
 use crate::observe::log::{self, LogControl};
-use crate::observe::metrics::{Family, Held, Kind, Measure, Value, held};
+use crate::observe::metrics::{Family, Held, held};
 use crate::observe::{Reason, Reporting, TrafficRegistry};
 use crate::proxy::{self, Alarm, Clock, Drain, GaugesSnapshot, Proxy, ProxyOptions};
 use crate::record::{self, Described, Recorder};
 use crate::scorer::{Options, Scorer};
+use crate::workload_api;
 use arc_swap::ArcSwap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -106,9 +107,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         Auto::Set(threads) => threads,
     };
-    let captures = config.workloads.values().any(|workload| workload.capture.captures());
-    if captures && config.capture.user.is_none() {
-        capture::may_mark(config.capture.mark).map_err(|error| {
+    if let Some(mark) = config.own_mark() {
+        capture::may_mark(mark).map_err(|error| {
             format!(
                 "connections cannot be marked as the proxy's own ({error}), so they would be captured again: \
                  run it with CAP_NET_ADMIN, or write the user that it runs under as `capture.user`"
@@ -153,6 +153,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
     let scorer = Scorer::start(Options::from(&config.model));
     let _ending = EndsScoring(scorer.clone());
     let (config_sender, config_receiver) = watch::channel(config.clone());
+    // Before anything listens, so that the first client meets an identity where one is to be had.
+    runtime.block_on(workload_api::start(identities.clone(), config_receiver.clone()));
     let mut control = Control::new(
         Parts {
             published: published.clone(),
@@ -212,8 +214,8 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
             Box::new(move || {
                 let mut families = proxy_families(&gauges.snapshot());
                 families.extend(reporting.families());
-                families.extend(recording_families(&recorder));
-                families.push(check_family(&checked));
+                families.extend(recorder.families());
+                families.push(checked.family());
                 families.extend(identities.families());
                 families.extend(mesh_counters.families());
                 families
@@ -316,51 +318,10 @@ fn whereabouts(status: Arc<Status>) -> record::Whereabouts {
     })
 }
 
-fn recording_families(recorder: &Recorder) -> Vec<Family> {
-    let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
-    vec![
-        counter("recording_windows_written", "Windows of the links that were recorded.", recorder.written()),
-        counter(
-            "recording_windows_lost",
-            "Windows of the links that were not recorded: the disk took nothing, or the clock jumped.",
-            recorder.lost(),
-        ),
-    ]
-}
-
-fn check_family(checks: &Checks) -> Family {
-    let help = "Health checks of an endpoint, by whether it was well.";
-    let family = Family::new("health_checks", Kind::Counter, Measure::Number, help);
-    checks.snapshot().into_iter().fold(family, |family, (key, checked)| {
-        let labels = |result: &str| vec![("endpoint", key.to_string()), ("result", result.to_owned())];
-        let (good, bad) = checked.counts;
-        family.with(labels("well"), Value::Count(good)).with(labels("unwell"), Value::Count(bad))
-    })
-}
-
 fn scorer_view(scorer: Scorer) -> admin::Asked<admin::ScorerStatus> {
     Box::new(move || {
         let status = scorer.status();
-        let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
-        let mut errors = Family::new(
-            "inference_failures",
-            Kind::Counter,
-            Measure::Number,
-            "Requests for scores that failed, by reason.",
-        );
-        for (code, count) in &status.errors {
-            errors = errors.with(vec![("reason", (*code).into())], Value::Count(*count));
-        }
-        let metrics = vec![
-            counter("inferences", "Inferences that gave scores.", status.inferences),
-            errors,
-            counter("scorer_restarts", "Times that the scoring thread was given up and started anew.", status.restarts),
-            counter("model_reloads", "Models that replaced another while running.", status.reloads),
-            counter("model_reloads_refused", "Models that were refused on reload.", status.reloads_refused),
-            Family::new("last_inference", Kind::Gauge, Measure::Seconds, "How long the last inference took.")
-                .number(status.last_duration_s),
-        ];
-        admin::ScorerStatus { json: serde_json::to_value(&status).unwrap_or_default(), metrics }
+        admin::ScorerStatus { json: serde_json::to_value(&status).unwrap_or_default(), metrics: status.families() }
     })
 }
 

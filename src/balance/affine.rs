@@ -40,8 +40,8 @@ impl Affine {
     }
 
     /// What part of all numbers leads to a candidate first.
-    pub fn share(&self, index: usize) -> Option<f32> {
+    pub fn share(&self, index: usize) -> f32 {
         let position = self.candidates.iter().position(|c| *c as usize == index);
-        Some(position.and_then(|p| self.maglev.share(p)).unwrap_or(0.0))
+        position.and_then(|p| self.maglev.share(p)).unwrap_or(0.0)
     }
 }

@@ -41,7 +41,7 @@ pub use maglev::Maglev;
 pub use table::{COMPARE_ALL_UP_TO, Choice, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 pub use trial::Trial;
 pub use trouble::{Fault, Unwell};
-pub use zones::{Capacity, OVERPROVISIONED, OwnZone, Zones};
+pub use zones::{Capacity, MAX_TRIES, OVERPROVISIONED, OwnZone, Zones};
 
 #[cfg(test)]
 mod swap_tests;

@@ -211,7 +211,7 @@ impl Table {
     /// What part of the requests that stay with somebody stays with this candidate; none where nobody stays.
     #[must_use]
     pub fn affine_share(&self, index: usize) -> Option<f32> {
-        self.affine.as_ref()?.share(index)
+        self.affine.as_ref().map(|affine| affine.share(index))
     }
 
     /// All candidates, those that may get requests first.

@@ -15,6 +15,7 @@
 
 use super::table::Choice;
 use super::{Candidate, Table};
+use crate::config::MAX_RETRIES;
 use crate::links::Time;
 use crate::observe::Arm;
 use rand::Rng;
@@ -22,8 +23,8 @@ use std::sync::Arc;
 
 /// How many times the endpoints that it needs a zone is taken to have (Envoy's overprovisioning factor).
 pub const OVERPROVISIONED: f32 = 1.4;
-/// At how many endpoints a request may have been tried.
-const MAX_TRIED: usize = 8;
+/// At how many endpoints a request may be tried: the first one, and the further ones.
+pub const MAX_TRIES: usize = MAX_RETRIES as usize + 1;
 
 /// What share of requests stays in the own zone, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,7 +132,7 @@ impl Zones {
         let first = u8::from(u64::from(rng.next_u32()) >= self.below);
         [first, 1 - first].into_iter().find_map(|number| {
             let side = self.sides.get(usize::from(number))?;
-            let mut there = [usize::MAX; MAX_TRIED];
+            let mut there = [usize::MAX; MAX_TRIES];
             let of_side = tried.iter().filter_map(|whole| self.places.get(*whole)).filter(|(s, _)| *s == number);
             let mut count = 0;
             for (slot, (_, place)) in there.iter_mut().zip(of_side) {

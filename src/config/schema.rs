@@ -16,7 +16,7 @@ mod traffic;
 pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
-pub use resilience::{Check, Ejection, HealthCheck, Retries, RetryOn};
+pub use resilience::{Check, Ejection, HealthCheck, MAX_RETRIES, Retries, RetryOn};
 pub use sharing::Mesh;
 pub use steering::{Canary, Locality};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};

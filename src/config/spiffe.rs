@@ -1,4 +1,5 @@
-//! SPIFFE ids as they are written: `spiffe://trust-domain/path` (the SPIFFE-ID standard, sections 2 and 2.4).
+//! SPIFFE ids as they are written: `spiffe://trust-domain/path` (the SPIFFE-ID standard, sections 2 and 2.4), and where a
+//! Workload API is (the Workload Endpoint standard, section 4).
 //!
 //! An id that exists is well formed, so that ids can be compared as text: the trust domain and the path have one
 //! spelling each, without ports, queries, percent signs, empty or dotted segments.
@@ -8,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -48,6 +50,13 @@ pub enum ExpectedPeer {
     /// This workload.
     One(SpiffeId),
 }
+
+/// The Unix socket of a SPIFFE Workload API: `unix:///run/spire/agent.sock`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkloadApi(PathBuf);
+
+/// The longest path of a Unix socket on Linux, in bytes.
+const MAX_SOCKET: usize = 107;
 
 fn domain(text: &str) -> Result<(), &'static str> {
     let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
@@ -218,9 +227,55 @@ impl fmt::Display for ExpectedPeer {
     }
 }
 
-written!(TrustDomain, "a trust domain such as `mesh.example`", r"^[a-z0-9._-]+$");
-written!(SpiffePattern, "a SPIFFE id such as `spiffe://mesh.example/shop/*`", r"^spiffe://.+/.+$");
-written!(ExpectedPeer, "`off`, `mesh` or a SPIFFE id", r"^(off|mesh|spiffe://.+/.+)$");
+impl WorkloadApi {
+    /// The socket's path.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for WorkloadApi {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = |why: &str, remedy: &str| {
+            UnitError::new(format!("`{}` is no Workload API: {why}", text.escape_default()), remedy)
+        };
+        let how = "write `unix:///run/spire/agent.sock`";
+        if text.starts_with("tcp:") {
+            let why = "over TCP an agent cannot tell who asks, and keys would travel as plain text";
+            return Err(wrong(why, "have the agent listen on a Unix socket, and write `unix:///run/spire/agent.sock`"));
+        }
+        let rest = text.strip_prefix("unix:").ok_or_else(|| wrong("it does not begin with `unix://`", how))?;
+        // Of a URI's two ways to write that there is no host, agents' documentation uses both.
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if !path.starts_with('/') {
+            return Err(wrong("its path does not begin with `/`", how));
+        }
+        if path.ends_with('/') || path.contains(['?', '#', '%', '\0']) {
+            return Err(wrong("its path is not that of a file, or has `?`, `#` or `%`", how));
+        }
+        if path.len() > MAX_SOCKET {
+            return Err(wrong(
+                "its path is longer than 107 bytes, which no Unix socket's can be",
+                "use a shorter path",
+            ));
+        }
+        Ok(Self(path.into()))
+    }
+}
+
+impl fmt::Display for WorkloadApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.0.display())
+    }
+}
+
+written!(TrustDomain, "a trust domain such as `mesh.example`", r"^[a-z0-9._-]+$", deserialize_any);
+written!(SpiffePattern, "a SPIFFE id such as `spiffe://mesh.example/shop/*`", r"^spiffe://.+/.+$", deserialize_any);
+written!(WorkloadApi, "a Unix socket such as `unix:///run/spire/agent.sock`", r"^unix:(//)?/.+$", deserialize_any);
+written!(ExpectedPeer, "`off`, `mesh` or a SPIFFE id", r"^(off|mesh|spiffe://.+/.+)$", deserialize_any);
 
 #[cfg(test)]
 mod tests {
@@ -290,5 +345,36 @@ mod tests {
             assert_eq!(text.parse::<ExpectedPeer>().unwrap().to_string(), text);
         }
         assert!("api.example.com".parse::<ExpectedPeer>().unwrap_err().remedy.contains("name: api.example.com"));
+    }
+
+    #[test]
+    fn a_workload_api_is_a_unix_socket() {
+        for (text, path) in [
+            ("unix:///run/spire/agent.sock", "/run/spire/agent.sock"),
+            ("unix:/run/spire/agent.sock", "/run/spire/agent.sock"),
+        ] {
+            let api: WorkloadApi = text.parse().unwrap();
+            assert_eq!((api.socket(), api.to_string().as_str()), (Path::new(path), "unix:///run/spire/agent.sock"));
+        }
+        let longest = format!("unix:///{}", "a".repeat(MAX_SOCKET - 1));
+        assert!(longest.parse::<WorkloadApi>().is_ok());
+        let too_long = format!("{longest}a");
+        for text in [
+            "",
+            "/run/agent.sock",
+            "unix:",
+            "unix://run/agent.sock",
+            "unix:agent.sock",
+            "unix:///run/",
+            "unix:///run/a?b",
+            "unix:///run/a#b",
+            "unix:///run/%61",
+            "unix:///run/a\0",
+            &too_long,
+        ] {
+            assert!(text.parse::<WorkloadApi>().is_err(), "{text}");
+        }
+        let tcp = "tcp://127.0.0.1:8081".parse::<WorkloadApi>().unwrap_err();
+        assert!(tcp.message.contains("TCP") && tcp.remedy.contains("unix:///"), "{tcp:?}");
     }
 }

@@ -413,9 +413,10 @@ impl<T: FromStr<Err = UnitError>> Visitor<'_> for Written<T> {
     }
 }
 
-/// Gives a type that has `FromStr` and `Display` the serde and schema implementations that say the same.
+/// Gives a type that has `FromStr` and `Display` the serde and schema implementations that say the same. What is written
+/// like a number and is none (`0600`) is read as text (`deserialize_str`).
 macro_rules! written {
-    ($type:ident, $what:literal, $pattern:literal) => {
+    ($type:ident, $what:literal, $pattern:literal, $read:ident) => {
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -424,7 +425,7 @@ macro_rules! written {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(Written { what: $what, value: std::marker::PhantomData })
+                deserializer.$read(Written { what: $what, value: std::marker::PhantomData })
             }
         }
 
@@ -447,11 +448,11 @@ macro_rules! written {
 
 pub(super) use written;
 
-written!(Timespan, "a length of time such as `250ms`", r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$");
-written!(Share, "a share such as `20%`", r"^[0-9]+(\.[0-9]+)?%$");
-written!(ByteSize, "a number of bytes such as `64KiB`", r"^[0-9]+(B|KiB|MiB|GiB)$");
-written!(Rate, "a rate such as `100/s`", r"^[0-9]+/[smh]$");
-written!(SourceNet, "a network such as `10.1.2.16/28`", r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$");
+written!(Timespan, "a length of time such as `250ms`", r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$", deserialize_any);
+written!(Share, "a share such as `20%`", r"^[0-9]+(\.[0-9]+)?%$", deserialize_any);
+written!(ByteSize, "a number of bytes such as `64KiB`", r"^[0-9]+(B|KiB|MiB|GiB)$", deserialize_any);
+written!(Rate, "a rate such as `100/s`", r"^[0-9]+/[smh]$", deserialize_any);
+written!(SourceNet, "a network such as `10.1.2.16/28`", r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$", deserialize_any);
 
 #[cfg(test)]
 #[path = "units_tests.rs"]

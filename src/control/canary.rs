@@ -219,6 +219,8 @@ pub struct Trial {
     digest: Option<String>,
     clusters: BTreeMap<Arc<str>, ClusterTrial>,
     pairs: BTreeMap<(Arc<str>, Arc<str>), Pair>,
+    /// The arms as of the last tick, by cluster.
+    compared: Vec<Comparison>,
     retreat: Option<Retreat>,
 }
 
@@ -258,11 +260,15 @@ impl Trial {
             self.digest = Some(digest.to_owned());
         }
         self.look(counted);
-        if self.retreat.is_some() {
+        let lost_before = self.retreat.is_some();
+        if !lost_before {
+            self.clusters.values_mut().for_each(ClusterTrial::close);
+        }
+        self.compared = self.comparisons();
+        if lost_before {
             return None;
         }
-        self.clusters.values_mut().for_each(ClusterTrial::close);
-        let lost = self.comparisons().iter().find_map(|c| Some((c.cluster.clone(), c.lost(model.canary.tolerance.0)?)));
+        let lost = self.compared.iter().find_map(|c| Some((c.cluster.clone(), c.lost(model.canary.tolerance.0)?)));
         let (cluster, (lost, words)) = lost?;
         let again = model.canary.again.0;
         let until = (again > Duration::ZERO).then(|| now + again);
@@ -314,7 +320,7 @@ impl Trial {
         Some(CanaryView {
             terms: model.canary.clone(),
             arms: self.pairs.iter().map(|(key, pair)| (key.clone(), pair.views.clone())).collect(),
-            comparisons: self.comparisons(),
+            comparisons: self.compared.clone(),
             retreat: self.retreat.clone(),
         })
     }

@@ -35,15 +35,20 @@ proptest! {
     #[test]
     fn telemetry_of_any_time_and_size_is_bounded_and_ages_out(
         calls in prop::collection::vec((0..2usize, any::<u64>(), any::<f32>(), 1..3usize), 0..60),
+        far in any::<bool>(),
     ) {
         let mut bench = Bench::new(config(&[1, 2]));
         bench.tick(Ok(&[0.010, 0.010]));
         for (candidate, at, latency_s, times) in calls {
             let candidate = &bench.candidates()[candidate];
             // Around now as often as anywhere.
-            let at = if at % 2 == 0 { Time(at) } else { Time(SECOND + at % (20 * SECOND)) };
+            let at = if far && at % 2 == 0 { Time(at) } else { Time(SECOND + at % (20 * SECOND)) };
             (0..times).for_each(|_| call(&candidate.link, at, latency_s, Outcome::Success, candidate.prior_s));
         }
+        let estimates = |bench: &Bench| -> Vec<(f32, f32)> {
+            let now = bench.state.now();
+            bench.candidates().iter().map(|c| (c.link.estimate.at(now, c.prior_s, 3.0), c.prior_s)).collect()
+        };
         for _ in 0..3 {
             bench.pass(1.0);
             let (features, _) = bench.state.prepare().unwrap();
@@ -53,6 +58,17 @@ proptest! {
             let weights = bench.weights();
             prop_assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{weights:?}");
             prop_assert_eq!(bench.picks(20).len(), 20);
+            for (estimate, prior) in estimates(&bench) {
+                prop_assert!((0.0..=1e3).contains(&estimate) && (0.0..=1e3).contains(&prior), "{estimate} {prior}");
+            }
+        }
+        if !far {
+            // Half a minute after the last of them, ten time constants, nothing is left of any.
+            bench.now.store(51 * SECOND, SeqCst);
+            bench.tick(Ok(&[0.010, 0.010]));
+            for (estimate, prior) in estimates(&bench) {
+                prop_assert!((estimate - prior).abs() <= 1e-3 * prior && prior < 0.1, "{estimate} {prior}");
+            }
         }
         // As long after the last moment that anybody named as after any other.
         bench.now.store(u64::MAX - 10 * SECOND, SeqCst);

@@ -127,6 +127,7 @@ impl State {
             admission: self.desired.admission.clone(),
             clusters: clusters.into(),
         });
+        self.status().took_effect(&self.desired.config);
         if turn == Turn::Whole {
             self.status().ticked(cause, self.rung, took);
         }
@@ -243,10 +244,7 @@ impl State {
         if let Some(own) = own {
             table = table.with_own_zone(own);
         }
-        if cluster.maglev.is_some() {
-            table = table.with_affinity(cluster.maglev.clone());
-        }
-        Some(Arc::new(table))
+        Some(Arc::new(table.with_affinity(cluster.maglev.clone())))
     }
 
     /// What is wanted of each candidate, and its endpoint's state.

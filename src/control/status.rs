@@ -2,12 +2,14 @@
 
 use super::canary::{CanaryView, Lost};
 use crate::balance::{Cause, Fault, Rung};
+use crate::config::Config;
 use crate::graph::Graph;
 use crate::links::{Described, NodeKey};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use tokio::sync::watch;
 
 /// The graph that the last tick saw, with the model's word on it.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +56,8 @@ impl GuardCounters {
 /// What the slow loop shows of itself. Written by the tick, read by the admin port.
 #[derive(Debug, Default)]
 pub struct Status {
+    /// The configuration that the newest generation is of; none before the first.
+    in_force: watch::Sender<Option<Arc<Config>>>,
     view: ArcSwapOption<GraphView>,
     canary: ArcSwapOption<CanaryView>,
     /// The instances that the configuration names.
@@ -107,6 +111,24 @@ impl Status {
         self.canary.store(view.map(Arc::new));
     }
 
+    /// A generation of this configuration was published.
+    pub(super) fn took_effect(&self, config: &Arc<Config>) {
+        self.in_force.send_if_modified(|known| {
+            let new = !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, config));
+            if new {
+                *known = Some(config.clone());
+            }
+            new
+        });
+    }
+
+    /// Waits until a generation of this configuration steers.
+    pub async fn in_force(&self, config: &Arc<Config>) {
+        let is_it = |known: &Option<Arc<Config>>| known.as_ref().is_some_and(|known| Arc::ptr_eq(known, config));
+        // The sender is in `self`, so waiting cannot fail.
+        let _ = self.in_force.subscribe().wait_for(is_it).await;
+    }
+
     pub(super) fn lost(&self, why: Lost) {
         if let Some(counter) = self.lost.get(why as usize) {
             counter.fetch_add(1, Relaxed);
@@ -116,7 +138,7 @@ impl Status {
     /// How often the model has lost a trial, by `Lost`.
     #[must_use]
     pub fn losses(&self) -> [u64; Lost::ALL.len()] {
-        std::array::from_fn(|i| self.lost.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.lost.each_ref().map(|c| c.load(Relaxed))
     }
 
     pub(super) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {
@@ -136,7 +158,7 @@ impl Status {
     /// How often an endpoint was left alone, by `Fault::KINDS`.
     #[must_use]
     pub fn ejections(&self) -> [u64; Fault::KINDS.len()] {
-        std::array::from_fn(|i| self.ejections.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.ejections.each_ref().map(|c| c.load(Relaxed))
     }
 
     pub(super) fn set_model_error(&self, error: Option<f64>) {
@@ -152,13 +174,13 @@ impl Status {
     /// How many ticks each cause made happen, by `Cause as usize`.
     #[must_use]
     pub fn ticks(&self) -> [u64; 7] {
-        std::array::from_fn(|i| self.ticks.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.ticks.each_ref().map(|c| c.load(Relaxed))
     }
 
     /// How many generations each rung of the ladder made, by `Rung as usize`.
     #[must_use]
     pub fn rungs(&self) -> [u64; Rung::ALL.len()] {
-        std::array::from_fn(|i| self.rungs.get(i).map_or(0, |c| c.load(Relaxed)))
+        self.rungs.each_ref().map(|c| c.load(Relaxed))
     }
 
     /// How long the last tick took, in microseconds.
@@ -170,3 +192,22 @@ impl Status {
 
 /// Zero bits mean 'unknown', so that `Default` does.
 const NAN_BITS: u64 = f64::NAN.to_bits();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn a_configuration_is_in_force_once_a_generation_is_of_it() {
+        let status = Status::default();
+        let [old, new] = [0, 1].map(|_| Arc::new(Config::default()));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waiting = std::pin::pin!(status.in_force(&new));
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        status.took_effect(&old);
+        assert!(waiting.as_mut().poll(&mut cx).is_pending(), "it was another one's");
+        status.took_effect(&new);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
+    }
+}

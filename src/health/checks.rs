@@ -15,6 +15,7 @@ use super::probe::probe;
 use crate::balance::Unwell;
 use crate::config::{Check, Config, HealthCheck, Protocol};
 use crate::links::NodeKey;
+use crate::observe::metrics::{Family, Kind, Measure, Value};
 use rand::RngExt;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -83,6 +84,18 @@ impl Checks {
         all
     }
 
+    /// The metric.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        let help = "Health checks of an endpoint, by whether it was well.";
+        let family = Family::new("health_checks", Kind::Counter, Measure::Number, help);
+        self.snapshot().into_iter().fold(family, |family, (key, checked)| {
+            let labels = |result: &str| vec![("endpoint", key.to_string()), ("result", result.to_owned())];
+            let (good, bad) = checked.counts;
+            family.with(labels("well"), Value::Count(good)).with(labels("unwell"), Value::Count(bad))
+        })
+    }
+
     /// Takes an answer in; says whether the endpoint's state is another now.
     pub fn told(&self, key: &NodeKey, answer: Result<(), Unwell>, rules: &HealthCheck) -> bool {
         let mut all = self.all();
@@ -109,8 +122,7 @@ struct Asking {
 /// ejection.
 fn wanted(config: &Config) -> HashMap<NodeKey, Asking> {
     let mut all = HashMap::new();
-    let captures = config.workloads.values().any(|workload| workload.capture.captures());
-    let mark = Some(config.capture.mark).filter(|_| captures && config.capture.user.is_none());
+    let mark = config.own_mark();
     for cluster in config.clusters.values() {
         for endpoint in &cluster.endpoints {
             all.entry(NodeKey::new(&endpoint.address.to_string())).or_insert_with(|| Asking {

@@ -138,11 +138,13 @@ impl Dial {
     }
 
     fn in_mesh(&self, material: &Material) -> Result<ClientConfig, Box<dyn std::error::Error>> {
-        let expected = match &self.tls.identity {
-            ExpectedPeer::One(id) => Some(id.clone()),
-            ExpectedPeer::Mesh | ExpectedPeer::Off => None,
+        // Who expects anybody expects the own trust domain; workloads of another one are called by their ids.
+        let verifier = match &self.tls.identity {
+            ExpectedPeer::One(id) => {
+                MeshVerifier::new(material.own.clone(), material.federated.clone(), Some(id.clone()))
+            }
+            ExpectedPeer::Mesh | ExpectedPeer::Off => MeshVerifier::new(material.own.clone(), Arc::default(), None),
         };
-        let verifier = MeshVerifier::new(material.roots.clone(), material.domain.clone(), expected)?;
         let mut config = ClientConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -178,7 +180,9 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, String> {
     match file {
         Some(file) => {
             let text = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            for authority in certificates(&text, file, "certificate of an authority").map_err(|e| e.to_string())? {
+            for authority in
+                certificates(&text, file, "certificate of an authority in PEM").map_err(|e| e.to_string())?
+            {
                 roots.add(authority).map_err(|error| format!("{}: {error}", file.display()))?;
             }
         }

@@ -2,17 +2,19 @@
 //! runs.
 //!
 //! ```text
-//! files --Material::load--> checked: key fits, chain ends in the bundle, one SPIFFE id, not expired
-//!                              | good                                  | not
-//!                              v                                       v
-//!                  Identities: what new connections use     the last good one stays; an alarm with the reason
-//!                    |                      |
-//!             server settings         Dial: settings towards one kind of endpoint
+//! files ------------------------Material::load--+
+//! an agent (`workload_api`) --Material::offered-+--> checked: key fits, chain ends in the bundle, one SPIFFE id, not expired
+//!                                                      | good                                | not, or nothing comes
+//!                                                      v                                     v
+//!                                          Identities: what new connections use   the last good one stays; an alarm says why
+//!                                            |                      |
+//!                                     server settings         Dial: settings towards one kind of endpoint
 //! ```
 //!
 //! | file | what it holds |
 //! | --- | --- |
-//! | `material` | certificate, key and authorities as they are in files, and what they must be |
+//! | `source` | where they come from: files, or the agent behind a SPIFFE Workload API, and what that gave |
+//! | `material` | certificate, key and authorities, and what they must be |
 //! | `verify` | the check of a peer: its chain against the bundle, then its id |
 //! | `store` | what is in force, its replacement, the alarm |
 //! | `dial` | what is shown to endpoints and expected of them, in the mesh and outside |
@@ -29,25 +31,30 @@
 //! an older epoch as they become idle. What a file holds is never logged or shown, only its path and what is public in
 //! the certificate.
 //!
+//! **Other trust domains** are believed where the configuration names them (`identity.federated`), each by its own authorities
+//! alone, which come from the Workload API. Listeners let their workloads in; a cluster calls them where it expects one id.
+//!
 //! **Cryptography** is `ring`: it builds in seconds with a C compiler alone, where `aws-lc-rs` takes minutes and, on
 //! some machines, CMake. What it lacks, key exchange that withstands quantum computers, is one line in `provider`.
 //!
 //! What it deliberately does not do: look at revocation lists (certificates of a mesh live for hours), hold an identity
-//! for each workload (a proxy has one), or fetch certificates.
+//! for each workload (a proxy has one), or ask anybody for one: the room `workload_api` does.
 
 pub mod ca;
 mod dial;
 mod material;
 mod outcome;
 mod rules;
+mod source;
 mod store;
 mod verify;
 
 pub use crate::config::{SpiffeId, TlsMode, TrustDomain};
 pub use dial::{Dial, Secured};
-pub use material::{Files, Material, Refused};
+pub use material::{Material, Place, Refused};
 pub use outcome::{Handshake, Handshakes, Side};
 pub use rules::Rules;
+pub use source::{Agent, Files, Offer, Svid};
 pub use store::{Identities, InForce};
 pub use verify::{Peer, peer_of};
 

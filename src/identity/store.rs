@@ -1,13 +1,15 @@
 //! What is in force, its replacement while connections come and go, and the alarm when it cannot be replaced.
 //!
 //! A thread of its own waits for the files to change and reads them. Files of one identity are rarely replaced at once,
-//! so what does not fit together is looked at again for [`GRACE`] before it counts as wrong. Until there was a first
-//! good identity, TLS listeners turn clients away and the process says that it is not ready; afterwards the last good
-//! one stays, whatever the files hold. An expired one stays, too: peers refuse it, and say so.
+//! so what does not fit together is looked at again for [`GRACE`] before it counts as wrong. What an agent gives comes
+//! from outside ([`Identities::offer`]), as does that none can be had from it ([`Identities::none_from`]). Until there was a
+//! first good identity, TLS listeners turn clients away and the process says that it is not ready; afterwards the last good
+//! one stays, whatever the files hold or the agent says. An expired one stays, too: peers refuse it, and say so.
 
 use super::dial::{Dial, HTTP1, HTTP2};
-use super::material::{Files, Material, Refused};
+use super::material::{Material, Refused};
 use super::outcome::Handshakes;
+use super::source::{Agent, Files, Offer, Source};
 use super::verify::MeshVerifier;
 use super::{SpiffeId, provider};
 use crate::config::touch::{FileMark, Poke, Touch, Woken, mark_of};
@@ -62,7 +64,9 @@ impl fmt::Debug for Identities {
 
 #[derive(Default)]
 struct State {
-    files: Option<Files>,
+    source: Option<Source>,
+    /// Whether the agent, where there is one, was heard of last as one that answers.
+    connected: bool,
     marks: Vec<FileMark>,
     /// Since when the files do not fit together, without that being an alarm yet.
     doubt: Option<Instant>,
@@ -88,26 +92,53 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Identities {
     /// Takes what a configuration says, and reads the files at once. What they hold may be wrong: that is an alarm, and
-    /// the last good identity stays.
+    /// the last good identity stays. It also stays until another source has a good one.
     ///
     /// # Errors
     /// That no thread could be started to wait for the files.
     pub fn configure(self: &Arc<Self>, identity: &Identity) -> io::Result<()> {
-        let files = Files::of(identity);
+        let source = Source::of(identity);
         let mut state = lock(&self.state);
-        if state.files == files && files.is_none() {
-            return Ok(());
+        if let Some(source) = &source {
+            self.believe_only(source);
         }
-        if files.is_none() {
-            let State { taken, refused, poke, .. } = std::mem::take(&mut *state);
-            *state = State { taken, refused, poke, ..State::default() };
-            self.current.store(None);
-            self.renew_dials(None);
-            return Ok(());
+        match &source {
+            None if state.source.is_none() => return Ok(()),
+            None => {
+                let State { taken, refused, poke, .. } = std::mem::take(&mut *state);
+                *state = State { taken, refused, poke, ..State::default() };
+                self.current.store(None);
+                self.renew_dials(None);
+                return Ok(());
+            }
+            Some(Source::Files(_)) => {
+                state.source = source;
+                self.read(&mut state, true);
+            }
+            Some(Source::Agent(_)) if state.source == source => {}
+            // What was wrong with the former one says nothing of this one.
+            Some(Source::Agent(_)) => {
+                (state.source, state.connected, state.alarm, state.doubt) = (source, false, None, None);
+            }
         }
-        state.files = files;
-        self.read(&mut state, true);
         self.watch(&mut state)
+    }
+
+    /// Stops believing other trust domains that the configuration names no longer, whatever comes of its source.
+    fn believe_only(&self, source: &Source) {
+        let named = source.agent().map_or(&[][..], |agent| &agent.federated);
+        let Some(current) = self.current() else { return };
+        if current.material.federated().all(|domain| named.contains(domain)) {
+            return;
+        }
+        let believed = current.material.federated.iter().filter(|anchors| named.contains(anchors.domain()));
+        // Without the digest of any source, the next answer counts as new.
+        let (federated, digest) = (believed.cloned().collect(), [0; 32]);
+        if let Ok(in_force) = InForce::new(Material { federated, digest, ..current.material.clone() }, source) {
+            let in_force = Arc::new(in_force);
+            self.current.store(Some(in_force.clone()));
+            self.renew_dials(Some(&in_force.material));
+        }
     }
 
     /// Has a thread wait for the files, which may be others than before.
@@ -154,14 +185,10 @@ impl Identities {
 
     /// Reads the files. `now_or_never` leaves no time for the rest of a replacement.
     fn read(&self, state: &mut State, now_or_never: bool) {
-        let Some(files) = state.files.clone() else { return };
+        let source = state.source.clone();
+        let Some(source @ Source::Files(files)) = &source else { return };
         state.marks = files.paths().map(mark_of).to_vec();
-        let loaded = Material::load(&files).and_then(|material| {
-            let server = server_config(&material)
-                .map_err(|why| Refused::Unusable { path: files.certificate.clone(), why: why.to_string() })?;
-            Ok(InForce { material, server })
-        });
-        match loaded {
+        match Material::load(files).and_then(|material| InForce::new(material, source)) {
             Ok(in_force) => {
                 state.doubt = None;
                 self.install(state, in_force);
@@ -175,9 +202,39 @@ impl Identities {
         }
     }
 
+    /// Takes what an agent gave, if it is good; if not, that is an alarm, and the last good identity stays. An agent that
+    /// is not the configured one (any more) changes nothing.
+    pub fn offer(&self, agent: &Agent, offer: &Offer) {
+        let source = Source::Agent(agent.clone());
+        let made = Material::offered(agent, offer).and_then(|material| InForce::new(material, &source));
+        let mut state = lock(&self.state);
+        if state.source.as_ref() != Some(&source) {
+            return;
+        }
+        state.connected = true;
+        match made {
+            Ok(in_force) => self.install(&mut state, in_force),
+            Err(refused) => self.alarm(&mut state, refused.code(), refused.to_string()),
+        }
+    }
+
+    /// Nothing can be had from an agent, for a reason with its stable word. The last good identity stays.
+    pub fn none_from(&self, agent: &Agent, code: &'static str, why: String) {
+        let source = Source::Agent(agent.clone());
+        let mut state = lock(&self.state);
+        if state.source.as_ref() != Some(&source) {
+            return;
+        }
+        state.connected = false;
+        match self.expired(&source) {
+            Some(expired) => self.raise(&mut state, expired.code(), format!("{expired}; no other comes: {why}")),
+            None => self.raise(&mut state, code, why),
+        };
+    }
+
     fn install(&self, state: &mut State, in_force: InForce) {
         if state.alarm.take().is_some() {
-            tracing::info!("the identity's files are right again");
+            tracing::info!("the identity is well again");
         }
         if self.current().is_some_and(|current| current.material.digest == in_force.material.digest) {
             return;
@@ -199,15 +256,36 @@ impl Identities {
         }
     }
 
-    /// Raises an alarm, once for each reason.
+    /// Raises an alarm because of what was found, once for each reason.
     fn alarm(&self, state: &mut State, code: &'static str, text: String) {
-        if state.alarm.as_ref().is_some_and(|alarm| alarm.text == text) {
-            return;
+        if self.raise(state, code, text) {
+            state.refused += 1;
+        }
+    }
+
+    /// Raises an alarm. Gives whether it is another one than before.
+    fn raise(&self, state: &mut State, code: &'static str, text: String) -> bool {
+        match &mut state.alarm {
+            Some(alarm) if alarm.text == text => return false,
+            // Why an agent is away may be put in other words with each attempt.
+            Some(alarm)
+                if alarm.code == code && !state.connected && state.source.iter().any(|s| s.agent().is_some()) =>
+            {
+                alarm.text = text;
+                return false;
+            }
+            _ => {}
         }
         let kept = if self.current().is_some() { "the last good one stays" } else { "there is none yet" };
-        tracing::error!(reason = code, "the identity's files are refused, {kept}: {text}");
-        state.refused += 1;
+        tracing::error!(reason = code, "the identity is not as it should be, {kept}: {text}");
         state.alarm = Some(Alarm { since: SystemTime::now(), code, text });
+        true
+    }
+
+    /// That the identity in force is over, if it is.
+    fn expired(&self, source: &Source) -> Option<Refused> {
+        let at = self.current()?.material.expires;
+        (at <= SystemTime::now()).then(|| Refused::Expired { place: source.certificate(), at })
     }
 
     /// Looks at all files again, if there is a reason to.
@@ -224,17 +302,16 @@ impl Identities {
 
     fn look_at_identity(&self, woken: Woken) {
         let mut state = lock(&self.state);
-        let Some(files) = state.files.clone() else { return };
-        let marks = files.paths().map(mark_of).to_vec();
-        if woken != Woken::Perhaps || marks != state.marks || state.doubt.is_some() {
-            self.read(&mut state, woken == Woken::Asked);
+        let Some(source) = state.source.clone() else { return };
+        if let Some(files) = source.files() {
+            let marks = files.paths().map(mark_of).to_vec();
+            if woken != Woken::Perhaps || marks != state.marks || state.doubt.is_some() {
+                self.read(&mut state, woken == Woken::Asked);
+            }
         }
-        if let Some(current) = self.current()
-            && state.alarm.is_none()
-            && current.material.expires <= SystemTime::now()
+        if state.alarm.is_none()
+            && let Some(expired) = self.expired(&source)
         {
-            let (path, at) = (files.certificate, current.material.expires);
-            let expired = Refused::Expired { path, at };
             self.alarm(&mut state, expired.code(), expired.to_string());
         }
     }
@@ -243,7 +320,7 @@ impl Identities {
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         let state = lock(&self.state);
-        let missing = state.files.is_some() && self.current().is_none();
+        let missing = state.source.is_some() && self.current().is_none();
         missing
             .then(|| state.alarm.as_ref().map_or_else(|| "there is no identity".to_owned(), |alarm| alarm.text.clone()))
     }
@@ -252,7 +329,11 @@ impl Identities {
     #[must_use]
     pub fn status(&self) -> Json {
         let state = lock(&self.state);
-        let Some(files) = &state.files else { return Json::Null };
+        let Some(source) = &state.source else { return Json::Null };
+        let files =
+            |files: &Files| json!({ "certificate": files.certificate, "key": files.key, "bundle": files.bundle });
+        let agent =
+            |agent: &Agent| json!({ "socket": agent.to_string(), "hint": agent.hint, "connected": state.connected });
         let current = self.current();
         let material = current.as_ref().map(|c| &c.material);
         json!({
@@ -261,7 +342,9 @@ impl Identities {
             "expires_at": material.map(|m| rfc3339(m.expires)),
             "bundle_expires_at": material.map(|m| rfc3339(m.bundle_expires)),
             "loaded_at": state.loaded_at.map(rfc3339),
-            "files": { "certificate": files.certificate, "key": files.key, "bundle": files.bundle },
+            "files": source.files().map(files),
+            "workload_api": source.agent().map(agent),
+            "federated": material.map(|m| m.federated().map(ToString::to_string).collect::<Vec<_>>()),
             "alarm": state.alarm.as_ref().map(|a| json!({ "since": rfc3339(a.since), "reason": a.code, "text": a.text })),
         })
     }
@@ -271,7 +354,7 @@ impl Identities {
     pub fn families(&self) -> Vec<Family> {
         let handshakes = self.handshakes.family();
         let state = lock(&self.state);
-        if state.files.is_none() {
+        if state.source.is_none() {
             return if handshakes.samples.is_empty() { Vec::new() } else { vec![handshakes] };
         }
         let now = SystemTime::now();
@@ -293,11 +376,12 @@ impl Identities {
             }
         }
         let outcome = |name: &str| vec![("outcome", name.to_owned())];
-        let help = "Times that the identity's files were read and held something new, by what became of it.";
+        let help = "Times that the identity's files or its agent had something new, by what became of it.";
         let reloads = Family::new("identity_reloads", Kind::Counter, Measure::Number, help)
             .with(outcome("taken"), Value::Count(state.taken))
             .with(outcome("refused"), Value::Count(state.refused));
-        let help = "1 while the identity's files are refused or its certificate has expired, 0 otherwise.";
+        let help =
+            "1 while what the identity comes from is refused or away, or its certificate has expired, 0 otherwise.";
         let alarm =
             Family::new("identity_alarm", Kind::Gauge, Measure::Number, help).count(u64::from(state.alarm.is_some()));
         vec![expiry, reloads, alarm, handshakes]
@@ -309,9 +393,9 @@ fn follow(identities: &Weak<Identities>, mut touch: Touch) {
     let mut woken = Woken::Perhaps;
     while woken != Woken::Stop {
         let Some(identities) = identities.upgrade() else { return };
-        let (files, dials) = (lock(&identities.state).files.clone(), identities.dials());
+        let (source, dials) = (lock(&identities.state).source.clone(), identities.dials());
         let authorities = dials.iter().filter_map(|dial| dial.authorities());
-        touch.follow(files.iter().flat_map(Files::paths).chain(authorities));
+        touch.follow(source.iter().filter_map(Source::files).flat_map(Files::paths).chain(authorities));
         identities.look(woken);
         // Dropped before the wait: whoever else holds them may be the last, and ends this thread.
         drop((identities, dials));
@@ -321,7 +405,7 @@ fn follow(identities: &Weak<Identities>, mut touch: Touch) {
 
 /// Settings for clients' connections.
 fn server_config(material: &Material) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
-    let verifier = MeshVerifier::new(material.roots.clone(), material.domain.clone(), None)?;
+    let verifier = MeshVerifier::new(material.own.clone(), material.federated.clone(), None);
     let mut config = ServerConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -333,6 +417,12 @@ fn server_config(material: &Material) -> Result<Arc<ServerConfig>, Box<dyn std::
 }
 
 impl InForce {
+    fn new(material: Material, source: &Source) -> Result<Self, Refused> {
+        let unusable = |why: String| Refused::Unusable { place: source.certificate(), why };
+        let server = server_config(&material).map_err(|why| unusable(why.to_string()))?;
+        Ok(Self { material, server })
+    }
+
     /// Who this node is.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {

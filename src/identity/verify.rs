@@ -1,4 +1,5 @@
-//! The check of a peer of the mesh: its chain against the bundle, then its id. The same in both directions.
+//! The check of a peer of the mesh: its chain against the bundle of its trust domain, then its id. The same in both
+//! directions. The authorities of one trust domain never vouch for ids of another.
 
 use super::{SpiffeId, TrustDomain, provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -34,6 +35,14 @@ pub enum WrongId {
         id: SpiffeId,
         /// Where it should belong.
         domain: TrustDomain,
+    },
+    /// It is another's than whoever gave it said.
+    #[error("the certificate names `{id}`, and was given as that of `{said}`")]
+    Misnamed {
+        /// The certificate's.
+        id: SpiffeId,
+        /// What was said.
+        said: String,
     },
     /// It is another's.
     #[error("`{id}` is not the expected `{expected}`")]
@@ -78,44 +87,73 @@ pub fn peer_of(certificate: &CertificateDer<'_>) -> Option<Peer> {
     Some(Peer { id: id_in(certificate).ok()?, digest })
 }
 
+/// The authorities of a trust domain.
+#[derive(Debug, Clone)]
+pub(super) struct Anchors {
+    domain: TrustDomain,
+    roots: Arc<RootCertStore>,
+    chain: Arc<dyn ClientCertVerifier>,
+}
+
+impl Anchors {
+    pub(super) fn new(domain: TrustDomain, roots: Arc<RootCertStore>) -> Result<Self, VerifierBuilderError> {
+        let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider().clone()).build()?;
+        Ok(Self { domain, roots, chain })
+    }
+
+    pub(super) fn domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+}
+
 /// Checks peers of the mesh.
 #[derive(Debug)]
 pub(super) struct MeshVerifier {
-    roots: Arc<RootCertStore>,
-    chain: Arc<dyn ClientCertVerifier>,
-    domain: TrustDomain,
-    /// None is anybody of the trust domain.
+    own: Anchors,
+    /// Those of other trust domains whose workloads are believed, too.
+    federated: Arc<[Anchors]>,
+    /// The names of all authorities, which clients choose their certificate by.
+    subjects: Vec<DistinguishedName>,
+    /// None is anybody of the trust domains.
     expected: Option<SpiffeId>,
 }
 
 impl MeshVerifier {
-    pub(super) fn new(
-        roots: Arc<RootCertStore>,
-        domain: TrustDomain,
-        expected: Option<SpiffeId>,
-    ) -> Result<Self, VerifierBuilderError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider().clone()).build()?;
-        Ok(Self { roots, chain, domain, expected })
+    pub(super) fn new(own: Anchors, federated: Arc<[Anchors]>, expected: Option<SpiffeId>) -> Self {
+        let subjects = |anchors: &Anchors| anchors.chain.root_hint_subjects().to_vec();
+        let subjects = std::iter::once(&own).chain(federated.iter()).flat_map(subjects).collect();
+        Self { own, federated, subjects, expected }
+    }
+
+    /// The authorities that may vouch for a certificate. Whose id belongs nowhere is measured by the own ones.
+    fn anchors(&self, leaf: &CertificateDer<'_>) -> &Anchors {
+        if self.federated.is_empty() {
+            return &self.own;
+        }
+        let id = id_in(leaf).ok();
+        let of = |anchors: &&Anchors| id.as_ref().is_some_and(|id| id.is_of(&anchors.domain));
+        self.federated.iter().find(of).unwrap_or(&self.own)
     }
 
     /// Whether an authority of the bundle vouches for a certificate, as a server's and as a client's.
     pub(super) fn check_chain(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
         let now = UnixTime::now();
-        self.chain.verify_client_cert(leaf, rest, now)?;
+        self.anchors(leaf).chain.verify_client_cert(leaf, rest, now)?;
         self.check_server(leaf, rest, now)
     }
 
     fn check_server(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let roots = &self.anchors(leaf).roots;
         let leaf = ParsedCertificate::try_from(leaf)?;
         let algorithms = provider().signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, rest, now, algorithms)
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, rest, now, algorithms)
     }
 
     /// Whether a certificate's id is the one that is wanted.
     pub(super) fn check_id(&self, leaf: &CertificateDer<'_>) -> Result<SpiffeId, WrongId> {
         let id = id_in(leaf)?;
-        if !id.is_of(&self.domain) {
-            return Err(WrongId::Elsewhere { id, domain: self.domain.clone() });
+        if !id.is_of(&self.own.domain) && !self.federated.iter().any(|anchors| id.is_of(&anchors.domain)) {
+            return Err(WrongId::Elsewhere { id, domain: self.own.domain.clone() });
         }
         match &self.expected {
             Some(expected) if *expected != id => Err(WrongId::Other { id, expected: expected.clone() }),
@@ -133,7 +171,7 @@ impl MeshVerifier {
 
 impl ClientCertVerifier for MeshVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &self.subjects
     }
 
     fn verify_client_cert(
@@ -142,7 +180,7 @@ impl ClientCertVerifier for MeshVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, rest, now)?;
+        let verified = self.anchors(leaf).chain.verify_client_cert(leaf, rest, now)?;
         self.wanted(leaf).map(|()| verified)
     }
 

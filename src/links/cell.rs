@@ -104,6 +104,11 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
+/// Adds one, as [`bump`] does.
+pub(crate) fn bump32(counter: &AtomicU32) {
+    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
 impl LinkCell {
     pub(super) fn new(key: LinkKey, cores: usize, now: Time) -> Self {
         let shards: Box<[Shard]> = (0..cores.max(1)).map(|_| Shard::default()).collect();

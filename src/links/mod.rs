@@ -23,8 +23,8 @@ mod store;
 mod told;
 mod windows;
 
-pub(crate) use cell::bump;
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
+pub(crate) use cell::{bump, bump32};
 pub use estimate::{Estimate, Fading, LocalEstimate};
 pub use history::{BASELINE_S, MEMORY_S};
 pub(crate) use sketch::{BUCKETS, bucket_of};

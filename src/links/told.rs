@@ -16,8 +16,9 @@ use super::{LinkKey, LinkStats, NodeKey, Sketch, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What nobody repeats for this long is not known any more.
-pub const TOLD_FOR: Duration = Duration::from_secs(10);
+/// What nobody repeats for this long is not known any more: so long that one loss does no harm, and so short that two or
+/// three ticks later, when weights have come back, not ten seconds have passed since whoever told it died.
+pub const TOLD_FOR: Duration = Duration::from_secs(7);
 
 /// What can be told of a link, over about the last ten seconds. `None` is unknown.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -66,6 +66,12 @@ impl Counters {
         add(&self.links_left_out, taken.left_out);
     }
 
+    /// Bytes sent so far that held this, headers included.
+    #[must_use]
+    pub fn sent_bytes(&self, kind: Kind) -> u64 {
+        self.sent_bytes.get(kind as usize).map_or(0, |counter| counter.load(Relaxed))
+    }
+
     /// A datagram came faster than it could be taken in.
     pub(super) fn unheard(&self) {
         add(&self.unheard, 1);

@@ -6,8 +6,8 @@
 //! next, and of two the later holds. So a node sends its reports straight to each member that chitchat holds for alive: one
 //! hop, no fragments (a datagram fits into an Ethernet frame), and the sender alone keeps to its budget of bytes.
 //! The price is that a node's bytes rise with the number of members that want to hear it, which is why each says what it
-//! wants (`interest`, as a value of chitchat's: it is small, and seldom changes). Nodes that see each other through a third only hear nothing of each other, as requests between them would not get
-//! through either.
+//! wants (`interest`, as a value of chitchat's: it is small, and seldom changes). Nodes that see each other through a third
+//! only hear nothing of each other, as requests between them would not get through either.
 //!
 //! **What chitchat costs.** Each round sends the digest of all members, about 50 bytes each, to three of them. It gets at most
 //! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. So it is for tens of members, or a
@@ -44,9 +44,11 @@ const MESH: &str = "pathloom";
 /// Under this key a member says what it wants to hear of.
 const WANTS: &str = "wants";
 /// The largest report, so that its datagram with all headers fits into an Ethernet frame.
-const REPORT_BYTES: usize = 1_200;
+pub const REPORT_BYTES: usize = 1_200;
 /// What IPv6 and UDP put before each datagram.
 const HEADERS: usize = 48;
+/// What a report costs besides its own bytes.
+pub const DATAGRAM_OVERHEAD: usize = OVERHEAD + HEADERS;
 /// The largest datagram that UDP has.
 const MAX_DATAGRAM: usize = 65_507;
 /// How many datagrams may wait to be taken in.
@@ -139,7 +141,7 @@ impl Gossip {
             socket: UdpSocket::from_std(socket)?,
             sealer: Mutex::new(sealer),
             keys: ArcSwap::from_pointee(settings.keys),
-            meter: Mutex::new(Meter::new(settings.budget, Instant::now())),
+            meter: Mutex::new(Meter::new(settings.budget)),
             counters,
         });
         let (to_gossip, gossip) = mpsc::channel(WAITING);
@@ -189,12 +191,12 @@ impl Exchange for Gossip {
         drop(chitchat);
         self.alive = alive;
         let budget = lock(&self.shared.meter).left(Instant::now());
-        Room { budget, limit: REPORT_BYTES, overhead: OVERHEAD + HEADERS, audiences }
+        Room { budget, limit: REPORT_BYTES, overhead: DATAGRAM_OVERHEAD, audiences }
     }
 
     async fn send(&mut self, to: usize, report: &[u8]) {
         let Some(to) = self.alive.get(to) else { return };
-        let room = lock(&self.shared.meter).take(report.len() + OVERHEAD + HEADERS, Instant::now());
+        let room = lock(&self.shared.meter).take(report.len() + DATAGRAM_OVERHEAD, Instant::now());
         match self.shared.seal(Kind::Report, report).filter(|_| room) {
             Some(datagram) => self.shared.send(Kind::Report, &datagram, *to).await,
             None => self.shared.counters.unsent(),

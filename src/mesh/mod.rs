@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! links.accounts -> teller (changed and used first, a budget of bytes) -> wire -> Exchange ... the other nodes
-//! links.tell     <- ledger (the later word of each, for 10 s)          <- wire <- Exchange ... the other nodes
+//! links.tell     <- ledger (the later word of each, for 7 s)           <- wire <- Exchange ... the other nodes
 //! ```
 //! All of it is on a thread of its own. A tick reads what was heard up to a tenth of a second ago, by one pointer;
 //! a request notices nothing at all. Where nothing is shared there is no thread and no pointer.
 //!
 //! Every statistic carries its age, and the model gets it as a feature. Nothing that is told outlives its teller by more
-//! than ten seconds, whoever died: the teller, the network, or this thread. Own links are never shown as others tell of
+//! than seven seconds, whoever died: the teller, the network, or this thread. Own links are never shown as others tell of
 //! them. What is forged, stale, from the future, of another version or larger than anything of ours is refused and counted by
 //! its reason (`refused`), and nothing else changes.
 //!
@@ -28,8 +28,10 @@ pub mod wire;
 
 pub use counters::Counters;
 pub use exchange::{Audience, Exchange, Room};
+pub use gossip::{DATAGRAM_OVERHEAD, Gossip, REPORT_BYTES, Settings};
 pub use interest::Interest;
 pub use ledger::{Ledger, Peer, Taken};
+pub use meter::Meter;
 pub use node::{Identity, Node};
 pub use refused::Refused;
 pub use seal::{Keys, Kind, NoKeys, Opener, Sealer};
@@ -38,7 +40,7 @@ pub use teller::Teller;
 use crate::config::touch::{FileMark, mark_of};
 use crate::config::{self, Config};
 use crate::links::{Described, Links, NodeKey, Time};
-use gossip::{Gossip, Settings, Shared};
+use gossip::Shared;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};

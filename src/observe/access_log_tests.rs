@@ -70,7 +70,7 @@ fn a_stuck_output_holds_nobody_up_and_what_is_dropped_is_counted() {
     for _ in 0..10_000 {
         log.log(0, &record());
     }
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(log.dropped() > 1_000 && log.written() == 0, "{} {}", log.dropped(), log.written());
     assert!(!log.flush(Duration::from_millis(20)));
     (0..10).for_each(|_| open.send(true).unwrap());

@@ -5,7 +5,7 @@
 //! never looks fast; a request whose caller left before the answer counts with as long as it had waited, or an arm that
 //! hangs would look no worse for it.
 
-use crate::links::{BUCKETS, bucket_of, bump};
+use crate::links::{BUCKETS, bucket_of, bump, bump32};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Who steers a request, while the model is on trial.
@@ -103,7 +103,7 @@ impl Arms {
                 bump(&shard.latencies, 1);
                 bump(&shard.latency_sum_ns, (seconds.max(0.0) * 1e9) as u64);
                 if let Some(bucket) = shard.buckets.get(bucket_of(seconds)) {
-                    bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
+                    bump32(bucket);
                 }
             }
         }

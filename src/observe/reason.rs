@@ -109,7 +109,7 @@ reasons! {
     ClientGone = "client_gone", BAD_REQUEST, "http_request_error";
     /// The endpoint refused to switch protocols as it had announced, or the switch broke.
     UpgradeFailed = "upgrade_failed", BAD_GATEWAY, "http_upgrade_failed";
-    /// The request came through this mesh too many times: proxies pass it on to each other.
+    /// The request or connection came through this mesh too many times: proxies pass it on to each other.
     Loop = "loop", LOOP_DETECTED, "proxy_loop_detected";
     /// The connection did not begin with a PROXY header, as those from its source must.
     ProxyHeader = "proxy_header", BAD_REQUEST, "http_request_error";

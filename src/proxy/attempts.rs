@@ -35,7 +35,7 @@ use super::shared::send2;
 use super::trial;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
-use crate::balance::{Choice, Cluster, Retrying, Table};
+use crate::balance::{Choice, Cluster, MAX_TRIES, Retrying, Table};
 use crate::links::Time;
 use crate::observe::Reason;
 use http::header::RETRY_AFTER;
@@ -47,8 +47,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-/// At how many endpoints a request may be tried at most: validation allows 5 tries on top of the first.
-const MAX_TRIES: usize = 6;
 /// The longest wait before a second try; before each further one it may be twice as long, up to `LONGEST_BACKOFF`.
 const BACKOFF: Duration = Duration::from_millis(25);
 /// See `BACKOFF`.

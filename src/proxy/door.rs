@@ -15,6 +15,7 @@
 
 use super::conn::{self, Conn, DRAIN_IDLE, Proven, Who};
 use super::core::{Core, Listener};
+use super::headers::MAX_HOPS;
 use super::io::spoken;
 use super::meant::{goes_round, meant_for};
 use super::proxy_header::{self, Header, NoHeader};
@@ -57,7 +58,7 @@ enum Look<T> {
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>, door: &Door) {
     let Ok(local) = stream.local_addr() else { return };
     let meant = meant_for(&stream, door.capture, &listener, peer);
-    let ends = Ends { client: peer, server: meant.unwrap_or(local) };
+    let ends = Ends { client: peer, server: meant.unwrap_or(local), hops: 0 };
     let watch = Watch::new(&core.deadlines);
     let mut arriving = Arriving { core, listener, watch, ends, meant };
     let mut stream = Transport::Plain(stream);
@@ -89,11 +90,11 @@ impl Arriving {
         let within = self.core.limits.request_headers.0;
         let known = |read: &[u8]| proxy_header::read(read).transpose();
         match self.look(stream, read, within, known).await {
-            Look::Known(Ok(Header { length, addresses })) => {
+            Look::Known(Ok(Header { hops, .. })) if usize::from(hops) >= MAX_HOPS => Err(Reason::Loop),
+            Look::Known(Ok(Header { length, addresses, hops })) => {
                 read.advance(length.min(read.len()));
-                if let Some((client, server)) = addresses {
-                    self.ends = Ends { client, server };
-                }
+                let (client, server) = addresses.unwrap_or((self.ends.client, self.ends.server));
+                self.ends = Ends { client, server, hops: hops.saturating_add(1) };
                 Ok(())
             }
             Look::Known(Err(NoHeader)) | Look::Unknown => Err(Reason::ProxyHeader),

@@ -86,11 +86,9 @@ pub fn proxy_header(bytes: &[u8]) {
             let longer = [bytes, b"x"].concat();
             assert_eq!(super::proxy_header::read(&longer), Ok(Some(header)));
             if let Some((client, server)) = header.addresses {
-                let written = super::proxy_header::write(client, server).unwrap_or_default();
-                assert!(
-                    super::proxy_header::read(&written)
-                        .is_ok_and(|read| read.is_some_and(|read| read.addresses.is_some()))
-                );
+                let written = super::proxy_header::write(client, server, header.hops).unwrap_or_default();
+                let same = |read: super::proxy_header::Header| read.addresses.is_some() && read.hops == header.hops;
+                assert!(super::proxy_header::read(&written).is_ok_and(|read| read.is_some_and(same)));
             }
         }
         Ok(None) => assert!(bytes.len() < super::proxy_header::MAX_HEADER),

@@ -26,8 +26,8 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 use std::cell::RefCell;
 
-/// A request that names this proxy so often in `Via` goes round in circles.
-const MAX_HOPS: usize = 16;
+/// A request that names this proxy so often in `Via` goes round in circles; so does a connection that says so.
+pub(super) const MAX_HOPS: usize = 16;
 
 /// What `Connection` may not name.
 const PROTECTED: [&str; 14] = [

@@ -3,9 +3,11 @@
 //! Read in both versions, and only from those that the configuration names: whoever else says it would be believed to be
 //! anybody. From those it must come, as the protocol wants it: there is no guessing. A header that names nobody (`LOCAL`,
 //! `UNKNOWN`: a load balancer's own health check) leaves the connection as coming from whom it comes. What a header says
-//! beyond addresses is read over.
+//! beyond addresses is read over, but for `HOPS`.
 //!
-//! Written in version 2. Nothing here reads more than `MAX_HEADER`.
+//! Written in version 2. Whoever passes on what came with a header also says how many of us did so before, as `Via` does
+//! for requests: nothing else in a stream of bytes would tell one that goes in a circle. Nothing here reads more than
+//! `MAX_HEADER`.
 
 use ppp::{PartialResult, v1, v2};
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +20,8 @@ const MAX_TEXT: usize = 107;
 const TEXT: &[u8] = b"PROXY ";
 /// How long the part of version 2 is that says how long the rest is.
 const FIXED: usize = 16;
+/// By how many of us it came before, a byte: of those kinds that applications give a meaning of their own (section 2.2.7).
+const HOPS: u8 = 0xe7;
 
 /// A header was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub(super) struct Header {
     pub length: usize,
     /// Who connects to whom; none where it names nobody.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// By how many of us it came before.
+    pub hops: u8,
 }
 
 /// The bytes are no header.
@@ -65,7 +71,9 @@ fn read_binary(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
                 )),
                 _ => None,
             };
-            Ok(Some(Header { length: header.len(), addresses }))
+            let hops = header.tlvs().flatten().find(|said| said.kind == HOPS);
+            let hops = hops.and_then(|said| said.value.first().copied()).unwrap_or(0);
+            Ok(Some(Header { length: header.len(), addresses, hops }))
         }
         Err(error) if error.is_incomplete() && bytes.len() < MAX_HEADER => Ok(None),
         Err(_) => Err(NoHeader),
@@ -89,19 +97,20 @@ fn read_text(bytes: &[u8]) -> Result<Option<Header>, NoHeader> {
             Some(((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into()))
         }
     };
-    Ok(Some(Header { length: line.len(), addresses }))
+    Ok(Some(Header { length: line.len(), addresses, hops: 0 }))
 }
 
-/// Writes a header of version 2: `client` connects to `server`. Where the two are of different families, both are written
-/// as IPv6.
-pub(super) fn write(client: SocketAddr, server: SocketAddr) -> Option<Vec<u8>> {
+/// Writes a header of version 2: `client` connects to `server`, and came by so many of us before. Where the two are of
+/// different families, both are written as IPv6.
+pub(super) fn write(client: SocketAddr, server: SocketAddr, hops: u8) -> Option<Vec<u8>> {
     let (client, server) = match (canonical(client), canonical(server)) {
         (client, server) if client.is_ipv4() == server.is_ipv4() => (client, server),
         (client, server) => (mapped(client), mapped(server)),
     };
-    v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, (client, server))
-        .build()
-        .ok()
+    let command = v2::Version::Two | v2::Command::Proxy;
+    let header = v2::Builder::with_addresses(command, v2::Protocol::Stream, (client, server));
+    let header = if hops > 0 { header.write_tlv(HOPS, &[hops]).ok()? } else { header };
+    header.build().ok()
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -125,20 +134,20 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_byte_by_byte() {
-        for (client, server, read_client, read_server) in [
-            ("10.0.0.1:1000", "10.0.0.2:80", "10.0.0.1:1000", "10.0.0.2:80"),
-            ("[fd00::1]:1000", "[fd00::2]:80", "[fd00::1]:1000", "[fd00::2]:80"),
-            ("[::ffff:10.0.0.1]:7", "10.0.0.2:80", "10.0.0.1:7", "10.0.0.2:80"),
-            ("10.0.0.1:1000", "[fd00::2]:80", "[::ffff:10.0.0.1]:1000", "[fd00::2]:80"),
+        for (client, server, read_client, read_server, hops) in [
+            ("10.0.0.1:1000", "10.0.0.2:80", "10.0.0.1:1000", "10.0.0.2:80", 0),
+            ("[fd00::1]:1000", "[fd00::2]:80", "[fd00::1]:1000", "[fd00::2]:80", 1),
+            ("[::ffff:10.0.0.1]:7", "10.0.0.2:80", "10.0.0.1:7", "10.0.0.2:80", 255),
+            ("10.0.0.1:1000", "[fd00::2]:80", "[::ffff:10.0.0.1]:1000", "[fd00::2]:80", 16),
         ] {
-            let mut bytes = write(address(client), address(server)).unwrap();
+            let mut bytes = write(address(client), address(server), hops).unwrap();
             let length = bytes.len();
             bytes.extend_from_slice(b"GET /");
             for end in 0..length {
                 assert_eq!(read(&bytes[..end]), Ok(None), "{end} of {length}");
             }
             let addresses = Some((address(read_client), address(read_server)));
-            assert_eq!(read(&bytes), Ok(Some(Header { length, addresses })));
+            assert_eq!(read(&bytes), Ok(Some(Header { length, addresses, hops })));
         }
     }
 
@@ -151,10 +160,10 @@ mod tests {
             assert_eq!(read(&bytes[..end]), Ok(None), "{end}");
         }
         let addresses = Some((address("10.0.0.1:1000"), address("10.0.0.2:80")));
-        assert_eq!(read(&bytes), Ok(Some(Header { length: line.len(), addresses })));
+        assert_eq!(read(&bytes), Ok(Some(Header { length: line.len(), addresses, hops: 0 })));
         let six = read(b"PROXY TCP6 fd00::1 fd00::2 1000 80\r\n").unwrap().unwrap();
         assert_eq!(six.addresses, Some((address("[fd00::1]:1000"), address("[fd00::2]:80"))));
-        assert_eq!(read(b"PROXY UNKNOWN\r\n"), Ok(Some(Header { length: 15, addresses: None })));
+        assert_eq!(read(b"PROXY UNKNOWN\r\n"), Ok(Some(Header { length: 15, addresses: None, hops: 0 })));
         assert_eq!(read(b"PROXY UNKNOWN a b c\r\nx").unwrap().unwrap().addresses, None);
     }
 
@@ -183,9 +192,10 @@ mod tests {
 
     #[test]
     fn a_header_that_names_nobody_is_read_over() {
-        let local = [v2::PROTOCOL_PREFIX, b"\x20\0\0\x03abc", b"rest"].concat();
-        assert_eq!(read(&local), Ok(Some(Header { length: 19, addresses: None })));
+        // What it goes on to say is cut short.
+        let local = [v2::PROTOCOL_PREFIX, b"\x20\0\0\x03\xe7bc", b"rest"].concat();
+        assert_eq!(read(&local), Ok(Some(Header { length: 19, addresses: None, hops: 0 })));
         let unix = [v2::PROTOCOL_PREFIX, b"\x21\x31\0\xd8", &[b'/'; 216]].concat();
-        assert_eq!(read(&unix), Ok(Some(Header { length: 232, addresses: None })));
+        assert_eq!(read(&unix), Ok(Some(Header { length: 232, addresses: None, hops: 0 })));
     }
 }

@@ -222,6 +222,8 @@ impl Proxy {
         for (address, bound) in std::mem::take(&mut self.bound) {
             control.listen(address, bound);
         }
+        // Whoever is served from the start is served within the limits.
+        control.adjust();
         (self.options.on_ready)();
         let drain = self.drain.clone();
         let thread = std::thread::Builder::new().name("proxy-control".into()).spawn(move || {

@@ -15,6 +15,10 @@
 //! the other: who reads it must be able to tell. An endpoint that breaks before it ever said something has failed; later, a
 //! reset is how many servers say goodbye. A drain waits for connections, up to its deadline: nobody can tell the clients of
 //! an unknown protocol to leave.
+//!
+//! **Circles.** Nothing in a stream of bytes says where it has been. Where proxies introduce their clients to each other (PROXY
+//! headers) they count themselves there, and one that goes in a circle is cut (`door`). Any other grows by a connection a
+//! round, as far as `admission.concurrency`, `listeners.max_connections` and descriptors let it, and is gone with its client.
 
 use super::admission::{self, Standing};
 use super::attempts::{Tried, pick};
@@ -54,6 +58,8 @@ pub(super) enum To<'a> {
 pub(super) struct Ends {
     pub client: SocketAddr,
     pub server: SocketAddr,
+    /// By how many of us it came, as the PROXY headers before it say.
+    pub hops: u8,
 }
 
 /// Passes a connection on, of which `read` came already, to its end.
@@ -182,7 +188,7 @@ async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table, ends: Ends)
 
 /// Tells an endpoint who the client is, by a PROXY header.
 async fn introduce(endpoint: &mut Transport, ends: Ends) -> io::Result<()> {
-    let header = proxy_header::write(ends.client, ends.server).ok_or(io::ErrorKind::InvalidInput)?;
+    let header = proxy_header::write(ends.client, ends.server, ends.hops).ok_or(io::ErrorKind::InvalidInput)?;
     endpoint.write_all(&header).await
 }
 

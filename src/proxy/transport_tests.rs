@@ -29,7 +29,7 @@ async fn pair() -> (Transport, Transport) {
         certificate: file("cert", &issued.certificate),
         key: file("key", &issued.key),
         bundle: file("bundle", ca.certificate()),
-        trust_domain: None,
+        ..Identity::default()
     };
     identities.configure(&identity).unwrap();
     let mesh = ClusterTls { identity: "mesh".parse().unwrap(), ..ClusterTls::default() };

@@ -9,6 +9,7 @@ use super::writer::{Bounds, Writer, WriterError};
 use crate::config;
 use crate::links::orca::Report;
 use crate::links::{Links, NodeKey, Time, Windows};
+use crate::observe::metrics::{Family, Kind, Measure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -101,6 +102,20 @@ impl Recorder {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Relaxed)
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
+        vec![
+            counter("recording_windows_written", "Windows of the links that were recorded.", self.written()),
+            counter(
+                "recording_windows_lost",
+                "Windows of the links that were not recorded: the disk took nothing, or the clock jumped.",
+                self.lost(),
+            ),
+        ]
     }
 
     /// Ends the recording; true when it was over within the limit. The window under way is not written.

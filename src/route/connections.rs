@@ -70,7 +70,7 @@ impl Connections {
                 doors.insert(listen, Arc::new(door));
             }
         }
-        let captures = doors.values().any(|door| door.capture.captures());
+        let captures = config.captures();
         let mut destinations = HashMap::new();
         for (cluster, id) in config.clusters.values().zip(0u32..).filter(|_| captures) {
             let own = cluster.endpoints.iter().map(|endpoint| endpoint.address);
@@ -88,7 +88,7 @@ impl Connections {
             destinations,
             captures,
             unknown: config.capture.unknown,
-            mark: Some(config.capture.mark).filter(|mark| captures && *mark != 0 && config.capture.user.is_none()),
+            mark: config.own_mark(),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::contract::{ModelError, ModelInfo};
 use super::engine::{EngineInfo, ScoreError};
+use crate::observe::metrics::{Family, Kind, Measure, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -74,6 +75,28 @@ pub struct ScorerStatus {
     pub mean_duration_s: Option<f64>,
     /// The longest inference in seconds.
     pub max_duration_s: Option<f64>,
+}
+
+impl ScorerStatus {
+    /// The metrics.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        let counter = |name, help, count| Family::new(name, Kind::Counter, Measure::Number, help).count(count);
+        let help = "Requests for scores that failed, by reason.";
+        let failures = Family::new("inference_failures", Kind::Counter, Measure::Number, help);
+        let by_code = |family: Family, (code, count): (&&'static str, &u64)| {
+            family.with(vec![("reason", (*code).to_owned())], Value::Count(*count))
+        };
+        vec![
+            counter("inferences", "Inferences that gave scores.", self.inferences),
+            self.errors.iter().fold(failures, by_code),
+            counter("scorer_restarts", "Times that the scoring thread was given up and started anew.", self.restarts),
+            counter("model_reloads", "Models that replaced another while running.", self.reloads),
+            counter("model_reloads_refused", "Models that were refused on reload.", self.reloads_refused),
+            Family::new("last_inference", Kind::Gauge, Measure::Seconds, "How long the last inference took.")
+                .number(self.last_duration_s),
+        ]
+    }
 }
 
 /// The counts behind a `ScorerStatus`.

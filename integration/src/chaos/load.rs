@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use pathloom_integration::BoxError;
 use pathloom_integration::body;
 use pathloom_integration::client::{Connection, ENDPOINT, TEST_ID, Version, text};
+use pathloom_integration::load::chain;
 use pathloom_integration::random::Random;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -246,7 +247,7 @@ async fn call(lines: &Lines, ask: &Ask, again: &Cell<bool>) -> Outcome {
     loop {
         let (mut connection, used) = match lines.take(ask, again.get()).await {
             Ok(taken) => taken,
-            Err(error) => return Outcome::Unconnected(words(&*error)),
+            Err(error) => return Outcome::Unconnected(chain(&*error)),
         };
         match connection.send(ask.request()).await {
             Ok(response) => {
@@ -260,7 +261,7 @@ async fn call(lines: &Lines, ask: &Ask, again: &Cell<bool>) -> Outcome {
             Err(error) => {
                 let safe = never_sent(&*error) || (ask.post.is_none() && used);
                 if again.replace(true) || !safe {
-                    return Outcome::Reset(words(&*error));
+                    return Outcome::Reset(chain(&*error));
                 }
             }
         }
@@ -316,15 +317,4 @@ fn never_sent(error: &(dyn std::error::Error + 'static)) -> bool {
         next = cause.source();
     }
     false
-}
-
-/// An error with what it came of.
-fn words(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        said = format!("{said}: {cause}");
-        next = cause.source();
-    }
-    said
 }

@@ -25,25 +25,33 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Which endpoints saw which request: by id, the endpoints' numbers in order of arrival.
+/// Which endpoints saw which request, in order of arrival: its id and the endpoint's number.
 #[derive(Debug, Default)]
-pub struct Journal(Mutex<BTreeMap<u64, Vec<usize>>>);
+pub struct Journal(Mutex<Vec<(u64, usize)>>);
 
 impl Journal {
     fn saw(&self, id: u64, endpoint: usize) {
-        self.0.lock().unwrap().entry(id).or_default().push(endpoint);
+        self.0.lock().unwrap().push((id, endpoint));
     }
 
     /// Which endpoints saw this request.
     #[must_use]
     pub fn of(&self, id: u64) -> Vec<usize> {
-        self.0.lock().unwrap().get(&id).cloned().unwrap_or_default()
+        self.0.lock().unwrap().iter().filter(|(seen, _)| *seen == id).map(|(_, endpoint)| *endpoint).collect()
     }
 
-    /// Everything.
+    /// By id, the endpoints that saw it.
     #[must_use]
     pub fn all(&self) -> BTreeMap<u64, Vec<usize>> {
-        self.0.lock().unwrap().clone()
+        let mut all: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        self.0.lock().unwrap().iter().for_each(|(id, endpoint)| all.entry(*id).or_default().push(*endpoint));
+        all
+    }
+
+    /// The ids in the order in which they arrived.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<u64> {
+        self.0.lock().unwrap().iter().map(|(id, _)| *id).collect()
     }
 }
 

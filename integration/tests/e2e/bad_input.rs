@@ -1,12 +1,11 @@
 //! What is wrong is said clearly, and nothing else changes.
 
-use crate::{BINARY, QUICK, catalog, sidecar};
+use crate::{QUICK, catalog, pathloom, sidecar};
 use pathloom_integration::client::Version;
 use pathloom_integration::fleet::{Fleet, list, raw::RawEndpoint};
 use pathloom_integration::load::Load;
 use pathloom_integration::sidecar::Sidecar;
-use pathloom_integration::{process, wait};
-use std::process::Command;
+use pathloom_integration::wait;
 use std::time::Duration;
 
 /// Starts what must not start; gives its exit code and what it said.
@@ -37,9 +36,7 @@ async fn a_wrong_configuration_is_refused_with_every_error_and_its_place() {
         &["serivce", "service", "modle", "model", "heavy", "tick", "pathloom.yaml:1:", "pathloom.yaml:3:"],
     );
 
-    let mut command = Command::new(BINARY);
-    command.arg("check").arg(sidecar.file());
-    let (code, _, listed) = tokio::task::spawn_blocking(move || process::run(command)).await.unwrap();
+    let (code, _, listed) = pathloom(&["check", &sidecar.file().display().to_string()]).await;
     assert_eq!(code, 64, "{listed}");
     assert_says(&listed, &["serivce", "modle", "heavy", "tick"]);
 }
@@ -53,9 +50,7 @@ async fn a_missing_or_broken_file_is_refused() {
         assert_eq!(code, 64, "{said}");
         assert_says(&said, &[word]);
     }
-    let mut command = Command::new(BINARY);
-    command.args(["run", "--config", "/nonexistent/pathloom.yaml"]);
-    let (code, _, said) = tokio::task::spawn_blocking(move || process::run(command)).await.unwrap();
+    let (code, _, said) = pathloom(&["run", "--config", "/nonexistent/pathloom.yaml"]).await;
     assert_eq!(code, 64, "{said}");
     assert_says(&said, &["/nonexistent/pathloom.yaml"]);
 }
@@ -128,7 +123,7 @@ async fn a_bad_reload_changes_nothing_and_config_log_and_metrics_say_so() {
         let metrics = sidecar.metrics().await;
         assert_eq!(metrics.get("pathloom_config_last_reload_failed", &[]), Some(1.0));
         assert_eq!(metrics.get("pathloom_config_reloads_total", &[("result", "failed")]), Some(n as f64 + 1.0));
-        assert_says(&sidecar.stderr(), &[word]);
+        sidecar.logged(word).await;
         let (_, yaml) = sidecar.get("/config").await;
         assert!(yaml.contains("REFUSED"), "{yaml}");
         assert_eq!(sidecar.get("/ready").await.0, 200, "a bad file is no reason to leave the mesh");

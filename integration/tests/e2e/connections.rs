@@ -114,6 +114,6 @@ async fn when_descriptors_run_out_those_who_ask_for_nothing_give_way_to_those_wh
     let metrics = sidecar.metrics().await;
     assert!(metrics.sum("pathloom_downstream_connections_evicted_total", &[]) > 0.0);
     assert_eq!(metrics.sum("pathloom_ejections_total", &[]), 0.0, "no endpoint is to blame");
-    assert!(sidecar.stderr().contains("few file descriptors are left"), "{}", sidecar.stderr());
+    sidecar.logged("few file descriptors are left").await;
     sidecar.assert_no_panic();
 }

@@ -7,7 +7,7 @@
 //! client -> @in@ (near) == mTLS ==> @mtls@ (far) -> fleet
 //! ```
 
-use crate::{BINARY, protocol, sidecar};
+use crate::{BINARY, README, protocol, sidecar};
 use http::Request;
 use pathloom_integration::client::raw::Raw;
 use pathloom_integration::client::{VERSIONS, Version, foreign, text};
@@ -520,8 +520,7 @@ async fn an_endpoint_outside_the_mesh_proves_its_name_and_is_shown_no_certificat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_readme_shows_works() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let (_, rest) = readme.split_once("<!-- identity: a test runs this -->").unwrap();
+    let (_, rest) = README.split_once("<!-- identity: a test runs this -->").unwrap();
     let (shown, _) = rest.split_once("<!-- identity: end -->").unwrap();
     let folder = TempDir::new().unwrap();
     let at = folder.path().join("mesh-ca").display().to_string();

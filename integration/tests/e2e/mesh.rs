@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const README: &str = include_str!("../../../README.md");
 const KEY: &str = "a key that all nodes of this test have";
-/// What is told is forgotten after ten seconds, failures are found as slowly, and the machine may be busy.
+/// What is told is forgotten after seven seconds, failures are found as slowly, and the machine may be busy.
 const AGEING: Duration = Duration::from_secs(90);
 const MODEL: &str = "model: { engine: embedded, tick: 500ms, guards: { slow_start: 0s } }\n";
 

@@ -23,7 +23,9 @@ fn serve(host: &Host, port: u16, with: impl Fn(TcpStream, SocketAddr) -> io::Res
     let listener = host.here(|| TcpListener::bind(("::", port)).unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let (with, peer) = (with.clone(), stream.peer_addr().unwrap());
+            // A client that is gone already has no address any more.
+            let Ok(peer) = stream.peer_addr() else { continue };
+            let with = with.clone();
             std::thread::spawn(move || with(stream, peer));
         }
     });
@@ -79,15 +81,6 @@ fn get(ip: IpAddr, port: u16, host: &str) -> io::Result<String> {
     stream.read_to_string(&mut answer)?;
     let body = answer.rsplit_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?.1;
     Ok(format!("{} {body}", answer.split(' ').nth(1).unwrap_or_default()))
-}
-
-/// Waits until so many are counted: what is over is counted a moment later.
-async fn counted(sidecar: &Sidecar, name: &str, labels: &[(&str, &str)], expected: f64) {
-    wait::eventually(name, async || {
-        let count = sidecar.metrics().await.sum(name, labels);
-        if count == expected { Ok(()) } else { Err(format!("{count}, not {expected}")) }
-    })
-    .await;
 }
 
 /// Runs `pathloom capture` here.
@@ -154,10 +147,10 @@ fn what_processes_open_towards_others_goes_to_their_cluster_and_the_rest_where_i
             Err(io::ErrorKind::ConnectionReset)
         );
 
-        counted(&sidecar, "pathloom_connections_passed_total", &[], 3.0).await;
+        sidecar.counted(|m| m.sum("pathloom_connections_passed_total", &[]), 3.0).await;
         let done = |cluster, class| [("cluster", cluster), ("status_class", class)];
-        counted(&sidecar, "pathloom_requests_total", &done("catalog", "2xx"), 24.0).await;
-        counted(&sidecar, "pathloom_requests_total", &done("db", "none"), 2.0).await;
+        sidecar.counted(|m| m.sum("pathloom_requests_total", &done("catalog", "2xx")), 24.0).await;
+        sidecar.counted(|m| m.sum("pathloom_requests_total", &done("db", "none")), 2.0).await;
         assert_eq!(sidecar.metrics().await.failures("loop"), 0.0, "the proxy's own connections are left alone");
 
         // A host that is cut off is passed over.
@@ -201,8 +194,9 @@ capture: {{ except_ports: [8090] }}\n"
             assert_eq!(said.1.unwrap(), "200 app");
             assert_eq!(said.2.unwrap(), format!("alone {caller}"), "left alone");
         }
-        counted(&sidecar, "pathloom_connections_passed_total", &[], 2.0).await;
-        counted(&sidecar, "pathloom_requests_total", &[("cluster", "app"), ("status_class", "2xx")], 2.0).await;
+        sidecar.counted(|m| m.sum("pathloom_connections_passed_total", &[]), 2.0).await;
+        let done = [("cluster", "app"), ("status_class", "2xx")];
+        sidecar.counted(|m| m.sum("pathloom_requests_total", &done), 2.0).await;
         // Who connects to the listener itself was not captured, and there is no route.
         let direct = near.here(|| get(node.v4(), 15006, "app").unwrap());
         assert!(direct.starts_with("404 "), "{direct}");
@@ -240,6 +234,6 @@ fn a_proxy_that_captures_its_own_connections_cuts_them() {
         .await;
         let accepted = sidecar.metrics().await.sum("pathloom_downstream_connections_accepted_total", &[]) - began;
         assert!(accepted <= 6.0, "{accepted} connections went round");
-        assert!(sidecar.stderr().contains("was captured, and cut"), "{}", sidecar.stderr());
+        sidecar.logged("was captured, and cut").await;
     });
 }

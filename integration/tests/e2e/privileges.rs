@@ -1,6 +1,6 @@
 //! What a running sidecar may do, as the kernel tells it, and how operators reach it through a file.
 
-use crate::{BINARY, QUICK, catalog, sidecar};
+use crate::{BINARY, QUICK, catalog, model_steers, pathloom, sidecar};
 use pathloom_integration::client::Version;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::Load;
@@ -8,7 +8,6 @@ use pathloom_integration::sidecar::{Setup, Sidecar};
 use pathloom_integration::{process, wait};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 /// The bit of `CAP_NET_BIND_SERVICE`.
 const BIND_SERVICE: u64 = 1 << 10;
@@ -21,7 +20,7 @@ fn of_each_thread(sidecar: &Sidecar, key: &str) -> Vec<String> {
     tasks.filter_map(|task| status(task.unwrap())).filter_map(value).collect()
 }
 
-fn assert_least(sidecar: &Sidecar) {
+async fn assert_least(sidecar: &Sidecar) {
     for set in ["CapPrm", "CapEff"] {
         for held in of_each_thread(sidecar, set) {
             assert_eq!(u64::from_str_radix(&held, 16).unwrap() & !BIND_SERVICE, 0, "{set}: {held}");
@@ -34,7 +33,7 @@ fn assert_least(sidecar: &Sidecar) {
     // 2 is a filter.
     assert!(of_each_thread(sidecar, "Seccomp").iter().all(|mode| mode == "2"));
     assert!(of_each_thread(sidecar, "Seccomp").len() > 3, "its threads were looked at");
-    assert!(sidecar.stderr().contains("privileges given up"), "{}", sidecar.stderr());
+    sidecar.logged("privileges given up").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,11 +43,7 @@ async fn no_thread_may_do_more_than_a_proxy_needs_and_everything_works() {
         let quick = QUICK.replace("embedded", engine);
         let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + &quick).start().await;
         let load = Load::start(Version::Http1, sidecar.address("in"), 2, "/").await;
-        wait::eventually("the model to steer", || async {
-            let rung = sidecar.routing().await["generation"]["rung"].as_str().unwrap_or_default().to_owned();
-            if rung == "model" { Ok(()) } else { Err(rung) }
-        })
-        .await;
+        model_steers(&sidecar).await;
         // A listener that a reload adds is opened with what is left.
         let more = catalog(&fleet.yaml(), "").replace("workloads: { ", "workloads: { other: { listen: '@other@' }, ");
         sidecar.reload_and_wait(&(more + &quick)).await;
@@ -57,7 +52,7 @@ async fn no_thread_may_do_more_than_a_proxy_needs_and_everything_works() {
             client.get("/").await.map_err(|e| e.to_string())
         })
         .await;
-        assert_least(&sidecar);
+        assert_least(&sidecar).await;
         load.stop().await.assert_each_right_and_once(&fleet.journal);
         sidecar.assert_no_panic();
     }
@@ -88,7 +83,7 @@ async fn a_user_without_rights_can_run_it() {
     let sidecar = if root { setup.user(NOBODY) } else { setup }.start().await;
     let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
     assert_eq!(client.get("/").await.unwrap().status(), 200);
-    assert_least(&sidecar);
+    assert_least(&sidecar).await;
     assert!(of_each_thread(&sidecar, "CapEff").iter().all(|held| u64::from_str_radix(held, 16).unwrap() == 0));
 }
 
@@ -113,13 +108,10 @@ async fn operators_reach_it_through_a_socket_that_its_permissions_guard_and_so_d
             + &format!("process: {{ handover: {} }}\n", folder.path().join("handover.sock").display())
     };
     let explain = |what: &'static str| {
-        let mut command = Command::new(BINARY);
-        command.args(["explain", "--admin", &format!("unix:{}", socket.display())]);
+        let admin = format!("unix:{}", socket.display());
         async move {
             wait::eventually(what, || async {
-                let mut again = Command::new(command.get_program());
-                again.args(command.get_args());
-                let (code, out, errors) = tokio::task::spawn_blocking(move || process::run(again)).await.unwrap();
+                let (code, out, errors) = pathloom(&["explain", "--admin", &admin]).await;
                 if code == 0 { Ok(out) } else { Err(errors) }
             })
             .await

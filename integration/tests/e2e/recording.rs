@@ -54,7 +54,7 @@ async fn a_recording_survives_a_kill_goes_on_after_a_restart_and_can_be_replayed
         assert_eq!(metrics.sum("pathloom_recording_windows_lost_total", &[]), 0.0);
         requests += load.stop().await.outcomes.len();
         sidecar.process.signal(Signal::SIGKILL);
-        sidecar.process.end(Duration::from_secs(10)).await;
+        sidecar.process.end(wait::LIMIT).await;
     }
     let (code, out, err) = replay(&to);
     assert_eq!(code, 0, "{err}");
@@ -77,7 +77,7 @@ async fn a_folder_that_cannot_be_written_is_told_at_start() {
     std::fs::write(&file, "").unwrap();
     let fleet = Fleet::start(1).await;
     let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + &recording(&file.join("below"), "")).spawn();
-    let status = sidecar.process.end(Duration::from_secs(30)).await;
+    let status = sidecar.process.end(wait::LIMIT).await;
     assert!(!status.success());
     let told = sidecar.stderr() + &sidecar.process.stdout.text();
     assert!(told.contains("telemetry.record.to") && told.contains("file/below"), "{told}");

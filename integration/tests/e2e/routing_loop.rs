@@ -1,12 +1,11 @@
 //! Requests flow, what happened to them is seen, and the weights follow what is seen.
 
-use crate::{BINARY, QUICK, catalog, sidecar};
+use crate::{QUICK, catalog, model_steers, pathloom, sidecar};
 use pathloom_integration::client::{VERSIONS, Version};
 use pathloom_integration::fleet::{Fleet, list};
 use pathloom_integration::load::Load;
-use pathloom_integration::{process, wait};
+use pathloom_integration::wait;
 use serde_json::Value;
-use std::process::Command;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,12 +29,11 @@ async fn requests_flow_and_routing_shows_shares_and_observations() {
             assert!(candidate["predicted"]["intrinsic_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{candidate:#}");
         }
         load.stop().await.assert_each_right_and_once(&fleet.journal);
-        let routing = sidecar.routing().await;
-        assert_eq!(routing["generation"]["rung"], "model", "{routing:#}");
-        let metrics = sidecar.metrics().await;
+        model_steers(&sidecar).await;
         let labels = [("workload", "frontend"), ("cluster", "catalog"), ("status_class", "2xx")];
-        assert_eq!(metrics.sum("pathloom_requests_total", &labels), fleet.requests() as f64);
-        assert_eq!(metrics.all_failures().len(), 0, "{:?}", metrics.all_failures());
+        sidecar.counted(|m| m.sum("pathloom_requests_total", &labels), fleet.requests() as f64).await;
+        let failures = sidecar.metrics().await.all_failures();
+        assert_eq!(failures.len(), 0, "{failures:?}");
         sidecar.assert_no_panic();
     }
 }
@@ -66,19 +64,16 @@ async fn a_replica_that_becomes_slow_loses_its_weight_and_gets_it_back_and_expla
         if share < 0.15 { Ok(()) } else { Err(share) }
     })
     .await;
-    let explain = |arguments: &'static [&str]| {
-        let mut command = Command::new(BINARY);
-        command.args(["explain", "--admin", &sidecar.address("admin").to_string()]).args(arguments);
-        tokio::task::spawn_blocking(move || process::run(command))
-    };
-    let (code, text, errors) = explain(&["--cluster", "catalog"]).await.unwrap();
+    let admin = sidecar.address("admin").to_string();
+    let explain = async |arguments: &[&str]| pathloom(&[&["explain", "--admin", &admin][..], arguments].concat()).await;
+    let (code, text, errors) = explain(&["--cluster", "catalog"]).await;
     assert_eq!(code, 0, "{text}{errors}");
     for word in ["catalog", "frontend", &slow.address.to_string()] {
         assert!(text.contains(word), "{word} is not in\n{text}");
     }
-    let (code, text, _) = explain(&["--json"]).await.unwrap();
+    let (code, text, _) = explain(&["--json"]).await;
     assert!(code == 0 && serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
-    let (code, _, errors) = explain(&["--cluster", "catalogue"]).await.unwrap();
+    let (code, _, errors) = explain(&["--cluster", "catalogue"]).await;
     assert!(code != 0 && errors.contains("catalog"), "{code} {errors}");
 
     slow.state.slow(Duration::from_millis(2));
@@ -128,9 +123,13 @@ async fn a_mesh_of_a_thousand_endpoints_is_routed_from_the_start() {
     })
     .await;
     load.further(500).await;
+    // On a busy machine some look so slow that chance alone sends them anything.
+    wait::eventually("most endpoints to be used", || async {
+        let used = fleet.endpoints.iter().filter(|e| e.state.requests() > 0).count();
+        if used > 40 { Ok(()) } else { Err(used) }
+    })
+    .await;
     load.stop().await.assert_each_right_and_once(&fleet.journal);
-    let used = fleet.endpoints.iter().filter(|e| e.state.requests() > 0).count();
-    assert!(used > 40, "{used} of 50 endpoints were used");
     assert_eq!(sidecar.get("/graph").await.0, 200);
     eprintln!("{:#}", sidecar.routing().await["generation"]);
     sidecar.assert_no_panic();

@@ -1,6 +1,6 @@
 //! Secrets are planted wherever there may be some, and everything that a sidecar says is searched for them.
 
-use crate::{BINARY, sidecar};
+use crate::{BINARY, pathloom, sidecar};
 use pathloom_integration::client::raw::Raw;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::{process, wait};
@@ -16,10 +16,9 @@ const IN_A_REQUEST: &str = "planted-request-0e48";
 async fn no_secret_is_logged_or_shown() {
     let folder = tempfile::tempdir().unwrap();
     let authority = folder.path().join("ca");
-    for arguments in [&["init"][..], &["issue", "spiffe://mesh.local/shop/frontend"]] {
-        let mut command = Command::new(BINARY);
-        command.args(["ca", arguments[0]]).arg(&authority).args(&arguments[1..]);
-        let (code, _, said) = tokio::task::spawn_blocking(move || process::run(command)).await.unwrap();
+    let at = authority.display().to_string();
+    for arguments in [&["ca", "init", &at][..], &["ca", "issue", &at, "spiffe://mesh.local/shop/frontend"]] {
+        let (code, _, said) = pathloom(arguments).await;
         assert_eq!(code, 0, "{said}");
     }
     let file = |name: &str| authority.join(name).display().to_string();

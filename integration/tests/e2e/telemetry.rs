@@ -85,7 +85,11 @@ async fn a_rotated_access_log_goes_on_in_a_new_file_and_loses_no_line() {
     let count = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
     let log = wait::eventually("every line", || async {
         let all = count(&moved) + &count(&file);
-        if all.lines().count() == sent { Ok(all) } else { Err(format!("{} of {sent}", all.lines().count())) }
+        if all.lines().count() == sent && all.ends_with('\n') {
+            Ok(all)
+        } else {
+            Err(format!("{} of {sent}", all.lines().count()))
+        }
     })
     .await;
     assert_eq!(lines(&log).len(), sent);

@@ -84,7 +84,7 @@ async fn a_whole_request_that_takes_too_long_is_a_504_and_the_endpoint_is_told()
 async fn a_body_on_which_nothing_moves_is_broken_off() {
     for version in VERSIONS {
         let fleet = Fleet::start(1).await;
-        let yaml = catalog(&fleet.yaml(), &format!("{}, timeouts: {{ idle: 300ms }}", protocol(version)));
+        let yaml = catalog(&fleet.yaml(), &format!("{}, timeouts: {{ idle: 1s }}", protocol(version)));
         let sidecar = sidecar(yaml).start().await;
         let mut client = version.connect(sidecar.address("in")).await.unwrap();
         let answer = client.send(Request::get("/gate/1000").body(body::empty()).unwrap()).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_body_on_which_nothing_moves_is_broken_off() {
         // One that moves, however slowly, is left alone.
         let mut client = version.connect(sidecar.address("in")).await.unwrap();
         let slowly = futures_util::stream::unfold(0, |n| async move {
-            tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
             (n < 10).then(|| (Ok(http_body::Frame::data(body::piece(n * 10, 10))), n + 1))
         });
         let request = Request::post("/sink").body(body::streamed(slowly)).unwrap();
@@ -107,7 +107,7 @@ async fn a_body_on_which_nothing_moves_is_broken_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_are_closed_on_both_sides() {
     let fleet = Fleet::start(1).await;
-    let yaml = catalog(&fleet.yaml(), "timeouts: { pooled: 300ms }") + "listeners: { idle: 300ms }\n";
+    let yaml = catalog(&fleet.yaml(), "timeouts: { pooled: 1s }") + "listeners: { idle: 1s }\n";
     let sidecar = sidecar(yaml).start().await;
     let mut unused = Raw::connect(sidecar.address("in")).await.unwrap();
     let mut used = Raw::connect(sidecar.address("in")).await.unwrap();

@@ -1,14 +1,12 @@
 //! Traffic management: matching, rewrites, redirects, changes of headers, faults, mirrors, affinity.
 
-use crate::{QUICK, catalog, sidecar};
+use crate::{QUICK, catalog, shown, sidecar};
 use http::Request;
 use pathloom_integration::client::{ENDPOINT, VERSIONS, Version, text};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::{body, wait};
 use std::collections::{BTreeMap, BTreeSet};
-
-const README: &str = include_str!("../../../README.md");
 
 /// One request to a host, with these headers: status, answer and body.
 async fn ask(sidecar: &Sidecar, version: Version, url: &str, headers: &[(&str, &str)]) -> http::Response<bytes::Bytes> {
@@ -26,19 +24,13 @@ fn body_of(answer: &http::Response<bytes::Bytes>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readmes_example_does_what_it_says() {
-    let section = README.split("### Shape the traffic").nth(1).expect("the section");
-    let example = section.split("```yaml\n").nth(1).and_then(|s| s.split("```").next()).expect("the example");
     let (now, next) = (Fleet::start(2).await, Fleet::start(1).await);
     let places = [("127.0.0.1:15001", "@in@".to_owned())].into_iter().chain(
         ["10.1.2.3:8080", "10.1.2.4:8080", "10.1.2.9:8080"]
             .into_iter()
             .zip(now.endpoints.iter().chain(&next.endpoints).map(|e| e.address.to_string())),
     );
-    let yaml = places.fold(example.to_owned(), |yaml, (shown, real)| {
-        assert!(yaml.contains(shown), "{shown} is not in the example");
-        yaml.replace(shown, &format!("'{real}'"))
-    });
-    let sidecar = sidecar(yaml + QUICK).start().await;
+    let sidecar = sidecar(shown("Shape the traffic", places) + QUICK).start().await;
     for version in VERSIONS {
         // A cookie and a parameter lead to the next version, whose paths begin otherwise.
         let beta = [("cookie", "a=b; beta=1"), ("x-debug", "1")];

@@ -17,6 +17,7 @@ pub mod results;
 mod samples;
 mod simulate;
 mod train;
+mod tuning;
 
 use crate::data::Sample;
 use crate::onnx::About;
@@ -77,6 +78,11 @@ enum Command {
         after_help = "Examples:\n  pathloom-models closed-loop --list\n  pathloom-models closed-loop --scenario rare-gray two-hops --policy peak-ewma pathloom --seeds 3\n  pathloom-models closed-loop --json --out models/results/closed-loop.json --plots target/lab/plots"
     )]
     ClosedLoop(closed_loop::ClosedLoop),
+    /// Draw what the configuration's keys do, for `proxy-config/TUNING.md`.
+    #[command(
+        after_help = "Examples:\n  pathloom-models tuning --quick\n  pathloom-models tuning --plot decay-p99 --seeds 3"
+    )]
+    Tuning(tuning::Tuning),
 }
 
 /// Runs a command.
@@ -96,6 +102,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Export(args) => export::run(&args),
         Command::Check(args) => check::run(&args),
         Command::ClosedLoop(args) => closed_loop::run(&args),
+        Command::Tuning(args) => tuning::run(&args),
     }
 }
 

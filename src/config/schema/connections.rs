@@ -1,6 +1,7 @@
 //! What comes in beside plain HTTP: connections of other protocols, connections that the kernel redirects here, and PROXY
 //! headers.
 
+use super::Config;
 use crate::config::units::SourceNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,20 @@ impl CaptureMode {
     #[must_use]
     pub fn captures(self) -> bool {
         self != Self::Off
+    }
+}
+
+impl Config {
+    /// Whether any listener gets connections from the kernel.
+    #[must_use]
+    pub fn captures(&self) -> bool {
+        self.workloads.values().any(|workload| workload.capture.captures())
+    }
+
+    /// The mark of connections of the proxy's own, where any are captured and marks tell them apart.
+    #[must_use]
+    pub fn own_mark(&self) -> Option<u32> {
+        Some(self.capture.mark).filter(|mark| self.captures() && *mark != 0 && self.capture.user.is_none())
     }
 }
 

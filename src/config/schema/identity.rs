@@ -1,6 +1,6 @@
 //! The keys of identity: this node's certificates, how listeners and endpoints use them, and who may do what.
 
-use crate::config::spiffe::{ExpectedPeer, SpiffePattern, TrustDomain};
+use crate::config::spiffe::{ExpectedPeer, SpiffePattern, TrustDomain, WorkloadApi};
 use crate::config::words::{SECTION_OR_TEXT, or_text};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
-/// This node's identity in the mesh: a SPIFFE id, proven by certificates in files that are read again whenever they change.
+/// This node's identity in the mesh: a SPIFFE id, proven by certificates in files that are read again whenever they change, or from a SPIFFE Workload API.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
@@ -21,6 +21,12 @@ pub struct Identity {
     pub bundle: Option<PathBuf>,
     /// The trust domain that all of the mesh belongs to; that of the own certificate when it is not said.
     pub trust_domain: Option<TrustDomain>,
+    /// The Unix socket of a SPIFFE Workload API (`unix:///run/spire/agent.sock`), in place of the files: certificate, key and authorities come from there.
+    pub workload_api: Option<WorkloadApi>,
+    /// The hint of the certificate to use, where the Workload API gives several; the first one when it is not said.
+    pub hint: Option<String>,
+    /// Other trust domains whose workloads are let in by listeners, and reached by clusters that expect one of their ids; the Workload API gives their authorities.
+    pub federated: Vec<TrustDomain>,
 }
 
 /// Whether clients must prove who they are by a certificate of the mesh.

@@ -1,7 +1,7 @@
 //! The YAML's keys of running the process itself: the operators' port, threads, the end, and what the process may do.
 
 use super::Auto;
-use crate::config::units::{Timespan, UnitError};
+use crate::config::units::{Timespan, UnitError, Written, written};
 use crate::config::words::{SECTION_OR_TEXT, or_text};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -127,51 +127,8 @@ impl fmt::Display for FileMode {
     }
 }
 
-/// A type that is read from the text that it is written as.
-macro_rules! as_text {
-    ($type:ident, $expected:literal, $pattern:literal) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Text;
-                impl Visitor<'_> for Text {
-                    type Value = $type;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expected)
-                    }
-
-                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
-                        text.parse().map_err(E::custom)
-                    }
-                }
-                deserializer.deserialize_str(Text)
-            }
-        }
-
-        impl JsonSchema for $type {
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($type).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "pattern": $pattern })
-            }
-        }
-    };
-}
-
-as_text!(AdminAddress, "an IP address and a port, or a Unix socket", r"^unix:.|:\d+$|\$\{");
-as_text!(FileMode, "permissions such as `0600`", r"^0?[0-7]{3}$|\$\{");
+written!(AdminAddress, "an IP address and a port, or a Unix socket", r"^unix:.|:\d+$", deserialize_str);
+written!(FileMode, "permissions such as `0600`", r"^0?[0-7]{3}$", deserialize_str);
 
 impl<'de> Deserialize<'de> for Admin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -5,6 +5,9 @@ use crate::config::units::{ByteSize, Share, Timespan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// At how many further endpoints a request may be tried at most: it remembers where it was in a place of fixed size.
+pub const MAX_RETRIES: u32 = 5;
+
 /// When a request that failed is tried at another endpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

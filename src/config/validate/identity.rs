@@ -1,4 +1,4 @@
-//! Identity: files that belong together, TLS that has an identity to prove, rules that can hold.
+//! Identity: files that belong together or a Workload API, TLS that has an identity to prove, rules that can hold.
 
 use super::syntax;
 use super::{Findings, Path};
@@ -8,13 +8,35 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 pub fn check(config: &Config, findings: &mut Findings) {
-    files(config, findings);
+    match config.identity.workload_api {
+        Some(_) => workload_api(config, findings),
+        None => files(config, findings),
+    }
     listeners(config, findings);
     for (name, workload) in &config.workloads {
         rules(config, workload, &Path::of(&["workloads", name, "allow"]), findings);
     }
     for (name, cluster) in &config.clusters {
         cluster_tls(config, cluster, &Path::of(&["clusters", name, "tls"]), findings);
+    }
+}
+
+/// No file beside it, and other trust domains that are others.
+fn workload_api(config: &Config, findings: &mut Findings) {
+    let (identity, path) = (&config.identity, Path::of(&["identity"]));
+    if identity.certificate.is_some() || identity.key.is_some() || identity.bundle.is_some() {
+        let message = "the identity comes from files or from a Workload API, not from both";
+        let remedy = "keep `workload_api`, or `certificate`, `key` and `bundle`";
+        findings.error(path.key("workload_api").name(), message, remedy);
+    }
+    if identity.hint.as_ref().is_some_and(String::is_empty) {
+        findings.error(path.key("hint"), "`hint` is empty", "write the certificate's hint, or remove the key");
+    }
+    for (i, domain) in identity.federated.iter().enumerate() {
+        if identity.trust_domain.as_ref() == Some(domain) || identity.federated.iter().take(i).any(|d| d == domain) {
+            let message = format!("`{domain}` is believed already");
+            findings.error(path.key("federated").index(i), message, "remove it");
+        }
     }
 }
 
@@ -33,20 +55,27 @@ fn files(config: &Config, findings: &mut Findings) {
                 findings.error(
                     path.key(key).name(),
                     message,
-                    "write `certificate`, `key` and `bundle`, or none of them",
+                    "write `certificate`, `key` and `bundle`, or `workload_api` in place of them, or nothing of it",
                 );
             }
             _ => {}
         }
     }
+    for (key, said) in [("hint", identity.hint.is_some()), ("federated", !identity.federated.is_empty())] {
+        if said {
+            let message = format!("`{key}` says something of a Workload API, and there is none");
+            findings.error(path.key(key).name(), message, "add `workload_api`, or remove it");
+        }
+    }
 }
 
 fn has_identity(config: &Config) -> bool {
-    config.identity.certificate.is_some()
+    config.identity.certificate.is_some() || config.identity.workload_api.is_some()
 }
 
 fn needs_identity(what: &str, path: Path, findings: &mut Findings) {
-    let remedy = "add `identity: { certificate: …, key: …, bundle: … }`; `pathloom ca` makes such files to try it out";
+    let remedy = "add `identity: { certificate: …, key: …, bundle: … }`, or `identity: { workload_api: unix:///… }`; `pathloom \
+                  ca` makes such files to try it out";
     findings.error(path, format!("{what} without an identity of this node"), remedy);
     findings.resting_on(Path::of(&["identity"]));
 }
@@ -83,8 +112,10 @@ fn rules(config: &Config, workload: &Workload, path: &Path, findings: &mut Findi
 }
 
 fn foreign(config: &Config, from: &SpiffePattern, path: Path, findings: &mut Findings) {
+    let federated = || config.identity.federated.iter().any(|domain| from.trust_domain() == domain.to_string());
     if let Some(domain) = &config.identity.trust_domain
         && from.trust_domain() != domain.to_string()
+        && !federated()
     {
         let message = format!("`{from}` is not of the trust domain `{domain}`, so nobody who gets in has such an id");
         findings.warning(path, message, format!("write `spiffe://{domain}/…`"));
@@ -124,6 +155,7 @@ fn cluster_tls(config: &Config, cluster: &Cluster, path: &Path, findings: &mut F
     }
     if let (ExpectedPeer::One(id), Some(domain)) = (identity, &config.identity.trust_domain)
         && !id.is_of(domain)
+        && !config.identity.federated.iter().any(|domain| id.is_of(domain))
     {
         let message = format!("`{id}` is not of the trust domain `{domain}`, so no endpoint is ever taken for it");
         findings.error(path.clone(), message, format!("write `spiffe://{domain}/…`"));

@@ -127,7 +127,7 @@ fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, key: &str, f
 
 fn routes(config: &Config, findings: &mut Findings) {
     let section = Path::of(&["routes"]);
-    if config.routes.is_empty() && !captures(config) {
+    if config.routes.is_empty() && !config.captures() {
         let remedy = "add one: `routes: [{ cluster: catalog }]`";
         findings.warning(section.name(), "there are no routes, so every request is answered with 404", remedy);
     }
@@ -157,11 +157,6 @@ fn routes(config: &Config, findings: &mut Findings) {
         }
         conditioned.entry((tcp, &route.matches)).or_insert(i);
     }
-}
-
-/// Whether connections are captured: those find a cluster by its addresses, without a route.
-fn captures(config: &Config) -> bool {
-    config.workloads.values().any(|workload| workload.capture.captures())
 }
 
 /// Exactly one of `cluster` and `split`, each name known, the shares the whole.
@@ -263,7 +258,7 @@ fn clusters(config: &Config, findings: &mut Findings) {
         if !cluster.service.is_empty() {
             findings.check(path.key("service"), syntax::name(&cluster.service));
         }
-        if !config.routes.is_empty() && !captures(config) && !routed.contains(name.as_str()) {
+        if !config.routes.is_empty() && !config.captures() && !routed.contains(name.as_str()) {
             findings.warning(path.name(), format!("no route leads to `{name}`"), "add a route, or remove the cluster");
             findings.resting_on(Path::of(&["routes"]));
         }

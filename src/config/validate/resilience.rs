@@ -1,15 +1,13 @@
 //! What a cluster does about failures: its times, further tries, health checks, ejection.
 
-use super::settings::above_zero;
+use super::settings::{above_zero, share};
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path};
-use crate::config::schema::{Check, Cluster, Ejection, HealthCheck, Retries, Timeouts};
-use crate::config::units::{ByteSize, Share, Timespan};
+use crate::config::schema::{Check, Cluster, Ejection, HealthCheck, MAX_RETRIES, Retries, Timeouts};
+use crate::config::units::{ByteSize, Timespan};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// A request remembers where it was tried in a place of fixed size.
-pub const MAX_RETRIES: u32 = 5;
 /// Each request under way may hold as much.
 pub const MAX_REPLAY: ByteSize = ByteSize(16 * 1024 * 1024);
 /// More often than this, checks would be a load of their own.
@@ -30,12 +28,6 @@ fn times(timeouts: &Timeouts, path: &Path, findings: &mut Findings) {
         ("tcp_idle", timeouts.tcp_idle),
     ];
     above_zero(path, &times, findings);
-}
-
-fn share(share: Share, path: Path, findings: &mut Findings) {
-    if !(0.0..=1.0).contains(&share.0) {
-        findings.error(path, format!("{share} is not a share"), "write `0%` to `100%`");
-    }
 }
 
 fn retries(retries: &Retries, timeouts: &Timeouts, path: &Path, findings: &mut Findings) {

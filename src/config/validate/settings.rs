@@ -3,7 +3,7 @@
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path, steering};
 use crate::config::schema::{Admin, AdminAddress, Auto, Compare, Config, Guards, Model, Record, Telemetry, Triggers};
-use crate::config::units::{ByteSize, Timespan};
+use crate::config::units::{ByteSize, Share, Timespan};
 use std::time::Duration;
 
 /// More threads than any machine has cores are a mistake.
@@ -195,13 +195,7 @@ fn triggers(triggers: &Triggers, tick: Timespan, path: &Path, findings: &mut Fin
         let message = format!("a latency {} times what was predicted is no reason to hurry", triggers.latency_factor);
         findings.error(path.key("latency_factor"), message, "write a number above 1");
     }
-    if !(0.0..=1.0).contains(&triggers.error_rate.0) {
-        findings.error(
-            path.key("error_rate"),
-            format!("{} is not a share", triggers.error_rate),
-            "write `0%` to `100%`",
-        );
-    }
+    share(triggers.error_rate, path.key("error_rate"), findings);
     above_zero(path, &[("min_interval", triggers.min_interval)], findings);
     if triggers.min_interval > tick {
         let message =
@@ -230,13 +224,7 @@ fn telemetry(telemetry: &Telemetry, findings: &mut Findings) {
             Err(wrong) => findings.error(traces.key("otlp"), wrong.message, wrong.remedy),
         }
     }
-    if !(0.0..=1.0).contains(&telemetry.traces.sample.0) {
-        findings.error(
-            traces.key("sample"),
-            format!("{} is not a share", telemetry.traces.sample),
-            "write `0%` to `100%`",
-        );
-    }
+    share(telemetry.traces.sample, traces.key("sample"), findings);
 }
 
 fn record(record: &Record, path: &Path, findings: &mut Findings) {
@@ -259,6 +247,13 @@ fn record(record: &Record, path: &Path, findings: &mut Findings) {
             format!("{} cannot be kept in files of {}: two are always being written", record.keep, record.rotate);
         findings.error(path.key("keep"), message, format!("write `{least}` or more"));
         findings.resting_on(path.key("rotate"));
+    }
+}
+
+/// An error where it is not 0 to 1, which only a configuration that was built in code can be.
+pub fn share(share: Share, path: Path, findings: &mut Findings) {
+    if !(0.0..=1.0).contains(&share.0) {
+        findings.error(path, format!("{share} is not a share"), "write `0%` to `100%`");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a route does to its requests beyond choosing a cluster: rewrites, redirects, changes of headers, faults, copies;
 //! and who stays with which endpoint.
 
+use super::settings::share;
 use super::syntax::{self, Wrong};
 use super::{Findings, Path};
 use crate::config::schema::{Affinity, Cluster, Delay, Fault, HeaderEdits, Mirror, Redirect, Route};
@@ -52,7 +53,7 @@ pub fn route(route: &Route, path: &Path, findings: &mut Findings) {
     edits(&route.headers.request, Way::Request, &headers.key("request"), findings);
     edits(&route.headers.response, Way::Response, &headers.key("response"), findings);
     fault(&route.fault, &path.key("fault"), findings);
-    share(route.mirror.share, &path.key("mirror"), findings);
+    share(route.mirror.share, path.key("mirror").key("share"), findings);
     if route.mirror.cluster.is_none() && route.mirror != Mirror::default() {
         let remedy = "name it: `mirror: { cluster: catalog-next, share: 5% }`";
         findings.error(path.key("mirror").name(), "the mirror has no cluster", remedy);
@@ -61,8 +62,8 @@ pub fn route(route: &Route, path: &Path, findings: &mut Findings) {
 
 fn fault(fault: &Fault, path: &Path, findings: &mut Findings) {
     let Fault { delay, abort } = fault;
-    share(delay.share, &path.key("delay"), findings);
-    share(abort.share, &path.key("abort"), findings);
+    share(delay.share, path.key("delay").key("share"), findings);
+    share(abort.share, path.key("abort").key("share"), findings);
     let Delay { time, share } = delay;
     if time.0.is_zero() && share.0 > 0.0 {
         let remedy = "say how long: `time: 100ms`";
@@ -75,12 +76,6 @@ fn fault(fault: &Fault, path: &Path, findings: &mut Findings) {
     if !(400..=599).contains(&abort.status) {
         let message = format!("{} is not the status of a failure", abort.status);
         findings.error(path.key("abort").key("status"), message, "write 400 to 599");
-    }
-}
-
-fn share(share: crate::config::units::Share, path: &Path, findings: &mut Findings) {
-    if !(0.0..=1.0).contains(&share.0) {
-        findings.error(path.key("share"), format!("{share} is not a share"), "write `0%` to `100%`");
     }
 }
 

@@ -5,13 +5,13 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 use std::io;
 
 /// How it went on the client's side and on the server's, and whom the server saw.
-struct Met {
-    client: Result<(), Handshake>,
-    server: Result<Peer, Handshake>,
+pub(super) struct Met {
+    pub client: Result<(), Handshake>,
+    pub server: Result<Peer, Handshake>,
     protocol: Option<Vec<u8>>,
 }
 
-fn meet(client: &Arc<Identities>, tls: &ClusterTls, protocol: Protocol, server: &Arc<Identities>) -> Met {
+pub(super) fn meet(client: &Arc<Identities>, tls: &ClusterTls, protocol: Protocol, server: &Arc<Identities>) -> Met {
     let dial = client.dial(tls, protocol).unwrap();
     let secured = dial.secured().unwrap();
     let mut client = Connection::from(ClientConnection::new(secured.config.clone(), secured.name.clone()).unwrap());

@@ -1,5 +1,6 @@
 //! What several tests share: a folder with an identity in it, and handshakes in memory.
 
+mod agent;
 mod files;
 mod handshakes;
 mod rotation;
@@ -67,7 +68,8 @@ impl Folder {
 
     fn config(&self) -> Identity {
         let Files { certificate, key, bundle, trust_domain } = self.files();
-        Identity { certificate: Some(certificate), key: Some(key), bundle: Some(bundle), trust_domain }
+        let (certificate, key, bundle) = (Some(certificate), Some(key), Some(bundle));
+        Identity { certificate, key, bundle, trust_domain, ..Identity::default() }
     }
 
     fn identities(&self) -> Arc<Identities> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[track_caller]
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut happened: impl FnMut() -> bool) {
     let since = Instant::now();
     while !happened() {
         assert!(since.elapsed() < PATIENCE, "{what} never happened");

@@ -89,10 +89,7 @@ async fn trailers_pass_both_ways() {
         frames.send(Ok(Frame::data("up".into()))).await.unwrap();
         frames.send(Ok(Frame::trailers(sum))).await.unwrap();
         drop(frames);
-        let response = match client {
-            Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            _ => proxy.connect2().await.send(request).await.unwrap(),
-        };
+        let response = proxy.send(client, request).await;
         let answer = read(response).await;
         assert_eq!(answer.trailers.unwrap()["x-sum"], "42", "{client:?} to {endpoint:?}");
         assert_eq!((&answer.body[..], proxy.logged(1).await[0].bytes), (&b"part"[..], (2, 4)));
@@ -102,7 +99,7 @@ async fn trailers_pass_both_ways() {
 #[tokio::test]
 async fn a_large_body_streams_both_ways_and_waits_for_slow_readers() {
     const SIZE: usize = 10_000_000;
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http2), (Http2, Http1), (Http1, Http2)] {
+    for (client, endpoint) in PAIRS {
         // A proxy which collected would never see the end.
         let server = Server::mirror(endpoint).await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
@@ -114,10 +111,7 @@ async fn a_large_body_streams_both_ways_and_waits_for_slow_readers() {
                 frames.send(Ok(Frame::data(chunk.clone()))).await.unwrap();
             }
         });
-        let response = match client {
-            Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            _ => proxy.connect2().await.send(request).await.unwrap(),
-        };
+        let response = proxy.send(client, request).await;
         // Nobody reads for a while: the writer must be held up by windows, not served from memory. Over HTTP/1.1 the
         // kernel's own buffers, which grow to tens of megabytes on loopback, may take it all.
         if (client, endpoint) == (Http2, Http2) {
@@ -190,28 +184,23 @@ async fn a_client_that_leaves_is_counted_and_its_request_is_dropped() {
             Http1 => {
                 let mut stream = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
                 stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                proxy.under_way(1).await;
             }
             _ => {
                 let mut sender = proxy.connect2().await;
                 let request = Request::get("http://shop/").body(empty()).unwrap();
-                let _ = tokio::time::timeout(Duration::from_millis(50), sender.send(request)).await;
+                tokio::select! {
+                    _ = sender.send(request) => panic!("it is not answered"),
+                    () = proxy.under_way(1) => {}
+                }
             }
         }
         let log = proxy.logged(1).await;
         assert_eq!((log[0].status, log[0].reason), (None, Some(Reason::ClientGone)), "{client:?}");
-        assert_eq!((proxy.gauges.snapshot().requests, proxy.traffic().statuses[0]), (0, 1));
-        for _ in 0..100 {
-            if proxy.gauges.snapshot().upstream_connections == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(
-            proxy.gauges.snapshot().upstream_connections,
-            0,
-            "{client:?}: an HTTP/1.1 endpoint is told by closing"
-        );
+        proxy.under_way(0).await;
+        assert_eq!(proxy.traffic().statuses[0], 1);
+        // An HTTP/1.1 endpoint is told by closing.
+        eventually("the endpoint is told", async || proxy.gauges.snapshot().upstream_connections == 0).await;
     }
 }
 
@@ -249,10 +238,7 @@ async fn an_answer_is_complete_with_its_last_byte_even_where_the_stream_ends_lat
         let proxy = TestProxy::start(&config(Http2, &[server.address]));
         for client in [Http1, Http2] {
             let request = Request::get("http://shop/").header("host", "shop").body(empty()).unwrap();
-            let response = match client {
-                Http1 => proxy.connect1().await.send(request).await.unwrap(),
-                _ => proxy.connect2().await.send(request).await.unwrap(),
-            };
+            let response = proxy.send(client, request).await;
             assert_eq!(&read(response).await.body[..], b"part");
         }
         let log = proxy.logged(2).await;

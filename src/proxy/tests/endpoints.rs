@@ -151,7 +151,8 @@ async fn what_comes_on_an_idle_connection_reaches_nobody() {
     let (proxy, mut client) = proxied(&server).await;
     for turn in 1..4 {
         assert_eq!(client.get("/").await.body, "ok");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // What meets the next request on its way cannot be told from its answer.
+        eventually("it to be seen", async || proxy.gauges.snapshot().upstream_connections == 0).await;
         assert_eq!(server.connections(), turn);
     }
     assert_eq!(proxy.traffic().retries, 0);

@@ -1,16 +1,9 @@
 //! Requests and answers in all four combinations of protocols.
 
 use super::support::*;
-use crate::config::Protocol::{self, Http1, Http2};
+use crate::config::Protocol::{Http1, Http2};
 use crate::links::NodeKey;
 use http::{Request, StatusCode};
-
-async fn get(proxy: &TestProxy, client: Protocol, path: &str) -> Answer {
-    match client {
-        Http1 => proxy.connect1().await.get(path).await,
-        _ => proxy.connect2().await.get(path).await,
-    }
-}
 
 #[tokio::test]
 async fn a_request_passes_in_every_combination_of_protocols() {
@@ -18,7 +11,7 @@ async fn a_request_passes_in_every_combination_of_protocols() {
         for endpoint in [Http1, Http2] {
             let server = Server::echo(endpoint).await;
             let proxy = TestProxy::start(&config(endpoint, &[server.address]));
-            let answer = get(&proxy, client, "/a/b?c=d").await;
+            let answer = proxy.get(client, "/a/b?c=d").await;
             let case = format!("{client:?} to {endpoint:?}: {answer:?}");
             assert_eq!(answer.status, StatusCode::OK, "{case}");
             let target =
@@ -37,6 +30,7 @@ async fn a_request_passes_in_every_combination_of_protocols() {
             assert_eq!((log[0].status, log[0].attempts, log[0].path.as_str()), (Some(200), 1, "/a/b?c=d"), "{case}");
             assert_eq!(log[0].bytes.1, answer.body.len() as u64, "{case}");
             assert_eq!(proxy.traffic().statuses[2], 1, "{case}");
+            proxy.under_way(0).await;
             let node = proxy.links.node(&NodeKey::new(&server.address.to_string()), crate::links::Time(0));
             assert_eq!(node.in_flight(), 0, "{case}");
         }
@@ -45,7 +39,7 @@ async fn a_request_passes_in_every_combination_of_protocols() {
 
 #[tokio::test]
 async fn connections_are_used_again() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         let server = Server::echo(endpoint).await;
         let proxy = TestProxy::start(&config(endpoint, &[server.address]));
         let (mut one, mut two) = (proxy.connect1().await, proxy.connect2().await);

@@ -18,13 +18,7 @@ fn copies(proxy: &TestProxy) -> [u64; 4] {
 
 /// Waits for so many copies to come to this.
 async fn came_to(proxy: &TestProxy, what: Copied, count: u64) {
-    for _ in 0..2000 {
-        if copies(proxy)[what as usize] >= count {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("only {:?}", copies(proxy));
+    eventually("the copies", async || copies(proxy)[what as usize] >= count).await;
 }
 
 type Heard = Arc<Mutex<Vec<(http::request::Parts, String)>>>;
@@ -63,7 +57,7 @@ fn mirrored(
 
 #[tokio::test]
 async fn the_mirror_gets_what_the_endpoint_gets_marked_and_nothing_is_learnt_from_it() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         let real = Server::echo(Http1).await;
         let (mirror, heard) = hearing(endpoint).await;
         let proxy = TestProxy::start(&mirrored(endpoint, real.address, mirror.address, ""));
@@ -178,7 +172,7 @@ async fn copies_under_way_are_bounded() {
 
 #[tokio::test]
 async fn a_request_that_is_tried_twice_is_copied_once_and_a_copy_that_fails_is_not_tried_again() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         // The first of both to be asked refuses; what it was sent is kept, and sent to the other.
         let asked = Arc::new(Mutex::new(Vec::new()));
         let serve = {
@@ -209,12 +203,7 @@ async fn a_request_that_is_tried_twice_is_copied_once_and_a_copy_that_fails_is_n
         let case = format!("{client:?} to {endpoint:?}");
         assert_eq!((answer.status, asked.lock().unwrap().clone()), (StatusCode::OK, vec![20_000; 2]), "{case}");
         // Where the copy went to the mirror's other endpoint, which refuses, that is its end.
-        for _ in 0..2000 {
-            if copies(&proxy).iter().sum::<u64>() == 1 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("the copy", async || copies(&proxy).iter().sum::<u64>() == 1).await;
         let (came, heard) = (copies(&proxy), heard.lock().unwrap().len() as u64);
         assert_eq!((came.iter().sum::<u64>(), came[Copied::Answered as usize]), (1, heard), "{case}: {came:?}");
         let generation = proxy.published.load();

@@ -33,11 +33,7 @@ pub async fn ask(proxy: &TestProxy, client: Protocol, path: &str, headers: &[(&s
         request = request.header(*name, *value);
     }
     let request = request.body(if body.is_empty() { empty() } else { full(body.to_owned()) }).unwrap();
-    let response = match client {
-        Http1 => proxy.connect1().await.send(request).await,
-        _ => proxy.connect2().await.send(request).await,
-    };
-    read(response.unwrap()).await
+    read(proxy.send(client, request).await).await
 }
 
 /// A server that says this.
@@ -77,7 +73,7 @@ async fn cookies_and_parameters_choose_the_route() {
 
 #[tokio::test]
 async fn an_endpoint_is_asked_for_what_the_rule_says_and_told_what_the_client_said() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         let server = Server::echo(endpoint).await;
         let routes = "[{ match: { path_prefix: /v1 }, rewrite: { path_prefix: /v2, host: \"other:81\" }, cluster: c }]";
         let proxy = TestProxy::start(&shaped(routes, &[("c", endpoint, "", &[server.address])]));
@@ -101,7 +97,7 @@ async fn an_endpoint_is_asked_for_what_the_rule_says_and_told_what_the_client_sa
 
 #[tokio::test]
 async fn headers_are_changed_in_both_directions() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         let server = Server::http(endpoint, |request| async move {
             let mut seen = String::new();
             for (name, value) in request.headers() {
@@ -225,8 +221,10 @@ async fn a_client_that_leaves_while_it_is_made_to_wait_is_counted_as_gone() {
     let server = Server::echo(Http1).await;
     let routes = "[{ fault: { delay: { time: 1h, share: 100% } }, cluster: c }]";
     let proxy = TestProxy::start(&shaped(routes, &[("c", Http1, "", &[server.address])]));
-    let asked = tokio::time::timeout(Duration::from_millis(50), ask(&proxy, Http1, "/", &[], "")).await;
-    assert!(asked.is_err(), "{asked:?}");
+    tokio::select! {
+        answer = ask(&proxy, Http1, "/", &[], "") => panic!("{answer:?}"),
+        () = proxy.under_way(1) => {}
+    }
     let log = proxy.logged(1).await;
     assert_eq!((log[0].reason, log[0].attempts, log[0].injected), (Some(Reason::ClientGone), 0, Some("delay")));
 }

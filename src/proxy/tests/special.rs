@@ -106,9 +106,17 @@ async fn the_client_is_told_to_continue_when_the_endpoint_says_so() {
     // hyper's server says 100 when the body is first asked for.
     let server = Server::echo(Http1).await;
     let proxy = TestProxy::start(&config(Http1, &[server.address]));
-    let (mut stream, first, took) = expecting(&proxy).await;
-    assert_eq!(first, "HTTP/1.1 100 Continue\r\n\r\n");
-    assert!(took < Duration::from_millis(800), "{took:?}: not by patience");
+    // By patience it would always take a second; a busy machine may make it take one now and then.
+    let mut goes = Vec::new();
+    let mut stream = loop {
+        let (stream, first, took) = expecting(&proxy).await;
+        assert_eq!(first, "HTTP/1.1 100 Continue\r\n\r\n");
+        goes.push(took);
+        if took < Duration::from_millis(800) {
+            break stream;
+        }
+        assert!(goes.len() < 5, "{goes:?}: not by patience");
+    };
     stream.write_all(b"body").await.unwrap();
     let mut answer = vec![0; 4096];
     let n = stream.read(&mut answer).await.unwrap();
@@ -212,7 +220,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways_until_both_sides_close()
     assert_eq!(rest, "bye", "a half-closed side still reads");
     let log = proxy.logged(1).await;
     assert_eq!((log[0].status, log[0].reason, log[0].bytes), (Some(101), None, (15, 18)));
-    assert_eq!(proxy.gauges.snapshot().upgraded_connections, 0);
+    eventually("it to be counted no more", async || proxy.gauges.snapshot().upgraded_connections == 0).await;
 }
 
 #[tokio::test]
@@ -224,7 +232,7 @@ async fn an_upgraded_connection_on_which_nothing_moves_is_closed() {
     let response = proxy.connect1().await.send(websocket()).await.unwrap();
     let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     let mut rest = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(3), io.read_to_end(&mut rest)).await.unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(15), io.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(proxy.logged(1).await[0].reason, Some(Reason::IdleTimeout));
 }
 
@@ -349,10 +357,7 @@ async fn a_refused_head_request_has_no_body() {
     let proxy = TestProxy::start(&config(Http1, &[refused()]));
     for client in [Http1, Http2] {
         let request = Request::head("http://shop/").header("host", "shop").body(empty()).unwrap();
-        let answer = match client {
-            Http1 => read(proxy.connect1().await.send(request).await.unwrap()).await,
-            _ => read(proxy.connect2().await.send(request).await.unwrap()).await,
-        };
+        let answer = read(proxy.send(client, request).await).await;
         let length: usize = answer.headers["content-length"].to_str().unwrap().parse().unwrap();
         assert!(answer.status.is_server_error() && answer.body.is_empty() && length > 20, "{client:?} {answer:?}");
     }

@@ -27,6 +27,14 @@ pub type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 pub const LISTENER: &str = "127.0.0.1:0";
 
+/// What a client speaks, and what its endpoint does.
+pub const PAIRS: [(Protocol, Protocol); 4] = [
+    (Protocol::Http1, Protocol::Http1),
+    (Protocol::Http2, Protocol::Http1),
+    (Protocol::Http1, Protocol::Http2),
+    (Protocol::Http2, Protocol::Http2),
+];
+
 pub fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|e| match e {}).boxed()
 }
@@ -250,6 +258,23 @@ impl TestProxy {
         Client2(sender)
     }
 
+    /// Sends a request on a connection of its own.
+    pub async fn send(&self, client: Protocol, request: Request<Body>) -> Response<Incoming> {
+        let response = match client {
+            Protocol::Http2 => self.connect2().await.send(request).await,
+            _ => self.connect1().await.send(request).await,
+        };
+        response.unwrap()
+    }
+
+    /// What a GET on a connection of its own is answered with.
+    pub async fn get(&self, client: Protocol, path: &str) -> Answer {
+        match client {
+            Protocol::Http2 => self.connect2().await.get(path).await,
+            _ => self.connect1().await.get(path).await,
+        }
+    }
+
     /// Writes bytes and reads until the proxy closes, or says nothing for a while.
     pub async fn raw(&self, request: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -257,7 +282,7 @@ impl TestProxy {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
-        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(400), stream.read(&mut buffer)).await {
+        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut buffer)).await {
             if n == 0 {
                 break;
             }
@@ -268,14 +293,14 @@ impl TestProxy {
 
     /// The log, once it has so many lines.
     pub async fn logged(&self, count: usize) -> Vec<Logged> {
-        for _ in 0..400 {
-            let lines = self.log.0.lock().unwrap().clone();
-            if lines.len() >= count {
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("only {:?} was logged", self.log.0.lock().unwrap());
+        let lines = || self.log.0.lock().unwrap().clone();
+        eventually(&format!("{count} lines in the log"), async || lines().len() >= count).await;
+        lines()
+    }
+
+    /// Waits until so many requests are under way. What is over is logged a moment before it is counted no more.
+    pub async fn under_way(&self, count: u64) {
+        eventually(&format!("{count} requests under way"), async || self.gauges.snapshot().requests == count).await;
     }
 
     pub fn traffic(&self) -> TrafficSnapshot {
@@ -435,6 +460,17 @@ impl Server {
         })
         .await
     }
+}
+
+/// Waits until this holds: far longer than it ever should take, on a busy machine too.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
 }
 
 /// An address that refuses connections.

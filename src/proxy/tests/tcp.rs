@@ -94,6 +94,7 @@ async fn a_server_may_speak_first_and_connecting_is_what_its_link_learns() {
     assert_eq!((link.in_flight(), link.totals().samples), (1, 1));
     drop(stream);
     proxy.logged(1).await;
+    proxy.under_way(0).await;
     assert_eq!((link.in_flight(), link.totals().errors), (0, 0));
     assert!(link.totals().latency_sum_s < 5.0);
 }
@@ -118,13 +119,13 @@ async fn who_cannot_be_reached_is_passed_over() {
 async fn a_connection_on_which_nothing_moves_is_closed() {
     let server = greeter().await;
     let mut config = tcp(&[server.address]);
-    cluster(&mut config).timeouts.tcp_idle = Timespan(Duration::from_millis(400));
+    cluster(&mut config).timeouts.tcp_idle = Timespan(Duration::from_secs(1));
     let proxy = TestProxy::start(&config);
     let mut stream = connect(&proxy).await;
     greeted(&mut stream).await;
     // What moves keeps it open for longer than that, together.
     for _ in 0..6 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         said_again(&mut stream, b"x").await;
     }
     assert!(stream.read(&mut [0]).await.is_err(), "reset: this is no end");
@@ -205,15 +206,11 @@ async fn a_drain_waits_for_connections_and_its_end_is_theirs() {
     greeted(&mut done).await;
     greeted(&mut left).await;
     proxy.drain.begin();
-    while TcpStream::connect(proxy.address).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the listener closes", async || TcpStream::connect(proxy.address).await.is_err()).await;
     said_again(&mut done, b"still here").await;
     drop(done);
     // Those that came while the listener was being closed are over soon, too.
-    while proxy.gauges.snapshot().tcp_connections > 1 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("they are over", async || proxy.gauges.snapshot().tcp_connections <= 1).await;
     said_again(&mut left, b"still here").await;
     proxy.drain.stop();
     proxy.drain.finished().await;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const SHORT: Duration = Duration::from_millis(120);
+/// A limit, and far longer than whoever stays within it should take, on a busy machine too.
+const SHORT: Duration = Duration::from_millis(400);
 /// Deadlines may be late on a busy machine, but not so late.
-const LATE: Duration = Duration::from_millis(1500);
+const LATE: Duration = Duration::from_secs(10);
 
 /// Waits as long as its path says, then answers.
 async fn slow(protocol: Protocol) -> Server {
@@ -35,10 +36,7 @@ fn span(d: Duration) -> Timespan {
 
 async fn expect_failure(proxy: &TestProxy, client: Protocol, path: &str, reason: Reason) {
     let started = Instant::now();
-    let answer = match client {
-        Http1 => proxy.connect1().await.get(path).await,
-        _ => proxy.connect2().await.get(path).await,
-    };
+    let answer = proxy.get(client, path).await;
     let took = started.elapsed();
     assert_eq!((answer.status, text(&answer).starts_with(reason.code())), (reason.status(), true), "{answer:?}");
     assert!(took >= SHORT && took < SHORT + LATE, "{took:?}");
@@ -51,7 +49,8 @@ async fn an_endpoint_that_does_not_answer_is_a_response_timeout() {
         let server = slow(endpoint).await;
         let config = with(config(endpoint, &[server.address]), |c| cluster(c).timeouts.response_headers = span(SHORT));
         let proxy = TestProxy::start(&config);
-        expect_failure(&proxy, client, "/5000", Reason::ResponseTimeout).await;
+        expect_failure(&proxy, client, "/20000", Reason::ResponseTimeout).await;
+        proxy.under_way(0).await;
         let node = proxy.links.node(&crate::links::NodeKey::new(&server.address.to_string()), crate::links::Time(0));
         assert_eq!((node.failures_in_a_row(), node.in_flight()), (1, 0));
     }
@@ -61,14 +60,14 @@ async fn an_endpoint_that_does_not_answer_is_a_response_timeout() {
 async fn the_whole_request_has_a_limit_and_the_routes_overrides_the_clusters() {
     let server = slow(Http1).await;
     let by_cluster = with(config(Http1, &[server.address]), |c| cluster(c).timeouts.request = span(SHORT));
-    expect_failure(&TestProxy::start(&by_cluster), Http1, "/5000", Reason::RequestTimeout).await;
+    expect_failure(&TestProxy::start(&by_cluster), Http1, "/20000", Reason::RequestTimeout).await;
     let by_route = with(by_cluster.clone(), |c| {
         cluster(c).timeouts.request = span(Duration::from_secs(60));
         c.routes[0].timeout = Some(span(SHORT));
     });
-    expect_failure(&TestProxy::start(&by_route), Http2, "/5000", Reason::RequestTimeout).await;
+    expect_failure(&TestProxy::start(&by_route), Http2, "/20000", Reason::RequestTimeout).await;
     let longer = with(by_cluster, |c| c.routes[0].timeout = Some(span(Duration::from_secs(60))));
-    assert_eq!(TestProxy::start(&longer).connect1().await.get("/300").await.status, StatusCode::OK);
+    assert_eq!(TestProxy::start(&longer).connect1().await.get("/600").await.status, StatusCode::OK);
 }
 
 /// A listener whose queue is full, which leaves further connections unanswered, and what fills it.
@@ -115,10 +114,7 @@ async fn a_body_on_which_nothing_moves_is_an_idle_timeout() {
         let config = with(config(endpoint, &[server.address]), |c| cluster(c).timeouts.idle = span(SHORT));
         let proxy = TestProxy::start(&config);
         let request = Request::get("http://shop/").header("host", "shop").body(empty()).unwrap();
-        let response = match client {
-            Http1 => proxy.connect1().await.send(request).await.unwrap(),
-            _ => proxy.connect2().await.send(request).await.unwrap(),
-        };
+        let response = proxy.send(client, request).await;
         let started = Instant::now();
         assert!(response.into_body().collect().await.is_err(), "{client:?}");
         let took = started.elapsed();
@@ -209,7 +205,7 @@ async fn slow_heads_and_idle_connections_are_closed() {
     ] {
         let case = String::from_utf8_lossy(bytes).into_owned();
         let (took, answer) =
-            tokio::time::timeout(Duration::from_secs(8), closed_after(proxy, bytes)).await.expect(&case);
+            tokio::time::timeout(Duration::from_secs(20), closed_after(proxy, bytes)).await.expect(&case);
         assert!(took >= SHORT / 2, "{case} {took:?}");
         assert_eq!(answer.starts_with("HTTP/1.1 200"), answered, "{case} {answer}");
     }
@@ -233,7 +229,7 @@ async fn a_body_that_is_never_out_of_frames_is_not_idle() {
                 got += frame.data_ref().map_or(0, bytes::Bytes::len);
                 if got - paused > 16_000 {
                     paused = got;
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    tokio::time::sleep(Duration::from_millis(9)).await;
                 }
             }
             Ok::<_, std::convert::Infallible>(Response::new(full(got.to_string())))
@@ -259,7 +255,7 @@ async fn a_request_is_sent_with_the_last_byte_that_it_announced() {
     let proxy = TestProxy::start(&config);
     let (frames, body) = super::bodies::stream(1);
     frames.send(Ok(http_body::Frame::data("up".into()))).await.unwrap();
-    let request = Request::post("http://shop/5000").header("content-length", "2").body(body).unwrap();
+    let request = Request::post("http://shop/20000").header("content-length", "2").body(body).unwrap();
     let sent = proxy.connect2().await.send(request).await.unwrap();
     assert_eq!(sent.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(proxy.logged(1).await[0].reason, Some(Reason::ResponseTimeout));
@@ -269,7 +265,7 @@ async fn a_request_is_sent_with_the_last_byte_that_it_announced() {
 #[tokio::test]
 async fn requests_that_wait_for_one_connection_fail_with_it() {
     let (address, _filled) = unanswered().await;
-    let config = with(config(Http2, &[address]), |c| cluster(c).timeouts.connect = span(SHORT * 3));
+    let config = with(config(Http2, &[address]), |c| cluster(c).timeouts.connect = span(SHORT * 2));
     let proxy = TestProxy::start(&config);
     let client = proxy.connect2().await;
     let started = Instant::now();
@@ -283,5 +279,6 @@ async fn requests_that_wait_for_one_connection_fail_with_it() {
         assert_eq!(asked.await.unwrap(), Reason::ConnectTimeout.status());
     }
     let took = started.elapsed();
-    assert!(took < SHORT * 6, "{took:?}: not one after the other");
+    // One after the other they would take eight times as long as one.
+    assert!(took < SHORT * 2 * 7, "{took:?}");
 }

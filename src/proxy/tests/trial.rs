@@ -23,14 +23,8 @@ fn seen(proxy: &TestProxy) -> [ArmSeen; 2] {
 
 /// Waits until so many requests are counted, of both arms together.
 async fn counted(proxy: &TestProxy, requests: u64) -> [ArmSeen; 2] {
-    for _ in 0..2000 {
-        let seen = seen(proxy);
-        if seen.iter().map(|arm| arm.requests).sum::<u64>() >= requests {
-            return seen;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("only {:?}", seen(proxy));
+    eventually("the count", async || seen(proxy).iter().map(|arm| arm.requests).sum::<u64>() >= requests).await;
+    seen(proxy)
 }
 
 /// Answers by the path: `/STATUS`, or after 50 ms.
@@ -49,15 +43,12 @@ async fn server(protocol: Protocol) -> Server {
 }
 
 async fn get(proxy: &TestProxy, client: Protocol, path: &str) -> StatusCode {
-    match client {
-        Http1 => proxy.connect1().await.get(path).await.status,
-        _ => proxy.connect2().await.get(path).await.status,
-    }
+    proxy.get(client, path).await.status
 }
 
 #[tokio::test]
 async fn an_answer_has_a_latency_a_failure_has_none_and_the_policy_says_whose_it_was() {
-    for (client, endpoint) in [(Http1, Http1), (Http2, Http1), (Http1, Http2), (Http2, Http2)] {
+    for (client, endpoint) in PAIRS {
         for (share, arm) in [(1.0, Arm::Model), (0.0, Arm::Against)] {
             let endpoint_server = server(endpoint).await;
             let proxy = TestProxy::start(&on_trial(endpoint, &[endpoint_server.address], share));
@@ -104,8 +95,10 @@ async fn who_cannot_wait_counts_with_as_long_as_they_did() {
     for client in [Http1, Http2] {
         let proxy = TestProxy::start(&on_trial(Http1, &[silent.address], 1.0));
         // A client that leaves: all of its connection goes.
-        let asking = tokio::time::timeout(Duration::from_millis(100), get(&proxy, client, "/never"));
-        assert!(asking.await.is_err());
+        tokio::select! {
+            status = get(&proxy, client, "/never") => panic!("{status}"),
+            () = proxy.under_way(1) => {}
+        }
         let [model, _] = counted(&proxy, 1).await;
         assert_eq!((model.requests, model.failures, model.latencies), (1, 0, 1), "{client:?}");
         assert!(model.latency_sum_s > 0.0, "{client:?}");

@@ -244,7 +244,7 @@ async fn a_panic_is_told_and_the_thread_is_replaced() {
 
 #[tokio::test]
 async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once() {
-    let stage = Stage::new(&[Act::Sleep(1_000)]);
+    let stage = Stage::new(&[Act::Sleep(3_000)]);
     let scorer = stage.scorer(Limits { hang_min: SOON, ..quick() });
     scorer.ready().await.unwrap();
     let scored = scorer.score(features(), Duration::from_millis(50)).await;
@@ -252,13 +252,13 @@ async fn a_late_result_is_discarded_and_meanwhile_others_are_turned_away_at_once
     assert!(scored.features.nodes.is_empty() && scored.model.is_none());
     let begun = Instant::now();
     assert_eq!(code(&scorer, 20_000).await, "busy");
-    assert!(begun.elapsed() < Duration::from_millis(700));
+    assert!(begun.elapsed() < Duration::from_millis(2_500));
     assert_eq!(scorer.status().state, State::Busy);
     let before = until(&scorer, "ok").await;
     assert!(before.iter().all(|code| *code == "busy"), "{before:?}");
     let status = scorer.status();
     assert_eq!((status.late, status.restarts, status.inferences), (1, 0, 2));
-    assert!(status.max_duration_s.unwrap() >= 1.0);
+    assert!(status.max_duration_s.unwrap() >= 3.0);
 }
 
 #[tokio::test]
@@ -421,11 +421,11 @@ async fn while_the_model_loads_requests_are_turned_away_and_a_load_that_hangs_is
             }
             Ok(factory.engine())
         },
-        Limits { load: Duration::from_millis(1_000), ..quick() },
+        Limits { load: Duration::from_millis(3_000), ..quick() },
     );
     let begun = Instant::now();
     assert_eq!(code(&scorer, 20_000).await, "not_ready");
-    assert!(begun.elapsed() < Duration::from_millis(700));
+    assert!(begun.elapsed() < Duration::from_millis(2_500));
     assert_eq!(scorer.status().state, State::Loading);
     until(&scorer, "ok").await;
     assert_eq!((scorer.status().hung_threads, scorer.status().restarts), (1, 1));

@@ -32,6 +32,44 @@ fn an_identity_has_all_its_files() {
     assert_eq!(after(|c| c.identity.trust_domain = Some("mesh".parse().unwrap())).len(), 3);
 }
 
+fn from_agent(c: &mut Config) {
+    c.identity.workload_api = Some("unix:///run/spire/agent.sock".parse().unwrap());
+}
+
+#[test]
+fn an_identity_comes_from_files_or_from_a_workload_api() {
+    fine(|c| {
+        from_agent(c);
+        c.identity.hint = Some("internal".into());
+        c.identity.trust_domain = Some("mesh".parse().unwrap());
+        c.identity.federated = vec!["other".parse().unwrap()];
+        shop(c).tls = TlsMode::Strict;
+        shop(c).allow = vec![Allow { from: vec!["spiffe://other/*".parse().unwrap()], ..Allow::default() }];
+        tls(c, ClusterTls { identity: "spiffe://other/a".parse().unwrap(), ..ClusterTls::default() });
+    });
+    error("identity.workload_api!: the identity comes from files or from a Workload API, not from both", |c| {
+        identified(c);
+        from_agent(c);
+    });
+    error("identity.hint: `hint` is empty", |c| {
+        from_agent(c);
+        c.identity.hint = Some(String::new());
+    });
+    error("identity.hint!: `hint` says something of a Workload API", |c| {
+        identified(c);
+        c.identity.hint = Some("internal".into());
+    });
+    error("identity.federated!: `federated` says something of a Workload API", |c| {
+        identified(c);
+        c.identity.federated = vec!["other".parse().unwrap()];
+    });
+    error("identity.federated[1]: `mesh` is believed already", |c| {
+        from_agent(c);
+        c.identity.trust_domain = Some("mesh".parse().unwrap());
+        c.identity.federated = ["other", "mesh"].map(|d| d.parse().unwrap()).into();
+    });
+}
+
 #[test]
 fn tls_needs_an_identity_and_one_mode_a_listener() {
     error("workloads.shop.tls: the listener cannot speak mTLS without an identity", |c| shop(c).tls = TlsMode::Strict);

@@ -1,7 +1,8 @@
 //! What a cluster does about failures, at each bound and just beyond it.
 
-use super::super::resilience::{MAX_REPLAY, MAX_RETRIES, MIN_CHECK};
+use super::super::resilience::{MAX_REPLAY, MIN_CHECK};
 use super::*;
+use crate::config::MAX_RETRIES;
 use crate::config::Share;
 use crate::config::{ByteSize, Check, Cluster, RetryOn};
 

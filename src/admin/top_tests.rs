@@ -1,0 +1,143 @@
+use super::*;
+use crate::admin::{fixture, graph, routing};
+use ratatui::crossterm::event::KeyEvent;
+
+/// What a proxy says that is shown as the fixture has it, so many failures long.
+fn snapshot(failures: u64, at: Instant) -> Snapshot {
+    let state = fixture::published();
+    let routing = routing::routing(&state, routing::Filter::default()).unwrap();
+    let graph = graph::graph(Some(&fixture::view(&state)), None, None);
+    let metrics = format!(
+        "pathloom_requests_total{{workload=\"frontend\",cluster=\"catalog\",status_class=\"2xx\"}} {}\n\
+         pathloom_request_failures_total{{workload=\"frontend\",cluster=\"catalog\",reason=\"connect_refused\"}} {failures}\n\
+         pathloom_request_failures_total{{workload=\"frontend\",cluster=\"catalog\",reason=\"loop\"}} 0\n\
+         pathloom_unrouted_requests_total{{reason=\"no_route\"}} 7\n",
+        failures * 10
+    );
+    Snapshot::new(routing, &graph, &metrics, at)
+}
+
+fn screen(sheet: Sheet) -> Screen {
+    let mut screen = Screen::new(sheet, String::new(), "127.0.0.1:9900".into());
+    let now = Instant::now();
+    screen.take(Ok(snapshot(10, now)));
+    screen.take(Ok(snapshot(30, now + Duration::from_secs(2))));
+    screen
+}
+
+fn drawn(screen: &mut Screen, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| screen.draw(frame)).unwrap();
+    let rows = terminal.backend().buffer().content().chunks(usize::from(width));
+    rows.map(|row| row.iter().map(|c| c.symbol()).collect::<String>() + "\n").collect()
+}
+
+fn press(screen: &mut Screen, code: KeyCode) -> bool {
+    pressed(screen, KeyEvent::new(code, KeyModifiers::NONE))
+}
+
+/// The line that holds a word, among those of a frame.
+fn line<'a>(text: &'a str, word: &str) -> &'a str {
+    text.lines().find(|l| l.contains(word)).unwrap_or_else(|| panic!("{word} is not in\n{text}"))
+}
+
+#[test]
+fn a_wide_screen_shows_where_requests_go_and_why() {
+    let text = drawn(&mut screen(Sheet::Endpoints), 200, 30);
+    for word in ["node-7", "generation 41", "steered by model", "requests/s 100.0", "WHY", "q leave"] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    let first = line(&text, "frontend   catalog   10.0.0.1:80");
+    for word in ["75.0%", "13.0", "healthy"] {
+        assert!(first.contains(word), "{word}: {first}");
+    }
+    assert!(line(&text, "10.0.0.3:80").contains("ejected: 3 failures in a row"), "{text}");
+}
+
+#[test]
+fn a_small_screen_keeps_what_matters_and_none_is_too_small() {
+    let text = drawn(&mut screen(Sheet::Endpoints), 60, 9);
+    let row = line(&text, "10.0.0.1:80");
+    assert!(row.contains("75.0%") && row.contains("healthy") && !text.contains("WHY"), "{text}");
+    // Where nearly everything fits, the last column is cut and no other.
+    let mut long = screen(Sheet::Endpoints);
+    let mut seen = snapshot(1, Instant::now());
+    seen.routing["tables"][0]["candidates"][0]["reason"] = "because ".repeat(30).into();
+    long.take(Ok(seen));
+    let text = drawn(&mut long, 140, 20);
+    assert!(text.contains("PREDICTED") && line(&text, "because").contains("10.0.0.1:80"), "{text}");
+    for (width, height) in [(1, 1), (2, 40), (400, 1), (20, 5), (40, 3)] {
+        for sheet in [Sheet::Endpoints, Sheet::Links, Sheet::Failures] {
+            drawn(&mut screen(sheet), width, height);
+        }
+    }
+    drawn(&mut Screen::new(Sheet::Links, String::new(), "x".into()), 80, 24);
+}
+
+#[test]
+fn failures_are_shown_by_reason_with_their_rate_the_most_first() {
+    let text = drawn(&mut screen(Sheet::Failures), 100, 20);
+    let refused = line(&text, "connect_refused");
+    assert!(refused.contains("10.0") && refused.contains("30"), "20 in 2 s, 30 in all: {refused}");
+    assert!(line(&text, "no_route").contains("0.0") && !text.contains("loop"), "{text}");
+    assert!(text.find("connect_refused") < text.find("no_route"), "{text}");
+}
+
+#[test]
+fn links_are_those_of_the_graph() {
+    let text = drawn(&mut screen(Sheet::Links), 120, 20);
+    let used = line(&text, "12.0");
+    assert!(used.contains("frontend") && used.contains("10.0.0.1:80") && used.contains("0.50"), "{text}");
+}
+
+#[test]
+fn keys_turn_sort_filter_move_and_leave() {
+    let mut screen = screen(Sheet::Endpoints);
+    let order = |text: &str| text.find("10.0.0.1:80").unwrap() < text.find("10.0.0.3:80").unwrap();
+    assert!(order(&drawn(&mut screen, 200, 30)));
+    (0..3).for_each(|_| assert!(press(&mut screen, KeyCode::Right)));
+    assert!(press(&mut screen, KeyCode::Char('r')));
+    assert!(!order(&drawn(&mut screen, 200, 30)), "by endpoint, downwards");
+    for c in "/0.3:80 catalog".chars() {
+        assert!(press(&mut screen, KeyCode::Char(c)));
+    }
+    assert!(press(&mut screen, KeyCode::Enter));
+    let text = drawn(&mut screen, 200, 30);
+    assert!(!text.contains("10.0.0.1:80") && text.contains("10.0.0.3:80"), "{text}");
+    assert!(press(&mut screen, KeyCode::Char('/')) && press(&mut screen, KeyCode::Esc), "esc clears it, and stays");
+    assert!(drawn(&mut screen, 200, 30).contains("10.0.0.1:80"));
+    for code in [KeyCode::End, KeyCode::Down, KeyCode::Home, KeyCode::Up, KeyCode::PageDown, KeyCode::PageUp] {
+        assert!(press(&mut screen, code));
+        drawn(&mut screen, 80, 10);
+    }
+    assert!(press(&mut screen, KeyCode::Tab) && screen.sheet == Sheet::Links);
+    assert!(press(&mut screen, KeyCode::Char('3')) && screen.sheet == Sheet::Failures);
+    assert!(!press(&mut screen, KeyCode::Char('q')) && !press(&mut screen, KeyCode::Esc));
+    assert!(!pressed(&mut screen, KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)));
+}
+
+#[test]
+fn trouble_is_said_in_words_above_the_last_answer() {
+    let mut screen = screen(Sheet::Endpoints);
+    let mut seen = snapshot(1, Instant::now());
+    seen.routing["generation"]["expired"] = true.into();
+    seen.routing["generation"]["rung"] = "peak_ewma".into();
+    seen.routing["generation"]["rung_reason"] = "no scores\u{1b}[31m".into();
+    seen.routing["tables"][0]["panic"] = true.into();
+    screen.take(Ok(seen));
+    screen.take(Err("nobody listens".into()));
+    let text = drawn(&mut screen, 160, 40);
+    for word in ["NO ANSWER: nobody listens", "EXPIRED", "NOT THE MODEL: peak_ewma, because no scores", "PANIC: "] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    assert!(!text.contains('\u{1b}') && text.contains("10.0.0.1:80"), "{text}");
+}
+
+#[test]
+fn a_printed_frame_has_every_row_and_column_and_no_keys() {
+    let text = printed(&mut screen(Sheet::Endpoints));
+    for word in ["WHY", "10.0.0.3:80", "ejected: 3 failures in a row", "generation 41"] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    assert!(!text.contains("q leave") && text.ends_with('\n') && !text.contains(" \n"), "{text}");
+}
