@@ -241,7 +241,8 @@ bench-peers: dist $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envo
 
 .PHONY: bench-sharing
 bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder); ARGS=--help lists more.
-	cargo run --quiet --release --package pathloom-benches --features sharing --bin sharing -- $(ARGS)
+	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --features pathloom-benches/sharing --bin sharing $(GUARD_BUILD)
+	$(TARGET)/debug/sharing $(ARGS)
 
 .PHONY: overload
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.

@@ -75,7 +75,8 @@ fn a_process_that_was_started_anew_has_forgotten_and_one_that_is_gone_says_nothi
 fn what_nobody_repeats_is_forgotten_and_so_is_who_told_it() {
     let (mut ledger, link, start) = (ledger(), key("b", "c"), Time(SECOND));
     take(&mut ledger, report("b", 1, 1, &[(&link, 9.0)]), start).unwrap();
-    take(&mut ledger, report("d", 1, 1, &[(&key("d", "c"), 0.01)]), start + TOLD_FOR - Duration::from_secs(1)).unwrap();
+    take(&mut ledger, report("d", 1, 1, &[(&key("d", "c"), 0.01)]), start + (TOLD_FOR - Duration::from_secs(1)))
+        .unwrap();
     ledger.told(&[], 0);
     ledger.forget(start + TOLD_FOR);
     assert_eq!((ledger.told(&[], 0), ledger.links()), (None, 2));

@@ -4,7 +4,9 @@
 //!  node-a                     node-b                              node-c
 //!  frontend -- sidecar ---+-> catalog-b -- sidecar -> storage-b
 //!           \  (alone) ---+-> catalog-c ------------------------- sidecar -> storage-c
+//!                         +---------------------------------------------- -- batch
 //! ```
+//! `batch` is somebody else who calls both catalogs, in turn.
 //! Each node is a network namespace (`pathloom_integration::hosts`). Beside the sidecar of `node-a` stands another one that
 //! shares nothing, for comparison. Whatever is said is read off the sidecars' admin ports or counted in answers; where a
 //! promise is not kept, the program says so and ends with 1.

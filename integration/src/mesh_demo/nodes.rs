@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 /// The hosts.
 pub const HOSTS: [&str; 3] = ["node-a", "node-b", "node-c"];
@@ -35,8 +36,12 @@ pub const ALONE: usize = 3;
 const GOSSIP: u16 = 7946;
 const CATALOG: u16 = 8080;
 const STORAGE: u16 = 9000;
-/// How far apart the requests are that somebody else sends to each catalog all the time.
-const OTHERS_PAUSE: Duration = Duration::from_millis(25);
+/// What the batch asks for.
+const BATCH: &str = "/batch";
+/// How far apart the requests are that somebody else sends to both catalogs in turn, all the time.
+const OTHERS_PAUSE: Duration = Duration::from_millis(20);
+/// From here on an answer is slow: nothing takes so long while all is well.
+const SLOW: Duration = Duration::from_millis(200);
 /// How long a request may take before it counts as failed.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -60,12 +65,18 @@ pub struct Answers {
     pub failed: usize,
     /// The slowest one.
     pub slowest: Duration,
+    /// How many took longer than [`SLOW`].
+    pub slow: usize,
 }
 
 impl Answers {
-    /// How many there were.
-    pub fn all(&self) -> usize {
-        self.by.values().sum::<usize>() + self.failed
+    fn note(&mut self, answered: Option<String>, took: Duration) {
+        match answered {
+            Some(name) => *self.by.entry(name).or_default() += 1,
+            None => self.failed += 1,
+        }
+        self.slowest = self.slowest.max(took);
+        self.slow += usize::from(took > SLOW);
     }
 
     /// How many this service answered.
@@ -97,9 +108,7 @@ impl Nodes {
         for sidecar in 0..SIDECARS.len() {
             nodes.start_sidecar(sidecar).await;
         }
-        for host in [B, C] {
-            tokio::spawn(others(SocketAddr::new(nodes.hosts.control(host), CATALOG), nodes.stop.clone()));
-        }
+        tokio::spawn(others(nodes.batch(), nodes.stop.clone()));
         nodes
     }
 
@@ -148,17 +157,20 @@ impl Nodes {
              model: {{ engine: embedded, guards: {{ slow_start: 0s }} }}\n",
             self.admin(sidecar)
         );
+        let catalogs = list([self.catalog(B), self.catalog(C)]);
         if host == A {
-            let catalogs = list([self.catalog(B), self.catalog(C)]);
             return format!(
                 "{common}workloads: {{ frontend: {{ listen: '{}' }} }}\nroutes: [{{ cluster: catalog }}]\n\
                  clusters: {{ catalog: {{ timeouts: {{ connect: 300ms }}, endpoints: {catalogs} }} }}\n",
                 self.front(sidecar)
             );
         }
+        // On node-c somebody else calls both catalogs, in turn whatever they are like.
+        let batch = if host == C { format!(", batch: {{ listen: '{}' }}", self.batch()) } else { String::new() };
         format!(
-            "{common}workloads: {{ catalog: {{ listen: 127.0.0.1:15001, serves: '{}' }} }}\nroutes: [{{ cluster: storage }}]\n\
-             clusters: {{ storage: {{ endpoints: {} }} }}\n",
+            "{common}workloads: {{ catalog: {{ listen: 127.0.0.1:15001, serves: '{}' }}{batch} }}\n\
+             routes: [{{ match: {{ path: {BATCH} }}, cluster: catalog }}, {{ cluster: storage }}]\n\
+             clusters:\n  storage: {{ endpoints: {} }}\n  catalog: {{ policy: round_robin, endpoints: {catalogs} }}\n",
             self.catalog(host),
             list([self.storage(host)])
         )
@@ -166,6 +178,10 @@ impl Nodes {
 
     fn admin(&self, sidecar: usize) -> SocketAddr {
         SocketAddr::new(self.hosts.control(SIDECARS[sidecar]), 9_901 + u16::from(sidecar == ALONE))
+    }
+
+    fn batch(&self) -> SocketAddr {
+        SocketAddr::new(self.hosts.control(C), 15_003)
     }
 
     fn front(&self, sidecar: usize) -> SocketAddr {
@@ -251,14 +267,27 @@ impl Nodes {
         let (mut answers, mut open) = (Answers::default(), None);
         for _ in 0..count {
             let begun = Instant::now();
-            match tokio::time::timeout(LIMIT, ask(&mut open, self.front(sidecar))).await {
-                Ok(Some(name)) => *answers.by.entry(name).or_default() += 1,
-                _ => {
-                    answers.failed += 1;
-                    open = None;
-                }
-            }
-            answers.slowest = answers.slowest.max(begun.elapsed());
+            let answered = tokio::time::timeout(LIMIT, ask(&mut open, self.front(sidecar), "/")).await.ok().flatten();
+            answers.note(answered, begun.elapsed());
+        }
+        answers
+    }
+
+    /// Sends so many requests a second for a while, whatever the ones before are waiting for.
+    pub async fn paced(&self, sidecar: usize, a_second: u32, time: Duration) -> Answers {
+        let (mut answers, mut under_way) = (Answers::default(), JoinSet::new());
+        let (mut beat, front) = (tokio::time::interval(Duration::from_secs(1) / a_second), self.front(sidecar));
+        for _ in 0..(time.as_secs() * u64::from(a_second)) {
+            beat.tick().await;
+            under_way.spawn(async move {
+                let begun = Instant::now();
+                let answered = tokio::time::timeout(LIMIT, ask(&mut None, front, "/")).await.ok().flatten();
+                (answered, begun.elapsed())
+            });
+        }
+        while let Some(ended) = under_way.join_next().await {
+            let (answered, took) = ended.expect("it does not panic");
+            answers.note(answered, took);
         }
         answers
     }
@@ -286,22 +315,22 @@ impl Drop for Nodes {
 }
 
 /// A request on a connection that may be open; gives who answered it with 200.
-async fn ask(open: &mut Option<Connection>, address: SocketAddr) -> Option<String> {
+async fn ask(open: &mut Option<Connection>, address: SocketAddr, path: &str) -> Option<String> {
     let mut connection = match open.take().filter(Connection::usable) {
         Some(connection) => connection,
         None => Version::Http1.connect(address).await.ok()?,
     };
-    let response = connection.get("/").await.ok()?;
+    let response = connection.get(path).await.ok()?;
     *open = Some(connection);
     (response.status() == 200).then(|| text(&response, ENDPOINT).to_owned())
 }
 
-/// Somebody else who calls a catalog, all the time, whatever comes of it.
-async fn others(catalog: SocketAddr, stop: Arc<AtomicBool>) {
+/// Somebody else who calls both catalogs, all the time, whatever comes of it.
+async fn others(sidecar: SocketAddr, stop: Arc<AtomicBool>) {
     while !stop.load(Relaxed) {
         // Each by itself, so that slow ones do not make them fewer.
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(LIMIT, ask(&mut None, catalog)).await;
+            let _ = tokio::time::timeout(LIMIT, ask(&mut None, sidecar, BATCH)).await;
         });
         tokio::time::sleep(OTHERS_PAUSE).await;
     }
