@@ -11,7 +11,7 @@ use crate::engines::Rten;
 use crate::plot::{self, Axis, Bar, Bars, Series};
 use crate::{Error, Result};
 use pathloom::balance::{Budget, Capacity, Endpoint, EndpointId, Health, MIN_PER_SECOND, Maglev};
-use pathloom::config::{Ejection, Retries, Share, Timespan};
+use pathloom::config::{Ejection, Share, Timespan};
 use pathloom::control::weights::{LEAST_GROWN, Limits, Wanted, guarded};
 use pathloom::health::{Ejector, Span, outliers};
 use pathloom::links::{Links, LocalEstimate, NodeKey, Time, Totals};
@@ -387,7 +387,7 @@ fn by_ejection() -> Vec<Series> {
             let now = seconds(10.0 + f64::from(tenth) * 0.1);
             let state = ejector.check(&node, &rules, None, now).health;
             // Whoever gets the one probe sees it fail.
-            if state == Health::Probation && node.take_probe() {
+            if state == Health::Probation && node.take_probe(true) {
                 node.failed();
                 probes += 1;
             }
@@ -458,14 +458,13 @@ fn by_budget() -> Vec<Series> {
     const REQUESTS: u32 = 1_000;
     const SECONDS: u32 = 20;
     let of = |budget: f64| {
-        let rules = Retries { budget: Share(budget), ..Retries::default() };
         let tries = |percent: u32| {
-            let pot = Budget::new(1, &rules, Time(0));
+            let pot = Budget::new(1, Share(budget), MIN_PER_SECOND, Time(0));
             let mut granted = 0u32;
             for i in 0..REQUESTS * SECONDS {
                 let now = seconds(f64::from(i) / f64::from(REQUESTS));
                 if i % REQUESTS == 0 {
-                    pot.renew(&rules, now);
+                    pot.renew(Share(budget), now);
                 }
                 pot.earn(0);
                 if i * 37 % 100 < percent && pot.take(now) {

@@ -201,6 +201,17 @@ fn table(table: &Value) -> String {
     if let Some(affinity) = affinity(table) {
         let _ = writeln!(out, "  requests with the same {affinity} stay with one endpoint");
     }
+    if let Some(hedging) = table.get("hedging").filter(|h| h.is_object()) {
+        let outcome = |key| at(hedging, "outcomes", key).and_then(Value::as_u64).unwrap_or_default();
+        let (won, lost) = (outcome("won"), outcome("lost"));
+        let _ = writeln!(
+            out,
+            "  without an answer after {} ms a second endpoint is asked, for {} of the requests at most: {won} of {} won",
+            cell(hedging, "after_ms", 1),
+            percent(hedging.get("share")),
+            won + lost
+        );
+    }
     canary::explain_table(table, &mut out);
     let candidates = table.get("candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if candidates.is_empty() {

@@ -3,11 +3,11 @@
 use super::state::{AdminState, ConfigState, ScorerStatus};
 use crate::admission::{self, Rank};
 use crate::balance::{
-    Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, ModelIdentity, Predicted, Published,
-    Retrying, Rung, Table, TableOptions, Why,
+    Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, Hedging, ModelIdentity, Predicted,
+    Published, Retrying, Rung, Table, TableOptions, Why,
 };
 use crate::config::{
-    AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Protocol, Rate, RateLimit, Telemetry,
+    AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Protocol, Rate, RateLimit, Share, Telemetry,
 };
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
 use crate::graph::{GraphBuilder, Instance};
@@ -204,7 +204,12 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             secure: false,
             proxy_protocol: false,
             timeouts: crate::config::Timeouts::default(),
-            retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, &Default::default(), Time(0)))),
+            retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, Share(0.2), 3, Time(0)))),
+            hedging: (name == "catalog").then(|| Hedging {
+                after: Some(Duration::from_millis(25)),
+                share: Share(0.05),
+                budget: Arc::new(Budget::new(1, Share(0.05), 0, Time(0))),
+            }),
             ejection: crate::config::Ejection::default(),
             tables: routes.workloads().iter().map(|w| table(&w.name, name, count)).collect(),
         })

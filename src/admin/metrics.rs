@@ -215,7 +215,16 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
         "retry_budget",
         "Tries of requests that may have reached an endpoint, by whether the cluster's budget allowed them.",
     );
+    let mut hedged = gauge(
+        "hedge_delay",
+        Measure::Seconds,
+        "After how long without an answer a second endpoint is asked as well, where that is on and known.",
+    );
     for cluster in &generation.clusters {
+        if let Some(after) = cluster.hedging.as_ref().and_then(|hedging| hedging.after) {
+            let labels = vec![("cluster", cluster.name.to_string())];
+            hedged.samples.push((labels, Value::Number(after.as_secs_f64())));
+        }
         let (granted, refused) = cluster.retrying.budget.counts();
         for (word, count) in [("granted", granted), ("refused", refused)] {
             let labels = vec![("cluster", cluster.name.to_string()), ("result", word.to_owned())];
@@ -256,7 +265,7 @@ fn candidate_families(generation: &Generation, now: Time) -> Vec<Family> {
             }
         }
     }
-    vec![weight, intrinsic, mean, p99, estimate, in_flight, state, panic, tries]
+    vec![weight, intrinsic, mean, p99, estimate, in_flight, state, panic, tries, hedged]
 }
 
 /// The candidates with their positions, the first of each endpoint: one series twice would cost Prometheus the scrape.

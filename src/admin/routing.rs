@@ -3,7 +3,8 @@
 //! For each cluster and workload the candidates of the generation in force, each with what the model said of it, what
 //! was seen of it (as the last tick saw it: reading the store here would drain it under the tick), and what this
 //! proxy's own estimate is at this moment. Where requests stay with endpoints, `affinity` says by what, and each
-//! candidate's `affinity_share` how many of them are its own. `own_zone` says what stays in the node's zone, where that
+//! candidate's `affinity_share` how many of them are its own. `hedging` says when a second endpoint is asked, and what became
+//! of that so far, where it is on. `own_zone` says what stays in the node's zone, where that
 //! comes first, and `canary` how the arms of the model's trial compare (`canary`). Latencies are in milliseconds, ages in seconds; null is unknown.
 
 use super::admission;
@@ -13,7 +14,7 @@ use super::state::AdminState;
 use crate::balance::{Candidate, Cluster, Generation, Table};
 use crate::control::{CanaryView, GraphView};
 use crate::links::{LinkStats, NodeKey, Time};
-use crate::observe::rfc3339;
+use crate::observe::{Hedged, rfc3339};
 use crate::route::{Affinity, ClusterId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -169,6 +170,14 @@ fn table_of(
         "policy": table.options.policy,
         "compare": table.options.compare,
         "affinity": affinity.map(by),
+        "hedging": cluster.hedging.as_ref().map(|hedging| {
+            let counts = Hedged::ALL.iter().zip(table.traffic.hedges()).map(|(what, n)| (what.as_str().to_owned(), n.into()));
+            json!({
+                "after_ms": ms(hedging.after.map(|after| after.as_secs_f32())),
+                "share": share(hedging.share.0 as f32),
+                "outcomes": serde_json::Map::from_iter(counts),
+            })
+        }),
         "panic": table.panic,
         "calls_per_second": number(Some(calls).filter(|_| table.candidates().iter().any(|c| stats(c).is_some()))),
         "candidates": candidates,

@@ -255,6 +255,21 @@ impl Gate {
         self.enter(self.shards.get(core)?, rank, class)
     }
 
+    /// A request that is inside takes a second place for a while, where nobody else wants it: none is refused, none waits,
+    /// and the limit leaves it. `leave_beside` at the end.
+    #[must_use]
+    pub fn enter_beside(&self) -> bool {
+        let Padded(dials) = &self.dials;
+        dials.threshold.load(Relaxed) == 0
+            && self.waiting.0.load(Relaxed) == 0
+            && up(&self.under_way.0, dials.limit.load(Relaxed))
+    }
+
+    /// A second place is free again, of which nothing is learnt.
+    pub fn leave_beside(&self) {
+        self.under_way.0.fetch_sub(1, Relaxed);
+    }
+
     /// A request waits no more, whether it came in or not.
     pub fn stop_waiting(&self) {
         self.waiting.0.fetch_sub(1, Relaxed);

@@ -286,6 +286,20 @@ fn a_gate_lets_in_as_many_as_it_may_and_the_next_wait_or_go() {
 }
 
 #[test]
+fn a_second_place_is_for_nobody_while_others_want_one() {
+    let gate = gate(Concurrency::Limit(3), 1);
+    let ask = || gate.arrive(0, Rank(100), ClassId(1));
+    assert_eq!(ask(), Entry::Inside(1));
+    assert!(gate.enter_beside() && gate.enter_beside() && !gate.enter_beside(), "two of three were left");
+    assert_eq!((gate.in_flight(), ask()), (3, Entry::Wait));
+    gate.leave_beside();
+    assert!(!gate.enter_beside(), "somebody waits");
+    gate.stop_waiting();
+    assert!(gate.enter_beside());
+    assert_eq!(gate.view().classes["critical"], (1, [0, 0, 0]), "it is no request of its own");
+}
+
+#[test]
 fn the_least_important_go_first_and_come_back_when_there_is_room() {
     let gate = gate(Concurrency::Limit(10), 0);
     let (low, high) = (Rank::new(20, b"80"), Rank::new(90, b"80"));

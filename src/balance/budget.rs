@@ -1,11 +1,14 @@
 //! How many tries a cluster's requests may cost on top: a budget that a storm cannot exceed.
 //!
-//! Each request earns a part of a try (20% unless said otherwise), each second `MIN_PER_SECOND` of them, and each try of
+//! Each request earns a part of a try (20% unless said otherwise), each second a few (`MIN_PER_SECOND`), and each try of
 //! a request that may have reached an endpoint before costs one. What is earned and not spent is kept for about a second,
 //! so that what dies with an endpoint can be tried again at once, and an hour without failures buys no storm.
 //!
+//! Hedging has one of its own beside: a smaller share, of the requests that could be hedged, and nothing for a second
+//! that passes.
+//!
 //! ```text
-//! earned = share x requests + 3/s x time          (all since the beginning, in thousandths of a try)
+//! earned = share x requests + a few x time        (all since the beginning, in thousandths of a try)
 //! spent  = max(spent, earned - kept)               (what is too old is as good as spent)
 //! granted, when earned - spent >= 1;  spent += 1
 //! ```
@@ -13,7 +16,7 @@
 //! is one number for all cores, moved by compare-and-swap. So no core can spend what another has spent, and none is
 //! refused what others have earned.
 
-use crate::config::Retries;
+use crate::config::Share;
 use crate::links::{Time, bump};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -35,6 +38,8 @@ pub struct Budget {
     spent: AtomicU64,
     /// What a request earns, in thousandths of a try.
     share: AtomicU64,
+    /// Tries a second that are earned without a request.
+    a_second: u64,
     /// What share changes have earned already, so that another share holds from its moment on, in thousandths.
     before: AtomicU64,
     /// How many requests `before` stands for.
@@ -50,16 +55,17 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget for a proxy with so many serving threads.
+    /// A budget for a proxy with so many serving threads: this share of the requests, and so many tries `a_second`.
     #[must_use]
-    pub fn new(cores: usize, retries: &Retries, now: Time) -> Self {
+    pub fn new(cores: usize, share: Share, a_second: u64, now: Time) -> Self {
         Self {
             requests: (0..cores.max(1)).map(|_| Requests::default()).collect(),
             spent: AtomicU64::new(0),
-            share: AtomicU64::new(thousandths(retries)),
+            share: AtomicU64::new(thousandths(share)),
+            a_second,
             before: AtomicU64::new(0),
             until: AtomicU64::new(0),
-            kept: AtomicU64::new(MIN_PER_SECOND * TRY),
+            kept: AtomicU64::new(least_kept(a_second)),
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(now.0),
             born: now,
@@ -83,7 +89,7 @@ impl Budget {
     /// In thousandths of a try. The first second is earned in advance.
     fn earned(&self, now: Time) -> u64 {
         let by_requests = self.requests().saturating_sub(self.until.load(Relaxed)) * self.share.load(Relaxed);
-        let by_time = (now.since(self.born).as_millis() as u64 + 1_000) * MIN_PER_SECOND * TRY / 1_000;
+        let by_time = (now.since(self.born).as_millis() as u64 + 1_000) * self.a_second * TRY / 1_000;
         self.before.load(Relaxed) + by_requests + by_time
     }
 
@@ -103,8 +109,8 @@ impl Budget {
 
     /// Looks at how many requests came, for how much may be kept, and at the configuration. The slow loop does, once a
     /// tick.
-    pub fn renew(&self, retries: &Retries, now: Time) {
-        let share = thousandths(retries);
+    pub fn renew(&self, share: Share, now: Time) {
+        let share = thousandths(share);
         let requests = self.requests();
         if share != self.share.load(Relaxed) {
             let earned = requests.saturating_sub(self.until.load(Relaxed)) * self.share.load(Relaxed);
@@ -115,7 +121,8 @@ impl Budget {
         let passed_s = now.since(Time(self.seen_at.load(Relaxed))).as_secs_f64();
         if passed_s >= 0.5 {
             let a_second = requests.saturating_sub(self.seen.load(Relaxed)) as f64 / passed_s;
-            self.kept.store((a_second * share as f64) as u64 + MIN_PER_SECOND * TRY, Relaxed);
+            let earned = (a_second * share as f64) as u64 + self.a_second * TRY;
+            self.kept.store(earned.max(least_kept(self.a_second)), Relaxed);
             self.seen.store(requests, Relaxed);
             self.seen_at.store(now.0, Relaxed);
         }
@@ -128,17 +135,26 @@ impl Budget {
     }
 }
 
-fn thousandths(retries: &Retries) -> u64 {
-    (retries.budget.0.clamp(0.0, 1.0) * TRY as f64).round() as u64
+fn thousandths(share: Share) -> u64 {
+    (share.0.clamp(0.0, 1.0) * TRY as f64).round() as u64
+}
+
+/// What is kept at the least: a second's, and a whole try, or who earns one slowly would never have it.
+fn least_kept(a_second: u64) -> u64 {
+    (a_second * TRY).max(TRY)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Share;
+    use crate::config::Retries;
 
     fn at(ms: u64) -> Time {
         Time(ms * 1_000_000)
+    }
+
+    fn budget(cores: usize) -> Budget {
+        Budget::new(cores, Retries::default().budget, MIN_PER_SECOND, at(0))
     }
 
     fn granted(budget: &Budget, asked: usize, now: Time) -> usize {
@@ -147,14 +163,14 @@ mod tests {
 
     #[test]
     fn a_storm_costs_a_fifth_of_the_requests_and_three_a_second() {
-        let budget = Budget::new(4, &Retries::default(), at(0));
+        let budget = budget(4);
         let mut tries = 0;
         for ms in 0..10_000u64 {
             // 2,000 a second, on all cores; each is tried twice more.
             (0..2).for_each(|i| budget.earn((ms as usize + i) % 4));
             tries += granted(&budget, 4, at(ms));
             if ms % 1_000 == 0 {
-                budget.renew(&Retries::default(), at(ms));
+                budget.renew(Retries::default().budget, at(ms));
             }
         }
         // The first second's three are there from the beginning.
@@ -163,47 +179,64 @@ mod tests {
 
     #[test]
     fn three_a_second_are_allowed_without_many_requests_and_idle_hours_buy_no_storm() {
-        let budget = Budget::new(1, &Retries::default(), at(0));
+        let budget = budget(1);
         assert_eq!(granted(&budget, 100, at(0)), 3);
         assert_eq!(granted(&budget, 100, at(1_000)), 3);
-        budget.renew(&Retries::default(), at(3_600_000));
+        budget.renew(Retries::default().budget, at(3_600_000));
         assert_eq!(granted(&budget, 100, at(3_600_000)), 3);
     }
 
     #[test]
     fn what_dies_with_an_endpoint_is_tried_again_from_what_a_second_earned() {
-        let budget = Budget::new(1, &Retries::default(), at(0));
+        let budget = budget(1);
         for second in 1..=10 {
             (0..1_000).for_each(|_| budget.earn(0));
-            budget.renew(&Retries::default(), at(second * 1_000));
+            budget.renew(Retries::default().budget, at(second * 1_000));
         }
         assert_eq!(granted(&budget, 1_000, at(10_000)), 203);
     }
 
     #[test]
     fn another_share_holds_from_its_moment_on() {
-        let budget = Budget::new(1, &Retries::default(), at(0));
+        let budget = budget(1);
         (0..10_000).for_each(|_| budget.earn(0));
-        let none = Retries { budget: Share(0.0), ..Retries::default() };
-        budget.renew(&none, at(1_000));
+        budget.renew(Share(0.0), at(1_000));
         assert_eq!(granted(&budget, 10_000, at(1_000)), 3, "what is kept is what a second earns now");
-        budget.renew(&Retries { budget: Share(1.0), ..none }, at(2_000));
+        budget.renew(Share(1.0), at(2_000));
         let _ = granted(&budget, 10_000, at(2_000));
         (0..10).for_each(|_| budget.earn(0));
-        budget.renew(&Retries { budget: Share(1.0), ..Retries::default() }, at(3_000));
+        budget.renew(Share(1.0), at(3_000));
         assert_eq!(granted(&budget, 100, at(3_000)), 13, "not the ten thousand of before");
     }
 
     #[test]
+    fn a_share_alone_grants_nothing_for_time_and_a_try_however_slowly_it_is_earned() {
+        let budget = Budget::new(1, Share(0.05), 0, at(0));
+        let mut tries = 0;
+        for second in 0..200u64 {
+            budget.renew(Share(0.05), at(second * 1_000));
+            tries += granted(&budget, 3, at(second * 1_000));
+            budget.earn(0);
+        }
+        assert_eq!(tries, 9, "5% of the 199 before the last look");
+        budget.renew(Share(0.05), at(3_600_000));
+        assert_eq!(
+            granted(&budget, 3, at(3_600_000)),
+            1,
+            "an hour has earned nothing, and the last request a whole try"
+        );
+    }
+
+    #[test]
     fn threads_together_spend_no_more_than_there_is() {
-        let budget = Budget::new(8, &Retries::default(), at(0));
+        let budget = budget(8);
         std::thread::scope(|s| {
             for core in 0..8 {
                 let budget = &budget;
                 s.spawn(move || (0..1_000).for_each(|_| budget.earn(core)));
             }
         });
-        budget.renew(&Retries::default(), at(1_000));
+        budget.renew(Retries::default().budget, at(1_000));
         let all: usize = std::thread::scope(|s| {
             let threads: Vec<_> = (0..8).map(|_| s.spawn(|| granted(&budget, 2_000, at(1_000)))).collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()

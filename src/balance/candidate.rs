@@ -116,6 +116,8 @@ pub enum Why {
     Probation {
         /// Because of this.
         fault: Fault,
+        /// It gets none until its health check is answered well.
+        asked: bool,
     },
     /// Its health check says so.
     Unhealthy(Unwell),
@@ -144,7 +146,10 @@ impl fmt::Display for Why {
         match self {
             Self::Said(words) => f.write_str(words),
             Self::Ejected { left_s, fault } => write!(f, "left alone for {left_s:.1} s after {fault}"),
-            Self::Probation { fault } => write!(f, "on probation after {fault}: one request at a time"),
+            Self::Probation { fault, asked } => {
+                let until = if *asked { "until its health check is answered well" } else { "one request at a time" };
+                write!(f, "on probation after {fault}: {until}")
+            }
             Self::Unhealthy(unwell) => write!(f, "{unwell}"),
             Self::Predicted { intrinsic_s, guard } => {
                 write!(f, "predicted {:.1} ms at its fair share", intrinsic_s * 1e3)?;

@@ -2,7 +2,7 @@
 
 use super::{Budget, Table};
 use crate::admission;
-use crate::config::{Ejection, Protocol, Retries, RetryOn, Timeouts};
+use crate::config::{Ejection, Protocol, Retries, RetryOn, Share, Timeouts};
 use crate::links::Time;
 use crate::route::{ClusterId, RouteTable, WorkloadId};
 use arc_swap::ArcSwap;
@@ -118,6 +118,17 @@ impl Retrying {
     }
 }
 
+/// When a second endpoint is asked because the first one has not answered yet: `config::Hedging`, as requests look at it.
+#[derive(Debug, Clone)]
+pub struct Hedging {
+    /// After so long without an answer; none while it is not known how long answers take.
+    pub after: Option<Duration>,
+    /// The share of the requests that may be asked of a second endpoint.
+    pub share: Share,
+    /// What is left of it.
+    pub budget: Arc<Budget>,
+}
+
 /// One cluster in a generation.
 #[derive(Debug)]
 pub struct Cluster {
@@ -135,6 +146,8 @@ pub struct Cluster {
     pub timeouts: Timeouts,
     /// When a request that failed is tried at another endpoint.
     pub retrying: Retrying,
+    /// When a second endpoint is asked; none where that is off.
+    pub hedging: Option<Hedging>,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
     /// A table for each workload, by its id.

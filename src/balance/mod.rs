@@ -36,7 +36,7 @@ pub use alias::Alias;
 pub use budget::{Budget, MIN_PER_SECOND};
 pub use candidate::{Candidate, Endpoint, EndpointId, Health, Predicted, Why};
 pub use drawn::DRAWN;
-pub use generation::{Cause, Cluster, Generation, ModelIdentity, Published, Retrying, Rung};
+pub use generation::{Cause, Cluster, Generation, Hedging, ModelIdentity, Published, Retrying, Rung};
 pub use maglev::Maglev;
 pub use table::{COMPARE_ALL_UP_TO, Choice, PEAK_EWMA_DECAY_S, PEAK_EWMA_DEFAULT_S, Table, TableOptions};
 pub use trial::Trial;

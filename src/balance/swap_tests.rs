@@ -74,8 +74,9 @@ impl Kit {
             timeouts: Timeouts::default(),
             retrying: crate::balance::Retrying::new(
                 &Default::default(),
-                Arc::new(crate::balance::Budget::new(1, &Default::default(), Time(0))),
+                Arc::new(crate::balance::Budget::new(1, crate::config::Share(0.2), 3, Time(0))),
             ),
+            hedging: None,
             ejection: Ejection::default(),
             tables: Box::new([table]),
         });

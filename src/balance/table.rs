@@ -238,9 +238,16 @@ impl Table {
     pub fn pick(&self, now: Time, expired: bool, rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
         if let Some(apart) = &self.apart {
             let arm = apart.trial.as_ref().map(|trial| trial.draw(rng));
-            return self.pick_by(arm, (now, expired), rng, tried);
+            return self.pick_by((arm, true), (now, expired), rng, tried);
         }
-        if let Some(probe) = self.probe(tried) {
+        self.pick_alike(true, (now, expired), rng, tried)
+    }
+
+    /// The same where all requests are alike, but that one is `safe` to repeat or is not.
+    #[inline(always)]
+    fn pick_alike(&self, safe: bool, when: (Time, bool), rng: &mut impl Rng, tried: &[usize]) -> Option<Choice> {
+        let (now, expired) = when;
+        if let Some(probe) = self.probe(safe, tried) {
             return Some(probe);
         }
         if self.eligible == 0 {
@@ -255,25 +262,26 @@ impl Table {
         self.choose((policy, drawn_by), now, rng, tried)
     }
 
-    /// The same where requests are parted before the policy chooses: for one of this arm, where the model is on trial.
+    /// The same where requests are parted before the policy chooses: for one of this arm, where the model is on trial,
+    /// which is `safe` to repeat or is not.
     ///
     /// Apart from `pick`, which most requests take and which is to stay as small as it is.
     #[inline(never)]
     pub(super) fn pick_by(
         &self,
-        arm: Option<Arm>,
+        (arm, safe): (Option<Arm>, bool),
         (now, expired): (Time, bool),
         rng: &mut impl Rng,
         tried: &[usize],
     ) -> Option<Choice> {
-        if let Some(probe) = self.probe(tried) {
+        if let Some(probe) = self.probe(safe, tried) {
             return Some(probe);
         }
         if self.eligible == 0 {
             return None;
         }
         if let Some(zones) = self.apart.as_ref().and_then(|apart| apart.zones.as_ref()) {
-            return zones.pick(arm, (now, expired), rng, tried);
+            return zones.pick((arm, safe), (now, expired), rng, tried);
         }
         let by = match (self.trial(), self.options.policy) {
             (Some(trial), _) if expired || arm != Some(Arm::Model) => (trial.against, &trial.alias),
@@ -283,12 +291,13 @@ impl Table {
         self.choose(by, now, rng, tried)
     }
 
-    /// A candidate on probation that may be tried out. A request that failed elsewhere is not one to do that with.
+    /// A candidate on probation that may be tried out, with a request that is `safe` to repeat or is not. One that failed
+    /// elsewhere is not one to do that with.
     #[inline(always)]
-    fn probe(&self, tried: &[usize]) -> Option<Choice> {
+    fn probe(&self, safe: bool, tried: &[usize]) -> Option<Choice> {
         let probes = if tried.is_empty() { &*self.probation } else { &[] };
         let mut probes = probes.iter().map(|i| *i as usize);
-        let index = probes.find(|index| self.candidates.get(*index).is_some_and(|c| c.node.take_probe()))?;
+        let index = probes.find(|index| self.candidates.get(*index).is_some_and(|c| c.node.take_probe(safe)))?;
         Some(Choice { index, estimate_s: f32::NAN })
     }
 
@@ -334,11 +343,12 @@ impl Table {
         })
     }
 
-    /// The same for a request that stays with its endpoint, by its number (`route::Affinity`), or whose arm is drawn.
+    /// The same for a request that stays with its endpoint, by its number (`route::Affinity`), or whose arm is drawn; and
+    /// that is safe to repeat or is not.
     #[inline]
     pub fn pick_for(
         &self,
-        (number, arm): (Option<u64>, Option<Arm>),
+        (number, arm, safe): (Option<u64>, Option<Arm>, bool),
         now: Time,
         expired: bool,
         rng: &mut impl Rng,
@@ -348,7 +358,7 @@ impl Table {
             let takes = |index: usize| {
                 let probed = || {
                     let probation = self.probation.iter().any(|i| *i as usize == index);
-                    probation && self.candidates.get(index).is_some_and(|c| c.node.take_probe())
+                    probation && self.candidates.get(index).is_some_and(|c| c.node.take_probe(safe))
                 };
                 !tried.contains(&index) && (index < self.eligible || probed())
             };
@@ -357,8 +367,8 @@ impl Table {
             }
         }
         match &self.apart {
-            Some(_) => self.pick_by(arm, (now, expired), rng, tried),
-            None => self.pick(now, expired, rng, tried),
+            Some(_) => self.pick_by((arm, safe), (now, expired), rng, tried),
+            None => self.pick_alike(safe, (now, expired), rng, tried),
         }
     }
 

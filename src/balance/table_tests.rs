@@ -307,6 +307,8 @@ fn an_endpoint_on_probation_gets_the_one_probe() {
     node.offer_probe();
     let again = table.pick(Time(1), false, &mut SmallRng::seed_from_u64(1), &[1 - probed]);
     assert_eq!(again, None, "what failed elsewhere is no probe");
+    let unsafe_one = || table.pick_for((None, None, false), Time(1), false, &mut SmallRng::seed_from_u64(1), &[]);
+    assert_ne!(unsafe_one().unwrap().index, probed, "nor is what could not be repeated");
     assert_eq!(shares(&table, 100)[probed], 0.01);
 }
 
@@ -322,7 +324,7 @@ fn homes(numbers: &[u64], health: &[(usize, Health)]) -> Vec<usize> {
     let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
     let mut rng = SmallRng::seed_from_u64(1);
     let home = |number: &u64| {
-        let choice = table.pick_for((Some(*number), None), Time(0), false, &mut rng, &[]).unwrap();
+        let choice = table.pick_for((Some(*number), None, true), Time(0), false, &mut rng, &[]).unwrap();
         table.candidates()[choice.index].endpoint.id.0 as usize
     };
     numbers.iter().map(home).collect()
@@ -367,8 +369,9 @@ fn a_request_that_stays_goes_on_to_another_where_its_own_was_tried_and_by_the_po
     let table = Table::new(made, false, options(Policy::RoundRobin, Compare::Auto), traffic());
     let table = table.with_affinity(Some(Maglev::of(&endpoints, None)));
     let mut rng = SmallRng::seed_from_u64(1);
-    let mut pick =
-        |number, tried: &[usize]| table.pick_for((number, None), Time(0), false, &mut rng, tried).map(|c| c.index);
+    let mut pick = |number, tried: &[usize]| {
+        table.pick_for((number, None, true), Time(0), false, &mut rng, tried).map(|c| c.index)
+    };
     let home = pick(Some(7), &[]).unwrap();
     assert_eq!((pick(Some(7), &[home]), pick(Some(7), &[0, 1])), (Some(1 - home), None));
     let (one, other) = (pick(None, &[]), pick(None, &[]));
@@ -389,7 +392,7 @@ fn on_trial_each_arm_chooses_by_its_own_policy() {
     let model = arms.iter().filter(|a| **a == Arm::Model).count() as f64 / 20_000.0;
     assert!((model - 0.3).abs() < 0.01, "{model}");
     let mut first = |arm, expired| {
-        let pick = |_| table.pick_for((None, arm), Time(0), expired, &mut rng, &[]).unwrap().index;
+        let pick = |_| table.pick_for((None, arm, true), Time(0), expired, &mut rng, &[]).unwrap().index;
         (0..20_000).map(pick).filter(|index| *index == 0).count() as f64 / 20_000.0
     };
     assert!((first(Some(Arm::Model), false) - 0.9).abs() < 0.01);
@@ -408,7 +411,7 @@ fn on_trial_turns_are_taken_where_the_other_policy_takes_turns() {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut counts = [0; 3];
     for _ in 0..300 {
-        counts[table.pick_for((None, Some(Arm::Against)), Time(0), false, &mut rng, &[]).unwrap().index] += 1;
+        counts[table.pick_for((None, Some(Arm::Against), true), Time(0), false, &mut rng, &[]).unwrap().index] += 1;
     }
     assert_eq!(counts, [100; 3]);
 }
@@ -429,13 +432,14 @@ fn whoever_stays_with_an_endpoint_stays_whatever_the_trial_and_the_zone() {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut homes = std::collections::BTreeSet::new();
     for number in 0..200 {
-        let mut home = || table.pick_for((Some(scattered(number)), None), Time(0), false, &mut rng, &[]).unwrap().index;
+        let mut home =
+            || table.pick_for((Some(scattered(number)), None, true), Time(0), false, &mut rng, &[]).unwrap().index;
         let first = home();
         assert!((0..5).all(|_| home() == first));
         homes.insert(first);
     }
     assert_eq!(homes.len(), 4, "in all zones");
     let free: std::collections::BTreeSet<_> =
-        (0..200).map(|_| table.pick_for((None, None), Time(0), false, &mut rng, &[]).unwrap().index).collect();
+        (0..200).map(|_| table.pick_for((None, None, true), Time(0), false, &mut rng, &[]).unwrap().index).collect();
     assert!(free.iter().all(|index| *index < 2), "{free:?}");
 }

@@ -124,7 +124,7 @@ impl Zones {
     /// Chooses a zone, and a candidate of it that is not in `tried`; of the other zone where it has none.
     pub(super) fn pick(
         &self,
-        arm: Option<Arm>,
+        who: (Option<Arm>, bool),
         when: (Time, bool),
         rng: &mut impl Rng,
         tried: &[usize],
@@ -139,7 +139,7 @@ impl Zones {
                 *slot = *place as usize;
                 count += 1;
             }
-            let choice = side.table.pick_by(arm, when, rng, there.get(..count).unwrap_or_default())?;
+            let choice = side.table.pick_by(who, when, rng, there.get(..count).unwrap_or_default())?;
             let index = *side.whole.get(choice.index)? as usize;
             Some(Choice { index, ..choice })
         })

@@ -112,6 +112,8 @@ fn values_of_the_wrong_kind() {
     one("model: { compare: 70000 }", "`70000` is not `auto`, `all` or a number");
     one("model: { compare: -1 }", "`-1` is not");
     one("model: { compare: 1.5 }", "`1.5` is not");
+    one("clusters: { c: { hedging: { after: on } } }", "write `off`, `auto`, or a number and its unit: `50ms`");
+    one("clusters: { c: { hedging: { after: 50 } } }", "`50` is a length of time without its unit");
     one("process: { threads: 2.5 }", "`2.5` is not `auto` or a number");
     one("listeners: { max_streams: 4294967296 }", "out of range / write a whole number from 0 to 4294967295");
     one("listeners: { max_headers: many }", "`many` stands where a whole number belongs");

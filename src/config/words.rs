@@ -1,8 +1,9 @@
-//! Values with two forms: a word or a number (`auto` or `4`, `all` or `3`), a section or its most important key alone.
+//! Values with two forms: a word or a number (`auto` or `4`, `all` or `3`), a word or a length of time (`auto` or `50ms`), a
+//! section or its most important key alone.
 
 use super::admission::{Concurrency, OffOr};
-use super::schema::{Auto, Compare, Record};
-use super::units::{ByteSize, Timespan};
+use super::schema::{Auto, Compare, HedgeAfter, Record};
+use super::units::{ByteSize, Timespan, UnitError, Written};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::str::FromStr;
 
 impl<T: Serialize> Serialize for Auto<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -154,6 +156,55 @@ impl JsonSchema for OffOr {
             { "type": "string", "pattern": r"^off$|\$\{" },
             { "type": "integer", "minimum": 1, "maximum": 4294967295u32 },
         ] })
+    }
+}
+
+impl FromStr for HedgeAfter {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        match text {
+            "off" => Ok(Self::Off),
+            "auto" => Ok(Self::Auto),
+            // Whoever forgot the unit is told of that.
+            _ if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().map(Self::Set),
+            _ => {
+                let message = format!("`{text}` is not a length of time, nor a word that stands for one");
+                Err(UnitError::new(message, "write `off`, `auto`, or a number and its unit: `50ms`"))
+            }
+        }
+    }
+}
+
+impl Serialize for HedgeAfter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Set(time) => time.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HedgeAfter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let what = "`off`, `auto`, or a length of time such as `50ms`";
+        deserializer.deserialize_any(Written { what, value: PhantomData })
+    }
+}
+
+impl JsonSchema for HedgeAfter {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "HedgeAfter".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let time = generator.subschema_for::<Timespan>();
+        json_schema!({ "anyOf": [{ "type": "string", "pattern": r"^(auto|off)$|\$\{" }, time] })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Each cluster's budget for further tries: made once, looked after at every tick, gone with its cluster.
 
 use super::desired::DesiredCluster;
-use crate::balance::Budget;
+use crate::balance::{Budget, MIN_PER_SECOND};
 use crate::links::Time;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ impl Budgets {
 
     /// A cluster's budget, by its configuration of now.
     pub fn of(&mut self, cluster: &DesiredCluster, now: Time) -> Arc<Budget> {
-        let retries = &cluster.config.retries;
-        let make = || Arc::new(Budget::new(self.cores, retries, now));
+        let share = cluster.config.retries.budget;
+        let make = || Arc::new(Budget::new(self.cores, share, MIN_PER_SECOND, now));
         let budget = self.all.entry(cluster.name.clone()).or_insert_with(make).clone();
-        budget.renew(retries, now);
+        budget.renew(share, now);
         budget
     }
 

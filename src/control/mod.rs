@@ -22,6 +22,7 @@ mod budgets;
 mod canary;
 mod compare;
 mod desired;
+mod hedges;
 mod publish;
 mod roster;
 mod sequence;

@@ -96,6 +96,10 @@ impl State {
                 tables.extend(kept.or_else(|| self.table(group, &limits, now)));
             }
             let Some(cluster) = self.desired.clusters.get(index) else { continue };
+            if turn == Turn::Whole {
+                let groups = self.roster.groups.get(index * workloads..(index + 1) * workloads).unwrap_or_default();
+                self.hedges.look(cluster, groups, &self.parts.links, now);
+            }
             clusters.push(Arc::new(Cluster {
                 name: cluster.name.clone(),
                 service: cluster.service.clone(),
@@ -104,6 +108,7 @@ impl State {
                 proxy_protocol: cluster.config.proxy_protocol,
                 timeouts: cluster.config.timeouts.clone(),
                 retrying: Retrying::new(&cluster.config.retries, self.budgets.of(cluster, now)),
+                hedging: self.hedges.of(cluster, now),
                 ejection: cluster.config.ejection.clone(),
                 tables: tables.into(),
             }));
@@ -112,6 +117,7 @@ impl State {
         let configured = &self.desired.config;
         self.parts.traffic.retain(|w, c| configured.workloads.contains_key(w) && configured.clusters.contains_key(c));
         self.budgets.retain(|c| configured.clusters.contains_key(c));
+        self.hedges.retain(|c| configured.clusters.contains_key(c));
         self.first = false;
         self.generation += 1;
         self.parts.published.publish(Generation {
@@ -342,7 +348,7 @@ impl State {
                 let left_s = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
                 return Why::Ejected { left_s, fault };
             }
-            Health::Probation => return Why::Probation { fault },
+            Health::Probation => return Why::Probation { fault, asked: verdict.is_some_and(|v| v.asked) },
             Health::Unhealthy => {
                 return Why::Unhealthy(verdict.and_then(|v| v.unwell).unwrap_or(Unwell::Unchecked));
             }

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 #[path = "trial_tests.rs"]
 mod trial;
 
+#[path = "hedging_tests.rs"]
+mod hedging;
+
 #[path = "health_tests.rs"]
 mod health;
 #[path = "invariants_tests.rs"]

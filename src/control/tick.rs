@@ -4,6 +4,7 @@ use super::budgets::Budgets;
 use super::canary::{Counted, Trial};
 use super::compare::Compared;
 use super::desired::{Desired, EndpointIds};
+use super::hedges::Hedges;
 use super::publish::Work;
 use super::roster::{Group, Remembered, Roster};
 use super::spill::Spills;
@@ -62,6 +63,7 @@ pub(super) struct State {
     pub desired: Desired,
     pub ejector: Ejector,
     pub budgets: Budgets,
+    pub hedges: Hedges,
     pub compared_endpoints: Compared,
     /// What load leaves the own zone.
     pub spills: Spills,
@@ -109,6 +111,7 @@ impl State {
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
             budgets: Budgets::new(parts.traffic.cores()),
+            hedges: Hedges::new(parts.traffic.cores()),
             compared_endpoints: Compared::default(),
             spills: Spills::new(),
             trial: Trial::default(),
@@ -187,8 +190,8 @@ impl State {
             known.node.want(now);
             let Some(cluster) = self.desired.clusters.get(known.cluster) else { continue };
             let checked = cluster.config.health.check != Check::Off;
-            let unwell = checked.then(|| self.parts.checks.of(&known.node.key)).and_then(|c| c.unwell);
-            let verdict = self.ejector.check(&known.node, &cluster.config.ejection, unwell, now);
+            let checked = checked.then(|| self.parts.checks.of(&known.node.key));
+            let verdict = self.ejector.check(&known.node, &cluster.config.ejection, checked, now);
             if known.verdict.map_or(Health::Healthy, |v| v.health) != verdict.health {
                 changed = true;
                 let (health, fault, unwell) = (verdict.health, verdict.fault, verdict.unwell);

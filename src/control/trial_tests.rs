@@ -181,16 +181,16 @@ fn the_own_zone_comes_first_under_every_policy_and_on_trial() {
         for arm in [None, Some(Arm::Model), Some(Arm::Against)] {
             let mut own = 0;
             for _ in 0..5_000 {
-                let choice = table.pick_for((None, arm), Time(SECOND), false, &mut bench.rng, &[]).unwrap();
+                let choice = table.pick_for((None, arm, true), Time(SECOND), false, &mut bench.rng, &[]).unwrap();
                 own += usize::from(table.candidates()[choice.index].endpoint.address.port() <= 2);
             }
             assert!(own > 4_850, "{policy:?} {arm:?}: {own}");
             // Whose own zone was tried in full goes on in the other one.
             let tried: Vec<usize> = (0..6).filter(|i| table.candidates()[*i].endpoint.address.port() <= 2).collect();
-            let choice = table.pick_for((None, arm), Time(SECOND), false, &mut bench.rng, &tried).unwrap();
+            let choice = table.pick_for((None, arm, true), Time(SECOND), false, &mut bench.rng, &tried).unwrap();
             assert!(table.candidates()[choice.index].endpoint.address.port() > 2, "{policy:?} {arm:?}");
             let all: Vec<usize> = (0..6).collect();
-            assert_eq!(table.pick_for((None, arm), Time(SECOND), false, &mut bench.rng, &all), None);
+            assert_eq!(table.pick_for((None, arm, true), Time(SECOND), false, &mut bench.rng, &all), None);
         }
     }
 }

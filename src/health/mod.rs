@@ -8,9 +8,12 @@
 //!                                                  ^                              |
 //!                                                  +------- a failure ------------+   (twice as long, up to a limit)
 //! ```
-//! On probation an endpoint gets one request at a time (`NodeCell::take_probe`), and nothing else. A probe whose
-//! caller went away is asked for again after `PROBE_AGAIN`, once nothing is in flight. A row of failures is broken by any success, so the breaker
-//! does not depend on the request rate. After `FORGIVEN_AFTER` without an ejection the next one is a first one again.
+//! On probation an endpoint gets one request at a time (`NodeCell::take_probe`), and nothing else: one that may safely be
+//! repeated elsewhere, should it fail; where none such comes in `SAFE_ALONE`, whichever is next. A probe whose caller went
+//! away is asked for again after `PROBE_AGAIN`, once nothing is in flight. Where the endpoint has a health check, no request
+//! is risked: a good answer to that, asked for after the ejection's time, ends the probation, and the next failure of a
+//! request ejects it again until one succeeds. A row of failures is broken by any success, so the breaker does not depend
+//! on the request rate. After `FORGIVEN_AFTER` without an ejection the next one is a first one again.
 //! Time is an argument; nothing here waits.
 //!
 //! **How many.** Comparing endpoints with each other leaves at most `ejection.most` of a cluster out, or one. Rows of
@@ -32,6 +35,8 @@ use std::time::Duration;
 
 /// When a probe without a result is asked for again.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
+/// How long a probe is for requests alone that may safely be repeated.
+const SAFE_ALONE: Duration = Duration::from_secs(1);
 /// After so long without an ejection an endpoint's record is clean.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 
@@ -39,7 +44,18 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(300);
 enum State {
     Healthy,
     Ejected { until: Time },
-    Probation { since: Time, failures: u32 },
+    Probation { since: Time, failures: u32, by: Probe },
+}
+
+/// Who finds out whether an endpoint on probation is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// A request that may safely be repeated.
+    Safe,
+    /// Any request.
+    Any,
+    /// Its health check, of which so many answers were good before.
+    Check(u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,15 +85,18 @@ pub struct Verdict {
     pub unwell: Option<Unwell>,
     /// How long its ejection still lasts.
     pub remaining: Duration,
+    /// It is on probation until its health check is answered well, and no request is risked.
+    pub asked: bool,
 }
 
 impl Ejector {
-    /// Looks at an endpoint and moves its state on.
-    pub fn check(&mut self, node: &NodeCell, rules: &Ejection, unwell: Option<Unwell>, now: Time) -> Verdict {
+    /// Looks at an endpoint, which has a health check where something is `checked`, and moves its state on.
+    pub fn check(&mut self, node: &NodeCell, rules: &Ejection, checked: Option<Checked>, now: Time) -> Verdict {
         let failures = node.failures_in_a_row();
-        let verdict = |health, fault, remaining| match unwell {
-            None => Verdict { health, fault, unwell, remaining },
-            Some(_) => Verdict { health: Health::Unhealthy, fault, unwell, remaining },
+        let unwell = checked.and_then(|c| c.unwell);
+        let verdict = |health, fault, remaining| {
+            let health = if unwell.is_some() { Health::Unhealthy } else { health };
+            Verdict { health, fault, unwell, remaining, asked: checked.is_some() }
         };
         let rowed = rules.consecutive_failures > 0 && failures >= rules.consecutive_failures;
         // Who never failed often enough has no record: mostly nobody does, and a tick asks for all.
@@ -100,8 +119,7 @@ impl Ejector {
             State::Ejected { until } if now >= until => {
                 // Only a success can end the row, so there must be one.
                 let failures = if failures == 0 { node.failed() } else { failures };
-                record.state = State::Probation { since: now, failures };
-                node.offer_probe();
+                record.state = State::Probation { since: now, failures, by: Probe::offered(node, checked) };
             }
             State::Probation { .. } if failures == 0 => record.state = State::Healthy,
             State::Probation { failures: then, .. } if failures > then => {
@@ -110,11 +128,26 @@ impl Ejector {
                     fault => fault,
                 });
             }
-            State::Probation { since, failures: then } if now.since(since) >= PROBE_AGAIN && node.in_flight() == 0 => {
-                record.state = State::Probation { since: now, failures: then };
-                node.offer_probe();
+            State::Probation { by: Probe::Check(good), .. }
+                if checked.is_some_and(|c| c.unwell.is_none() && c.counts.0 > good) =>
+            {
+                node.forgive(rules.consecutive_failures.saturating_sub(1));
+                record.state = State::Healthy;
             }
-            State::Healthy | State::Ejected { .. } | State::Probation { .. } => {}
+            State::Probation { since, failures: then, by } => {
+                let unasked = matches!(by, Probe::Check(_)) && checked.is_none();
+                if unasked || now.since(since) >= PROBE_AGAIN && node.in_flight() == 0 {
+                    let by = match by {
+                        Probe::Check(_) if !unasked => by,
+                        _ => Probe::offered(node, checked),
+                    };
+                    record.state = State::Probation { since: now, failures: then, by };
+                } else if by == Probe::Safe && now.since(since) >= SAFE_ALONE {
+                    node.widen_probe();
+                    record.state = State::Probation { since, failures: then, by: Probe::Any };
+                }
+            }
+            State::Healthy | State::Ejected { .. } => {}
         }
         if let Some(fault) = again {
             record.eject(fault, rules, now);
@@ -142,6 +175,7 @@ impl Ejector {
     pub fn next_change(&self) -> Option<Time> {
         let until = |r: &Record| match r.state {
             State::Ejected { until } => Some(until),
+            State::Probation { since, by: Probe::Safe, .. } => Some(since + SAFE_ALONE),
             State::Probation { since, .. } => Some(since + PROBE_AGAIN),
             State::Healthy => None,
         };
@@ -162,6 +196,19 @@ impl Ejector {
 
 fn count(counts: &mut [u64; Fault::KINDS.len()], fault: Fault) {
     counts.get_mut(fault.index()).into_iter().for_each(|n| *n += 1);
+}
+
+impl Probe {
+    /// The endpoint's health check where it has one, or a request, which is offered.
+    fn offered(node: &NodeCell, checked: Option<Checked>) -> Self {
+        match checked {
+            Some(checked) => Self::Check(checked.counts.0),
+            None => {
+                node.offer_probe();
+                Self::Safe
+            }
+        }
+    }
 }
 
 impl Record {
@@ -187,6 +234,18 @@ mod tests {
 
     fn node() -> Arc<NodeCell> {
         Links::new(1).node(&NodeKey::new("10.0.0.1:80"), Time(0))
+    }
+
+    /// What a health check says.
+    #[derive(Default)]
+    struct Answers(Checks);
+
+    impl Answers {
+        fn say(&mut self, answer: Result<(), Unwell>) -> Option<Checked> {
+            let key = NodeKey::new("10.0.0.1:80");
+            self.0.told(&key, answer, &crate::config::HealthCheck::default());
+            Some(self.0.of(&key))
+        }
     }
 
     fn fail(node: &NodeCell, times: u32) {
@@ -215,12 +274,12 @@ mod tests {
     fn probation_admits_a_single_probe() {
         let (mut ejector, node) = (Ejector::default(), node());
         fail(&node, 3);
-        assert!(!node.take_probe(), "not while healthy");
+        assert!(!node.take_probe(true), "not while healthy");
         assert_eq!(health(&mut ejector, &node, 0), Health::Ejected);
         assert_eq!(health(&mut ejector, &node, 4), Health::Ejected);
-        assert!(!node.take_probe());
+        assert!(!node.take_probe(true));
         assert_eq!(health(&mut ejector, &node, 5), Health::Probation);
-        assert!(node.take_probe() && !node.take_probe(), "one and no more");
+        assert!(node.take_probe(true) && !node.take_probe(true), "one and no more");
         assert_eq!(health(&mut ejector, &node, 6), Health::Probation);
         node.succeeded();
         assert_eq!(health(&mut ejector, &node, 7), Health::Healthy);
@@ -247,10 +306,12 @@ mod tests {
         let (mut ejector, node) = (Ejector::default(), node());
         fail(&node, 3);
         let _ = (health(&mut ejector, &node, 0), health(&mut ejector, &node, 5));
-        assert!(node.take_probe());
+        assert!(node.take_probe(true));
+        assert_eq!(health(&mut ejector, &node, 6), Health::Probation);
+        assert!(!node.take_probe(true) && !node.take_probe(false), "it was taken");
         assert_eq!(ejector.next_change(), Some(Time(10 * SECOND)));
         assert_eq!(health(&mut ejector, &node, 10), Health::Probation);
-        assert!(node.take_probe());
+        assert!(node.take_probe(true));
     }
 
     #[test]
@@ -278,7 +339,7 @@ mod tests {
         node.succeeded();
         assert_eq!(health(&mut ejector, &node, 5), Health::Probation);
         assert_eq!(health(&mut ejector, &node, 6), Health::Probation, "nobody has asked it yet");
-        assert!(node.take_probe());
+        assert!(node.take_probe(true));
         node.failed();
         let verdict = ejector.check(&node, &Ejection::default(), None, Time(7 * SECOND));
         assert_eq!((verdict.health, verdict.fault, verdict.remaining.as_secs()), (Health::Ejected, fault, 10));
@@ -289,14 +350,68 @@ mod tests {
 
     #[test]
     fn whoever_says_no_prevails_and_there_is_one_reason() {
-        let (mut ejector, node) = (Ejector::default(), node());
+        let (mut ejector, node, mut answers) = (Ejector::default(), node(), Answers::default());
         let rules = Ejection::default();
-        let unwell = Some(Unwell::NotServing);
+        let unwell = answers.say(Err(Unwell::NotServing));
         let verdict = ejector.check(&node, &rules, unwell, Time(0));
-        assert_eq!((verdict.health, verdict.unwell), (Health::Unhealthy, unwell));
+        assert_eq!((verdict.health, verdict.unwell), (Health::Unhealthy, Some(Unwell::NotServing)));
         fail(&node, 3);
         assert_eq!(ejector.check(&node, &rules, unwell, Time(0)).health, Health::Unhealthy);
-        assert_eq!(ejector.check(&node, &rules, None, Time(SECOND)).health, Health::Ejected, "its time runs on");
-        assert_eq!(ejector.check(&node, &rules, None, Time(6 * SECOND)).health, Health::Probation);
+        let _ = answers.say(Ok(()));
+        let well = answers.say(Ok(()));
+        assert_eq!(ejector.check(&node, &rules, well, Time(SECOND)).health, Health::Ejected, "its time runs on");
+        assert_eq!(ejector.check(&node, &rules, well, Time(6 * SECOND)).health, Health::Probation);
+    }
+
+    #[test]
+    fn a_probe_is_any_request_where_none_came_that_is_safe_to_repeat() {
+        let (mut ejector, node) = (Ejector::default(), node());
+        fail(&node, 3);
+        let _ = (health(&mut ejector, &node, 0), health(&mut ejector, &node, 5));
+        assert!(!node.take_probe(false), "it is kept for one that is safe to repeat");
+        assert_eq!(ejector.next_change(), Some(Time(6 * SECOND)));
+        assert_eq!(health(&mut ejector, &node, 6), Health::Probation);
+        assert_eq!(ejector.next_change(), Some(Time(10 * SECOND)));
+        assert!(node.take_probe(false) && !node.take_probe(true), "one and no more");
+        // Nothing came of it: the next one is first kept for one that is safe again.
+        assert_eq!(health(&mut ejector, &node, 10), Health::Probation);
+        assert!(!node.take_probe(false) && node.take_probe(true));
+    }
+
+    #[test]
+    fn a_health_check_ends_a_probation_and_no_request_is_risked() {
+        let (mut ejector, node, mut answers) = (Ejector::default(), node(), Answers::default());
+        let rules = Ejection::default();
+        let mut health = |checked, second: u64| {
+            let verdict = ejector.check(&node, &rules, checked, Time(second * SECOND));
+            (verdict.health, verdict.remaining.as_secs())
+        };
+        let before = answers.say(Ok(()));
+        fail(&node, 3);
+        assert_eq!(health(before, 0), (Health::Ejected, 5));
+        let meanwhile = answers.say(Ok(()));
+        assert_eq!(
+            health(meanwhile, 5),
+            (Health::Probation, 0),
+            "what it said before its time was over is no word on now"
+        );
+        assert_eq!(health(meanwhile, 30), (Health::Probation, 0));
+        assert!(!node.take_probe(true) && !node.take_probe(false));
+        let after = answers.say(Ok(()));
+        assert_eq!(health(after, 31), (Health::Healthy, 0));
+        // The first failure of a request ejects it again, for longer.
+        fail(&node, 1);
+        assert_eq!(health(after, 32), (Health::Ejected, 10));
+        assert_eq!(health(after, 42), (Health::Probation, 0));
+        assert_eq!(health(answers.say(Ok(())), 43), (Health::Healthy, 0));
+        node.succeeded();
+        fail(&node, 2);
+        assert_eq!(health(answers.say(Ok(())), 44), (Health::Healthy, 0), "a request succeeded meanwhile");
+        // A check that is taken away leaves the question to requests.
+        fail(&node, 1);
+        assert_eq!(health(after, 45), (Health::Ejected, 20));
+        assert_eq!(health(after, 65), (Health::Probation, 0));
+        assert_eq!(health(None, 66), (Health::Probation, 0));
+        assert!(node.take_probe(true));
     }
 }

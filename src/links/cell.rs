@@ -8,7 +8,7 @@ use super::sketch::{BUCKETS, Span, bucket_of};
 use super::{LinkKey, LocalEstimate, NodeKey, Time};
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// How a request on a link ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,10 +244,17 @@ pub struct NodeCell {
     failures_in_a_row: AtomicU32,
     /// When it was last asked for, in `Time`.
     last_wanted: AtomicU64,
-    /// Whether a request may be sent although the node is on probation.
-    probe: AtomicBool,
+    /// Which request may be sent although the node is on probation: one of the `*_PROBE`s.
+    probe: AtomicU8,
     report: ReportCell,
 }
+
+/// No request.
+const NO_PROBE: u8 = 0;
+/// One that may safely be repeated.
+const SAFE_PROBE: u8 = 1;
+/// Whichever comes first.
+const ANY_PROBE: u8 = 2;
 
 /// The last ORCA report, each value as bits (NaN: unknown), and when it came.
 #[derive(Debug)]
@@ -263,7 +270,7 @@ impl NodeCell {
             in_flight: AtomicU32::new(0),
             failures_in_a_row: AtomicU32::new(0),
             last_wanted: AtomicU64::new(0),
-            probe: AtomicBool::new(false),
+            probe: AtomicU8::new(NO_PROBE),
             report: ReportCell { values: [const { AtomicU64::new(0) }; Report::FIELDS], at: AtomicU64::new(0) },
         }
     }
@@ -307,21 +314,33 @@ impl NodeCell {
         }
     }
 
+    /// Forgets all failures of the row but so many: somebody who should know says that it is well again.
+    pub fn forgive(&self, all_but: u32) {
+        self.failures_in_a_row.fetch_min(all_but, Relaxed);
+    }
+
     /// How many failures there were in a row.
     #[must_use]
     pub fn failures_in_a_row(&self) -> u32 {
         self.failures_in_a_row.load(Relaxed)
     }
 
-    /// Allows one request although the node is on probation.
+    /// Allows one request although the node is on probation: one that may safely be repeated elsewhere, should it fail.
     pub fn offer_probe(&self) {
-        self.probe.store(true, Relaxed);
+        self.probe.store(SAFE_PROBE, Relaxed);
     }
 
-    /// Takes the one request that a node on probation may get; false when it is taken, or none was offered.
+    /// Allows any request in its place, where no such came.
+    pub fn widen_probe(&self) {
+        let _ = self.probe.compare_exchange(SAFE_PROBE, ANY_PROBE, Relaxed, Relaxed);
+    }
+
+    /// Takes the one request that a node on probation may get, for one that is `safe` to repeat or is not; false when it
+    /// is taken, or none was offered to such a one.
     #[must_use]
-    pub fn take_probe(&self) -> bool {
-        self.probe.load(Relaxed) && self.probe.swap(false, Relaxed)
+    pub fn take_probe(&self, safe: bool) -> bool {
+        let offered = self.probe.load(Relaxed);
+        (offered == ANY_PROBE || safe && offered == SAFE_PROBE) && self.probe.swap(NO_PROBE, Relaxed) != NO_PROBE
     }
 
     /// Takes in what the instance reports of itself.
@@ -422,6 +441,24 @@ mod tests {
         // J1 = 0.016 / 16 = 0.001; J2 = 0.001 + (0.016 - 0.001) / 16.
         let jitter = f32::from_bits(link.shards[0].jitter_s.load(Relaxed));
         assert!((jitter - 0.001_937_5).abs() < 1e-6, "{jitter}");
+    }
+
+    #[test]
+    fn a_probe_is_for_what_is_safe_to_repeat_until_it_is_for_any_and_for_one_alone() {
+        let node = NodeCell::new(NodeKey::new("b"));
+        node.widen_probe();
+        assert!(!node.take_probe(true) && !node.take_probe(false), "none was offered");
+        node.offer_probe();
+        assert!(!node.take_probe(false));
+        assert!(node.take_probe(true) && !node.take_probe(true));
+        node.offer_probe();
+        node.widen_probe();
+        assert!(node.take_probe(false) && !node.take_probe(true) && !node.take_probe(false));
+        (0..5).for_each(|_| _ = node.failed());
+        node.forgive(2);
+        assert_eq!(node.failures_in_a_row(), 2);
+        node.forgive(3);
+        assert_eq!(node.failures_in_a_row(), 2, "there were fewer");
     }
 
     #[test]

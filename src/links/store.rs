@@ -366,6 +366,18 @@ impl Links {
         observation
     }
 
+    /// Adds up what was measured on these links, as of the last observation, in the place of what `into` held.
+    pub fn latencies<'a>(&self, keys: impl Iterator<Item = &'a LinkKey>, into: &mut Sketch) {
+        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        into.clear();
+        for key in keys {
+            let found = order.links.binary_search_by(|watched| watched.cell.key.cmp(key));
+            if let Some(watched) = found.ok().and_then(|place| order.links.get(place)) {
+                into.merge(&watched.history.sketch);
+            }
+        }
+    }
+
     /// The same into an observation that the caller keeps from tick to tick, together with the number of the order that
     /// it is in. While that stays the same only what was seen is written, no key; says whether it did.
     pub fn observe_into(&self, now: Time, observation: &mut Observation, as_of: &mut Option<u64>) -> bool {
@@ -565,6 +577,23 @@ mod tests {
         assert!((stats.error_rate.unwrap() - 0.1).abs() < 1e-6);
         assert!((stats.calls_per_second.unwrap() - 100.0).abs() < 6.0, "{:?}", stats.calls_per_second);
         assert_eq!(observation.nodes[0].stats.response_mean_s, stats.latency_mean_s);
+    }
+
+    #[test]
+    fn latencies_of_several_links_are_added_up_and_of_others_are_not() {
+        let (links, keys) = (Links::new(1), [key("a", "b"), key("a", "c"), key("z", "b")]);
+        for (key, (calls, latency_s)) in keys.iter().zip([(95, 0.010), (5, 0.500), (100, 3.0)]) {
+            (0..calls).for_each(|_| call(&links, key, Time(1), latency_s, Outcome::Success));
+        }
+        let mut sketch = Sketch::default();
+        links.latencies(keys.iter(), &mut sketch);
+        assert_eq!(sketch.count(), 0.0, "nobody has looked yet");
+        let _ = links.observe(Time(1));
+        for _ in 0..2 {
+            links.latencies([&keys[0], &keys[1], &key("not", "there")].into_iter(), &mut sketch);
+            let near = |q, expected: f64| (sketch.quantile(q).unwrap() / expected - 1.0).abs() < 0.04;
+            assert!((sketch.count() - 100.0).abs() < 0.1 && near(0.94, 0.010) && near(0.97, 0.500), "{sketch:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The data path fills a record from what it holds anyway and lends it to the sink; a sink copies what it wants to
 //! keep and must never block, because it runs on the thread that serves requests.
 
-use super::Reason;
+use super::{Hedged, Reason};
 use crate::config::Policy;
 use http::{Method, StatusCode, Version};
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +55,8 @@ pub struct AccessRecord<'a> {
     pub reason: Option<Reason>,
     /// What its route did to it on purpose: `delay`, `abort`, or both.
     pub injected: Option<&'static str>,
+    /// Whether a second endpoint was asked before the first one failed, and who won.
+    pub hedge: Option<Hedged>,
     /// How many endpoints were tried.
     pub attempts: u32,
     /// Bytes of its body.

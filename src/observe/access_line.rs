@@ -3,7 +3,7 @@
 //! Host, path, method and ids come from clients. Whatever bytes they hold, a JSON line is one valid JSON object on one
 //! line, and a text line stays one line of printable words. Nothing here allocates beyond the buffer's growth.
 
-use super::{AccessRecord, Reason, stamp};
+use super::{AccessRecord, Hedged, Reason, stamp};
 use crate::config::{Policy, without_secrets};
 use http::Version;
 use std::io::Write;
@@ -13,7 +13,7 @@ use std::time::Duration;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const NULL: &[u8] = b"null";
 
-/// One JSON object and a line's end. What is unknown is null, but for the peer, which is there where it is known.
+/// One JSON object and a line's end. What is unknown is null, but for the peer and the hedge, which are there where they are known.
 pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     out.extend_from_slice(b"{\"time\":\"");
     out.extend_from_slice(&stamp(r.time));
@@ -44,6 +44,9 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     optional_integer(out, "grpc_status", r.grpc_status);
     string_field(out, "reason", r.reason.map_or("", Reason::code));
     string_field(out, "injected", r.injected.unwrap_or_default());
+    if let Some(hedge) = r.hedge {
+        string_field(out, "hedge", hedge.as_str());
+    }
     for (key, value) in
         [("attempts", u64::from(r.attempts)), ("request_bytes", r.request_bytes), ("response_bytes", r.response_bytes)]
     {
@@ -112,6 +115,7 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     }
     for (label, word) in [
         ("injected=", r.injected.unwrap_or_default()),
+        ("hedge=", r.hedge.map_or("", Hedged::as_str)),
         ("policy=", chosen_by(r)),
         ("class=", r.class.unwrap_or_default()),
         ("route=", of(r.route)),

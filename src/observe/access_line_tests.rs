@@ -42,6 +42,7 @@ pub fn record() -> AccessRecord<'static> {
         generation: 41,
         policy: Some(Policy::Model),
         affine: false,
+        hedge: None,
         class: Some("critical"),
     }
 }
@@ -71,6 +72,14 @@ fn a_json_line_holds_every_field() {
          \"response_bytes\":1234,\"duration_ms\":12.345,\"upstream_ms\":11.007,\"expected_ms\":10.500,\"generation\":41,\
          \"policy\":\"model\",\"class\":\"critical\"}\n"
     );
+}
+
+#[test]
+fn who_won_is_said_where_two_endpoints_were_asked() {
+    let hedged = AccessRecord { hedge: Some(super::super::Hedged::Won), ..record() };
+    assert!(line(json, &hedged).contains("\"injected\":null,\"hedge\":\"won\",\"attempts\""));
+    assert!(line(text, &hedged).contains(" hedge=won policy="));
+    assert!(!line(json, &record()).contains("hedge") && !line(text, &record()).contains("hedge"));
 }
 
 #[test]

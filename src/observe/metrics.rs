@@ -9,7 +9,7 @@
 //! request yet has no series; from its first request on it has all of them, zeros included, so that a rate sees a
 //! counter rise from zero.
 
-use super::{Copied, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
+use super::{Copied, Hedged, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::{MetricType, exemplar::Exemplar};
@@ -214,6 +214,12 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         "Time from a request's head to the end of its answer; of a TCP connection, from its beginning to its end.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
+    let mut hedges = Family::new(
+        "hedges",
+        Counter,
+        Number,
+        "Requests of which a second endpoint was due to be asked, by what became of that: won or lost where it was, else why not.",
+    );
     let mut faults =
         Family::new("faults_injected", Counter, Number, "Requests that a route delayed or failed on purpose.");
     let mut copies = Family::new(
@@ -245,6 +251,9 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
             Value::Histogram { sum: seen.latency_sum_s, buckets: bounds.zip(seen.latency_buckets).collect() };
         duration.samples.push((labels(), histogram));
         retries.samples.push((labels(), Value::Count(seen.retries)));
+        for (what, count) in Hedged::ALL.iter().zip(seen.hedges) {
+            hedges.samples.push((labels_and("outcome", what.as_str()), Value::Count(count)));
+        }
         for (kind, count) in [("delay", seen.delays), ("abort", failed_on_purpose(&seen))] {
             faults.samples.push((labels_and("kind", kind), Value::Count(count)));
         }
@@ -259,7 +268,7 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
     for (reason, count) in Reason::ALL.iter().zip(registry.unrouted().snapshot().failures) {
         unrouted.samples.push((vec![("reason", reason.code().to_owned())], Value::Count(count)));
     }
-    vec![requests, failures, duration, retries, faults, copies, request_bytes, response_bytes, unrouted]
+    vec![requests, failures, duration, retries, hedges, faults, copies, request_bytes, response_bytes, unrouted]
 }
 
 fn failed_on_purpose(seen: &TrafficSnapshot) -> u64 {

@@ -24,5 +24,5 @@ pub use arms::{Arm, ArmSeen, Arms, Came};
 pub use reason::{Reason, none_left};
 pub use reporting::{Reporting, ReportingError};
 pub use traces::{FinishedSpan, SpanAttributes, Traces, TracesError};
-pub use traffic::{Copied, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
+pub use traffic::{Copied, Hedged, LATENCY_BUCKETS_S, Pair, Traffic, TrafficRegistry, TrafficSnapshot};
 pub use wall::{rfc3339, stamp};

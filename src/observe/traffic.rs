@@ -12,6 +12,46 @@ pub const LATENCY_BUCKETS_S: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 const REASONS: usize = Reason::ALL.len();
 const COPIES: usize = Copied::ALL.len();
+const HEDGES: usize = Hedged::ALL.len();
+
+/// What became of the moment at which a request may be asked of a second endpoint, because the first has not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hedged {
+    /// It was, and the second one's answer was passed on.
+    Won,
+    /// It was, and the first one's answer was passed on, or none.
+    Lost,
+    /// There was no other endpoint that was well.
+    NoEndpoint,
+    /// The cluster had as many of them as `hedging.share` allows.
+    Share,
+    /// Nothing was left of the cluster's budget for tries.
+    Budget,
+    /// The cluster had as many requests under way as it may, or was refusing some.
+    Overload,
+    /// The request's body was not all there, or was too long to be kept.
+    Body,
+}
+
+impl Hedged {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 7] =
+        [Self::Won, Self::Lost, Self::NoEndpoint, Self::Share, Self::Budget, Self::Overload, Self::Body];
+
+    /// Its name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Share => "share",
+            Self::Budget => "budget",
+            Self::Overload => "overload",
+            Self::Body => "body",
+        }
+    }
+}
 
 /// What became of a copy of a request, for a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +91,7 @@ struct Shard {
     latency_buckets: [AtomicU64; LATENCY_BUCKETS_S.len() + 1],
     latency_sum_ns: AtomicU64,
     retries: AtomicU64,
+    hedges: [AtomicU64; HEDGES],
     delays: AtomicU64,
     copies: [AtomicU64; COPIES],
     request_bytes: AtomicU64,
@@ -70,6 +111,8 @@ pub struct TrafficSnapshot {
     pub latency_sum_s: f64,
     /// Attempts beyond the first.
     pub retries: u64,
+    /// Requests for which a second endpoint was due, by `Hedged`.
+    pub hedges: [u64; HEDGES],
     /// Requests that waited on purpose.
     pub delays: u64,
     /// Copies of requests to other clusters that came here, by `Copied`.
@@ -88,6 +131,7 @@ impl Default for TrafficSnapshot {
             latency_buckets: [0; LATENCY_BUCKETS_S.len() + 1],
             latency_sum_s: 0.0,
             retries: 0,
+            hedges: [0; HEDGES],
             delays: 0,
             copies: [0; COPIES],
             request_bytes: 0,
@@ -118,6 +162,7 @@ impl Traffic {
             latency_buckets: zeros(),
             latency_sum_ns: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            hedges: zeros(),
             delays: AtomicU64::new(0),
             copies: zeros(),
             request_bytes: AtomicU64::new(0),
@@ -165,6 +210,23 @@ impl Traffic {
         }
     }
 
+    /// Counts a request for which a second endpoint was due.
+    pub fn hedged(&self, core: usize, what: Hedged) {
+        if let Some(counter) = self.shards.get(core).and_then(|shard| shard.hedges.get(what as usize)) {
+            bump(counter, 1);
+        }
+    }
+
+    /// For how many requests a second endpoint was due so far, by `Hedged`.
+    #[must_use]
+    pub fn hedges(&self) -> [u64; HEDGES] {
+        let mut all = [0; HEDGES];
+        for shard in &self.shards {
+            all.iter_mut().zip(&shard.hedges).for_each(|(sum, counter)| *sum += counter.load(Relaxed));
+        }
+        all
+    }
+
     /// Counts a request that waited on purpose.
     pub fn delayed(&self, core: usize) {
         if let Some(shard) = self.shards.get(core) {
@@ -210,6 +272,7 @@ impl Traffic {
             add(&mut all.latency_buckets, &shard.latency_buckets);
             all.latency_sum_s += shard.latency_sum_ns.load(Relaxed) as f64 * 1e-9;
             all.retries += shard.retries.load(Relaxed);
+            add(&mut all.hedges, &shard.hedges);
             all.delays += shard.delays.load(Relaxed);
             add(&mut all.copies, &shard.copies);
             all.request_bytes += shard.request_bytes.load(Relaxed);

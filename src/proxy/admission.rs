@@ -225,6 +225,27 @@ pub(super) async fn wait(flight: &mut Flight) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A second place, for a request that has one and is asked of another endpoint as well.
+pub(super) struct Beside {
+    core: Rc<Core>,
+    gate: Arc<Gate>,
+}
+
+impl Beside {
+    /// One that nobody else wants.
+    pub(super) fn enter(core: &Rc<Core>, gate: &Arc<Gate>) -> Option<Self> {
+        gate.enter_beside().then(|| Self { core: core.clone(), gate: gate.clone() })
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.core.waiting.hand_over(&self.gate) {
+            self.gate.leave_beside();
+        }
+    }
+}
+
 /// A request ends that was to wait and never came to it.
 pub(super) fn gave_up(flight: &Flight) {
     if let Some(gate) = flight.cluster.and_then(|id| flight.held.generation.admission.gate(id)) {

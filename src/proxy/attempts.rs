@@ -20,6 +20,8 @@
 //! - **An answer that is tried again** is let go only when it is certain that there is another try. The last try's word is
 //!   the client's.
 //!
+//! A first try that is not answered for long may be joined by one at another endpoint (`hedge`).
+//!
 //! It deliberately knows no retries after a head was passed on, and none at the same endpoint but for the one race that
 //! `upstream` tells of.
 
@@ -27,9 +29,10 @@ use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::clock::Clock;
 use super::deadline;
-use super::early::Early;
+use super::early::{Early, Tap};
 use super::failure::Failure;
 use super::flight::{Flight, HeadWait};
+use super::hedge::{self, Race};
 use super::names::{GRPC_PUSHBACK, GRPC_STATUS};
 use super::shared::send2;
 use super::trial;
@@ -68,7 +71,7 @@ impl Tried {
         Self { indices: [usize::MAX; MAX_TRIES], count: 0 }
     }
 
-    fn so_far(&self) -> &[usize] {
+    pub(super) fn so_far(&self) -> &[usize] {
         self.indices.get(..self.count).unwrap_or_default()
     }
 
@@ -113,7 +116,11 @@ impl Failed {
 }
 
 /// Why a try is given up.
-enum Late {
+pub(super) enum Late {
+    /// It is not: it has taken so long that another endpoint may be asked as well.
+    Due,
+    /// An endpoint that was asked as well has answered.
+    Outrun,
     /// Another endpoint may be faster.
     Slow,
     /// Something is overdue.
@@ -136,27 +143,60 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         let Some(candidate) = table.candidates().get(choice.index) else { return Err(Reason::Internal.into()) };
         tried.add(choice.index);
         flight.begin_attempt(choice, now);
-        let patience = retrying.per_try.filter(|_| flight.idempotent && tried.leaves(retrying, table));
-        flight.watch.patience.set(patience.map(|t| now + t));
+        let patience = retrying.per_try.filter(|_| flight.idempotent && tried.leaves(retrying, table)).map(|t| now + t);
+        let due = if flight.hedges && tried.count == 1 { hedge::due(cluster, &core, now) } else { None };
+        flight.watch.patience.set(due.map_or(patience, |(due, _)| Some(patience.map_or(due, |end| end.min(due)))));
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, conn, version, .. } = flight;
+        let Flight { outgoing, head, latch, upload, watch, conn, version, arm, grpc, attempts, hedged, .. } = flight;
         // HTTP/1.0 knows no answers before the answer.
         let hints = Some(&watch.hints).filter(|_| conn.http2 || *version == Version::HTTP_11);
-        let early = Early { latch: latch.as_ref(), hints };
+        let (tap, mut rival) = (Tap::default(), None);
+        let early = Early { latch: latch.as_ref(), hints, tap: due.map(|_| &tap) };
         let upload = upload.as_ref();
-        let late = || late(watch, &wait, upload, core.clock, retrying);
-        let sent = match outgoing {
+        let late = || late(watch, &wait, upload, core.clock, (retrying, due));
+        // Made only where it is run: a request's future does not hold it.
+        macro_rules! race {
+            () => {
+                Race {
+                    core: &core,
+                    held: &held,
+                    ids: (id, workload),
+                    cluster,
+                    table,
+                    watch,
+                    wait: &wait,
+                    patience,
+                    upload,
+                    tap: &tap,
+                    tried: &mut tried,
+                    arm: *arm,
+                    grpc: *grpc,
+                    attempts,
+                    hedged,
+                }
+            };
+        }
+        let mut sent = match outgoing {
             Outgoing::Http1(sending) => {
                 let mut sent = pin!(send1(&core, endpoint, timeouts, sending, early, head, now));
-                std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
+                match std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await {
+                    Err(Late::Due) => Box::pin(race!().run(sent, &mut rival)).await,
+                    sent => sent,
+                }
             }
             outgoing => {
                 // Boxed, so that a request's future is as large as HTTP/1.1 needs: futures are copied around.
                 let mut sent = Box::pin(send2(&core, endpoint, timeouts, outgoing, (upload, early), head, now));
-                std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await
+                match std::future::poll_fn(|cx| in_time(sent.as_mut(), late, cx)).await {
+                    Err(Late::Due) => Box::pin(race!().run(sent.as_mut(), &mut rival)).await,
+                    sent => sent,
+                }
             }
         };
+        if let Some(rival) = rival {
+            sent = Box::pin(hedge::settle(flight, rival, sent, (cluster, table), &tried)).await;
+        }
         flight.watch.patience.set(None);
         let failed = match sent {
             Ok(Sent::Answered(lease)) => {
@@ -171,7 +211,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
             Ok(Sent::Unsent(reason)) => Failed::Unsent(reason),
             Ok(Sent::Declined) => Failed::Declined,
             Ok(Sent::Lost(failure)) => Failed::Lost(failure),
-            Err(Late::Slow) => Failed::Slow,
+            Err(Late::Slow | Late::Due | Late::Outrun) => Failed::Slow,
             Err(Late::Overdue(reason)) => Failed::Late(reason),
         };
         now = core.clock.now();
@@ -182,19 +222,27 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
             Box::pin(tokio::time::sleep(pause)).await;
             now = core.clock.now();
         }
-        renew(flight, now);
+        renew(&mut flight.outgoing, flight.grpc, flight.watch.limit.get(), now);
         choice = next;
     }
 }
 
 pub(super) fn pick(flight: &Flight, table: &Table, tried: &Tried, now: Time) -> Option<Choice> {
     let expired = flight.held.generation.expired(now);
-    table.pick_for((flight.number, flight.arm), now, expired, &mut *flight.core.rng.borrow_mut(), tried.so_far())
+    // A connection that cannot be made is made elsewhere.
+    let who = (flight.number, flight.arm, flight.idempotent || flight.opaque);
+    table.pick_for(who, now, expired, &mut *flight.core.rng.borrow_mut(), tried.so_far())
 }
 
 /// Whether an answer may be one that is tried again.
 pub(super) fn suspect(head: &Head) -> bool {
     is_gateway(head.parts.status) || head.seen.grpc_status
+}
+
+/// Whether an answer is one that a further try may follow.
+pub(super) fn better_elsewhere(retrying: &Retrying, head: &Head, lease: &Lease) -> bool {
+    let unavailable = || head.seen.grpc_status && unavailable(lease, &head.parts.headers);
+    retrying.gateway && is_gateway(head.parts.status) || retrying.unavailable && unavailable()
 }
 
 fn is_gateway(status: StatusCode) -> bool {
@@ -262,9 +310,7 @@ fn pause(flight: &Flight, retrying: &Retrying, failed: &Failed, now: Time, tries
         }
         Failed::Answered => {
             let head = flight.head.as_ref()?;
-            let unavailable = || head.seen.grpc_status && unavailable(flight.lease.as_ref(), &head.parts.headers);
-            let wanted = retrying.gateway && is_gateway(head.parts.status) || retrying.unavailable && unavailable();
-            (flight.idempotent && wanted).then_some(())?;
+            (flight.idempotent && better_elsewhere(retrying, head, flight.lease.as_ref()?)).then_some(())?;
             if head.seen.retry_after {
                 least = asked_for(&head.parts.headers, SystemTime::now())?;
             }
@@ -277,8 +323,8 @@ fn pause(flight: &Flight, retrying: &Retrying, failed: &Failed, now: Time, tries
 }
 
 /// Whether an answer is gRPC's UNAVAILABLE and nothing else.
-fn unavailable(lease: Option<&Lease>, headers: &HeaderMap) -> bool {
-    lease.is_none_or(Lease::is_end_stream) && headers.get(GRPC_STATUS).is_some_and(|v| v.as_bytes() == UNAVAILABLE)
+fn unavailable(lease: &Lease, headers: &HeaderMap) -> bool {
+    lease.is_end_stream() && headers.get(GRPC_STATUS).is_some_and(|v| v.as_bytes() == UNAVAILABLE)
 }
 
 /// How long the endpoint wants to be left alone. None when that is longer than a request is held here, or for ever.
@@ -311,9 +357,9 @@ fn settle(flight: &mut Flight) {
 }
 
 /// Lets an answer go that is not the client's, counted as what it was.
-fn let_go(flight: &mut Flight, now: Time) {
+pub(super) fn let_go(flight: &mut Flight, now: Time) {
     let lease = flight.lease.take();
-    let sent = !matches!(&flight.outgoing, Outgoing::Http1(sending) if !sending.writer.done());
+    let sent = flight.outgoing.is_sent();
     if let Some(Head { parts, seen, lines }) = flight.head.take() {
         flight.answered(now, parts.status, &parts.headers, seen.load_metrics, seen.grpc_status);
         flight.grpc_status = None;
@@ -321,7 +367,6 @@ fn let_go(flight: &mut Flight, now: Time) {
             (sending.spare, sending.lines) = (parts.headers, lines);
         }
     }
-    // A connection that has a part of the request only carries no other.
     if let Some(mut lease) = lease
         && sent
         && lease.drain(&flight.core.scratch)
@@ -330,21 +375,20 @@ fn let_go(flight: &mut Flight, now: Time) {
     }
 }
 
-/// What must be said anew with each try.
-fn renew(flight: &mut Flight, now: Time) {
-    if let (true, Some(limit), Outgoing::Http2(request)) = (flight.grpc, flight.watch.limit.get(), &mut flight.outgoing)
-    {
+/// What must be said anew with each try of a call, which has a `limit` in time.
+pub(super) fn renew(outgoing: &mut Outgoing, grpc: bool, limit: Option<Time>, now: Time) {
+    if let (true, Some(limit), Outgoing::Http2(request)) = (grpc, limit, outgoing) {
         deadline::insert(request.headers_mut(), limit.since(now));
     }
 }
 
-/// Why a try is given up, when something is overdue.
-fn late(
+/// Why a try is given up, when something is overdue; or that a hedge is `due`.
+pub(super) fn late(
     watch: &Watch,
     wait: &HeadWait,
     upload: Option<&Rc<Upload>>,
     clock: Clock,
-    retrying: &Retrying,
+    (retrying, due): (&Retrying, Option<(Time, Duration)>),
 ) -> Option<Late> {
     if !watch.deadline.reached() {
         return None;
@@ -352,6 +396,18 @@ fn late(
     if let Some(at) = watch.patience.get() {
         let now = clock.now();
         if now >= at {
+            if let Some((due, after)) = due
+                && now >= due
+            {
+                // Whose body is not here yet waits for its client, and the endpoint's time begins when it is.
+                let since = upload.map(|u| if u.progress.get() == Progress::Open { now } else { u.last_moved(now) });
+                let due = since.map_or(due, |since| since + after);
+                if now >= due {
+                    return Some(Late::Due);
+                }
+                watch.patience.set(Some(due));
+                return wait.overdue(watch, upload, clock).map(Late::Overdue);
+            }
             // Whose body is not sent yet waits for its client, and not for the endpoint.
             let sent = upload.is_none_or(|u| u.progress.get() != Progress::Open);
             let whole = upload.is_none_or(|u| u.bytes.get() <= retrying.body as u64);
@@ -367,7 +423,7 @@ fn late(
 }
 
 /// Waits for the head, until something is overdue.
-fn in_time<F: Future>(
+pub(super) fn in_time<F: Future + ?Sized>(
     sending: Pin<&mut F>,
     late: impl Fn() -> Option<Late>,
     cx: &mut Context<'_>,

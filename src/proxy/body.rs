@@ -164,13 +164,15 @@ pub(super) enum RequestBody {
     },
     /// What was copied of a body, which is all there.
     Copied(Gathered),
+    /// What was taken of another one, which is all of it.
+    Kept(Taken),
 }
 
 impl RequestBody {
     /// Whether it could be had from its beginning.
     pub(super) fn whole(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Kept(_) => true,
             // It is sent once and no more.
             Self::Copied(_) => false,
             Self::Streaming { taken, .. } => taken.as_ref().is_some_and(Taken::is_whole),
@@ -179,10 +181,23 @@ impl RequestBody {
 
     /// The body from its beginning, if that is still to be had.
     pub(super) fn rewound(mut self) -> Option<Self> {
-        if let Self::Streaming { taken, .. } = &mut self {
-            taken.as_mut().filter(|t| t.is_whole())?.rewind();
+        match &mut self {
+            Self::Streaming { taken, .. } => taken.as_mut().filter(|t| t.is_whole())?.rewind(),
+            Self::Kept(taken) => taken.rewind(),
+            Self::Empty | Self::Copied(_) => {}
         }
         Some(self)
+    }
+
+    /// The same body, to be sent as well; none where not all of it is here.
+    pub(super) fn twin(&self) -> Option<Self> {
+        let taken = match self {
+            Self::Empty => return Some(Self::Empty),
+            Self::Streaming { taken, upload, .. } if upload.progress.get() == Progress::Done => taken.as_ref(),
+            Self::Kept(taken) => Some(taken),
+            Self::Streaming { .. } | Self::Copied(_) => None,
+        };
+        Self::Kept(taken.filter(|taken| taken.is_whole())?.clone()).rewound()
     }
 }
 
@@ -197,6 +212,7 @@ impl Body for RequestBody {
                 let data = gathered.take().freeze();
                 return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
             }
+            Self::Kept(taken) => return Poll::Ready(taken.again().map(|data| Ok(Frame::data(data)))),
             Self::Streaming { inner, upload, gate, alone, taken, copy } => (inner, upload, gate, alone, taken, copy),
         };
         if let Some(closed) = gate {
@@ -258,6 +274,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Copied(gathered) => gathered.borrow().is_empty(),
+            Self::Kept(taken) => taken.is_given(),
             Self::Streaming { inner, taken, .. } => inner.is_end_stream() && taken.as_ref().is_none_or(Taken::is_given),
         }
     }
@@ -266,6 +283,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Copied(gathered) => SizeHint::with_exact(gathered.borrow().len() as u64),
+            Self::Kept(taken) => SizeHint::with_exact(taken.to_come()),
             Self::Streaming { inner, .. } => inner.size_hint(),
         }
     }

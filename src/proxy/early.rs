@@ -1,14 +1,19 @@
 //! What an endpoint says before its answer: informational answers other than 100 and 101 (RFC 9110, section 15.2), such
 //! as 103, with which a client may fetch what it will need.
 //!
+//! And what may be asked of a request before its answer: a copy of itself (`Tap`), from wherever it waits at that moment.
+//!
 //! They are passed on to clients, but for those of HTTP/1.0. They may be left out at any time, and are where there are more than
 //! `MAX_HINTS` of them: nothing holds them back while a client reads slowly.
 
 use super::client1::Head;
 use super::expect::Latch;
 use super::headers;
+use super::upstream::Outgoing;
 use http::{Response, StatusCode};
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
 
 /// How many informational answers a request may get.
 pub(super) const MAX_HINTS: u8 = 8;
@@ -42,6 +47,25 @@ impl Hints {
     }
 }
 
+/// Where a request that is under way leaves a copy of itself, once that is asked for.
+#[derive(Default)]
+pub(super) struct Tap {
+    asked: Cell<bool>,
+    copy: Cell<Option<Box<Outgoing>>>,
+}
+
+impl Tap {
+    /// Asks for a copy: it is there when the request was polled, if all of it is.
+    pub(super) fn ask(&self) {
+        self.asked.set(true);
+    }
+
+    pub(super) fn take(&self) -> Option<Box<Outgoing>> {
+        self.asked.set(false);
+        self.copy.take()
+    }
+}
+
 /// What may happen to a request before its answer comes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Early<'a> {
@@ -49,4 +73,28 @@ pub(super) struct Early<'a> {
     pub latch: Option<&'a Latch>,
     /// Where the client takes them.
     pub hints: Option<&'a Hints>,
+    /// Where it may be asked of another endpoint as well.
+    pub tap: Option<&'a Tap>,
+}
+
+impl Early<'_> {
+    /// Leaves a copy, where one is asked for.
+    #[inline]
+    pub(super) fn offer(&self, copy: impl FnOnce() -> Option<Outgoing>) {
+        if let Some(tap) = self.tap
+            && tap.asked.take()
+        {
+            tap.copy.set(copy().map(Box::new));
+        }
+    }
+
+    /// Waits for something, and offers a copy meanwhile.
+    pub(super) async fn offering<F: Future>(&self, waiting: F, copy: impl Fn() -> Option<Outgoing>) -> F::Output {
+        let mut waiting = pin!(waiting);
+        std::future::poll_fn(|cx| {
+            self.offer(&copy);
+            waiting.as_mut().poll(cx)
+        })
+        .await
+    }
 }

@@ -4,15 +4,13 @@
 //! connection broke, is counted and logged like any other: in-flight counts return, the link gets its outcome, the
 //! connection to the endpoint goes back to the pool or is closed.
 //!
-//! **What a link learns.** Latency runs from the attempt's start to the answer's head. A failure is an error and no
-//! latency. Where the client gave up, or a limit of the client's own passed, the time so far is a lower bound
-//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure. So is
-//! an answer that trickles until the request's time is up, and all of that time is a lower bound, or an endpoint whose heads
-//! come at once would look fast whatever follows them.
-//!
-//! **What a node learns.** Its row of failures grows where the endpoint gave no answer of its own (`Reason`s that
-//! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
-//! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
+//! What its tries leave behind with links and nodes is told in `attempt`.
+
+mod attempt;
+
+pub(super) use attempt::{At, Attempt};
+
+use attempt::GRPC_UNAVAILABLE;
 
 use super::admission::{self, Standing};
 use super::body::{Progress, Upload};
@@ -28,12 +26,11 @@ use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
-use crate::balance::{Candidate, Choice, Table};
+use crate::balance::Table;
 use crate::config::Timeouts;
 use crate::identity::SpiffeId;
-use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Arm, Reason};
+use crate::observe::{AccessRecord, Arm, Hedged, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
@@ -44,8 +41,6 @@ use std::time::{Duration, SystemTime};
 /// gRPC statuses with which the server, not the caller, is at fault: deadline exceeded, resource exhausted, internal,
 /// unavailable, data loss.
 pub(super) const GRPC_FAILURES: [u16; 5] = [4, 8, 13, 14, 15];
-/// gRPC's UNAVAILABLE.
-const GRPC_UNAVAILABLE: u16 = 14;
 /// So little of an answer fits into what lies between an endpoint and a client, however slowly that one reads.
 const TRICKLE: u64 = 64 * 1024;
 
@@ -74,6 +69,10 @@ pub(super) struct Flight {
     pub arm: Option<Arm>,
     /// It may be repeated.
     pub idempotent: bool,
+    /// It may be asked of a second endpoint before the first one has failed.
+    pub hedges: bool,
+    /// It was, and who won.
+    pub hedged: Option<Hedged>,
     /// It is a gRPC call.
     pub grpc: bool,
     /// It is no request but a TCP connection.
@@ -106,19 +105,6 @@ pub(super) struct Flight {
     trickled: bool,
 }
 
-/// One try at one endpoint.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Attempt {
-    index: usize,
-    estimate_s: f32,
-    pub begun: Time,
-    pub latency_s: Option<f32>,
-    /// The link and the node know how it went.
-    recorded: bool,
-    /// The head said that the endpoint failed.
-    failed: bool,
-}
-
 impl Flight {
     pub(super) fn start(
         conn: &Rc<Conn>,
@@ -147,6 +133,8 @@ impl Flight {
             number: None,
             arm: None,
             idempotent: false,
+            hedges: false,
+            hedged: None,
             grpc: false,
             opaque: false,
             passed: None,
@@ -209,116 +197,6 @@ impl Flight {
 
     pub(super) fn table(&self) -> Option<&Arc<Table>> {
         self.held.generation.table(self.cluster?, self.workload?)
-    }
-
-    fn tried(&self) -> Option<(Attempt, &Table, &Candidate)> {
-        let attempt = self.attempt?;
-        let table = self.table()?;
-        Some((attempt, table, table.candidates().get(attempt.index)?))
-    }
-
-    pub(super) fn begin_attempt(&mut self, choice: Choice, now: Time) {
-        self.attempts += 1;
-        let Choice { index, estimate_s } = choice;
-        self.attempt = Some(Attempt { index, estimate_s, begun: now, latency_s: None, recorded: false, failed: false });
-        if let Some((_, _, candidate)) = self.tried() {
-            candidate.node.begin();
-            candidate.link.begin(self.core.index, now);
-        }
-    }
-
-    /// The attempt failed before an answer.
-    pub(super) fn fail_attempt(&mut self, reason: Reason, now: Time) {
-        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: it is the
-        // endpoint that failed, unless the caller has set the limit, who could have any endpoint ejected then.
-        let sent = self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
-        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent && !self.impatient);
-        self.record(if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
-        if blamed {
-            self.node_failed(reason);
-        }
-    }
-
-    /// The endpoint says that it did nothing with the request, which is no failure of its own.
-    pub(super) fn decline_attempt(&mut self, now: Time) {
-        self.record(Outcome::Cancelled, now);
-    }
-
-    /// The attempt is over, whatever follows.
-    pub(super) fn end_attempt(&mut self, now: Time) {
-        if let Some((_, _, candidate)) = self.tried() {
-            candidate.node.end();
-            candidate.link.end(self.core.index, now);
-        }
-        self.attempt = None;
-    }
-
-    fn record(&mut self, outcome: Outcome, now: Time) {
-        if let Some((attempt, table, candidate)) = self.tried()
-            && !attempt.recorded
-        {
-            let (prior_s, tau_s) = table.decay_of(candidate);
-            let latency_s = now.seconds_since(attempt.begun);
-            candidate.link.record(self.core.index, now, latency_s, outcome, prior_s, tau_s);
-        }
-        if let Some(attempt) = &mut self.attempt {
-            attempt.recorded = true;
-        }
-    }
-
-    fn node_failed(&mut self, reason: Reason) {
-        if let Some((_, _, candidate)) = self.tried() {
-            let failures = candidate.node.failed();
-            let limit = self
-                .cluster
-                .and_then(|id| self.held.generation.cluster(id))
-                .map_or(0, |c| c.ejection.consecutive_failures);
-            if limit > 0 && failures >= limit {
-                self.core.alarm.endpoint_failed(&candidate.node, failures, reason);
-            }
-        }
-        if let Some(attempt) = &mut self.attempt {
-            attempt.failed = true;
-        }
-    }
-
-    /// The answer's head came.
-    pub(super) fn answered(
-        &mut self,
-        now: Time,
-        status: StatusCode,
-        headers: &HeaderMap,
-        load_metrics: bool,
-        grpc_status: bool,
-    ) {
-        self.moved_at = now;
-        if grpc_status {
-            self.grpc_status = headers.get(GRPC_STATUS).and_then(code);
-        }
-        let grpc_failed = self.grpc_status.is_some_and(|s| GRPC_FAILURES.contains(&s));
-        let failed = status.is_server_error() || grpc_failed;
-        self.record(if failed { Outcome::Failure } else { Outcome::Success }, now);
-        if let Some(attempt) = &mut self.attempt {
-            attempt.latency_s = Some(now.seconds_since(attempt.begun));
-        }
-        let gateway =
-            matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
-        if gateway || self.grpc_status == Some(GRPC_UNAVAILABLE) {
-            self.node_failed(Reason::UpstreamReset);
-        }
-        if load_metrics {
-            self.load_report(headers, now);
-        }
-    }
-
-    fn load_report(&self, headers: &HeaderMap, now: Time) {
-        let report = match headers.get(ENDPOINT_LOAD_METRICS) {
-            Some(text) => Report::parse(text.as_bytes()).ok(),
-            None => headers.get(ENDPOINT_LOAD_METRICS_BIN).and_then(|v| Report::parse_binary(v.as_bytes()).ok()),
-        };
-        if let (Some(report), Some((_, _, candidate))) = (report, self.tried()) {
-            candidate.node.report(now, &report);
-        }
     }
 
     /// Bytes of the answer's body came.
@@ -472,6 +350,7 @@ impl Flight {
                 grpc_status: self.grpc_status,
                 reason: self.reason,
                 injected: self.shape.as_ref().and_then(|shape| shape.injected()),
+                hedge: self.hedged,
                 attempts: self.attempts,
                 request_bytes: uploaded,
                 response_bytes: self.bytes_out,
@@ -502,21 +381,29 @@ pub(super) struct HeadWait {
 }
 
 impl HeadWait {
+    /// The same wait for another try, which begins now.
+    pub(super) fn anew(&self, now: Time) -> Self {
+        Self { begun: now, ..*self }
+    }
+
     /// The reason, when its deadline was reached and something is overdue.
     pub(super) fn overdue(&self, watch: &Watch, upload: Option<&Rc<Upload>>, clock: Clock) -> Option<Reason> {
         if !watch.deadline.reached() {
             return None;
         }
         let now = clock.now();
+        let (due, reason) = self.due(upload, now);
+        watch.overdue(now, due, reason)
+    }
+
+    /// When it has lasted too long, and the reason then.
+    pub(super) fn due(&self, upload: Option<&Rc<Upload>>, now: Time) -> (Time, Reason) {
         match upload {
             Some(upload) if upload.progress.get() == Progress::Open => {
-                watch.overdue(now, upload.last_moved(now) + self.idle, Reason::IdleTimeout)
+                (upload.last_moved(now) + self.idle, Reason::IdleTimeout)
             }
-            Some(upload) => {
-                let since = upload.last_moved(now).max(self.begun);
-                watch.overdue(now, since + self.within, Reason::ResponseTimeout)
-            }
-            None => watch.overdue(now, self.begun + self.within, Reason::ResponseTimeout),
+            Some(upload) => (upload.last_moved(now).max(self.begun) + self.within, Reason::ResponseTimeout),
+            None => (self.begun + self.within, Reason::ResponseTimeout),
         }
     }
 }
@@ -573,6 +460,9 @@ impl Drop for Flight {
             && let Some(came) = trial::came(self, now)
         {
             traffic.steered(self.core.index, arm, came);
+        }
+        if let Some(hedged) = self.hedged {
+            traffic.hedged(self.core.index, hedged);
         }
         if self.core.sink.enabled() {
             self.log(now, uploaded);

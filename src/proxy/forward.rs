@@ -207,7 +207,9 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         shape.after(&mut parts.headers, cluster.protocol);
     }
     let retrying = &cluster.retrying;
-    let keep = (flight.idempotent && retrying.after_sending()).then_some(retrying.body);
+    flight.hedges =
+        cluster.hedging.is_some() && flight.idempotent && flight.number.is_none() && !asks.upgrade && !asks.expect;
+    let keep = (flight.idempotent && (retrying.after_sending() || flight.hedges)).then_some(retrying.body);
     let taken = (cluster.protocol == Protocol::Http2).then(|| Taken::up_to(keep.unwrap_or(0)));
     let mut body = body.map(|body| upload(flight, body, asks, taken));
     let added = Added {

@@ -16,6 +16,7 @@
 //! | `forward` | a request's way: route, tries, answer |
 //! | `admission` | a request at its cluster's gate: its wait for a place |
 //! | `attempts` | tries: pick, send, and once more elsewhere where that is safe |
+//! | `hedge` | a second endpoint that is asked because the first one has not answered |
 //! | `trial` | a request's arm, while the model is on trial, and what the arm is held to |
 //! | `shaping` | what a rule does to a request beyond choosing its cluster |
 //! | `mirror` | copies of requests for another cluster |
@@ -56,6 +57,7 @@ pub mod fuzzing;
 mod gauges;
 mod handover;
 mod headers;
+mod hedge;
 mod http2;
 mod ids;
 mod inbound;

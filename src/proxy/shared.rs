@@ -12,11 +12,11 @@ use super::attempts::suspect;
 use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::Core;
-use super::early::{Early, Hints};
+use super::early::Early;
 use super::failure::Failure;
 use super::http2::{Asking, Ended, Limits, Opening, Patience, Pipe, Received, Role, Session, Silence};
 use super::transport::{self, Transport};
-use super::upstream::{Lease, Open, Outgoing, Sent, connect, unsent};
+use super::upstream::{Lease, Open, Outgoing, Sent, connect, twin2, unsent};
 use super::wire2::Code;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;
@@ -145,7 +145,11 @@ pub(super) async fn send2(
     loop {
         let shared = match core.pool.take_shared(endpoint, now) {
             Some(shared) => shared,
-            None => match Box::pin(open_shared(core, endpoint, timeouts, now)).await {
+            None => match Box::pin(
+                early.offering(open_shared(core, endpoint, timeouts, now), || twin2(&parts, Some(&body))),
+            )
+            .await
+            {
                 Ok(Some(shared)) => {
                     fresh = true;
                     shared
@@ -167,7 +171,11 @@ pub(super) async fn send2(
         };
         let guard = StreamGuard::new(shared);
         let mut opening = Opening::new(&guard.0.session);
-        let Some(asking) = std::future::poll_fn(|cx| opening.poll(cx, &parts, body.is_end_stream())).await else {
+        let opened = std::future::poll_fn(|cx| {
+            early.offer(|| twin2(&parts, Some(&body)));
+            opening.poll(cx, &parts, body.is_end_stream())
+        });
+        let Some(asking) = opened.await else {
             if fresh {
                 *outgoing = Outgoing::Http2(Request::from_parts(parts, body));
                 return Sent::Unsent(guard.0.lost_by());
@@ -177,7 +185,7 @@ pub(super) async fn send2(
         drop(opening);
         let pipe = if body.is_end_stream() { None } else { Some(Pipe::new(asking.sender(), body)) };
         *outgoing = Outgoing::Spent(parts, pipe);
-        let ended = match exchange(&asking, outgoing, early.hints).await {
+        let ended = match exchange(&asking, outgoing, early).await {
             Ok(head) => {
                 let mut lease = Lease2 { body: asking.into_body(), rest: None, _guard: guard };
                 if !suspect(&head) {
@@ -214,15 +222,16 @@ pub(super) async fn send2(
 }
 
 /// Sends the request's body and waits for the answer's head, both at once.
-async fn exchange(asking: &Asking, outgoing: &mut Outgoing, hints: Option<&Hints>) -> Result<Head, Ended> {
+async fn exchange(asking: &Asking, outgoing: &mut Outgoing, early: Early<'_>) -> Result<Head, Ended> {
     std::future::poll_fn(|cx| {
+        early.offer(|| outgoing.twin());
         if let Outgoing::Spent(_, Some(pipe)) = outgoing
             && !pipe.is_over()
         {
             // However it ends, the answer tells of it: a reset is what it then is.
             let _ = pipe.poll(cx);
         }
-        if let Some(hints) = hints {
+        if let Some(hints) = early.hints {
             asking.hints().into_iter().for_each(|hint| hints.give(hint));
         }
         asking.poll_head(cx)

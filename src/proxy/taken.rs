@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 /// What was taken of a body, as long as that is one frame, or no more than the limit.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Taken {
     frames: Frames,
     /// How many of them were given since the body was rewound.
@@ -19,7 +19,7 @@ pub(super) struct Taken {
 }
 
 /// Most bodies that are kept are one frame.
-#[derive(Default)]
+#[derive(Default, Clone)]
 enum Frames {
     #[default]
     None,
@@ -67,6 +67,11 @@ impl Taken {
     /// Whether all that was taken was given again.
     pub(super) fn is_given(&self) -> bool {
         self.frames.all().len() == self.given as usize
+    }
+
+    /// How many bytes are to be taken once more.
+    pub(super) fn to_come(&self) -> u64 {
+        self.frames.all().iter().skip(self.given as usize).map(|frame| frame.len() as u64).sum()
     }
 
     /// The next frame that is to be taken once more.
@@ -132,6 +137,10 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(again(&mut taken), [1, 2]);
         }
+        let mut twin = taken.clone();
+        twin.rewind();
+        assert_eq!((taken.to_come(), twin.to_come()), (0, 3));
+        assert_eq!((again(&mut twin), twin.to_come()), (vec![1, 2], 0), "a copy goes its own way");
         taken.rewind();
         assert!(!taken.is_given());
         let _ = (taken.again(), taken.again());

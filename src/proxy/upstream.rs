@@ -87,6 +87,19 @@ impl Outgoing {
         }
     }
 
+    /// The same request, to be sent as well; none where not all of it is here.
+    pub(super) fn twin(&self) -> Option<Self> {
+        match self {
+            Self::Spent(parts, pipe) => twin2(parts, pipe.as_ref().map(Pipe::body)),
+            _ => None,
+        }
+    }
+
+    /// Whether all of it was sent: a connection that has a part of a request only carries no other.
+    pub(super) fn is_sent(&self) -> bool {
+        !matches!(self, Self::Http1(sending) if !sending.writer.done())
+    }
+
     /// Whether `rewind` would succeed.
     pub(super) fn whole(&self) -> bool {
         match self {
@@ -96,6 +109,12 @@ impl Outgoing {
             Self::Gone => false,
         }
     }
+}
+
+/// The same request over HTTP/2, to be sent as well; none where not all of it is here.
+pub(super) fn twin2(parts: &request::Parts, body: Option<&RequestBody>) -> Option<Outgoing> {
+    let body = body.map_or(Some(RequestBody::Empty), RequestBody::twin)?;
+    Some(Outgoing::Http2(Request::from_parts(parts.clone(), body)))
 }
 
 /// A body from its beginning, of which a part was sent.
@@ -276,7 +295,9 @@ async fn send1_afresh(
     early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
-    let (stream, open) = match connect(core, endpoint, timeouts).await {
+    let connecting = connect(core, endpoint, timeouts);
+    let twin = || sending.twin(&core.scratch).map(Outgoing::Http1);
+    let (stream, open) = match early.offering(connecting, twin).await {
         Ok(connected) => connected,
         Err(reason) => return Sent::Unsent(reason),
     };
@@ -302,7 +323,11 @@ async fn exchange(
     place: &mut Option<Head>,
 ) -> Result<Lease, Ended> {
     let mut exchange = Exchange::new(connection);
-    std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, sending, early, place)).await?;
+    std::future::poll_fn(|cx| {
+        early.offer(|| sending.twin(&core.scratch).map(Outgoing::Http1));
+        exchange.poll(cx, &core.scratch, sending, early, place)
+    })
+    .await?;
     Ok(Lease::Http1(exchange.into_connection()))
 }
 

@@ -225,6 +225,50 @@ async fn an_endpoint_whose_health_check_fails_gets_nothing_until_it_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_after_an_ejection_is_a_request_that_may_be_repeated() {
+    for version in VERSIONS {
+        let fleet = Fleet::start(2).await;
+        let more = "policy: round_robin, ejection: { consecutive_failures: 1, first: 200ms, longest: 200ms }";
+        let sidecar = sidecar(catalog(&fleet.yaml(), &format!("{}, {more}", protocol(version))) + QUICK).start().await;
+        let sick = &fleet.endpoints[0];
+        sick.state.status.store(503, SeqCst);
+        let load = Load::start(version, sidecar.address("in"), 2, "/").await;
+        health_of(&sidecar, sick.address, "ejected").await;
+        let (mut client, before) = (version.connect(sidecar.address("in")).await.unwrap(), sick.state.requests());
+        let mut uploads = 0;
+        wait::eventually("five probes", async || {
+            let request = Request::post("/sink").body(body::patterned(100)).unwrap();
+            let answer = wait::soon("the upload", client.exchange(request)).await.unwrap();
+            assert_eq!(answer.status(), 200, "what may not be repeated is risked on nobody");
+            uploads += 1;
+            let probes = sick.state.requests() - before;
+            if probes >= 5 { Ok(()) } else { Err(probes) }
+        })
+        .await;
+        assert!(uploads > 5);
+        load.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_with_a_health_check_returns_from_its_ejection_without_a_request() {
+    let fleet = Fleet::start(2).await;
+    let more = "retries: { attempts: 0 }, ejection: { consecutive_failures: 1, first: 300ms }, \
+                health: { check: tcp, every: 100ms }, policy: round_robin";
+    let sidecar = sidecar(catalog(&fleet.yaml(), more) + QUICK).start().await;
+    let sick = &fleet.endpoints[0];
+    health_of(&sidecar, sick.address, "healthy").await;
+    sick.state.status.store(503, SeqCst);
+    let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    while client.get("/").await.unwrap().status() != 503 {}
+    health_of(&sidecar, sick.address, "ejected").await;
+    let seen = sick.state.requests();
+    // Nobody asks for anything.
+    health_of(&sidecar, sick.address, "healthy").await;
+    assert_eq!(sick.state.requests(), seen);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_endpoint_gets_nothing_before_its_first_check_and_all_get_requests_when_none_is_well() {
     let fleet = Fleet::start(2).await;
     let silent = RawEndpoint::silent().await;

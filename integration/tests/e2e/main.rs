@@ -26,6 +26,7 @@ mod fleet_itself;
 mod foreign_clients;
 mod grpc;
 mod handover;
+mod hedging;
 mod http2;
 mod identity;
 mod invariants;

@@ -81,7 +81,7 @@ impl Ejecting {
 impl Balancer for Ejecting {
     fn pick(&mut self, now: Time, draw: &mut Draw, usable: &[usize], tried: &[usize]) -> usize {
         self.look(now, usable);
-        let probe = self.probation.iter().find(|p| !tried.contains(p) && self.nodes[**p].take_probe());
+        let probe = self.probation.iter().find(|p| !tried.contains(p) && self.nodes[**p].take_probe(true));
         match probe {
             Some(position) => *position,
             None => self.inner.pick(now, draw, &self.healthy, tried),
@@ -137,7 +137,7 @@ impl Balancer for Ejecting {
             });
             (0..from.in_flight()).for_each(|_| to.begin());
             // An offered probe can only be looked at by taking it.
-            if from.take_probe() {
+            if from.take_probe(true) {
                 from.offer_probe();
                 to.offer_probe();
             }

@@ -38,6 +38,28 @@ pub enum RetryOn {
     Unavailable,
 }
 
+/// When a second endpoint is asked as well because the first one has not answered yet. The first answer is passed on, and the other request is cancelled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hedging {
+    /// After how long without an answer: `off`, `auto` (as long as 95 of 100 requests to the cluster took of late), or a length of time.
+    pub after: HedgeAfter,
+    /// How many second requests there may be at most, as a share of those that may have one; each also counts against `retries.budget`.
+    pub share: Share,
+}
+
+/// After how long without an answer a second endpoint is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HedgeAfter {
+    /// Never.
+    #[default]
+    Off,
+    /// After as long as 95 of 100 requests took.
+    Auto,
+    /// After so long.
+    Set(Timespan),
+}
+
 /// How endpoints are asked whether they are well, beside what requests see of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -108,6 +130,12 @@ impl Default for Retries {
             on: vec![RetryOn::Connect, RetryOn::Reset, RetryOn::Gateway, RetryOn::Unavailable],
             body: ByteSize(64 * 1024),
         }
+    }
+}
+
+impl Default for Hedging {
+    fn default() -> Self {
+        Self { after: HedgeAfter::Off, share: Share(0.05) }
     }
 }
 

@@ -3,7 +3,9 @@
 use super::settings::{above_zero, share};
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path};
-use crate::config::schema::{Check, Cluster, Ejection, HealthCheck, MAX_RETRIES, Retries, Timeouts};
+use crate::config::schema::{
+    Affinity, Check, Cluster, Ejection, HealthCheck, HedgeAfter, MAX_RETRIES, Protocol, Retries, Timeouts,
+};
 use crate::config::units::{ByteSize, Timespan};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,6 +18,7 @@ pub const MIN_CHECK: Timespan = Timespan(Duration::from_millis(100));
 pub fn check(cluster: &Cluster, path: &Path, findings: &mut Findings) {
     times(&cluster.timeouts, &path.key("timeouts"), findings);
     retries(&cluster.retries, &cluster.timeouts, &path.key("retries"), findings);
+    hedging(cluster, &path.key("hedging"), findings);
     health(&cluster.health, &path.key("health"), findings);
     ejection(&cluster.ejection, &path.key("ejection"), findings);
 }
@@ -48,6 +51,37 @@ fn retries(retries: &Retries, timeouts: &Timeouts, path: &Path, findings: &mut F
     let mut seen = HashSet::new();
     for (i, on) in retries.on.iter().enumerate().filter(|(_, on)| !seen.insert(**on)) {
         findings.error(path.key("on").index(i), format!("`{on:?}` is listed twice").to_lowercase(), "list it once");
+    }
+}
+
+fn hedging(cluster: &Cluster, path: &Path, findings: &mut Findings) {
+    let hedging = &cluster.hedging;
+    share(hedging.share, path.key("share"), findings);
+    if hedging.after == HedgeAfter::Off {
+        return;
+    }
+    if hedging.share.0 == 0.0 {
+        findings.error(path.key("share"), "a share of nothing asks nobody", "write `5%`, or `after: off`");
+    }
+    if cluster.protocol == Protocol::Tcp {
+        findings.error(path.key("after"), "TCP connections are no requests that could be sent twice", "write `off`");
+    }
+    if cluster.affinity != Affinity::default() {
+        let message = "requests that stay with an endpoint are asked of no other";
+        findings.warning(path.key("after"), message, "write `after: off`, or remove `affinity`");
+    }
+    let HedgeAfter::Set(after) = hedging.after else { return };
+    if after == Timespan::default() {
+        findings.error(path.key("after"), "every request would be sent twice", "write `auto`, or more than `0s`");
+    }
+    let per_try = Some(cluster.retries.per_try).filter(|t| *t > Timespan::default());
+    let (least, what) = match per_try {
+        Some(per_try) if per_try < cluster.timeouts.response_headers => (per_try, "retries.per_try"),
+        _ => (cluster.timeouts.response_headers, "timeouts.response_headers"),
+    };
+    if after >= least {
+        let message = format!("an endpoint is given up after {least} anyway (`{what}`)");
+        findings.warning(path.key("after"), message, format!("write less than `{least}`"));
     }
 }
 

@@ -63,6 +63,17 @@ impl<B> Sending<B> {
         !self.writer.pulled && self.idempotent
     }
 
+    /// The same request, to be sent as well; none where not all of it is here.
+    pub(in crate::proxy) fn twin(&self, scratch: &Scratch) -> Option<Self>
+    where
+        B: Default,
+    {
+        let lent = self.lines.as_ref().map_or(&[][..], Lines::lent);
+        let writer = self.writer.twin(lent, scratch.buffer())?;
+        let lines = self.lines.as_ref().map(|_| Lines::default());
+        Some(Self { writer, method: self.method.clone(), spare: scratch.map(), lines, idempotent: self.idempotent })
+    }
+
     /// Begins anew; for what is `repeatable`, or whole.
     pub(in crate::proxy) fn rewind(&mut self) {
         if let Some(lines) = &mut self.lines {

@@ -326,3 +326,40 @@ fn a_request_whose_buffer_serves_the_answer_can_be_had_again() {
     assert_eq!(first.got, second.got);
     assert_eq!(sending.lines.unwrap().text(), b"");
 }
+
+#[test]
+fn a_twin_is_the_same_request_from_its_beginning_once_all_of_it_is_here() {
+    let large: &'static str = "x".repeat(5_000).leak();
+    let body = || Some(frames([data("abc"), None, data(large), None, data("d"), data(large)]));
+    let (length, mut cx) = (large.len() * 2 + 4, Context::from_waker(Waker::noop()));
+    let chunked = parts(Method::PUT, &[("transfer-encoding", "chunked")]);
+    let sized = parts(Method::PUT, &[("content-length", length.to_string().leak())]);
+    for parts in [chunked, sized] {
+        let expected = written(&parts, body(), usize::MAX).unwrap();
+        let mut sending = sending(parts.clone(), body(), &Scratch::default());
+        sending.writer.keep(length);
+        sending.lines = Some(Lines::default());
+        let (mut to, mut twins, mut none) = (Slow::new(700), 0, 0);
+        let mut check = |sending: &Sending<Frames>| match sending.twin(&Scratch::default()) {
+            Some(mut twin) => {
+                let mut to = Slow::new(900);
+                while twin.writer.poll(&mut Context::from_waker(Waker::noop()), &mut to).is_pending() {}
+                assert_eq!(String::from_utf8(to.got).unwrap().replace(ADDED, ""), expected);
+                assert!(twin.writer.whole() && twin.lines.is_some());
+                twins += 1;
+            }
+            None => none += 1,
+        };
+        check(&sending);
+        while sending.writer.poll(&mut cx, &mut to).is_pending() {
+            check(&sending);
+        }
+        // An answer has begun, which has its buffer.
+        let buffer = sending.writer.spent().unwrap();
+        sending.lines.as_mut().unwrap().lend(buffer, true);
+        check(&sending);
+        assert!(twins > 1 && none > 2, "{twins} {none}");
+        sending.writer = Default::default();
+        assert!(sending.twin(&Scratch::default()).is_none(), "it is not kept");
+    }
+}

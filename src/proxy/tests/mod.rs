@@ -4,6 +4,7 @@ mod bodies;
 mod clients;
 mod endpoints;
 mod exchange;
+mod hedges;
 mod http2;
 mod life;
 mod mirrors;

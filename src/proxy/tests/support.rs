@@ -3,8 +3,8 @@
 use super::super::{Alarm, Clock, Drain, Proxy, ProxyGauges, ProxyOptions};
 use crate::admission;
 use crate::balance::{
-    Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Maglev, Published, Retrying, Table,
-    TableOptions,
+    Budget, Candidate, Cluster, Endpoint, EndpointId, Generation, Health, Hedging, MIN_PER_SECOND, Maglev, Published,
+    Retrying, Table, TableOptions,
 };
 use crate::config::{self, Compare, Config, ListenerDefaults, Policy, Protocol};
 use crate::links::{LinkKey, Links, NodeCell, NodeKey, Time};
@@ -53,6 +53,7 @@ pub struct Logged {
     pub path: String,
     pub grpc_status: Option<u16>,
     pub injected: Option<&'static str>,
+    pub hedge: Option<&'static str>,
     pub affine: bool,
     pub duration: Duration,
     pub upstream: Option<Duration>,
@@ -71,6 +72,7 @@ impl AccessSink for Log {
             path: r.path.to_owned(),
             grpc_status: r.grpc_status,
             injected: r.injected,
+            hedge: r.hedge.map(|hedge| hedge.as_str()),
             affine: r.affine,
             duration: r.duration,
             upstream: r.upstream_latency,
@@ -143,8 +145,9 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
             timeouts: cluster.timeouts.clone(),
             retrying: Retrying::new(
                 &cluster.retries,
-                Arc::new(Budget::new(traffic.cores(), &cluster.retries, Time(0))),
+                Arc::new(Budget::new(traffic.cores(), cluster.retries.budget, MIN_PER_SECOND, Time(0))),
             ),
+            hedging: hedging(&cluster.hedging, traffic.cores()),
             ejection: cluster.ejection.clone(),
             tables: tables.collect(),
         })
@@ -157,6 +160,12 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
         admission: Arc::new(admission::Table::compile(config, traffic.cores(), None)),
         ..Generation::empty()
     }
+}
+
+fn hedging(config: &config::Hedging, cores: usize) -> Option<Hedging> {
+    let config::HedgeAfter::Set(after) = config.after else { return None };
+    let budget = Arc::new(Budget::new(cores, config.share, 0, Time(0)));
+    Some(Hedging { after: Some(after.0), share: config.share, budget })
 }
 
 /// One listener, one cluster of these endpoints, every request goes there.

@@ -104,6 +104,7 @@ pub(in crate::proxy) struct Writer<B> {
 }
 
 /// A piece of a body that goes out behind the first `after` bytes of `out`.
+#[derive(Clone)]
 struct Large {
     after: usize,
     data: Bytes,
@@ -148,6 +149,22 @@ impl<B> Writer<B> {
     pub(in crate::proxy) fn rewind(&mut self) {
         (self.at, self.next, self.begun) = (0, 0, false);
         (self.data, self.tail) = (Bytes::new(), b"");
+    }
+
+    /// The same message from its beginning, written into `out`, where all of it is here; `lent` is what it was written from,
+    /// where an answer has that buffer.
+    pub(in crate::proxy) fn twin(&self, lent: &[u8], mut out: Vec<u8>) -> Option<Self>
+    where
+        B: Default,
+    {
+        let text = if self.out.is_empty() { lent } else { &self.out };
+        if !self.whole() || !matches!(self.rest, Rest::Nothing) || text.is_empty() {
+            return None;
+        }
+        out.extend_from_slice(text);
+        let mut twin = Self::new(out, Rest::Nothing, B::default());
+        (twin.large, twin.keep) = (self.large.clone(), Some(0));
+        Some(twin)
     }
 
     /// Up to where `out` goes before `data`, or before the next large piece.
@@ -357,6 +374,11 @@ impl Lines {
         self.clear();
         self.from = 0;
         std::mem::take(&mut self.text)
+    }
+
+    /// What the buffer held when it was lent.
+    pub(in crate::proxy) fn lent(&self) -> &[u8] {
+        self.text.get(..self.from).unwrap_or_default()
     }
 
     pub(in crate::proxy) fn push(&mut self, start: &LineStart, value: &[u8]) {

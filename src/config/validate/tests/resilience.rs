@@ -4,7 +4,7 @@ use super::super::resilience::{MAX_REPLAY, MIN_CHECK};
 use super::*;
 use crate::config::MAX_RETRIES;
 use crate::config::Share;
-use crate::config::{ByteSize, Check, Cluster, RetryOn};
+use crate::config::{ByteSize, Check, Cluster, HedgeAfter, Protocol, RetryOn};
 
 fn cluster(change: impl FnOnce(&mut Cluster)) -> impl FnOnce(&mut Config) {
     move |c: &mut Config| change(c.clusters.get_mut("catalog").unwrap())
@@ -31,6 +31,31 @@ fn retries() {
     );
     fine(cluster(|c| c.retries.per_try = ms(14_999)));
     warning("clusters.catalog.retries.per_try: ", cluster(|c| c.retries.per_try = ms(15_000)));
+}
+
+#[test]
+fn hedging() {
+    let hedged = |after, share| cluster(move |c| (c.hedging.after, c.hedging.share) = (after, Share(share)));
+    for after in [HedgeAfter::Off, HedgeAfter::Auto, HedgeAfter::Set(ms(1)), HedgeAfter::Set(ms(14_999))] {
+        fine(hedged(after, 1.0));
+    }
+    fine(hedged(HedgeAfter::Off, 0.0));
+    error("clusters.catalog.hedging.share: a share of nothing", hedged(HedgeAfter::Auto, 0.0));
+    error("clusters.catalog.hedging.share: ", hedged(HedgeAfter::Auto, 1.001));
+    error("clusters.catalog.hedging.share: ", hedged(HedgeAfter::Off, f64::NAN));
+    error("clusters.catalog.hedging.after: every request", hedged(HedgeAfter::Set(ms(0)), 0.1));
+    warning("clusters.catalog.hedging.after: ", hedged(HedgeAfter::Set(ms(15_000)), 0.1));
+    let tries = |after| cluster(move |c| (c.retries.per_try, c.hedging.after) = (ms(100), HedgeAfter::Set(ms(after))));
+    fine(tries(99));
+    warning("clusters.catalog.hedging.after: an endpoint is given up after 100ms", tries(100));
+    warning("clusters.catalog.hedging.after: requests that stay", |c| {
+        let catalog = c.clusters.get_mut("catalog").unwrap();
+        (catalog.hedging.after, catalog.affinity.source) = (HedgeAfter::Auto, true);
+    });
+    error(
+        "clusters.catalog.hedging.after: TCP",
+        cluster(|c| (c.protocol, c.hedging.after) = (Protocol::Tcp, HedgeAfter::Auto)),
+    );
 }
 
 #[test]

@@ -1,0 +1,193 @@
+//! One try at one endpoint: what it holds there, and what its link and its node learn of it.
+//!
+//! **What a link learns.** Latency runs from the attempt's start to the answer's head. A failure is an error and no
+//! latency. Where the client gave up, or a limit of the client's own passed, the time so far is a lower bound
+//! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure. So is
+//! an answer that trickles until the request's time is up, and all of that time is a lower bound, or an endpoint whose heads
+//! come at once would look fast whatever follows them.
+//!
+//! **What a node learns.** Its row of failures grows where the endpoint gave no answer of its own (`Reason`s that
+//! blame it; 502, 503 and 504, which a sidecar or a gateway says in the place of a dead one; gRPC's UNAVAILABLE), and
+//! ends with any other answer that came to its end. A 500 is an error of the link, but somebody answered.
+
+use super::{Flight, GRPC_FAILURES, code};
+use crate::balance::{Candidate, Choice, Generation, Table};
+use crate::links::orca::Report;
+use crate::links::{Outcome, Time};
+use crate::observe::Reason;
+use crate::proxy::body::Progress;
+use crate::proxy::core::Core;
+use crate::proxy::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use crate::route::ClusterId;
+use http::{HeaderMap, StatusCode};
+
+/// gRPC's UNAVAILABLE.
+pub(super) const GRPC_UNAVAILABLE: u16 = 14;
+
+/// One try at one endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct Attempt {
+    index: usize,
+    pub estimate_s: f32,
+    pub begun: Time,
+    pub latency_s: Option<f32>,
+    /// The link and the node know how it went.
+    recorded: bool,
+    /// The head said that the endpoint failed.
+    pub failed: bool,
+}
+
+impl Attempt {
+    /// It begins: its node and its link count it.
+    pub(in crate::proxy) fn begin(choice: Choice, table: &Table, core: &Core, now: Time) -> Self {
+        let Choice { index, estimate_s } = choice;
+        if let Some(candidate) = table.candidates().get(index) {
+            candidate.node.begin();
+            candidate.link.begin(core.index, now);
+        }
+        Self { index, estimate_s, begun: now, latency_s: None, recorded: false, failed: false }
+    }
+
+    /// Where it is.
+    pub(in crate::proxy) fn candidate<'t>(&self, table: &'t Table) -> Option<&'t Candidate> {
+        table.candidates().get(self.index)
+    }
+
+    /// It is over, whatever follows.
+    pub(in crate::proxy) fn end(&self, table: &Table, core: &Core, now: Time) {
+        if let Some(candidate) = self.candidate(table) {
+            candidate.node.end();
+            candidate.link.end(core.index, now);
+        }
+    }
+
+    /// Tells the link how it went, once.
+    pub(in crate::proxy) fn record(&mut self, table: &Table, core: &Core, outcome: Outcome, now: Time) {
+        if let Some(candidate) = self.candidate(table)
+            && !self.recorded
+        {
+            let (prior_s, tau_s) = table.decay_of(candidate);
+            let latency_s = now.seconds_since(self.begun);
+            candidate.link.record(core.index, now, latency_s, outcome, prior_s, tau_s);
+        }
+        self.recorded = true;
+    }
+
+    /// It failed before an answer.
+    pub(in crate::proxy) fn fail(&mut self, at: &At<'_>, (reason, blamed): (Reason, bool), now: Time) {
+        self.record(at.table, at.core, if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
+        if blamed {
+            self.node_failed(at, reason);
+        }
+    }
+
+    /// The node gave no answer of its own.
+    pub(in crate::proxy) fn node_failed(&mut self, at: &At<'_>, reason: Reason) {
+        if let Some(candidate) = self.candidate(at.table) {
+            let failures = candidate.node.failed();
+            let limit = at.generation.cluster(at.cluster).map_or(0, |c| c.ejection.consecutive_failures);
+            if limit > 0 && failures >= limit {
+                at.core.alarm.endpoint_failed(&candidate.node, failures, reason);
+            }
+        }
+        self.failed = true;
+    }
+}
+
+/// Where tries are made.
+pub(in crate::proxy) struct At<'a> {
+    pub core: &'a Core,
+    pub generation: &'a Generation,
+    pub cluster: ClusterId,
+    pub table: &'a Table,
+}
+
+impl Flight {
+    pub(super) fn tried(&self) -> Option<(Attempt, &Table, &Candidate)> {
+        let attempt = self.attempt?;
+        let table = self.table()?;
+        Some((attempt, table, attempt.candidate(table)?))
+    }
+
+    fn with_attempt(&mut self, act: impl FnOnce(&mut Attempt, &At<'_>)) {
+        let (Some(attempt), Some(cluster), Some(workload)) = (&mut self.attempt, self.cluster, self.workload) else {
+            return;
+        };
+        let generation = &*self.held.generation;
+        if let Some(table) = generation.table(cluster, workload) {
+            act(attempt, &At { core: &self.core, generation, cluster, table });
+        }
+    }
+
+    pub(in crate::proxy) fn begin_attempt(&mut self, choice: Choice, now: Time) {
+        self.attempts += 1;
+        self.attempt = self.table().map(|table| Attempt::begin(choice, table, &self.core, now));
+    }
+
+    /// The attempt failed before an answer.
+    pub(in crate::proxy) fn fail_attempt(&mut self, reason: Reason, now: Time) {
+        // The whole request's time is up and the endpoint, which has all of it, has not begun to answer: it is the
+        // endpoint that failed, unless the caller has set the limit, who could have any endpoint ejected then.
+        let sent = self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
+        let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent && !self.impatient);
+        self.with_attempt(|attempt, at| attempt.fail(at, (reason, blamed), now));
+    }
+
+    /// The endpoint says that it did nothing with the request, which is no failure of its own.
+    pub(in crate::proxy) fn decline_attempt(&mut self, now: Time) {
+        self.record(Outcome::Cancelled, now);
+    }
+
+    /// The attempt is over, whatever follows.
+    pub(in crate::proxy) fn end_attempt(&mut self, now: Time) {
+        self.with_attempt(|attempt, at| attempt.end(at.table, at.core, now));
+        self.attempt = None;
+    }
+
+    pub(super) fn record(&mut self, outcome: Outcome, now: Time) {
+        self.with_attempt(|attempt, at| attempt.record(at.table, at.core, outcome, now));
+    }
+
+    pub(super) fn node_failed(&mut self, reason: Reason) {
+        self.with_attempt(|attempt, at| attempt.node_failed(at, reason));
+    }
+
+    /// The answer's head came.
+    pub(in crate::proxy) fn answered(
+        &mut self,
+        now: Time,
+        status: StatusCode,
+        headers: &HeaderMap,
+        load_metrics: bool,
+        grpc_status: bool,
+    ) {
+        self.moved_at = now;
+        if grpc_status {
+            self.grpc_status = headers.get(GRPC_STATUS).and_then(code);
+        }
+        let grpc_failed = self.grpc_status.is_some_and(|s| GRPC_FAILURES.contains(&s));
+        let failed = status.is_server_error() || grpc_failed;
+        self.record(if failed { Outcome::Failure } else { Outcome::Success }, now);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.latency_s = Some(now.seconds_since(attempt.begun));
+        }
+        let gateway =
+            matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        if gateway || self.grpc_status == Some(GRPC_UNAVAILABLE) {
+            self.node_failed(Reason::UpstreamReset);
+        }
+        if load_metrics {
+            self.load_report(headers, now);
+        }
+    }
+
+    pub(super) fn load_report(&self, headers: &HeaderMap, now: Time) {
+        let report = match headers.get(ENDPOINT_LOAD_METRICS) {
+            Some(text) => Report::parse(text.as_bytes()).ok(),
+            None => headers.get(ENDPOINT_LOAD_METRICS_BIN).and_then(|v| Report::parse_binary(v.as_bytes()).ok()),
+        };
+        if let (Some(report), Some((_, _, candidate))) = (report, self.tried()) {
+            candidate.node.report(now, &report);
+        }
+    }
+}
