@@ -71,10 +71,15 @@ gpu-library: ## Fetches ONNX Runtime's CUDA library (400 MB).
 demo: build ## Runs a whole little mesh on this machine, to look at.
 	$(TARGET)/release/pathloom demo $(ARGS)
 
+.PHONY: demo-mesh
+demo-mesh: build ## Runs three nodes that tell each other what they see, in network namespaces: trouble two hops away, a cut, dying sidecars.
+	@command -v ip >/dev/null || { echo "make: iproute2 is missing: sudo apt-get install iproute2" >&2; exit 1; }
+	cargo run --quiet --release --package pathloom-integration --bin mesh-demo -- --pathloom $(TARGET)/release/pathloom $(ARGS)
+
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-integration/kubernetes --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing,pathloom-integration/kubernetes --quiet -- -D warnings
 	cargo test --quiet --features pathloom/kubernetes,pathloom-integration/kubernetes
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	@if [ "$$(id -u)" = 0 ] || command -v $(or $(CHROMIUM),chromium) >/dev/null; then $(MAKE) --no-print-directory test-dashboard; \
@@ -187,7 +192,7 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 
 # libFuzzer's flags are rustc's own: what is compiled for the host alone (build scripts) goes without them.
 FUZZ_SECONDS ?= 120
-FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca model
+FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca report model
 FUZZ_HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_FLAGS   := --cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Ccodegen-units=1 \
 	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -252,6 +257,11 @@ bench-peers: dist $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envo
 	@.ci/peers-packages
 	cargo build --release --package pathloom-benches --features peers --bin peers
 	$(TARGET)/release/peers run --pathloom $(TARGET)/dist/pathloom --envoy $(PEERS)/envoy/envoy/_bin/envoy --work $(PEERS) $(ARGS)
+
+.PHONY: bench-sharing
+bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder); ARGS=--help lists more.
+	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --features pathloom-benches/sharing --bin sharing $(GUARD_BUILD)
+	$(TARGET)/debug/sharing $(ARGS)
 
 .PHONY: overload
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.

@@ -15,7 +15,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "configuration",
         read: configuration,
@@ -44,6 +44,7 @@ pub const TARGETS: [Target; 10] = [
             b"CQAAAAAAAOA/EQAAAAAAAOA/",
         ],
     },
+    Target { name: "report", read: report, seeds: REPORTS },
     Target { name: "model", read: model, seeds: &[include_bytes!("../models/pathloom.onnx")] },
 ];
 
@@ -90,6 +91,12 @@ fn endpoints(bytes: &[u8]) {
         assert!(!errors.to_string().is_empty());
     }
 }
+/// What another node tells: its head, two names, a link and an instance.
+const REPORTS: &[&[u8]] = &[
+    b"\x08\x01\x12\x01b\x18\x01\x20\x01\x28\x01\x3a\x01a\x3a\x01c\
+      \x42\x1f\x10\x01\x18\x64\x20\x0a\x28\x0a\x30\x0a\x38\xe8\x07\x40\x01\x48\xe8\x07\x50\0\x58\x01\x60\xe8\x07\x68\x64\x72\x02\x01\x02\
+      \x4a\x0b\x08\x02\x10\x01\x2d\0\0\0\x3f\x50\x64",
+];
 
 fn configuration(bytes: &[u8]) {
     let no_variables = |_: &str| None;
@@ -109,6 +116,25 @@ fn orca(bytes: &[u8]) {
     for report in [Report::parse(bytes), Report::parse_binary(bytes)].into_iter().flatten() {
         assert!(report.values().into_iter().flatten().all(|value| value.is_finite() && value >= 0.0), "{report:?}");
     }
+}
+
+fn report(bytes: &[u8]) {
+    use crate::links::{TOLD_FOR, Time};
+    use crate::mesh::{Ledger, wire::Report};
+    let Ok(report) = Report::read(bytes) else { return };
+    let (made_ms, now, mut ledger) = (report.head.made_ms, Time(1_000_000_000), Ledger::new("me".into()));
+    let links = report.links.len();
+    if ledger.take(report, now, made_ms, |_| false).is_err() {
+        return;
+    }
+    let told = ledger.told(&[], 0).unwrap_or_default();
+    assert!(told.links.len() <= links);
+    for stats in told.links.iter().filter_map(|link| link.stats(now)) {
+        let values = [stats.latency_mean_s, stats.latency_p99_s, stats.jitter_s, stats.calls_per_second, stats.age_s];
+        assert!(values.into_iter().flatten().all(|value| value.is_finite() && value >= 0.0), "{stats:?}");
+    }
+    ledger.forget(now + 2 * TOLD_FOR);
+    assert_eq!(ledger.links(), 0);
 }
 
 fn model(bytes: &[u8]) {
@@ -176,6 +202,9 @@ mod tests {
     fn most_seeds_are_what_they_seem() {
         for seed in REQUESTS.iter().chain(ANSWERS) {
             assert!(seed.windows(4).any(|w| w == b"\r\n\r\n"));
+        }
+        for seed in REPORTS {
+            assert!(crate::mesh::wire::Report::read(seed).is_ok_and(|r| r.links.len() == 1 && r.nodes.len() == 1));
         }
         assert!(TARGETS.iter().all(|target| !target.seeds.is_empty() && !target.name.is_empty()));
     }

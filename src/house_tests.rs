@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "config",
     "discovery",
     "capture",
@@ -14,6 +14,7 @@ const ROOMS: [&str; 19] = [
     "admission",
     "balance",
     "graph",
+    "mesh",
     "record",
     "health",
     "scorer",
@@ -25,13 +26,15 @@ const ROOMS: [&str; 19] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 13] = [
+const FORBIDDEN: [(&str, &[&str]); 14] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
     ("discovery", &["pingora", "ort::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
     ("graph", &["pingora", "ort::", "tokio::"]),
     ("balance", &["pingora", "ort::", "tokio::"]),
     ("record", &["pingora", "ort::", "tokio::"]),
+    // Whatever carries what was seen, only `links` know what it means.
+    ("mesh", &["pingora", "ort::", "crate::graph", "crate::balance", "crate::identity", "crate::route"]),
     ("health", &["pingora", "ort::"]),
     ("identity", &["pingora", "ort::", "tokio::"]),
     ("workload_api", &["pingora", "ort::"]),

@@ -18,6 +18,7 @@ pub mod graph;
 pub mod health;
 pub mod identity;
 pub mod links;
+pub mod mesh;
 pub mod observe;
 pub mod proxy;
 pub mod record;

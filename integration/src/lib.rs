@@ -8,7 +8,7 @@
 //!   request sent can be accounted for.
 //! - [`dns`] is a DNS server and [`kube_api`] a Kubernetes API server, both of which do what a test says.
 //! - [`agent`] hands identities out over a SPIFFE Workload API.
-//! - [`lan`] is a network of several hosts, for what one host cannot show.
+//! - [`lan`] is a network of several hosts, for what one host cannot show; [`hosts`] one in which a program puts itself.
 //! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
 //!
 //! The tests are in `tests/e2e`, one binary for all of them: each further one would cost a minute of linking. They wait
@@ -27,6 +27,7 @@ pub mod body;
 pub mod client;
 pub mod dns;
 pub mod fleet;
+pub mod hosts;
 pub mod kube_api;
 pub mod lan;
 pub mod load;

@@ -68,6 +68,9 @@ pub fn state() -> AdminState {
                 ..Telemetry::default()
             };
             gauges.extend(Reporting::start(&quiet, "node-7", 1).unwrap().families());
+            let mesh = crate::mesh::Counters::default();
+            mesh.set_on(true);
+            gauges.extend(mesh.families());
             let whereabouts: record::Whereabouts = Box::new(BTreeMap::new);
             let parts = record::Parts { links: Arc::new(Links::new(1)), clock: Box::new(|| NOW), whereabouts };
             gauges.extend(Recorder::start(&quiet.record, "node-7", parts).unwrap().families());

@@ -96,7 +96,7 @@ mod tests {
     fn around_a_service_are_its_links_and_their_ends() {
         let state = fixture::published();
         let view = fixture::view(&state);
-        let all = graph::graph(Some(&view), None);
+        let all = graph::graph(Some(&view), None, None);
         let mut one = all.clone();
         around(&mut one, "10.0.0.1:80");
         let links = one["links"].as_array().unwrap();
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn links_that_a_request_may_take_have_their_shares_by_cluster_and_endpoints_their_health() {
         let state = fixture::published();
-        let mut value = graph::graph(Some(&fixture::view(&state)), None);
+        let mut value = graph::graph(Some(&fixture::view(&state)), None, None);
         with_generation(&mut value, &state.published.load());
         let links = value["links"].as_array().unwrap();
         let used = links.iter().find(|l| l["source"] == "frontend" && l["destination"] == "10.0.0.1:80").unwrap();

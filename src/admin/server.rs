@@ -271,7 +271,9 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
         }
         "/graph" => {
             let busiest = parameter("busiest").and_then(|n| n.parse().ok());
-            let mut value = graph::graph(state.control.view().as_deref(), busiest);
+            let told = state.links.told();
+            let told = told.as_deref().map(|told| (told, (state.clock)()));
+            let mut value = graph::graph(state.control.view().as_deref(), told, busiest);
             if let Some(name) = parameter("around") {
                 narrow::around(&mut value, &name);
             }

@@ -6,7 +6,7 @@ use ratatui::crossterm::event::KeyEvent;
 fn snapshot(failures: u64, at: Instant) -> Snapshot {
     let state = fixture::published();
     let routing = routing::routing(&state, routing::Filter::default()).unwrap();
-    let graph = graph::graph(Some(&fixture::view(&state)), None);
+    let graph = graph::graph(Some(&fixture::view(&state)), None, None);
     let metrics = format!(
         "pathloom_requests_total{{workload=\"frontend\",cluster=\"catalog\",status_class=\"2xx\"}} {}\n\
          pathloom_request_failures_total{{workload=\"frontend\",cluster=\"catalog\",reason=\"connect_refused\"}} {failures}\n\

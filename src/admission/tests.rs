@@ -135,7 +135,9 @@ proptest! {
         let threshold = usize::from(shedder.threshold().0);
         let share = |level: usize| ((level + 1) * 256).saturating_sub(threshold).min(256) as f64 / 256.0;
         let let_in: f64 = arrived.iter().enumerate().map(|(level, count)| f64::from(*count) * share(level)).sum();
-        let smoothed = 1.0 - 0.7f64.powi(steps as i32);
+        // Of few requests a step says little, so less of it is taken in.
+        let fresh = (f64::from(total) / 150.0).clamp(0.03, 0.3);
+        let smoothed = 1.0 - (1.0 - fresh).powi(steps as i32);
         let free = f64::from(limit) - f64::from(under_way) * smoothed;
         let room = (free / f64::from(limit)).clamp(-0.1, 1.0);
         let wanted = (finished as f64 * smoothed * (1.05 + room)).max(0.3 * free).max(1.0) / smoothed;

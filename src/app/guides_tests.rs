@@ -6,6 +6,7 @@
 
 use crate::config::{load_str, reference};
 use crate::discovery::{Fault, Ignored};
+use crate::mesh::Refused;
 use crate::observe::Reason;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,6 +151,8 @@ fn every_panel_shows_metrics_that_there_are() {
         "pathloom_last_inference_seconds",
         "pathloom_recording_windows_written_total",
         "pathloom_endpoint_health",
+        "pathloom_mesh_peers",
+        "pathloom_mesh_refused_total",
     ] {
         assert!(shown.contains(wanted), "{wanted} is on no panel");
     }
@@ -217,14 +220,16 @@ const DESCRIBING: [&str; 13] = [
     "discover[].port",
     "discover[].nameservers",
 ];
-/// Of other sections what changes where requests go.
+/// Of other sections what changes where requests go; of `mesh` all of it.
 const BESIDE: [&str; 4] = ["routes[].split", "routes[].idempotent", "routes[].class", "telemetry.idle_links"];
+/// Sections of which each key does.
+const WHOLE: [&str; 3] = ["model.", "priority.", "mesh."];
 
 /// A key as the guide writes it, where it changes where requests go.
 fn routing_key(path: &'static str) -> Option<&'static str> {
     match path.strip_prefix("clusters.<name>.") {
         Some(key) => (!DESCRIBING.iter().any(|d| key.starts_with(d))).then_some(key),
-        None => (path.starts_with("model.") || path.starts_with("priority.") || BESIDE.contains(&path)).then_some(path),
+        None => (WHOLE.iter().any(|section| path.starts_with(section)) || BESIDE.contains(&path)).then_some(path),
     }
 }
 
@@ -237,6 +242,24 @@ fn every_key_that_changes_where_requests_go_has_its_section() {
     let known: BTreeSet<&str> = keys().map(|k| k.strip_prefix("clusters.<name>.").unwrap_or(k)).collect();
     let gone: Vec<&&str> = written.iter().filter(|key| !known.contains(**key)).collect();
     assert!(gone.is_empty(), "TUNING.md explains what is no key: {gone:?}");
+}
+
+#[test]
+fn everything_that_sharing_refuses_has_a_cause_and_a_remedy_and_every_figure_of_it_is_explained() {
+    let section = |name: &str| sections(TROUBLESHOOTING).into_iter().find(|(heading, _)| *heading == name).unwrap().1;
+    let rows: Vec<Vec<&str>> = section("PathloomMeshRefuses")
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let codes = Refused::ALL.iter().map(|refused| format!("`{}`", refused.code()));
+    assert!(rows.iter().map(|row| row[0]).eq(codes), "{rows:?}");
+    assert!(rows.iter().all(|row| row.len() == 3 && row.iter().all(|cell| !cell.is_empty())), "{rows:?}");
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    for name in metrics().into_keys().filter(|name| name.starts_with("pathloom_mesh_")) {
+        let shown = dashboard["panels"].as_array().unwrap().iter().any(|panel| panel.to_string().contains(&name));
+        assert!(shown || TROUBLESHOOTING.contains(&name), "nobody shows or explains {name}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::discovery::Discovery;
 use crate::health::{self, Checks};
 use crate::identity::Identities;
 use crate::links::{Links, NodeCell};
+use crate::mesh::{self, Mesh};
 use crate::observe::log::{self, LogControl};
 use crate::observe::metrics::{Family, Held, held};
 use crate::observe::{Reason, Reporting, TrafficRegistry};
@@ -136,6 +137,17 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
 
     let identities = Arc::new(Identities::default());
     identities.configure(&config.identity)?;
+    let shared = mesh::Parts {
+        links: links.clone(),
+        clock: read_clock.clone(),
+        described: {
+            let status = status.clone();
+            Arc::new(move |key| status.named().get(key).cloned())
+        },
+    };
+    // A process that takes another's place waits until that one lets go of the mesh's address.
+    let mesh = Mesh::start(shared, &config, config.process.handover.is_some())?;
+    let mesh_counters = mesh.counters();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let discovery = Discovery::default();
     runtime.block_on(async {
@@ -213,6 +225,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
                 families.extend(recorder.families());
                 families.push(checked.family());
                 families.extend(identities.families());
+                families.extend(mesh_counters.families());
                 families
             })
         },
@@ -250,6 +263,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
                     tracing::error!(%error, "the admin port is not served");
                 }
             };
+            let sharing = mesh.follow(with_endpoints.clone());
             let admin = async {
                 let metrics = async {
                     if let Some(listener) = metrics_listener {
@@ -259,7 +273,15 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
                 tokio::join!(serve(admin_listener, Pages::All), metrics);
             };
             let checking = health::check(checks, with_endpoints, move || bell.ring());
-            tokio::join!(control.run(), checking, admin, discovering.run(), reloads.follow(events), on_hang_up,);
+            tokio::join!(
+                control.run(),
+                checking,
+                admin,
+                discovering.run(),
+                sharing,
+                reloads.follow(events),
+                on_hang_up,
+            );
         });
     })?;
     tracing::info!(node = config.node.name, admin = %admin_address, threads = cores, "pathloom {} starts", env!("CARGO_PKG_VERSION"));

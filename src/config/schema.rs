@@ -11,6 +11,7 @@ mod identity;
 mod model;
 mod operate;
 mod resilience;
+mod sharing;
 mod steering;
 mod traffic;
 
@@ -20,6 +21,7 @@ pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use model::{Compare, Device, Engine, Guards, Mode, Model, Triggers};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, HedgeAfter, Hedging, MAX_RETRIES, Retries, RetryOn};
+pub use sharing::Mesh;
 pub use steering::{Canary, Locality};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub listeners: ListenerDefaults,
     /// This node's identity in the mesh, by which TLS connections prove who they are.
     pub identity: Identity,
+    /// Sharing link statistics with other nodes, so that the model sees the whole mesh and not this node's links alone.
+    pub mesh: Mesh,
     /// Who is calling. The graph's links start here. Keyed by the workload's name.
     pub workloads: BTreeMap<String, Workload>,
     /// Where requests go. The first match wins.

@@ -5,7 +5,7 @@ use crate::balance::{Endpoint, EndpointId, Maglev};
 use crate::config::{Affinity, Config, Protocol};
 use crate::graph::Instance;
 use crate::identity::Identities;
-use crate::links::NodeKey;
+use crate::links::{Described, NodeKey};
 use crate::route::RouteTable;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -143,5 +143,14 @@ impl Desired {
             host: host.clone(),
         });
         endpoints.chain(workloads)
+    }
+
+    /// What is said of each of them. The first word on an instance stands, as it does in the graph.
+    pub fn described(&self) -> HashMap<NodeKey, Described> {
+        let mut all = HashMap::new();
+        for Instance { key, service, zone, host } in self.instances() {
+            all.entry(key).or_insert(Described { service, zone, host });
+        }
+        all
     }
 }

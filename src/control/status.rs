@@ -5,7 +5,9 @@ use super::history::History;
 use crate::balance::{Cause, Fault, Rung};
 use crate::config::Config;
 use crate::graph::Graph;
-use arc_swap::ArcSwapOption;
+use crate::links::{Described, NodeKey};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::watch;
@@ -61,6 +63,8 @@ pub struct Status {
     canary: ArcSwapOption<CanaryView>,
     /// What changed from generation to generation.
     pub history: History,
+    /// The instances that the configuration names.
+    named: ArcSwap<HashMap<NodeKey, Described>>,
     /// Trials that the model has lost, by `Lost`.
     lost: [AtomicU64; Lost::ALL.len()],
     ticks: [AtomicU64; 7],
@@ -88,6 +92,16 @@ impl Status {
     /// Shows a view; gives back the one before it where nobody looks at it any more.
     pub(super) fn show(&self, view: GraphView) -> Option<GraphView> {
         Arc::into_inner(self.view.swap(Some(Arc::new(view)))?)
+    }
+
+    /// What the configuration says of the instances that it names.
+    #[must_use]
+    pub fn named(&self) -> Arc<HashMap<NodeKey, Described>> {
+        self.named.load_full()
+    }
+
+    pub(super) fn name(&self, named: HashMap<NodeKey, Described>) {
+        self.named.store(Arc::new(named));
     }
 
     /// The model's trial; none while there is none.

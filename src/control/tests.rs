@@ -456,6 +456,41 @@ fn hostile_telemetry_has_a_bounded_influence_and_ages_out() {
 }
 
 #[test]
+fn what_other_nodes_tell_is_in_the_graph_with_its_age_and_goes_with_its_teller() {
+    use crate::links::{Account, Described, LinkKey, NodeKey, Sketch, Told, ToldLink, ToldNode};
+    let mut bench = Bench::new(config(&[1, 2]));
+    bench.tick(Ok(&[0.010, 0.010]));
+    let key = LinkKey::new(&NodeKey::new("10.0.0.1:1"), &NodeKey::new("10.9.9.9:80"));
+    let mut sketch = Sketch::default();
+    (0..50).for_each(|_| sketch.record(0.5));
+    let account = Account { latency: sketch.counts(), mean_s: Some(0.5), age_s: Some(1.0), ..Account::default() };
+    let told = |shape, service: &str| {
+        let described = Described { service: service.into(), ..Described::default() };
+        let node = ToldNode { key: key.destination.clone(), described, report: None };
+        let link = ToldLink::new(key.clone(), "node-b".into(), Time(SECOND), account.clone());
+        Some(Arc::new(Told { shape, links: vec![Arc::new(link)], nodes: vec![Arc::new(node)] }))
+    };
+    let seen = |bench: &mut Bench| {
+        bench.tick(Ok(&[0.010, 0.010]));
+        let view = bench.state.status().view().unwrap();
+        let link = view.graph.links.iter().find(|l| view.graph.link_key(l).as_ref() == Some(&key)).cloned();
+        let node = view.graph.nodes.iter().find(|n| n.key == key.destination).map(|n| n.service.to_string());
+        (link.map(|l| (l.stats.latency_mean_s, l.stats.age_s)), node)
+    };
+    bench.state.parts.links.tell(told(1, "storage"));
+    assert_eq!(seen(&mut bench), (Some((Some(0.5), Some(1.0))), Some("storage".into())));
+    // Another description of the same links, and a second later.
+    bench.state.parts.links.tell(told(2, "database"));
+    bench.pass(1.0);
+    assert_eq!(seen(&mut bench), (Some((Some(0.5), Some(2.0))), Some("database".into())));
+    // Nobody repeats it, and nobody clears it away either: it is not known any more all the same.
+    bench.pass(9.5);
+    assert_eq!(seen(&mut bench).0, Some((None, None)));
+    bench.state.parts.links.tell(None);
+    assert_eq!(seen(&mut bench), (None, None));
+}
+
+#[test]
 fn a_clock_that_jumps_wedges_nothing() {
     let mut bench = Bench::new(config(&[1, 2]));
     for now in [SECOND, 10_000_000 * SECOND, 0, u64::MAX, 5 * SECOND, 6 * SECOND] {

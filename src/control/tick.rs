@@ -12,9 +12,9 @@ use super::spill::Spills;
 use super::{GraphView, Parts, Status};
 use crate::balance::{Cause, Health, ModelIdentity, Predicted, Published, Rung};
 use crate::config::{Check, Config, Mode, Policy};
-use crate::graph::{Features, Graph, GraphBuilder, Topology};
+use crate::graph::{Features, Graph, GraphBuilder, Instance, Topology};
 use crate::health::Ejector;
-use crate::links::{LinkStats, NodeKey, Observation, Time};
+use crate::links::{Described, LinkStats, NodeKey, Observation, Time};
 use crate::scorer::{ModelInfo, Scored, Scorer, Scores};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ const MIN_SAMPLES: f32 = 5.0;
 struct Shape {
     /// Each shape has another one, from 1 on.
     id: u64,
+    /// As of so many changes of what others told.
+    told: u64,
     topology: Topology,
     groups: Vec<usize>,
 }
@@ -108,6 +110,7 @@ impl State {
         let mut ids = EndpointIds::new(parts.identities.clone());
         let desired = Desired::of(config, &mut ids, parts.traffic.cores(), None);
         let now = (parts.clock)();
+        parts.status.name(desired.described());
         Self {
             roster: Roster::new(&desired, Roster::default(), None, &parts.links, &parts.traffic, now),
             budgets: Budgets::new(parts.traffic.cores()),
@@ -173,6 +176,7 @@ impl State {
         let Parts { links, traffic, .. } = &self.parts;
         self.roster = Roster::new(&next, last, Some(&self.desired), links, traffic, now);
         self.desired = next;
+        self.parts.status.name(self.desired.described());
         self.roster.place(&self.observation);
         self.roster.measure(&self.observation, self.observed_at);
         let keys: HashSet<&NodeKey> = self.roster.endpoints.iter().map(|known| &known.node.key).collect();
@@ -224,7 +228,9 @@ impl State {
         let same = self.parts.links.observe_into(now, &mut self.observation, &mut self.observed);
         self.observed_at = now;
         self.parts.links.evict(now, self.desired.config.telemetry.idle_links.0);
-        let fits = self.shape.as_ref().is_some_and(|s| same || s.topology.fits(&self.observation));
+        let told = self.parts.links.told().map_or(0, |told| told.shape);
+        let kept = self.shape.as_ref().filter(|shape| shape.told == told);
+        let fits = kept.is_some_and(|s| same || s.topology.fits(&self.observation));
         if !fits {
             self.roster.place(&self.observation);
         }
@@ -294,6 +300,12 @@ impl State {
     fn shaped(&mut self) -> Option<Shape> {
         let mut builder = GraphBuilder::default();
         self.desired.instances().for_each(|i| builder.instance(i));
+        // The configuration's words come first; of what it does not name, others may know.
+        let told = self.parts.links.told().unwrap_or_default();
+        for node in &told.nodes {
+            let Described { service, zone, host } = node.described.clone();
+            builder.instance(Instance { key: node.key.clone(), service, zone, host });
+        }
         let slots = self.scored.iter().filter_map(|g| self.roster.groups.get(*g)).flat_map(|g| &g.slots);
         slots.for_each(|slot| {
             builder.candidate(vec![slot.link.key.clone()]);
@@ -301,7 +313,7 @@ impl State {
         match builder.topology(&self.observation) {
             Ok(topology) => {
                 self.kept.shapes += 1;
-                Some(Shape { id: self.kept.shapes, topology, groups: self.scored.clone() })
+                Some(Shape { id: self.kept.shapes, told: told.shape, topology, groups: self.scored.clone() })
             }
             Err(error) => {
                 self.status().too_large.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

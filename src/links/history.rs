@@ -5,6 +5,7 @@
 
 use super::cell::{LinkCell, Shard};
 use super::sketch::{BUCKETS, Sketch, Span};
+use super::told::{Account, Brief};
 use super::{LinkStats, Time};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -99,6 +100,12 @@ impl Baseline {
     /// Adds what another one holds.
     pub fn merge(&mut self, other: Self) {
         self.add(other.sum_s, other.samples);
+    }
+
+    /// How many latencies there are, faded ones in part.
+    #[must_use]
+    pub fn samples(self) -> f32 {
+        self.samples as f32
     }
 
     /// Fades all by a factor from 0 to 1.
@@ -234,6 +241,38 @@ impl History {
         self.stats(cell, now, kept)
     }
 
+    /// What a reader needs to know of the link to tell whether others should hear of it.
+    pub(super) fn brief(&self, cell: &LinkCell) -> Brief {
+        Brief {
+            ended: cell.totals().ended,
+            in_flight: cell.in_flight() as i64 as f32,
+            ewma_s: self.ewma_s,
+            calls_per_second: self.calls / MEMORY_S,
+            error_rate: self.error_rate(),
+        }
+    }
+
+    /// What can be told to others of the link, as of its last tick.
+    pub(super) fn account(&self, cell: &LinkCell, now: Time, fades: &mut Fades) -> Account {
+        let memory_s = fades.memory_s(self.last_tick.seconds_since(self.born));
+        Account {
+            latency: self.sketch.counts(),
+            mean_s: self.sketch.mean().map(|m| m as f32),
+            ewma_s: self.ewma_s,
+            baseline_s: self.baseline.mean_s(),
+            baseline_samples: self.baseline.samples(),
+            jitter_s: self.jitter_s,
+            calls_per_second: if memory_s > 0.0 { self.calls / memory_s } else { 0.0 },
+            error_rate: self.error_rate(),
+            in_flight: cell.in_flight() as i64 as f32,
+            age_s: self.last_sample.map(|at| now.seconds_since(at)),
+        }
+    }
+
+    fn error_rate(&self) -> Option<f32> {
+        (self.ended > 0.01).then(|| (self.errors / self.ended).min(1.0))
+    }
+
     fn stats(&self, cell: &LinkCell, now: Time, fades: &mut Fades) -> LinkStats {
         let quantiles = self.sketch.quantiles([0.1, 0.5, 0.9, 0.99]);
         let quantile = |i: usize| quantiles.and_then(|q| q.get(i).map(|v| *v as f32));
@@ -248,7 +287,7 @@ impl History {
             latency_baseline_s: self.baseline.mean_s(),
             jitter_s: self.jitter_s,
             calls_per_second: (memory_s > 0.0).then(|| self.calls / memory_s),
-            error_rate: (self.ended > 0.01).then(|| (self.errors / self.ended).min(1.0)),
+            error_rate: self.error_rate(),
             in_flight: cell.in_flight() as i64 as f32,
             samples: self.sketch.count() as f32,
             age_s: self.last_sample.map(|at| now.seconds_since(at)),

@@ -10,6 +10,9 @@
 //! Unknown is a value of its own: a statistic that nothing was measured for is `None`, never zero. Time is an
 //! argument everywhere, so the simulator runs this very code under a simulated clock. What nobody used for a while is
 //! evicted. This room knows neither sockets nor models.
+//!
+//! What other nodes saw on their links (`told`) is handed in from outside, ready to be shown, and stands in what a tick
+//! observes beside the own links, which it never overwrites.
 
 mod cell;
 mod estimate;
@@ -17,15 +20,18 @@ mod history;
 pub mod orca;
 mod sketch;
 mod store;
+mod told;
 mod windows;
 
 pub use cell::{LinkCell, NodeCell, Outcome, Totals};
 pub(crate) use cell::{bump, bump32};
 pub use estimate::{Estimate, Fading, LocalEstimate};
 pub use history::{BASELINE_S, MEMORY_S};
-pub use sketch::Sketch;
 pub(crate) use sketch::{BUCKETS, bucket_of};
+pub use sketch::{Counts, Sketch};
 pub use store::{LinkObservation, LinkStats, Links, NodeObservation, NodeStats, Observation};
+pub(crate) use told::MOST_COUNTS;
+pub use told::{Account, Brief, Described, NodeAccount, TOLD_FOR, Told, ToldLink, ToldNode};
 pub use windows::{WindowLink, Windows};
 
 use std::fmt;

@@ -139,7 +139,11 @@ impl Report {
         Self::checked(values)
     }
 
-    fn checked(values: [Option<f64>; Self::FIELDS]) -> Result<Self, ReportError> {
+    /// A report of these values, where they can be.
+    ///
+    /// # Errors
+    /// When one of them cannot.
+    pub fn checked(values: [Option<f64>; Self::FIELDS]) -> Result<Self, ReportError> {
         for ((value, max), name) in values.iter().zip(Self::MAX).zip(Self::NAMES) {
             if value.is_some_and(|v| !(0.0..=max).contains(&v)) {
                 return Err(ReportError::Range(name));

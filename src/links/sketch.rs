@@ -89,6 +89,31 @@ impl Span {
     }
 }
 
+/// A sketch's counts as they travel: whole and parts of samples, those of the buckets from `low` on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Counts {
+    /// The first bucket that is counted.
+    pub low: u16,
+    /// How many samples lie in it and in those that follow.
+    pub counts: Box<[f32]>,
+}
+
+impl Counts {
+    /// How many samples there are.
+    #[must_use]
+    pub fn total(&self) -> f32 {
+        self.counts.iter().sum()
+    }
+
+    /// The sketch that has these counts, without its sum.
+    #[must_use]
+    pub fn sketch(&self) -> Sketch {
+        let mut sketch = Sketch::default();
+        sketch.add_counts(self, 1.0);
+        sketch
+    }
+}
+
 /// Less of a sample than this is none. Without it counts would fade into denormal numbers, which processors are slow at.
 const LEAST_COUNT: f32 = 1e-6;
 /// Once a sketch has faded by this much its counts are written anew.
@@ -191,6 +216,20 @@ impl Sketch {
         self.span = self.span.union(other.span);
         self.total += other.total;
         self.sum_s += other.sum_s;
+    }
+
+    /// Its counts, without the sum.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let counts = self.spanned().iter().map(|count| count * self.unit).collect();
+        Counts { low: self.span.range().start as u16, counts }
+    }
+
+    /// Adds counts, faded by a factor from 0 to 1, without their sum. What lies beyond the last bucket is none.
+    pub fn add_counts(&mut self, counts: &Counts, factor: f32) {
+        for (bucket, count) in (usize::from(counts.low)..).zip(&counts.counts).filter(|(_, count)| **count > 0.0) {
+            self.add(bucket, count * factor);
+        }
     }
 
     /// Fades all counts by a factor from 0 to 1. What falls below a thousandth of a sample is gone.
@@ -339,6 +378,19 @@ mod tests {
             sketch.scale(0.5);
         }
         assert_eq!(sketch.quantile(0.5), None);
+    }
+
+    #[test]
+    fn counts_that_travelled_make_the_same_sketch() {
+        let mut sketch = Sketch::default();
+        [0.001, 0.020, 0.020, 0.5].into_iter().for_each(|s| sketch.record(s));
+        sketch.scale(0.5);
+        let again = sketch.counts().sketch();
+        assert_eq!(again.quantiles([0.1, 0.5, 0.99]), sketch.quantiles([0.1, 0.5, 0.99]));
+        assert!((again.count() - 2.0).abs() < 1e-6 && (sketch.counts().total() - 2.0).abs() < 1e-6);
+        let mut beyond = Sketch::default();
+        beyond.add_counts(&Counts { low: BUCKETS as u16 - 1, counts: [1.0, 5.0].into() }, 1.0);
+        assert_eq!(beyond.count(), 1.0, "beyond the last bucket there is none");
     }
 
     proptest! {

@@ -3,11 +3,16 @@
 //! A tick goes over all of them in the order of their keys. That order is kept from tick to tick (`Order`) and made anew
 //! only when a link or a node came or went, which `changes` counts; whoever keeps cells at hand asks it, too. What the
 //! ticks remember of each link lies in that order, side by side: a tick takes no lock and follows few pointers.
+//!
+//! What others told (`told`) has its places in the same order. A link that is an own one is never shown as others tell
+//! of it, whoever says so.
 
 use super::history::{Baseline, Fades, History, MEMORY_S};
+use super::told::{Account, Brief, Told, ToldLink, ToldNode};
 use super::{LinkCell, LinkKey, NodeCell, NodeKey, Sketch, Time, orca::Report};
+use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,9 +63,9 @@ pub struct NodeStats {
     pub reported_errors_per_second: Option<f32>,
     /// The age of its last report, in seconds.
     pub report_age_s: Option<f32>,
-    /// Requests under way to it from here.
+    /// Requests under way to it from here, and from whoever tells of it.
     pub in_flight: f32,
-    /// Requests a second to it that were seen from here.
+    /// Requests a second to it that were seen from here, and by whoever tells of it.
     pub calls_per_second: Option<f32>,
     /// Mean latency over all links to it, in seconds.
     pub response_mean_s: Option<f32>,
@@ -107,6 +112,8 @@ pub struct Links {
     /// Rises whenever a link or a node has come or gone.
     changes: AtomicU64,
     order: Mutex<Order>,
+    /// What others told.
+    told: ArcSwapOption<Told>,
     /// Nothing was last used or asked for before this moment, in `Time`, as of the last look; 0 where nobody looked.
     idlest: AtomicU64,
     cores: usize,
@@ -116,11 +123,46 @@ pub struct Links {
 #[derive(Debug, Default)]
 struct Order {
     changes: Option<u64>,
+    /// The shape of what was told that has its places here.
+    told: u64,
+    /// Rises whenever any place has changed.
+    version: u64,
     links: Vec<Watched>,
-    nodes: Vec<Arc<NodeCell>>,
+    /// Links that only others know, by their places among what was told.
+    foreign: Vec<Foreign>,
+    /// Whose each place of an observation's links is.
+    rows: Vec<Row>,
+    nodes: Vec<NodeRow>,
     /// What came in at each node, by its place; kept for its memory.
     incoming: Vec<Incoming>,
     fades: Fades,
+}
+
+/// A link's place among the own ones, or among those that were told.
+#[derive(Debug, Clone, Copy)]
+enum Row {
+    Own(usize),
+    Foreign(usize),
+}
+
+/// A link that only others know.
+#[derive(Debug)]
+struct Foreign {
+    /// Its place among the links that were told.
+    index: usize,
+    /// Its place in an observation.
+    row: usize,
+    /// The place of its destination among the nodes.
+    place: usize,
+}
+
+/// A node that is asked for here, or that others told of, or both.
+#[derive(Debug)]
+struct NodeRow {
+    key: NodeKey,
+    cell: Option<Arc<NodeCell>>,
+    /// Its place among the nodes that were told.
+    told: Option<usize>,
 }
 
 /// A link and what the ticks so far have made of it.
@@ -128,6 +170,8 @@ struct Order {
 struct Watched {
     cell: Arc<LinkCell>,
     history: History,
+    /// Its place in an observation.
+    row: usize,
     /// The place of its destination among the nodes; `NOWHERE` when it is none of them.
     place: usize,
 }
@@ -136,27 +180,87 @@ const NOWHERE: usize = usize::MAX;
 
 impl Order {
     /// Sorts anew what has changed.
-    fn renew(&mut self, links: &Links) {
+    fn renew(&mut self, links: &Links, told: Option<&Told>) {
         // Read before the maps are: what comes meanwhile makes the next look sort again.
         let changes = links.changes.load(Ordering::Acquire);
-        if self.changes == Some(changes) {
+        let shape = told.map_or(0, |told| told.shape);
+        if self.changes == Some(changes) && self.told == shape {
             return;
         }
-        self.nodes = links.node_cells();
-        let places: HashMap<&NodeKey, usize> = self.nodes.iter().enumerate().map(|(i, cell)| (&cell.key, i)).collect();
+        let nothing = Told::default();
+        let told = told.unwrap_or(&nothing);
+        let own = links.link_cells();
+        // Own links come first, and what others say of them is left out.
+        let foreign: Vec<(usize, &LinkKey)> = told.links.iter().map(|l| &l.key).enumerate().collect();
+        let is_own = |key: &LinkKey| own.binary_search_by(|cell| cell.key.cmp(key)).is_ok();
+        let foreign: Vec<(usize, &LinkKey)> = foreign.into_iter().filter(|(_, key)| !is_own(key)).collect();
+
+        self.nodes = node_rows(links.node_cells(), &foreign, told);
+        let places: HashMap<&NodeKey, usize> = self.nodes.iter().enumerate().map(|(i, row)| (&row.key, i)).collect();
+        let place_of = |key: &LinkKey| places.get(&key.destination).copied().unwrap_or(NOWHERE);
+
+        let mut rows: Vec<(&LinkKey, Row)> = own.iter().enumerate().map(|(i, c)| (&c.key, Row::Own(i))).collect();
+        rows.extend(foreign.iter().enumerate().map(|(i, (_, key))| (*key, Row::Foreign(i))));
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+
         // Both are sorted by key. A link that was evicted and came back has another cell, and no history.
         let mut before = std::mem::take(&mut self.links).into_iter().peekable();
         let watched = |cell: Arc<LinkCell>| {
             while before.next_if(|w| w.cell.key < cell.key).is_some() {}
             let known = before.next_if(|w| Arc::ptr_eq(&w.cell, &cell));
             let history = known.map_or_else(|| History::of(&cell), |w| w.history);
-            let place = places.get(&cell.key.destination).copied().unwrap_or(NOWHERE);
-            Watched { cell, history, place }
+            let place = place_of(&cell.key);
+            Watched { cell, history, row: NOWHERE, place }
         };
-        self.links = links.link_cells().into_iter().map(watched).collect();
+        let placed = |(index, key): &(usize, &LinkKey)| Foreign { index: *index, row: NOWHERE, place: place_of(key) };
+        self.foreign = foreign.iter().map(placed).collect();
+        self.links = own.into_iter().map(watched).collect();
+        for (place, row) in rows.iter().enumerate() {
+            let slot = match row {
+                Row::Own(i) => self.links.get_mut(*i).map(|w| &mut w.row),
+                Row::Foreign(i) => self.foreign.get_mut(*i).map(|f| &mut f.row),
+            };
+            if let Some(slot) = slot {
+                *slot = place;
+            }
+        }
+        self.rows = rows;
         self.incoming.resize_with(self.nodes.len(), Incoming::default);
-        self.changes = Some(changes);
+        (self.changes, self.told) = (Some(changes), shape);
+        self.version += 1;
     }
+
+    /// An observation of all that has a place, with nothing seen yet.
+    fn blank(&self, told: &[Arc<ToldLink>]) -> Observation {
+        let key = |row: &Row| match row {
+            Row::Own(i) => self.links.get(*i).map(|w| w.cell.key.clone()),
+            Row::Foreign(i) => self.foreign.get(*i).and_then(|f| told.get(f.index)).map(|l| l.key.clone()),
+        };
+        let link = |key| LinkObservation { key, stats: LinkStats::default() };
+        let node = |row: &NodeRow| NodeObservation { key: row.key.clone(), stats: NodeStats::default() };
+        Observation {
+            links: self.rows.iter().filter_map(key).map(link).collect(),
+            nodes: self.nodes.iter().map(node).collect(),
+        }
+    }
+}
+
+/// The nodes that are asked for here, those that links of others lead to, and those that others told of.
+fn node_rows(cells: Vec<Arc<NodeCell>>, foreign: &[(usize, &LinkKey)], told: &Told) -> Vec<NodeRow> {
+    if foreign.is_empty() && told.nodes.is_empty() {
+        let row = |cell: Arc<NodeCell>| NodeRow { key: cell.key.clone(), cell: Some(cell), told: None };
+        return cells.into_iter().map(row).collect();
+    }
+    let mut keys: BTreeSet<&NodeKey> = foreign.iter().map(|(_, key)| &key.destination).collect();
+    keys.extend(told.nodes.iter().map(|node| &node.key));
+    keys.extend(cells.iter().map(|cell| &cell.key));
+    let row = |key: &NodeKey| NodeRow {
+        key: key.clone(),
+        cell: cells.binary_search_by(|cell| cell.key.cmp(key)).ok().and_then(|i| cells.get(i).cloned()),
+        told: told.nodes.binary_search_by(|node| node.key.cmp(key)).ok(),
+    };
+    keys.into_iter().map(row).collect()
 }
 
 impl Links {
@@ -168,6 +272,7 @@ impl Links {
             nodes: DashMap::new(),
             changes: AtomicU64::new(0),
             order: Mutex::default(),
+            told: ArcSwapOption::empty(),
             idlest: AtomicU64::new(0),
             cores: cores.max(1),
         }
@@ -273,39 +378,87 @@ impl Links {
         }
     }
 
-    /// What `observe` says, into an observation that the caller keeps from tick to tick, together with the number of `changes` that
-    /// it is of. While that stays the same only what was seen is written, no key; says whether it did.
+    /// The same into an observation that the caller keeps from tick to tick, together with the number of the order that
+    /// it is in. While that stays the same only what was seen is written, no key; says whether it did.
     pub fn observe_into(&self, now: Time, observation: &mut Observation, as_of: &mut Option<u64>) -> bool {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        order.renew(self);
-        let Order { changes, links, nodes, incoming, fades } = &mut *order;
-        let same = as_of.is_some()
-            && *as_of == *changes
-            && (observation.links.len(), observation.nodes.len()) == (links.len(), nodes.len());
+        let told = self.told.load_full();
+        order.renew(self, told.as_deref());
+        let nothing = Told::default();
+        let told = told.as_deref().unwrap_or(&nothing);
+        let same = *as_of == Some(order.version)
+            && (observation.links.len(), observation.nodes.len()) == (order.rows.len(), order.nodes.len());
         if !same {
-            let link = |w: &Watched| LinkObservation { key: w.cell.key.clone(), stats: LinkStats::default() };
-            let node = |cell: &Arc<NodeCell>| NodeObservation { key: cell.key.clone(), stats: NodeStats::default() };
-            observation.links = links.iter().map(link).collect();
-            observation.nodes = nodes.iter().map(node).collect();
-            *as_of = *changes;
+            *observation = order.blank(&told.links);
+            *as_of = Some(order.version);
         }
+        let Order { links, foreign, nodes, incoming, fades, .. } = &mut *order;
         let mut idlest = u64::MAX;
         incoming.iter_mut().for_each(Incoming::clear);
         // In the order of their keys, so that sums of floats come out the same whatever the map's order is.
-        for (watched, seen) in links.iter_mut().zip(&mut observation.links) {
-            let Watched { cell, history, place } = watched;
-            seen.stats = history.tick(cell, now, fades);
+        for Watched { cell, history, row, place } in links {
+            let stats = history.tick(cell, now, fades);
             idlest = idlest.min(cell.last_used().0);
             if let Some(incoming) = incoming.get_mut(*place) {
-                incoming.add(&seen.stats, history);
+                incoming.add(&stats, history);
+            }
+            if let Some(seen) = observation.links.get_mut(*row) {
+                seen.stats = stats;
             }
         }
-        for ((cell, incoming), seen) in nodes.iter().zip(incoming.iter()).zip(&mut observation.nodes) {
-            seen.stats = node_stats(cell, Some(incoming).filter(|i| i.links > 0), now);
-            idlest = idlest.min(cell.last_wanted().0);
+        for Foreign { index, row, place } in foreign {
+            let known = told.links.get(*index).and_then(|link| Some((link, link.stats(now)?)));
+            if let (Some((link, stats)), Some(incoming)) = (known, incoming.get_mut(*place)) {
+                incoming.join(link, &stats, now);
+            }
+            if let Some(seen) = observation.links.get_mut(*row) {
+                seen.stats = known.map_or_else(LinkStats::default, |(_, stats)| stats);
+            }
+        }
+        for ((row, incoming), seen) in nodes.iter().zip(incoming.iter()).zip(&mut observation.nodes) {
+            let by_others = row.told.and_then(|i| told.nodes.get(i)).map(|node| &**node);
+            seen.stats = node_stats(row.cell.as_deref(), by_others, Some(incoming).filter(|i| i.links > 0), now);
+            idlest = row.cell.as_ref().map_or(idlest, |cell| idlest.min(cell.last_wanted().0));
         }
         self.idlest.store(idlest, Ordering::Release);
         same
+    }
+
+    /// Takes in what others told, in the place of all that they had told before.
+    pub fn tell(&self, told: Option<Arc<Told>>) {
+        self.told.store(told);
+    }
+
+    /// What others told.
+    #[must_use]
+    pub fn told(&self) -> Option<Arc<Told>> {
+        self.told.load_full()
+    }
+
+    /// What an instance last reported of itself to this proxy, and the age of that in seconds.
+    #[must_use]
+    pub fn report(&self, key: &NodeKey, now: Time) -> Option<(Report, f32)> {
+        self.nodes.get(key)?.last_report(now)
+    }
+
+    /// The keys of all own links, by key.
+    #[must_use]
+    pub fn keys(&self) -> Vec<LinkKey> {
+        self.link_cells().iter().map(|cell| cell.key.clone()).collect()
+    }
+
+    /// Whether a link is an own one, on which requests of this proxy go.
+    #[must_use]
+    pub fn owns(&self, key: &LinkKey) -> bool {
+        self.links.contains_key(key)
+    }
+
+    /// What can be told of those own links that `wanted` asks for, as of the last tick.
+    pub fn accounts(&self, now: Time, mut wanted: impl FnMut(&LinkKey, &Brief) -> bool) -> Vec<(LinkKey, Account)> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let Order { links, fades, .. } = &mut *order;
+        let asked = links.iter().filter(|w| wanted(&w.cell.key, &w.history.brief(&w.cell)));
+        asked.map(|w| (w.cell.key.clone(), w.history.account(&w.cell, now, fades))).collect()
     }
 }
 
@@ -317,19 +470,33 @@ struct Incoming {
     baseline: Baseline,
     calls_per_second: Option<f32>,
     errors_per_second: f32,
+    /// Requests under way from others.
+    in_flight: f32,
 }
 
 impl Incoming {
     fn clear(&mut self) {
-        let Self { links, sketch, baseline, calls_per_second, errors_per_second } = self;
+        let Self { links, sketch, baseline, calls_per_second, errors_per_second, in_flight } = self;
         sketch.clear();
-        (*links, *baseline, *calls_per_second, *errors_per_second) = (0, Baseline::default(), None, 0.0);
+        (*links, *baseline, *calls_per_second) = (0, Baseline::default(), None);
+        (*errors_per_second, *in_flight) = (0.0, 0.0);
     }
 
     fn add(&mut self, stats: &LinkStats, history: &History) {
-        self.links += 1;
         self.sketch.merge(&history.sketch);
         self.baseline.merge(history.baseline);
+        self.count(stats);
+    }
+
+    /// Adds a link that others told of.
+    fn join(&mut self, link: &ToldLink, stats: &LinkStats, now: Time) {
+        link.join(now, &mut self.sketch, &mut self.baseline);
+        self.in_flight += stats.in_flight;
+        self.count(stats);
+    }
+
+    fn count(&mut self, stats: &LinkStats) {
+        self.links += 1;
         if let Some(calls) = stats.calls_per_second {
             *self.calls_per_second.get_or_insert(0.0) += calls;
             self.errors_per_second += calls * stats.error_rate.unwrap_or(0.0);
@@ -340,8 +507,15 @@ impl Incoming {
 /// A report older than this many memories of the links is no knowledge any more.
 const MAX_REPORT_AGE_S: f32 = 6.0 * MEMORY_S;
 
-fn node_stats(cell: &NodeCell, incoming: Option<&Incoming>, now: Time) -> NodeStats {
-    let report = cell.last_report(now).filter(|(_, age)| *age <= MAX_REPORT_AGE_S);
+fn node_stats(cell: Option<&NodeCell>, told: Option<&ToldNode>, incoming: Option<&Incoming>, now: Time) -> NodeStats {
+    // What it reports of itself is the same whoever hears it: the younger word holds.
+    let heard = cell.and_then(|cell| cell.last_report(now));
+    let by_others = told.and_then(|told| told.report).map(|(report, at)| (report, now.seconds_since(at)));
+    let report = match (heard, by_others) {
+        (Some(heard), Some(other)) => Some(if other.1 < heard.1 { other } else { heard }),
+        (heard, other) => heard.or(other),
+    };
+    let report = report.filter(|(_, age)| *age <= MAX_REPORT_AGE_S);
     let reported = |field: fn(&Report) -> Option<f64>| report.and_then(|(r, _)| field(&r)).map(|v| v as f32);
     let calls = incoming.and_then(|i| i.calls_per_second);
     NodeStats {
@@ -351,7 +525,7 @@ fn node_stats(cell: &NodeCell, incoming: Option<&Incoming>, now: Time) -> NodeSt
         reported_requests_per_second: reported(|r| r.requests_per_second),
         reported_errors_per_second: reported(|r| r.errors_per_second),
         report_age_s: report.map(|(_, age)| age),
-        in_flight: cell.in_flight() as f32,
+        in_flight: cell.map_or(0.0, |cell| cell.in_flight() as f32) + incoming.map_or(0.0, |i| i.in_flight),
         calls_per_second: calls,
         response_mean_s: incoming.and_then(|i| i.sketch.mean()).map(|v| v as f32),
         response_baseline_s: incoming.and_then(|i| i.baseline.mean_s()),
@@ -465,6 +639,97 @@ mod tests {
         }
         let changed: Vec<usize> = (1..60).filter(|tick| !same[tick - 1]).collect();
         assert_eq!(changed, [1, 6, 30, 40], "made, one more, one evicted at 29, back");
+    }
+
+    fn told(shape: u64, at: Time, links: &[(&LinkKey, f64)]) -> Arc<Told> {
+        let link = |(key, latency_s): &(&LinkKey, f64)| {
+            let mut sketch = Sketch::default();
+            (0..100).for_each(|_| sketch.record(*latency_s));
+            let account = Account {
+                latency: sketch.counts(),
+                mean_s: sketch.mean().map(|m| m as f32),
+                calls_per_second: 10.0,
+                in_flight: 2.0,
+                age_s: Some(1.0),
+                ..Account::default()
+            };
+            Arc::new(ToldLink::new((*key).clone(), "other".into(), at, account))
+        };
+        Arc::new(Told { shape, links: links.iter().map(link).collect(), nodes: Vec::new() })
+    }
+
+    #[test]
+    fn what_others_told_stands_beside_what_was_seen_and_never_over_it() {
+        let (links, own, other) = (Links::new(1), key("m", "b"), key("a", "b"));
+        let _ = links.node(&own.destination, Time(0));
+        (0..100).for_each(|_| call(&links, &own, Time(0), 0.010, Outcome::Success));
+        let alone = links.observe(Time(SECOND));
+        links.tell(Some(told(1, Time(SECOND), &[(&other, 0.030), (&own, 9.0)])));
+        let seen = links.observe(Time(SECOND));
+        let found: Vec<_> = seen.links.iter().map(|l| (&l.key, l.stats.latency_mean_s.unwrap())).collect();
+        assert_eq!(found[0].0, &other);
+        assert!((found[0].1 - 0.030).abs() < 1e-6 && (found[1].1 - 0.010).abs() < 1e-6, "{found:?}");
+        let node = &seen.nodes[0].stats;
+        assert!((node.response_mean_s.unwrap() - 0.020).abs() < 1e-4, "of both: {node:?}");
+        assert!((node.response_p99_s.unwrap() - 0.030).abs() < 0.002 && node.in_flight == 2.0, "{node:?}");
+
+        // Nobody repeats it: the link is unknown, and then the own ones are alone again.
+        let late = links.observe(Time(12 * SECOND));
+        assert_eq!((late.links.len(), late.links[0].stats), (2, LinkStats::default()));
+        assert!((late.nodes[0].stats.response_mean_s.unwrap() - 0.010).abs() < 1e-4);
+        links.tell(None);
+        assert_eq!(links.observe(Time(SECOND)).links.len(), alone.links.len());
+    }
+
+    #[test]
+    fn an_observation_that_is_kept_follows_what_others_told() {
+        let (links, own) = (Links::new(1), key("m", "b"));
+        call(&links, &own, Time(0), 0.010, Outcome::Success);
+        let (mut kept, mut as_of, mut same) = (Observation::default(), None, Vec::new());
+        let steps = [
+            None,
+            Some(told(1, Time(0), &[(&key("a", "b"), 0.02)])),
+            Some(told(1, Time(0), &[(&key("a", "b"), 0.03)])),
+            Some(told(2, Time(0), &[(&key("a", "b"), 0.03), (&key("z", "y"), 0.04)])),
+            None,
+        ];
+        for told in steps {
+            links.tell(told);
+            same.push(links.observe_into(Time(SECOND), &mut kept, &mut as_of));
+            assert_eq!(kept, links.observe(Time(SECOND)));
+        }
+        assert_eq!(same, [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_report_that_others_heard_holds_where_it_is_the_younger_one() {
+        let (links, node) = (Links::new(1), NodeKey::new("b"));
+        let report = |cpu| Report { cpu_utilization: Some(cpu), ..Report::default() };
+        links.node(&node, Time(0)).report(Time(2 * SECOND), &report(0.2));
+        let cpu = |told_at: u64| {
+            let told = ToldNode {
+                key: node.clone(),
+                described: Default::default(),
+                report: Some((report(0.9), Time(told_at))),
+            };
+            links.tell(Some(Arc::new(Told { shape: told_at, links: Vec::new(), nodes: vec![Arc::new(told)] })));
+            links.observe(Time(4 * SECOND)).nodes[0].stats.cpu_utilization
+        };
+        assert_eq!((cpu(SECOND), cpu(3 * SECOND)), (Some(0.2), Some(0.9)));
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_told_and_as_it_was_seen() {
+        let (links, one, two) = (Links::new(1), key("a", "b"), key("a", "c"));
+        for key in [&one, &two] {
+            (0..50).for_each(|_| call(&links, key, Time(SECOND), 0.020, Outcome::Success));
+        }
+        let seen = links.observe(Time(2 * SECOND));
+        let accounts = links.accounts(Time(3 * SECOND), |key, brief| *key == two && brief.ended == 50);
+        assert_eq!(accounts.len(), 1);
+        let (told, seen) = (accounts[0].1.stats(), seen.links[1].stats);
+        assert_eq!(LinkStats { age_s: seen.age_s, ..told }, seen);
+        assert_eq!(told.age_s, Some(1.0));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! `make chaos`: an hour's worth of trouble in ten minutes, under an open-loop load, and a report of what came of it.
+//! `make chaos`: an hour's worth of trouble in ten minutes, under an open-loop load, and a report of what came of it. The machines
+//! are network namespaces with links that can be cut (`pathloom_integration::hosts`).
 //!
 //! | file | what it holds |
 //! | --- | --- |
 //! | `script` | what goes wrong, and when: a timetable that follows from a seed |
-//! | `hosts` | the machines: network namespaces with links that can be cut |
 //! | `mesh` | sidecars, services, certificates on them |
 //! | `endpoint` | an instance of a service, a process that behaves as it is told |
 //! | `perform` | making trouble |
@@ -22,7 +22,6 @@
 
 mod cgroup;
 mod endpoint;
-mod hosts;
 mod judge;
 mod load;
 mod mesh;
@@ -35,10 +34,10 @@ mod script;
 
 use clap::{Args, Parser, Subcommand};
 use futures_util::future::join_all;
-use hosts::Hosts;
 use judge::{Evidence, judge};
 use load::Load;
 use mesh::Mesh;
+use pathloom_integration::hosts::{self, Hosts};
 use pathloom_integration::process::machine;
 use report::Setting;
 use script::{Kind, Window, timetable};

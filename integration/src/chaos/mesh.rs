@@ -12,7 +12,6 @@ mod identities;
 
 use crate::cgroup::Memory;
 use crate::endpoint::Mode;
-use crate::hosts::Hosts;
 use crate::load::Answered;
 use crate::models;
 use crate::oracle::{Oracle, Part};
@@ -21,6 +20,7 @@ use crate::script::{FAR, PLACES, SERVICES};
 use configuration::Near;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pathloom_integration::hosts::Hosts;
 use pathloom_integration::metrics::Metrics;
 use pathloom_integration::process::Process;
 use pathloom_integration::sidecar::get;

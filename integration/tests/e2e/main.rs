@@ -34,6 +34,8 @@ mod invariants;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod leaving;
+mod mesh;
+mod mesh_demo;
 mod model_trouble;
 mod network;
 mod operators;

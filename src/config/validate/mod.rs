@@ -13,6 +13,7 @@ mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod sharing;
 mod steering;
 mod syntax;
 #[cfg(test)]
@@ -135,5 +136,6 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     admission::check(config, &mut findings);
     identity::check(config, &mut findings);
     connections::check(config, &mut findings);
+    sharing::check(config, &mut findings);
     findings.0
 }

@@ -7,6 +7,7 @@ mod identity;
 mod mesh;
 mod resilience;
 mod settings;
+mod sharing;
 mod steering;
 mod traffic;
 

@@ -17,7 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// Set for the process that runs in a namespace of its own.
-const INSIDE: &str = "PATHLOOM_CHAOS_INSIDE";
+const INSIDE: &str = "PATHLOOM_INSIDE";
 /// The networks: those that are set aside for tests of devices (RFC 2544).
 const MESH: [u8; 3] = [198, 18, 0];
 const CONTROL: [u8; 3] = [198, 19, 0];
@@ -33,6 +33,9 @@ pub struct Hosts {
 }
 
 /// Starts this program anew in a network namespace of its own, where that is allowed; gives why it is not.
+///
+/// # Panics
+/// When this program's own file cannot be found.
 #[must_use]
 pub fn enter() -> Option<String> {
     if std::env::var_os(INSIDE).is_some() {
