@@ -86,6 +86,10 @@ test: setup ## Passes every test, the lints, and the guard against getting slowe
 		else echo "make: there is no Chromium, so the dashboard was NOT tested: sudo apt-get install chromium" >&2; fi
 	$(MAKE) --no-print-directory guard
 
+.PHONY: test-mesh
+test-mesh: setup ## Passes what `make demo-mesh` shows as a test; needs root, and takes five minutes.
+	PATHLOOM_DEMO_MESH=1 cargo test --quiet --package pathloom-integration --test e2e -- mesh_demo:: --nocapture
+
 # What it tests it tests on this machine's kernel, in namespaces of its own. `make test` does so, too, where it may.
 .PHONY: test-network
 test-network: setup ## Tests capture on several hosts, in network namespaces; needs root.
