@@ -82,8 +82,6 @@ test: setup ## Passes every test, the lints, and the guard against getting slowe
 	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing,pathloom-integration/kubernetes --quiet -- -D warnings
 	cargo test --quiet --features pathloom/kubernetes,pathloom-integration/kubernetes
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
-	@if [ "$$(id -u)" = 0 ] || command -v $(or $(CHROMIUM),chromium) >/dev/null; then $(MAKE) --no-print-directory test-dashboard; \
-		else echo "make: there is no Chromium, so the dashboard was NOT tested: sudo apt-get install chromium" >&2; fi
 	$(MAKE) --no-print-directory guard
 
 .PHONY: test-mesh
