@@ -8,6 +8,7 @@
 //! | `upstream` | the endpoints behind the proxies |
 //! | `load` | the client in front of them, open or closed loop |
 //! | `floor` | the least that a proxy can do, to know what is left for anybody to gain |
+//! | `train` | the loads that a build which counts its branches is to see (`make profile`) |
 
 // A tool that waits for other programs, on a thread that serves nobody.
 #![allow(clippy::disallowed_methods, reason = "sleeping stops nobody here")]
@@ -30,6 +31,7 @@ mod run;
 mod strace;
 mod table;
 mod targets;
+mod train;
 mod upstream;
 
 use clap::Parser;
@@ -53,6 +55,8 @@ enum Command {
     Load(load::Options),
     /// The least that a proxy can do.
     Floor(floor::Options),
+    /// Shows a build that counts its branches what requests are like.
+    Train(train::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Upstream(options) => upstream::run(&options),
         Command::Load(options) => load::run(&options),
         Command::Floor(options) => floor::run(&options),
+        Command::Train(options) => train::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
