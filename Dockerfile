@@ -3,7 +3,8 @@
 #        docker build --tag pathloom:0.1.0-cuda --target cuda .      (the model on a GPU)
 
 FROM rust:1.95-bookworm AS build
-RUN apt-get update && apt-get install -y --no-install-recommends python3-pip cmake && rm -rf /var/lib/apt/lists/*
+# `make dist` has a first build run to see what requests are like: on two cores, and counted by LLVM's tools.
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip cmake llvm-22 && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN make dist && strip target/dist/pathloom
