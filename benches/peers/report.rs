@@ -49,7 +49,11 @@ fn head(page: &mut String, results: &Results) -> std::fmt::Result {
     )?;
     for run in &results.runs {
         let percent = |share: f64| format!("{:.0}%", share * 100.0);
-        let rounds = run.busy_with_others.iter().map(|busy| percent(*busy)).collect::<Vec<_>>().join(", ");
+        let percents = |shares: &[f64]| shares.iter().map(|busy| percent(*busy)).collect::<Vec<_>>().join(", ");
+        let mut rounds = percents(&run.busy_with_others);
+        if !run.measured_again.is_empty() {
+            rounds += &format!("; measured again, since it was {}", percents(&run.measured_again));
+        }
         let (date, command, before) = (&run.date, &run.command, percent(run.busy_before));
         let minutes = number(Some(run.seconds / 60.0), 0);
         writeln!(page, "| {date}, `peers {command}` | {minutes} min | {} | {before} | {rounds} |", run.rounds)?;

@@ -45,12 +45,22 @@ pub struct Run {
     pub busy_before: f64,
     /// Share of all cores that neither the proxies nor the load nor the upstreams took, in each timed round.
     pub busy_with_others: Vec<f64>,
+    /// The same of rounds that do not count, since it was too much: a later run measured them again.
+    #[serde(default)]
+    pub measured_again: Vec<f64>,
 }
 
 impl Run {
     /// Whether what it timed is worth something.
     pub fn was_quiet(&self) -> bool {
-        self.busy_before <= QUIET && self.busy_with_others.iter().all(|busy| *busy <= QUIET)
+        self.busy_with_others.iter().all(|busy| *busy <= QUIET)
+    }
+
+    /// Takes out the rounds that are to be measured again.
+    pub fn without_busy_rounds(&mut self) {
+        let (quiet, busy) = std::mem::take(&mut self.busy_with_others).into_iter().partition(|busy| *busy <= QUIET);
+        self.busy_with_others = quiet;
+        self.measured_again.extend::<Vec<f64>>(busy);
     }
 }
 

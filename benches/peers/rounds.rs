@@ -51,6 +51,16 @@ impl Samples {
         self.busy_with_others.len()
     }
 
+    /// Forgets the rounds in which others took more than this share of the machine, so that they are measured again.
+    pub fn forget_busier_than(&mut self, most: f64) {
+        let rounds = self.rounds();
+        for values in self.values.values_mut().filter(|values| values.len() == rounds) {
+            let mut busy = self.busy_with_others.iter();
+            values.retain(|_| busy.next().is_none_or(|busy| *busy <= most));
+        }
+        self.busy_with_others.retain(|busy| *busy <= most);
+    }
+
     /// How long a round takes, about, in seconds.
     pub fn expected(&self, proxies: &[Proxy], cases: &[Case], turn: usize) -> f64 {
         let load = self.seconds + WARM_UP + 0.1;
@@ -245,5 +255,16 @@ mod tests {
         assert_eq!(median(&[5.0, 1.0, 3.0]), Some((1.0, 3.0, 5.0)));
         assert_eq!(median(&[4.0, 1.0, 3.0, 9.0]), Some((1.0, 3.5, 9.0)));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn of_a_busy_round_nothing_is_kept_and_of_the_others_everything() {
+        let mut samples = Samples::new(1.0);
+        for (round, busy) in [0.3, 0.0, 0.04].into_iter().enumerate() {
+            samples.add(Target::Direct, "h1", "rps", round as f64);
+            samples.busy_with_others.push(busy);
+        }
+        samples.forget_busier_than(0.05);
+        assert_eq!((samples.rounds(), &samples.values["direct/h1/rps"]), (2, &vec![1.0, 2.0]));
     }
 }

@@ -55,7 +55,8 @@ pub struct Options {
     /// Only what is timed.
     #[arg(long, conflicts_with = "quick")]
     timed: bool,
-    /// Goes on where the last run of this commit was broken off, instead of from the beginning.
+    /// Goes on where the last run of this commit was broken off, instead of from the beginning, and measures those rounds
+    /// again in which the machine was busy with something else.
     #[arg(long)]
     resume: bool,
 }
@@ -120,6 +121,10 @@ pub fn run(options: &Options) -> Fallible<()> {
     let before = std::fs::read(&kept).ok().and_then(|text| serde_json::from_slice::<Done>(&text).ok());
     let mut done = before.filter(|done| options.resume && done.commit == commit).unwrap_or_default();
     done.commit = commit;
+    if options.resume {
+        done.samples.forget_busier_than(QUIET);
+        results.runs.iter_mut().for_each(Run::without_busy_rounds);
+    }
     if done.samples.rounds() == 0 {
         done.samples = Samples::new(options.seconds);
     }
