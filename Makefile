@@ -194,7 +194,7 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 
 # libFuzzer's flags are rustc's own: what is compiled for the host alone (build scripts) goes without them.
 FUZZ_SECONDS ?= 120
-FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca report model
+FUZZ_TARGETS ?= configuration endpoints request1 answer1 client2 endpoint2 proxy_header first_bytes orca report model
 FUZZ_HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_FLAGS   := --cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Ccodegen-units=1 \
 	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

@@ -273,7 +273,7 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Attempt::begin(core, endpoint.id, timeouts.pooled.0);
-    let ((stream, epoch), open) = match connect(core, endpoint, timeouts).await {
+    let ((stream, epoch), open) = match connect(core, endpoint, timeouts, None).await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
