@@ -88,7 +88,7 @@ async fn a_reload_that_wants_rights_that_were_given_up_is_refused_with_the_remed
         sidecar.reloaded(1, n).await;
         let said = sidecar.config().await["last_error"]["text"].as_str().unwrap_or_default().to_owned();
         let file = sidecar.file().display().to_string();
-        for part in [why, remedy, "`workloads.frontend.capture`", "start Pathloom anew with CAP_NET_ADMIN", &file] {
+        for part in [*why, *remedy, "`workloads.frontend.capture`", "start Pathloom anew with CAP_NET_ADMIN", &file] {
             assert!(said.contains(part), "{part} is not in\n{said}");
         }
         sidecar.logged(why).await;

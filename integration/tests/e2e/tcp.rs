@@ -183,6 +183,32 @@ async fn a_connection_that_goes_in_a_circle_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_becomes_one_of_another_kind_by_a_reload() {
+    let (fleet, db) = (Fleet::start(1).await, greeter("db").await);
+    let yaml = |listener: &str| {
+        format!(
+            "workloads: {{ w: {{ listen: '@in@'{listener} }} }}\nlisteners: {{ detect: 10s }}\n\
+             routes: [{{ cluster: db }}, {{ cluster: web }}]\nclusters:\n  \
+             db: {{ protocol: tcp, endpoints: [{{ address: {db} }}] }}\n  web: {{ endpoints: {} }}\n{QUICK}",
+            fleet.yaml()
+        )
+    };
+    let mut sidecar = sidecar(yaml("")).start().await;
+    let address = sidecar.address("in");
+    let is_http = async || get(address, "/").await.is_ok_and(|(status, _)| status == 200);
+    assert!(is_http().await && talk(address, b"SET a b\r\n").await.starts_with("HTTP/1.1 400"));
+    sidecar.reload_and_wait(&yaml(", protocol: detect")).await;
+    assert!(is_http().await);
+    assert_eq!(talk(address, b"SET a b\r\n").await, "db\nSET a b\r\n");
+    sidecar.reload_and_wait(&yaml(", protocol: tcp, proxy_from: [127.0.0.0/8]")).await;
+    assert_eq!(talk(address, b"PROXY UNKNOWN\r\nhello").await, "db\nhello");
+    assert_eq!(talk(address, b"hello").await, "", "it must be introduced");
+    sidecar.reload_and_wait(&yaml("")).await;
+    assert!(is_http().await);
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sidecar_may_call_itself_and_not_for_ever() {
     let server = greeter("there").await;
     let (a, b) = (ports::free(ports::own_ip(2)), ports::free(ports::own_ip(2)));
