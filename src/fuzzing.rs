@@ -199,6 +199,13 @@ mod tests {
     }
 
     #[test]
+    fn make_fuzz_leaves_none_out() {
+        let makefile = include_str!("../Makefile");
+        let listed = makefile.lines().find_map(|line| line.strip_prefix("FUZZ_TARGETS ?= ")).unwrap();
+        assert_eq!(listed.split(' ').collect::<Vec<_>>(), TARGETS.map(|target| target.name));
+    }
+
+    #[test]
     fn most_seeds_are_what_they_seem() {
         for seed in REQUESTS.iter().chain(ANSWERS) {
             assert!(seed.windows(4).any(|w| w == b"\r\n\r\n"));

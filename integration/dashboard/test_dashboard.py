@@ -85,7 +85,8 @@ class Dashboard(unittest.TestCase):
         page.screenshot(path=str(OUT / f"{name}.png"))
 
     def where(self, page, node):
-        """Where a node is on the page."""
+        """Where a node is on the page, once it stays there."""
+        self.until(page, "!document.getElementById('graph').picture.sigma.getCamera().isAnimated()")
         at = page.evaluate("key => { const s = document.getElementById('graph').picture.sigma; return s.framedGraphToViewport(s.getNodeDisplayData(key)); }", node)
         box = page.locator("#graph").bounding_box()
         return box["x"] + at["x"], box["y"] + at["y"]
@@ -135,6 +136,20 @@ class Dashboard(unittest.TestCase):
             expect(page.locator("main")).to_contain_text("Called by")
             page.get_by_role("link", name="storage", exact=True).first.click()
             expect(page.locator("main h2").first).to_have_text("storage")
+
+    def test_two_clicks_are_a_double_one_where_the_system_says_so_and_never_because_the_page_was_busy(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
+            expect(page.locator("#count")).to_have_text("8 of 8")
+            here, there = self.where(page, "10.0.1.3:8080"), self.where(page, "10.0.2.1:6379")
+            # In one task, as they come one after another from a page that was busy with drawing.
+            click = """clicks => clicks.forEach(([[clientX, clientY], detail]) => document.querySelector("#graph .sigma-mouse")
+                .dispatchEvent(new MouseEvent("click", { clientX, clientY, detail, bubbles: true, cancelable: true })))"""
+            page.evaluate(click, [[here, 1], [there, 1]])
+            expect(page.locator("#chosen h2")).to_have_text("10.0.2.1:6379")
+            self.assertEqual(self.camera(page)["ratio"], 1, "nothing was zoomed")
+            page.evaluate(click, [[here, 1], [here, 2]])
+            expect(page.locator("#chosen h2")).to_have_text("10.0.1.3:8080")
+            self.until(page, "document.getElementById('graph').picture.sigma.getCamera().getState().ratio < 0.6")
 
     def test_services_stand_for_their_instances_and_say_what_is_true_of_all(self):
         with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:

@@ -89,6 +89,7 @@ EVERYTHING = {
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "gpu": {"enabled": True},
     "capture": {"enabled": True},
+    "spire": {"enabled": True, "hostPath": "/run/spire/agent-sockets"},
     "config": {"workloads": {"captured": {"listen": "0.0.0.0:15006", "capture": "outbound"}}},
     "podAnnotations": {"a": "b"},
     "podLabels": {"team": "mesh"},
@@ -104,6 +105,7 @@ APART = {
     "hostNetwork": False,
     "ports": [{"name": "in", "containerPort": 15001, "hostPort": 15001}],
     "metrics": {"enabled": True},
+    "spire": {"enabled": True},
     "networkPolicy": {"enabled": True, "from": [{"podSelector": {}}], "metricsFrom": [{"namespaceSelector": {}}]},
 }
 
@@ -220,6 +222,19 @@ class Chart(unittest.TestCase):
         self.assertEqual(config(objects)["model"]["device"], "cuda")
         self.assertNotIn("model", config(rendered()))
 
+    def test_spire_s_socket_is_where_the_configuration_looks_for_it(self):
+        self.assertNotIn("identity", config(rendered()))
+        by_csi = {"csi": {"driver": "csi.spiffe.io", "readOnly": True}}
+        by_folder = {"hostPath": {"path": "/run/agents", "type": "DirectoryOrCreate"}}
+        for values, source, socket in [({}, by_csi, "spire-agent.sock"), ({"hostPath": "/run/agents", "socket": "a.sock"}, by_folder, "a.sock")]:
+            objects = rendered({"spire": {"enabled": True, **values}, "config": {"identity": {"hint": "shop"}}})
+            mount = next(m for m in proxy(objects)["volumeMounts"] if m["name"] == "spire")
+            self.assertTrue(mount["readOnly"])
+            self.assertEqual(config(objects)["identity"], {"workload_api": f"unix://{mount['mountPath']}/{socket}", "hint": "shop"})
+            volume = next(v for v in pods(objects)["volumes"] if v["name"] == "spire")
+            self.assertEqual(volume, {"name": "spire", **source})
+            self.assertEqual(checked(objects)[0], 0, checked(objects)[1])
+
     def test_the_other_values_are_where_they_belong(self):
         objects = rendered({**EVERYTHING, "fullnameOverride": "pathloom"}, name="other")
         pod = pods(objects)
@@ -250,6 +265,8 @@ class Chart(unittest.TestCase):
             ({"networkPolicy": {"enabled": True}}, "needs `hostNetwork: false`"),
             ({"serviceMonitor": {"enabled": True}}, "needs `metrics.enabled`"),
             ({"metrics": {"port": 70000}}, "port"),
+            ({"spire": {"enabled": True}, "config": {"identity": {"certificate": "/a.pem"}}}, "`config.identity.certificate` both say"),
+            ({"spire": {"hostPath": "run"}}, "hostPath"),
             ({"imaeg": {}}, "imaeg"),
         ]:
             with self.subTest(values=values):

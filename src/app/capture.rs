@@ -1,6 +1,9 @@
-//! `pathloom capture`: installs, removes and shows the kernel's rules that bring connections here.
+//! `pathloom capture`: installs, removes and shows the kernel's rules that bring connections here; and whether this process
+//! has the rights that capturing takes, asked before a configuration takes effect that wants it. Without them every
+//! connection to an endpoint would fail.
 
 use super::EXIT_CONFIG;
+use crate::config::{CaptureMode, Config};
 use crate::{capture, config};
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -21,6 +24,54 @@ pub enum CaptureCommand {
     Remove,
     /// Shows what is installed.
     Show,
+}
+
+/// What a process cannot do that a configuration wants.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotAllowed {
+    /// What, and why not.
+    pub message: String,
+    /// What helps at a start.
+    pub at_start: &'static str,
+    /// What helps at a reload.
+    pub at_reload: &'static str,
+}
+
+/// Whether this process may do all that the configuration's listeners need which capture connections.
+///
+/// # Errors
+/// What it may not, and what helps.
+pub(super) fn allowed(config: &Config) -> Result<(), NotAllowed> {
+    let who = |wanted: &dyn Fn(CaptureMode) -> bool| {
+        let workload = config.workloads.iter().find(|(_, workload)| wanted(workload.capture));
+        workload.map_or("", |(name, _)| name.as_str())
+    };
+    if let Some(mark) = config.own_mark() {
+        capture::may_mark(mark).map_err(|error| NotAllowed {
+            message: format!(
+                "`workloads.{}.capture`: connections cannot be marked as the proxy's own ({error}), so they would be \
+                 captured again",
+                who(&|capture| capture != CaptureMode::Off)
+            ),
+            at_start: "run it with CAP_NET_ADMIN, or write the user that it runs under as `capture.user`",
+            at_reload: "start Pathloom anew with CAP_NET_ADMIN, which a process gives up that captures nothing when it \
+                        starts (with `process.handover` no connection is refused meanwhile), or write the user that it \
+                        runs under as `capture.user`",
+        })?;
+    }
+    if config.workloads.values().any(|workload| workload.capture == CaptureMode::Tproxy) {
+        capture::may_be_transparent().map_err(|error| NotAllowed {
+            message: format!(
+                "`workloads.{}.capture`: `tproxy` takes connections that were meant for others, which this process may \
+                 not ({error})",
+                who(&|capture| capture == CaptureMode::Tproxy)
+            ),
+            at_start: "run it with CAP_NET_ADMIN, or capture by `inbound`",
+            at_reload: "start Pathloom anew with CAP_NET_ADMIN, which a process gives up that captures nothing when it \
+                        starts (with `process.handover` no connection is refused meanwhile), or capture by `inbound`",
+        })?;
+    }
+    Ok(())
 }
 
 pub fn run(command: CaptureCommand) -> ExitCode {

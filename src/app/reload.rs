@@ -1,10 +1,12 @@
 //! A changed configuration, from the file to the rooms.
 //!
 //! A good file takes effect at the next published generation, which is at once; what cannot change while the process
-//! runs is named and kept. A bad file changes nothing but the log, the metrics and `/config`.
+//! runs is named and kept. A bad file changes nothing but the log, the metrics and `/config`, and neither does one that
+//! wants what this process has no right to (any more): to take half of it would break what works.
 
+use super::capture;
 use crate::admin::AdminState;
-use crate::config::{Config, Reload, digest, keep_started, restart_needed};
+use crate::config::{Config, Errors, Reload, digest, keep_started, restart_needed};
 use crate::discovery::Discovery;
 use crate::identity::Identities;
 use crate::observe::Reporting;
@@ -16,6 +18,8 @@ use tokio::sync::mpsc;
 
 /// Whoever must hear of a reload.
 pub struct Reloads {
+    /// The configuration's file, as errors name it.
+    pub file: String,
     /// Where endpoints come from, and on to the slow loop.
     pub discovery: Discovery,
     /// The admin port's view.
@@ -44,11 +48,12 @@ impl Reloads {
         let now = SystemTime::now();
         let state = self.admin.config.load_full();
         match event {
-            Reload::Err(errors) => {
-                tracing::error!("the new configuration is wrong, the running one stays:\n{errors}");
-                self.admin.config.store(Arc::new(state.refused(errors, now)));
-            }
+            Reload::Err(errors) => self.refuse(errors, now),
             Reload::Ok(loaded) => {
+                if let Err(refused) = capture::allowed(&loaded.config) {
+                    let remedy = refused.at_reload.to_owned();
+                    return self.refuse(Errors::of_file(&self.file, refused.message, remedy), now);
+                }
                 let running = self.discovery.configured();
                 let kept = restart_needed(&running, &loaded.config);
                 if !kept.is_empty() {
@@ -71,6 +76,12 @@ impl Reloads {
                 self.load_model(config.model.file.clone());
             }
         }
+    }
+
+    fn refuse(&self, errors: Errors, now: SystemTime) {
+        tracing::error!("the new configuration is wrong, the running one stays:\n{errors}");
+        let state = self.admin.config.load_full();
+        self.admin.config.store(Arc::new(state.refused(errors, now)));
     }
 
     /// Loads the model beside everything else: a slow or broken file must not hold up the routes. Of several that load

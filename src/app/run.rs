@@ -3,6 +3,7 @@
 //! Everything that can fail at start is tried before anything serves: the configuration, the addresses, the access
 //! log, the recording. The model is not among it: a sidecar without a model serves all the same, by the ladder.
 
+use super::capture;
 use super::cli::RunArgs;
 use super::privileges;
 use super::reload::Reloads;
@@ -10,7 +11,6 @@ use super::succession::Succession;
 use super::{EXIT_CONFIG, EXIT_START};
 use crate::admin::{self, AdminState, ConfigState, Pages};
 use crate::balance::Published;
-use crate::capture;
 use crate::config::{self, Auto, Loaded, Watcher};
 use crate::control::{Bell, Control, Parts, Status};
 use crate::discovery::Discovery;
@@ -109,14 +109,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
         Auto::Auto => std::thread::available_parallelism().map_or(1, usize::from),
         Auto::Set(threads) => threads,
     };
-    if let Some(mark) = config.own_mark() {
-        capture::may_mark(mark).map_err(|error| {
-            format!(
-                "connections cannot be marked as the proxy's own ({error}), so they would be captured again: \
-                 run it with CAP_NET_ADMIN, or write the user that it runs under as `capture.user`"
-            )
-        })?;
-    }
+    capture::allowed(&config).map_err(|refused| format!("{}: {}", refused.message, refused.at_start))?;
     let clock = Clock::start();
     let read_clock: admin::Clock = Arc::new(move || clock.now());
     let (published, bell) = (Published::default(), Bell::default());
@@ -249,7 +242,9 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
     let mut hang_up = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     let for_hang_up = reporting.clone();
     let discovering = discovery.clone();
-    let reloads = Reloads { discovery, admin: state.clone(), scorer, reporting: reporting.clone(), identities, log };
+    let file = path.display().to_string();
+    let reloads =
+        Reloads { file, discovery, admin: state.clone(), scorer, reporting: reporting.clone(), identities, log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async move {
             let on_hang_up = async {

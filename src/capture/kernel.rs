@@ -89,6 +89,14 @@ pub fn may_mark(mark: u32) -> io::Result<()> {
     Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark)
 }
 
+/// Whether a listener may take connections that were meant for other addresses (TPROXY).
+///
+/// # Errors
+/// When it may not: the reason.
+pub fn may_be_transparent() -> io::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, None)?.set_ip_transparent_v4(true)
+}
+
 /// The rules and routes for TPROXY, as often as they are there.
 fn forget_routes() {
     let table = ROUTES.to_string();

@@ -19,5 +19,5 @@ mod kernel;
 mod rules;
 
 pub use dial::begin;
-pub use kernel::{CaptureError, install, may_mark, remove, show};
+pub use kernel::{CaptureError, install, may_be_transparent, may_mark, remove, show};
 pub use rules::{NoCapture, Rules};

@@ -65,6 +65,14 @@ pub struct Diagnostic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Errors(pub Vec<Diagnostic>);
 
+impl Errors {
+    /// One, about a file as a whole.
+    #[must_use]
+    pub fn of_file(name: &str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self(vec![Source { name, text: "" }.whole(message, Some(remedy.into()))])
+    }
+}
+
 impl std::error::Error for Errors {}
 
 impl fmt::Display for Errors {

@@ -135,6 +135,8 @@ pub struct Route {
     pub split: BTreeMap<String, Share>,
     /// How long a whole request may take; overrides the cluster's `timeouts.request`.
     pub timeout: Option<Timespan>,
+    /// The longest body that a request may have; one with a longer body is refused with 413. Bodies are passed on as they come, so that the proxy itself needs no limit.
+    pub max_body: Option<ByteSize>,
     /// What the endpoint is asked for in place of what the client asked for. `x-forwarded-host` keeps the client's word.
     pub rewrite: Rewrite,
     /// The proxy answers by itself and sends the client elsewhere, in place of `cluster` and `split`.

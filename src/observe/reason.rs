@@ -103,6 +103,8 @@ reasons! {
     ResponseIncomplete = "response_incomplete", BAD_GATEWAY, "http_response_incomplete";
     /// The client's request was not proper HTTP, or cannot be passed on.
     BadRequest = "bad_request", BAD_REQUEST, "http_request_error";
+    /// The request's body is longer than its route lets through.
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "http_request_denied";
     /// The client's body broke off.
     RequestIncomplete = "request_incomplete", BAD_REQUEST, "http_request_error";
     /// The client went away before its answer was complete.
@@ -162,6 +164,7 @@ impl Reason {
             | Reason::EndpointConnections
             | Reason::NoDescriptors
             | Reason::BadRequest
+            | Reason::BodyTooLarge
             | Reason::RequestIncomplete
             | Reason::ClientGone
             | Reason::Loop

@@ -210,7 +210,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
             }
             Ok(Sent::Unsent(reason)) => Failed::Unsent(reason),
             Ok(Sent::Declined) => Failed::Declined,
-            Ok(Sent::Lost(failure)) => Failed::Lost(failure),
+            Ok(Sent::Lost(failure)) => Failed::Lost(of_the_body(flight, failure)),
             Err(Late::Slow | Late::Due | Late::Outrun) => Failed::Slow,
             Err(Late::Overdue(reason)) => Failed::Late(reason),
         };
@@ -225,6 +225,12 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         renew(&mut flight.outgoing, flight.grpc, flight.watch.limit.get(), now);
         choice = next;
     }
+}
+
+/// Towards HTTP/1.1 a body that broke off is one thing, whoever broke it off.
+fn of_the_body(flight: &Flight, failure: Failure) -> Failure {
+    let body = flight.upload.as_ref().and_then(|upload| upload.progress.get().broken());
+    body.filter(|_| failure.reason == Reason::RequestIncomplete).map_or(failure, Failure::from)
 }
 
 pub(super) fn pick(flight: &Flight, table: &Table, tried: &Tried, now: Time) -> Option<Choice> {

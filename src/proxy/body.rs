@@ -66,6 +66,19 @@ pub(super) enum Progress {
     Open,
     Done,
     Broken,
+    /// It was longer than it may be, and broken off here.
+    TooLarge,
+}
+
+impl Progress {
+    /// Why a request fails whose body came no further.
+    pub(super) fn broken(self) -> Option<Reason> {
+        match self {
+            Self::Open | Self::Done => None,
+            Self::Broken => Some(Reason::RequestIncomplete),
+            Self::TooLarge => Some(Reason::BodyTooLarge),
+        }
+    }
 }
 
 /// What a request knows of its body.
@@ -74,6 +87,8 @@ pub(super) struct Upload {
     watch: Rc<Watch>,
     pub progress: Cell<Progress>,
     pub bytes: Cell<u64>,
+    /// How many there may be.
+    most: u64,
     /// When it last moved, or was done.
     moved_at: Cell<Time>,
     /// It moved since `moved_at` was set.
@@ -86,12 +101,13 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(clock: Clock, watch: &Rc<Watch>, now: Time) -> Rc<Self> {
+    pub(super) fn new(clock: Clock, watch: &Rc<Watch>, now: Time, most: Option<u64>) -> Rc<Self> {
         Rc::new(Self {
             clock,
             watch: watch.clone(),
             progress: Cell::new(Progress::Open),
             bytes: Cell::new(0),
+            most: most.unwrap_or(u64::MAX),
             moved_at: Cell::new(now),
             moved: Cell::new(false),
             head_within: Cell::new(None),
@@ -236,6 +252,10 @@ impl Body for RequestBody {
                 }
                 if let Some(data) = frame.data_ref() {
                     upload.bytes.set(upload.bytes.get() + data.len() as u64);
+                    if upload.bytes.get() > upload.most {
+                        upload.progress.set(Progress::TooLarge);
+                        return Poll::Ready(Some(Err(BodyError::cut(Reason::BodyTooLarge))));
+                    }
                     copied(copy, data);
                 } else if let Some(trailers) = frame.trailers_mut() {
                     clean_trailers(trailers);

@@ -58,7 +58,8 @@ enum Look<T> {
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, listener: Rc<Listener>, door: &Door) {
     let Ok(local) = stream.local_addr() else { return };
     let meant = meant_for(&stream, door.capture, &listener, peer);
-    let ends = Ends { client: peer, server: meant.unwrap_or(local), hops: 0 };
+    let hops = core.gauges.own.rounds(peer);
+    let ends = Ends { client: peer, server: meant.unwrap_or(local), hops };
     let watch = Watch::new(&core.deadlines);
     let mut arriving = Arriving { core, listener, watch, ends, meant };
     let mut stream = Transport::Plain(stream);
@@ -66,6 +67,9 @@ pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, peer: SocketAddr, l
         && goes_round(&arriving.core, &arriving.listener, peer, meant)
     {
         tracing::warn!(%peer, %meant, "a connection of this proxy's own was captured, and cut: the kernel's rules must leave out its mark or user");
+        return arriving.refuse(stream, Reason::Loop);
+    }
+    if usize::from(hops) >= MAX_HOPS {
         return arriving.refuse(stream, Reason::Loop);
     }
     let mut read = BytesMut::new();
@@ -94,7 +98,7 @@ impl Arriving {
             Look::Known(Ok(Header { length, addresses, hops })) => {
                 read.advance(length.min(read.len()));
                 let (client, server) = addresses.unwrap_or((self.ends.client, self.ends.server));
-                self.ends = Ends { client, server, hops: hops.saturating_add(1) };
+                self.ends = Ends { client, server, hops: hops.saturating_add(1).max(self.ends.hops) };
                 Ok(())
             }
             Look::Known(Err(NoHeader)) | Look::Unknown => Err(Reason::ProxyHeader),

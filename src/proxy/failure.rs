@@ -104,7 +104,7 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
         Reason::RequestIncomplete | Reason::ClientGone => 1,
         Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
         Reason::UnknownSource | Reason::UnknownDestination | Reason::NotAllowed | Reason::TlsRequired => 7,
-        Reason::RateLimited => 8,
+        Reason::RateLimited | Reason::BodyTooLarge => 8,
         Reason::NoRoute => 12,
         Reason::BadRequest | Reason::ProxyHeader | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
         Reason::NoEndpoints

@@ -165,7 +165,7 @@ impl Flight {
         let (parts, ()) = http::Request::new(()).into_parts();
         let mut flight = Self::start(conn, &conn.watch, held, started, &parts);
         flight.opaque = true;
-        let upload = Upload::new(flight.core.clock, &flight.watch, started);
+        let upload = Upload::new(flight.core.clock, &flight.watch, started, None);
         upload.progress.set(Progress::Done);
         flight.upload = Some(upload);
         // Whatever ends it early but the connections themselves is the end of this process.
@@ -243,7 +243,7 @@ impl Flight {
 
     /// An upgraded connection is over: so many bytes went up and down.
     pub(super) fn copied(&mut self, up: u64, down: u64) {
-        let upload = Upload::new(self.core.clock, &self.watch, self.started);
+        let upload = Upload::new(self.core.clock, &self.watch, self.started, None);
         upload.progress.set(Progress::Done);
         upload.bytes.set(up);
         self.upload = Some(upload);
@@ -413,8 +413,8 @@ impl Drop for Flight {
         let now = self.ended.filter(|_| self.complete).unwrap_or_else(|| self.core.clock.now());
         if self.reason.is_none() && !self.complete {
             let verdict = self.watch.verdict.take();
-            let broken = self.upload.as_ref().is_some_and(|u| u.progress.get() == Progress::Broken);
-            self.reason = Some(verdict.unwrap_or(if broken { Reason::RequestIncomplete } else { Reason::ClientGone }));
+            let broken = self.upload.as_ref().and_then(|upload| upload.progress.get().broken());
+            self.reason = Some(verdict.or(broken).unwrap_or(Reason::ClientGone));
         }
         match self.reason {
             None => {

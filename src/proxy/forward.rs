@@ -180,8 +180,10 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let id = id.ok_or(Reason::NoRoute)?;
     let cluster = generation.cluster(id).ok_or(Reason::Internal)?;
     flight.cluster = Some(id);
+    let mut longest = None;
     if let Some(shape) = &flight.shape {
         shape.abort_at_once()?;
+        longest = shape.bound(body.as_ref().map_or(0, |body| body.size_hint().lower()))?;
     }
     if generation.admission.active {
         admission::ask(flight, parts, seen, rule.map(|rule| rule.index))?;
@@ -211,7 +213,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         cluster.hedging.is_some() && flight.idempotent && flight.number.is_none() && !asks.upgrade && !asks.expect;
     let keep = (flight.idempotent && (retrying.after_sending() || flight.hedges)).then_some(retrying.body);
     let taken = (cluster.protocol == Protocol::Http2).then(|| Taken::up_to(keep.unwrap_or(0)));
-    let mut body = body.map(|body| upload(flight, body, asks, taken));
+    let mut body = body.map(|body| upload(flight, body, asks, taken, longest));
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
@@ -294,8 +296,8 @@ fn allowed(flight: &Flight, parts: &Parts) -> Result<(), Failure> {
 }
 
 /// The request's body as the endpoint will pull it.
-fn upload(flight: &mut Flight, body: Inbound, asks: Asks, taken: Option<Taken>) -> RequestBody {
-    let upload = Upload::new(flight.core.clock, &flight.watch, flight.started);
+fn upload(flight: &mut Flight, body: Inbound, asks: Asks, taken: Option<Taken>, longest: Option<u64>) -> RequestBody {
+    let upload = Upload::new(flight.core.clock, &flight.watch, flight.started, longest);
     flight.upload = Some(upload.clone());
     let gate = asks.expect.then(|| flight.latch.insert(Latch::default()).gate());
     RequestBody::Streaming { inner: body, upload, gate, alone: None, taken, copy: None }

@@ -1,10 +1,10 @@
 //! What the data path holds at the moment, a core apart (each has one writer), and added up when somebody looks.
 
+use super::own::OwnConnections;
 use super::room::Room;
 use crate::balance::{EndpointId, Generation};
 use crate::links::bump;
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -58,8 +58,8 @@ pub struct ProxyGauges {
     cores: Box<[CoreGauges]>,
     /// Connections of all cores by endpoint, written whenever one is opened or closed.
     endpoints: Mutex<HashMap<EndpointId, Connections>>,
-    /// The local addresses of connections to endpoints, where connections are captured.
-    own: Mutex<HashSet<SocketAddr>>,
+    /// Connections of ours that may come back.
+    pub(super) own: OwnConnections,
     /// Whether descriptors are scarce.
     pub(super) room: Room,
 }
@@ -110,18 +110,13 @@ impl ProxyGauges {
         Self {
             cores: (0..cores.max(1)).map(|_| CoreGauges::default()).collect(),
             endpoints: Mutex::default(),
-            own: Mutex::default(),
+            own: OwnConnections::default(),
             room: Room::new(),
         }
     }
 
     pub(super) fn core(&self, core: usize) -> Option<&CoreGauges> {
         self.cores.get(core)
-    }
-
-    /// The local addresses of connections of ours.
-    pub(super) fn own(&self) -> std::sync::MutexGuard<'_, HashSet<SocketAddr>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn endpoints(&self) -> std::sync::MutexGuard<'_, HashMap<EndpointId, Connections>> {

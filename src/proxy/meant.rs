@@ -35,9 +35,9 @@ pub(super) fn meant_for(
     (!to_listener).then_some(meant)
 }
 
-/// Whether a captured connection would come back for ever: it comes from this proxy, or goes to it.
+/// Whether a captured connection would come back for ever: it is one of this proxy's own, or goes to it.
 pub(super) fn goes_round(core: &Core, listener: &Listener, peer: SocketAddr, meant: SocketAddr) -> bool {
-    if core.gauges.own().contains(&canonical(peer)) {
+    if core.gauges.own.has(peer, meant) {
         return true;
     }
     let held = core.generation();

@@ -110,6 +110,14 @@ impl Shape {
         request.apply(headers);
     }
 
+    /// How many bytes of a body there may be, where the rule says so; a body that says itself that it has more is refused.
+    pub(super) fn bound(&self, announced: u64) -> Result<Option<u64>, Failure> {
+        match self.actions.max_body {
+            Some(most) if announced > most => Err(Reason::BodyTooLarge.into()),
+            most => Ok(most),
+        }
+    }
+
     /// Who gets a copy of this request.
     pub(super) fn mirror(&self) -> Option<&Mirror> {
         self.actions.mirror.as_ref().filter(|_| self.copied)

@@ -9,7 +9,7 @@
 //! be held up by its client, which may want to be rid of its body first.
 
 use super::attempts::suspect;
-use super::body::{Progress, Upload};
+use super::body::Upload;
 use super::client1::Head;
 use super::core::Core;
 use super::early::Early;
@@ -273,7 +273,7 @@ async fn open_shared(
         return opening.failed.get().map_or(Ok(None), Err);
     }
     let opening = Attempt::begin(core, endpoint.id, timeouts.pooled.0);
-    let ((stream, epoch), open) = match connect(core, endpoint, timeouts).await {
+    let ((stream, epoch), open) = match connect(core, endpoint, timeouts, None).await {
         Ok(opened) => opened,
         Err(reason) => {
             opening.attempted.failed.set(Some(reason));
@@ -383,8 +383,8 @@ impl Drop for Attempt {
 
 /// Why a request that was written got no answer.
 fn classify(ended: Ended, upload: Option<&Rc<Upload>>, shared: &Shared) -> Failure {
-    if upload.is_some_and(|u| u.progress.get() == Progress::Broken) {
-        return Reason::RequestIncomplete.into();
+    if let Some(broken) = upload.and_then(|upload| upload.progress.get().broken()) {
+        return broken.into();
     }
     match ended.code() {
         Some(Code::PROTOCOL_ERROR | Code::FRAME_SIZE_ERROR | Code::COMPRESSION_ERROR | Code::FLOW_CONTROL_ERROR) => {

@@ -17,8 +17,9 @@
 //! an unknown protocol to leave.
 //!
 //! **Circles.** Nothing in a stream of bytes says where it has been. Where proxies introduce their clients to each other (PROXY
-//! headers) they count themselves there, and one that goes in a circle is cut (`door`). Any other grows by a connection a
-//! round, as far as `admission.concurrency`, `listeners.max_connections` and descriptors let it, and is gone with its client.
+//! headers) they count themselves there; what this proxy opened itself it knows when it comes back (`own`). One that goes in
+//! a circle is cut by either count (`door`). Any other, by several nodes that say nothing, grows by a connection a round, as
+//! far as `admission.concurrency`, `listeners.max_connections` and descriptors let it, and is gone with its client.
 
 use super::admission::{self, Standing};
 use super::attempts::{Tried, pick};
@@ -58,7 +59,7 @@ pub(super) enum To<'a> {
 pub(super) struct Ends {
     pub client: SocketAddr,
     pub server: SocketAddr,
-    /// By how many of us it came, as the PROXY headers before it say.
+    /// By how many of us it came, as the PROXY headers before it say, and as we know where it came from ourselves.
     pub hops: u8,
 }
 
@@ -111,7 +112,7 @@ async fn reach(flight: &mut Flight, to: To<'_>, ends: Ends) -> Result<(Transport
         return Err(Reason::NotAllowed);
     }
     let (id, rule) = match to {
-        To::Address(address) => return pass(flight, address).await,
+        To::Address(address) => return pass(flight, address, ends).await,
         To::Cluster(id) => (id, None),
         To::Route(port, name) => {
             if let Some(name) = name.filter(|_| flight.core.sink.enabled()) {
@@ -143,12 +144,12 @@ async fn reach(flight: &mut Flight, to: To<'_>, ends: Ends) -> Result<(Transport
 }
 
 /// Opens a connection to where a captured one was going.
-async fn pass(flight: &mut Flight, address: SocketAddr) -> Result<(Transport, Open), Reason> {
+async fn pass(flight: &mut Flight, address: SocketAddr, ends: Ends) -> Result<(Transport, Open), Reason> {
     let (core, timeouts) = (flight.core.clone(), Timeouts::default());
     flight.passed = Some(address);
     flight.watch.idle.set(timeouts.tcp_idle.0);
     core.gauge(|g| g.passed.add(1));
-    connect_to(&core, address, &timeouts).await
+    connect_to(&core, address, &timeouts, ends.hops).await
 }
 
 /// Opens a connection to an endpoint, to another where that fails.
@@ -162,7 +163,7 @@ async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table, ends: Ends)
         let candidate = table.candidates().get(choice.index).ok_or(Reason::Internal)?;
         tried.add(choice.index);
         flight.begin_attempt(choice, now);
-        let mut connected = connect(&core, &candidate.endpoint, &cluster.timeouts).await;
+        let mut connected = connect(&core, &candidate.endpoint, &cluster.timeouts, Some(ends.hops)).await;
         if cluster.proxy_protocol
             && let Ok(((endpoint, _), _)) = &mut connected
             && introduce(endpoint, ends).await.is_err()

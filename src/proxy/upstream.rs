@@ -295,7 +295,7 @@ async fn send1_afresh(
     early: Early<'_>,
     place: &mut Option<Head>,
 ) -> Sent {
-    let connecting = connect(core, endpoint, timeouts);
+    let connecting = connect(core, endpoint, timeouts, None);
     let twin = || sending.twin(&core.scratch).map(Outgoing::Http1);
     let (stream, open) = match early.offering(connecting, twin).await {
         Ok(connected) => connected,
@@ -383,30 +383,33 @@ fn epoch(endpoint: &Endpoint) -> u64 {
     endpoint.tls.as_ref().map_or(0, |dial| dial.epoch())
 }
 
-/// Opens a connection, and says what it was secured under.
+/// Opens a connection, and says what it was secured under. `rounds` is by how many of us the one came that it is opened for,
+/// where nothing that is said on it tells.
 pub(super) async fn connect(
     core: &Core,
     endpoint: &Endpoint,
     timeouts: &Timeouts,
+    rounds: Option<u8>,
 ) -> Result<((Transport, u64), Open), Reason> {
     let claim = Claim::new(core, endpoint.id)?;
     let (connected, own) = match &endpoint.tls {
         None => {
-            let (stream, own) = connect_plain(core, endpoint.address, timeouts).await?;
+            let (stream, own) = connect_plain(core, endpoint.address, timeouts, rounds).await?;
             ((Transport::Plain(stream), 0), own)
         }
-        Some(dial) => connect_secured(core, endpoint, timeouts, dial).await?,
+        Some(dial) => connect_secured(core, endpoint, timeouts, dial, rounds).await?,
     };
     Ok((connected, Open::new(core, Some(claim), own)))
 }
 
-/// Opens a connection to an address that is no endpoint's.
+/// Opens a connection to an address that is no endpoint's, for one that came by so many of us.
 pub(super) async fn connect_to(
     core: &Core,
     address: SocketAddr,
     timeouts: &Timeouts,
+    rounds: u8,
 ) -> Result<(Transport, Open), Reason> {
-    let (stream, own) = connect_plain(core, address, timeouts).await?;
+    let (stream, own) = connect_plain(core, address, timeouts, Some(rounds)).await?;
     Ok((Transport::Plain(stream), Open::new(core, None, own)))
 }
 
@@ -415,6 +418,7 @@ async fn connect_secured(
     endpoint: &Endpoint,
     timeouts: &Timeouts,
     dial: &Dial,
+    rounds: Option<u8>,
 ) -> Result<((Transport, u64), Option<Own>), Reason> {
     let handshakes = &core.identities.handshakes;
     let Some(secured) = dial.secured() else {
@@ -422,7 +426,7 @@ async fn connect_secured(
         return Err(Reason::NoIdentity);
     };
     let until = tokio::time::Instant::now() + timeouts.connect.0;
-    let (stream, own) = connect_plain(core, endpoint.address, timeouts).await?;
+    let (stream, own) = connect_plain(core, endpoint.address, timeouts, rounds).await?;
     let connecting = transport::connect(&secured, stream);
     let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
         Ok(Ok(stream)) => (Handshake::Done, Ok(((stream, secured.epoch), own))),
@@ -452,21 +456,29 @@ async fn connect_plain(
     core: &Core,
     address: SocketAddr,
     timeouts: &Timeouts,
+    rounds: Option<u8>,
 ) -> Result<(TcpStream, Option<Own>), Reason> {
-    match dial(core, address, timeouts).await {
+    match dial(core, address, timeouts, rounds).await {
         Err(Reason::NoDescriptors) => {
             core.make_room();
             core.pool.close_idle(core);
-            dial(core, address, timeouts).await
+            dial(core, address, timeouts, rounds).await
         }
         dialled => dialled,
     }
 }
 
-async fn dial(core: &Core, address: SocketAddr, timeouts: &Timeouts) -> Result<(TcpStream, Option<Own>), Reason> {
+async fn dial(
+    core: &Core,
+    address: SocketAddr,
+    timeouts: &Timeouts,
+    rounds: Option<u8>,
+) -> Result<(TcpStream, Option<Own>), Reason> {
     let connecting = async {
-        if core.generation().generation.routes.connections().captures {
-            let (stream, own) = own::connect(core, address).await?;
+        // Of requests their own headers tell how often they came round.
+        let captured = || core.generation().generation.routes.connections().captures.then_some(0);
+        if let Some(rounds) = rounds.or_else(captured) {
+            let (stream, own) = own::connect(core, address, rounds).await?;
             return Ok((stream, Some(own)));
         }
         Ok((TcpStream::connect(address).await?, None))

@@ -29,6 +29,8 @@ pub struct Actions {
     pub fault: Fault,
     /// Who gets copies.
     pub mirror: Option<Mirror>,
+    /// How many bytes a request's body may have.
+    pub max_body: Option<u64>,
 }
 
 /// A share of requests, to be compared with 32 random bits.
@@ -97,13 +99,15 @@ impl Actions {
             response: HeaderEdits::compile(&route.headers.response)?,
             fault: Fault::compile(&route.fault)?,
             mirror: Mirror::compile(&route.mirror, ids)?,
+            max_body: route.max_body.map(|most| most.0),
         };
         let nothing = actions.redirect.is_none()
             && actions.rewrite == Rewrite::default()
             && actions.request.is_empty()
             && actions.response.is_empty()
             && actions.fault == Fault::default()
-            && actions.mirror.is_none();
+            && actions.mirror.is_none()
+            && actions.max_body.is_none();
         Some((!nothing).then_some(actions))
     }
 }

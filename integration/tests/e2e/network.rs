@@ -108,6 +108,7 @@ const OUTBOUND: &str = "workloads: { shop: { listen: '[::]:15001', capture: outb
 clusters:
   catalog: { policy: round_robin, addresses: ['10.99.0.1:80', '[fd99::1]:80'], endpoints: [{ address: 10.77.0.2:80 }, { address: 10.77.0.3:80 }] }
   db: { protocol: tcp, endpoints: [{ address: 10.77.0.3:5432 }, { address: '[fd77::3]:5432' }] }
+  nobody: { protocol: tcp, addresses: ['10.77.0.3:7777'] }
 ";
 
 #[test]
@@ -118,6 +119,7 @@ fn what_processes_open_towards_others_goes_to_their_cluster_and_the_rest_where_i
     serve_http(&far, 80, "far");
     serve_first(&far, 5432, "db");
     serve_first(&far, 9999, "other");
+    serve_first(&far, 7777, "not to be reached");
     on(&node, async || {
         let sidecar = sidecar(OUTBOUND.to_owned() + QUICK).start().await;
         // Before there are rules, nothing is captured.
@@ -146,6 +148,11 @@ fn what_processes_open_towards_others_goes_to_their_cluster_and_the_rest_where_i
             call((far.v4(), 1).into()).and_then(|mut s| s.read(&mut [0])).map_err(|e| e.kind()),
             Err(io::ErrorKind::ConnectionReset)
         );
+
+        // What a cluster has that has no endpoints goes nowhere, and not to where it was going.
+        let refused = call((far.v4(), 7777).into()).and_then(|mut stream| stream.read(&mut [0]));
+        assert_eq!(refused.map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionReset));
+        sidecar.counted(|m| m.failures("no_endpoints"), 1.0).await;
 
         sidecar.counted(|m| m.sum("pathloom_connections_passed_total", &[]), 3.0).await;
         let done = |cluster, class| [("cluster", cluster), ("status_class", class)];

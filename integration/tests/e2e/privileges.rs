@@ -71,6 +71,39 @@ async fn privileges_are_kept_where_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_wants_rights_that_were_given_up_is_refused_with_the_remedy_and_everything_works_on() {
+    let fleet = Fleet::start(2).await;
+    let yaml = catalog(&fleet.yaml(), "") + QUICK;
+    let mut sidecar = sidecar(yaml.clone()).start().await;
+    let load = Load::start(Version::Http1, sidecar.address("in"), 2, "/").await;
+    let captured = |way: &str| yaml.replace("listen: '@in@'", &format!("listen: '@in@', capture: {way}"));
+    let user = "capture: { user: 10001 }\n";
+    let wrong = [
+        (captured("outbound"), "connections cannot be marked as the proxy's own", "as `capture.user`"),
+        // Who is told by its user needs no mark, and still the right to take what was meant for others.
+        (captured("tproxy") + user, "`tproxy` takes connections that were meant for others", "capture by `inbound`"),
+    ];
+    for (n, (wrong, why, remedy)) in (1..).zip(&wrong) {
+        sidecar.reload(wrong);
+        sidecar.reloaded(1, n).await;
+        let said = sidecar.config().await["last_error"]["text"].as_str().unwrap_or_default().to_owned();
+        let file = sidecar.file().display().to_string();
+        for part in [*why, *remedy, "`workloads.frontend.capture`", "start Pathloom anew with CAP_NET_ADMIN", &file] {
+            assert!(said.contains(part), "{part} is not in\n{said}");
+        }
+        sidecar.logged(why).await;
+        load.further(20).await;
+    }
+    // By its user it captures without a restart.
+    sidecar.reload(&(captured("outbound") + user));
+    sidecar.reloaded(2, 2).await;
+    load.further(20).await;
+    load.stop().await.assert_each_right_and_once(&fleet.journal);
+    assert_least(&sidecar).await;
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_without_rights_can_run_it() {
     const NOBODY: u32 = 65_534;
     let fleet = Fleet::start(1).await;

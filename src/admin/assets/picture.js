@@ -78,6 +78,14 @@ export class Picture {
     this.sigma.on("clickNode", ({ node }) => pick(node));
     this.sigma.on("clickEdge", ({ edge }) => pick(this.graph.target(edge)));
     this.sigma.on("clickStage", () => pick(null));
+    // Sigma takes any two clicks for a double one that come within 300 ms by its timer, wherever they are; and while a large mesh
+    // is drawn no timer goes off. The system knows which are: by when they were made, and where.
+    const mouse = this.sigma.getMouseCaptor();
+    mouse.on("doubleClick", at => {
+      if (at.original.detail > 1) return;
+      at.preventSigmaDefault();
+      mouse.emit("click", at);
+    });
     this.sigma.on("beforeRender", () => { taken = []; });
     this.sigma.getCamera().on("updated", () => { this.moved = performance.now(); });
     this.sigma.on("afterRender", () => this.keepUp());

@@ -112,6 +112,7 @@ fn route(config: &Config, route: &Route, path: &Path, findings: &mut Findings) {
                 ("headers", route.headers != usual.headers),
                 ("fault", route.fault != usual.fault),
                 ("mirror", route.mirror != usual.mirror),
+                ("max_body", route.max_body != usual.max_body),
             ];
             for (key, _) in shaped.into_iter().filter(|(_, shaped)| *shaped) {
                 let message = format!("a TCP connection is passed on as it is: `{key}` would do nothing");

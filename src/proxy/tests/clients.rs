@@ -3,6 +3,8 @@
 use super::support::*;
 use crate::config::Protocol::{Http1, Http2};
 use crate::observe::Reason;
+use http::Request;
+use http_body::Frame;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -179,6 +181,59 @@ async fn a_chunk_that_is_none_breaks_the_request_off() {
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.matches("HTTP/1.").count() == 1, "{chunks:?}: {answer}");
     }
     assert!(proxy.logged(7).await.iter().all(|l| l.reason == Some(Reason::RequestIncomplete)));
+}
+
+#[tokio::test]
+async fn a_body_longer_than_its_route_lets_through_is_refused_whether_its_length_was_said_or_not() {
+    const MOST: usize = 1000;
+    for endpoint in [Http1, Http2] {
+        let server = Server::echo(endpoint).await;
+        let mut config = config(endpoint, &[server.address]);
+        config.routes[0].max_body = Some(crate::config::ByteSize(MOST as u64));
+        let proxy = TestProxy::start(&config);
+        let mut refused = 0;
+        for (said, length) in [(true, MOST), (false, MOST), (true, MOST + 1), (false, MOST + 1), (false, 60_000)] {
+            let case = format!("{length} bytes, said: {said}, to {endpoint:?}");
+            let (head, body) = ("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n", "x".repeat(length));
+            let request = match said {
+                true => format!("{head}content-length: {length}\r\n\r\n{body}"),
+                false => format!("{head}transfer-encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"),
+            };
+            let answer = to_end(&mut sent(&proxy, request.as_bytes()).await).await;
+            let (frames, body) = super::bodies::stream(4);
+            let mut request = Request::post("http://a/");
+            if said {
+                request = request.header("content-length", length);
+            }
+            let sending = tokio::spawn(async move {
+                for left in (0..length).step_by(500) {
+                    let frame = Frame::data(vec![b'x'; 500.min(length - left)].into());
+                    if frames.send(Ok(frame)).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            let answer2 = read(proxy.connect2().await.send(request.body(body).unwrap()).await.unwrap()).await;
+            sending.await.unwrap();
+            if length <= MOST {
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{case}: {answer}");
+                assert!(answer2.status == 200 && answer2.body.len() > MOST, "{case}: {answer2:?}");
+            } else {
+                refused += 2;
+                assert!(
+                    answer.starts_with("HTTP/1.1 413 ") && answer.contains("\"body_too_large\""),
+                    "{case}: {answer}"
+                );
+                assert_eq!(answer2.status, 413, "{case}: {answer2:?}");
+            }
+        }
+        let log = proxy.logged(10).await;
+        assert_eq!(log.iter().filter(|l| l.reason == Some(Reason::BodyTooLarge)).count(), refused, "{log:?}");
+        // Nobody is to blame, and who said its length first was passed on to nobody.
+        assert!(proxy.alarms.0.lock().unwrap().is_empty());
+        assert!(log.iter().all(|line| line.attempts <= 1), "{log:?}");
+        assert_eq!(log.iter().filter(|line| line.attempts == 0).count(), 2, "{log:?}");
+    }
 }
 
 #[tokio::test]

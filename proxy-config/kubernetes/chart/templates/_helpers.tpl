@@ -42,6 +42,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.hostNetwork .Values.handover.enabled }}true{{ end }}
 {{- end }}
 
+{{/* Where the agent's socket lies in the pod. */}}
+{{- define "pathloom.spire" -}}
+/spiffe-workload-api
+{{- end }}
+
 {{/* The configuration: what the chart knows, and over it what the operator says. */}}
 {{- define "pathloom.config" -}}
 {{- range $section := list "workloads" "clusters" }}
@@ -59,6 +64,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- if .Values.gpu.enabled }}
 {{- $_ := set $base "model" (dict "device" "cuda") }}
+{{- end }}
+{{- if .Values.spire.enabled }}
+{{- range $key := list "certificate" "key" "bundle" }}
+{{- if hasKey (default (dict) $.Values.config.identity) $key }}
+{{- fail (printf "`spire.enabled` and `config.identity.%s` both say where the identity comes from: leave one out" $key) }}
+{{- end }}
+{{- end }}
+{{- $_ := set $base "identity" (dict "workload_api" (printf "unix://%s/%s" (include "pathloom.spire" .) .Values.spire.socket)) }}
 {{- end }}
 {{- $said := deepCopy .Values.config }}
 {{- if kindIs "string" (get $said "admin") }}

@@ -40,6 +40,10 @@ fn a_route_is_for_connections_or_for_requests() {
         tcp(c);
         c.routes[0].idempotent = Some(true);
     });
+    error("routes[0].max_body!: a TCP connection is passed on as it is", |c| {
+        tcp(c);
+        c.routes[0].max_body = Some(crate::config::ByteSize(1));
+    });
     error("routes[0].split!: one part goes to clusters with `protocol: tcp`", |c| {
         let web = c.clusters["catalog"].clone();
         tcp(c);
