@@ -10,9 +10,10 @@
 //! connection passed on as it is carries its number of rounds, as PROXY headers do, and is cut after as many. Who it comes
 //! from is enough for that, since what merely has a port in common with one of ours never comes to so many rounds.
 //!
-//! A connection is entered right after the call that opens it, so that a first round may slip through, never each. What
-//! comes back from another address than it was opened from (through NAT or another node) is not known here: the limits of
-//! connections hold for that.
+//! A connection is entered under the lock under which it is begun, since it may come back before the call that begins it
+//! returns; whoever asks waits for those few microseconds, once a connection and never for a request on one. What comes back
+//! from another address than it was opened from (through NAT or another node) is not known here: the limits of connections
+//! hold for that.
 
 use super::core::Core;
 use super::gauges::ProxyGauges;
@@ -38,8 +39,19 @@ impl OwnConnections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, way: Way, rounds: u8) {
-        self.all().insert(way, rounds);
+    /// Begins a connection, and enters it before anybody may ask for it: on the same machine it may have arrived before the
+    /// call that begins it returns.
+    fn open(
+        &self,
+        address: SocketAddr,
+        rounds: u8,
+        begin: impl FnOnce() -> io::Result<std::net::TcpStream>,
+    ) -> io::Result<(std::net::TcpStream, Way)> {
+        let mut all = self.all();
+        let stream = begin()?;
+        let way = (canonical(stream.local_addr()?), canonical(address));
+        all.insert(way, rounds);
+        Ok((stream, way))
     }
 
     fn forget(&self, way: &Way) {
@@ -75,10 +87,9 @@ impl Drop for Own {
 /// Opens a connection that is known as ours, for one that came by so many of us.
 pub(super) async fn connect(core: &Core, address: SocketAddr, rounds: u8) -> io::Result<(TcpStream, Own)> {
     let mark = core.generation().generation.routes.connections().mark;
-    let stream = TcpStream::from_std(capture::begin(address, mark)?)?;
-    let way = (canonical(stream.local_addr()?), canonical(address));
-    core.gauges.own.enter(way, rounds);
+    let (stream, way) = core.gauges.own.open(address, rounds, || capture::begin(address, mark))?;
     let own = Own { gauges: core.gauges.clone(), way };
+    let stream = TcpStream::from_std(stream)?;
     stream.writable().await?;
     match stream.take_error()? {
         Some(error) => Err(error),
@@ -102,9 +113,7 @@ mod tests {
         let (there, elsewhere) = (address("10.0.0.2:80"), address("[fd00::2]:80"));
         let own = OwnConnections::default();
         assert_eq!((own.has(here, there), own.rounds(here)), (false, 0));
-        own.enter((here, there), 0);
-        own.enter((here, elsewhere), 4);
-        own.enter((address("10.0.0.1:40001"), there), 9);
+        own.all().extend([((here, there), 0), ((here, elsewhere), 4), ((address("10.0.0.1:40001"), there), 9)]);
         assert!(own.has(here, there) && own.has(mapped, there) && own.has(here, elsewhere));
         assert!(!own.has(here, address("10.0.0.3:80")), "whoever has the port towards others is somebody else");
         assert_eq!((own.rounds(here), own.rounds(mapped)), (5, 5), "the one that went round most");
