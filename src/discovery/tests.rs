@@ -300,8 +300,8 @@ async fn routes_take_effect_when_it_is_known_where_their_backends_are_and_stay_u
     let hub = hands.routes.lock().unwrap().clone().unwrap();
     hub.expect(&[(gateway::Resource::Routes(gateway::Kind::Http), None), (gateway::Resource::Services, None)]);
     tell_routes(&hub, &[("catalog", 1)]);
-    hands.until_open(&["shop/catalog"]).await;
     tokio::time::sleep(SETTLE * 3).await;
+    hands.until_open(&["shop/catalog"]).await;
     assert_eq!(merged.borrow_and_update().routes.len(), 0, "nobody knows yet where its backends are");
     hands.tell("shop/catalog", &[1]);
     merged.changed().await.unwrap();
@@ -313,8 +313,8 @@ async fn routes_take_effect_when_it_is_known_where_their_backends_are_and_stay_u
     assert_eq!(discovery.view()[0].cluster, "kube.shop.catalog.80");
     // Another backend: all stays as it was until something is known of it, be it that nothing can be known.
     tell_routes(&hub, &[("catalog", 1), ("next", 1)]);
-    hands.until_open(&["shop/catalog", "shop/next"]).await;
     tokio::time::sleep(SETTLE * 3).await;
+    hands.until_open(&["shop/catalog", "shop/next"]).await;
     assert!(!merged.has_changed().unwrap());
     hands.fail("shop/next");
     merged.changed().await.unwrap();

@@ -113,7 +113,9 @@ fn http(wanted: &HttpMatch, prefix_is_replaced: bool) -> Result<RouteMatch, Refu
         "PathPrefix" if value == "/" && !prefix_is_replaced => {}
         "PathPrefix" => made.path_prefix = Some(value),
         other => {
-            return unsupported(format!("a path of the type `{other}` is not supported: write `Exact` or `PathPrefix`"));
+            return unsupported(format!(
+                "a path of the type `{other}` is not supported: write `Exact` or `PathPrefix`"
+            ));
         }
     }
     made.headers = exactly("header", &wanted.headers, str::to_ascii_lowercase)?;
