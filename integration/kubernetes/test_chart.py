@@ -192,6 +192,27 @@ class Chart(unittest.TestCase):
             else:
                 self.assertEqual(one["rules"], rendered()["ClusterRole", "pathloom"]["rules"])
 
+    def test_it_reads_routes_where_they_are_followed_and_writes_only_what_it_should(self):
+        def rules(section, **values):
+            made = rendered({"config": {"gateway_api": section}, **values})
+            return [(r["apiGroups"], r["resources"], r["verbs"]) for r in made["ClusterRole", "pathloom"]["rules"]]
+
+        slices = (["discovery.k8s.io"], ["endpointslices"], ["list", "watch"])
+        routes = (["gateway.networking.k8s.io"], ["httproutes", "grpcroutes"], ["list", "watch"])
+        services = ([""], ["services"], ["list", "watch"])
+        status = (["gateway.networking.k8s.io"], ["httproutes/status", "grpcroutes/status"], ["patch"])
+        self.assertEqual(rules({"enabled": False, "status": True}), [slices])
+        self.assertEqual(rules({"enabled": True}), [slices, routes, services])
+        self.assertEqual(rules({"enabled": True, "status": True}), [slices, routes, services, status])
+        # Where it may look in some namespaces alone, it looks there alone.
+        files = texts({"config": {"gateway_api": {"enabled": True}}, "rbac": {"namespaces": ["shop"]}})
+        made = [o for text in files.values() for o in filter(None, yaml.safe_load_all(text))]
+        self.assertEqual([len(o["rules"]) for o in made if o["kind"] == "Role"], [3])
+        configured = next(yaml.safe_load(o["data"]["pathloom.yaml"]) for o in made if o["kind"] == "ConfigMap")
+        self.assertEqual(configured["gateway_api"], {"enabled": True, "namespaces": ["shop"]})
+        # Clusters are made for it, so there need be none.
+        self.assertIn("gateway_api", config(rendered({"config": {"gateway_api": {"enabled": True}, "clusters": None, "routes": None}})))
+
     def test_capture_installs_its_rules_first(self):
         objects = rendered({"capture": {"enabled": True}})
         steps = {c["name"]: c for c in pods(objects)["initContainers"]}

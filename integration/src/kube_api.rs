@@ -1,7 +1,7 @@
-//! A Kubernetes API server that does what a test says, as far as EndpointSlices go: lists, watches with bookmarks, versions
-//! that are past, watches that break off, refusals.
+//! A Kubernetes API server that does what a test says, as far as EndpointSlices, Services, HTTPRoutes and GRPCRoutes go: lists,
+//! watches with bookmarks, versions that are past, watches that break off, refusals; and patches of a route's status.
 //!
-//! What it answers is written as a real server (1.33) writes it. It keeps the slices of all namespaces, numbers each change,
+//! What it answers is written as a real server (1.33) writes it. It keeps the objects of all namespaces, numbers each change,
 //! and sends what changed since the version that a watch begins with.
 
 use crate::ports;
@@ -27,8 +27,8 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// What it knows, and how it behaves.
 #[derive(Debug)]
 struct State {
-    /// The slices by namespace and name.
-    slices: BTreeMap<(String, String), Value>,
+    /// The objects by kind, namespace and name.
+    objects: BTreeMap<(Kind, String, String), Value>,
     /// What changed, in order: the version, and the event as a watch tells it.
     events: Vec<(u64, Value)>,
     version: u64,
@@ -36,11 +36,28 @@ struct State {
     oldest: u64,
     /// How requests are refused, if they are.
     refuses: Option<u16>,
-    /// How often each was asked for: lists, watches.
+    /// How often each was asked for: lists, watches, patches of a status.
     lists: usize,
     watches: usize,
-    /// Lists of more than this many slices come in parts.
+    patches: usize,
+    /// Lists of more than this many objects come in parts.
     page: usize,
+}
+
+/// What it knows of: each kind with its API and what that calls many of them.
+const KINDS: [(&str, &str, &str); 4] = [
+    ("EndpointSlice", "apis/discovery.k8s.io/v1", "endpointslices"),
+    ("Service", "api/v1", "services"),
+    ("HTTPRoute", "apis/gateway.networking.k8s.io/v1", "httproutes"),
+    ("GRPCRoute", "apis/gateway.networking.k8s.io/v1", "grpcroutes"),
+];
+
+/// One of [`KINDS`].
+type Kind = &'static str;
+
+/// The kind of an object; none where it is no such object.
+fn kind_of(object: &Value) -> Option<Kind> {
+    KINDS.iter().map(|(kind, ..)| *kind).find(|kind| object["kind"] == *kind)
 }
 
 #[derive(Debug)]
@@ -104,13 +121,14 @@ impl KubeApi {
     /// When no port is free.
     pub async fn start() -> Self {
         let state = State {
-            slices: BTreeMap::new(),
+            objects: BTreeMap::new(),
             events: Vec::new(),
             version: 1_000,
             oldest: 0,
             refuses: None,
             lists: 0,
             watches: 0,
+            patches: 0,
             page: usize::MAX,
         };
         let shared = Arc::new(Shared {
@@ -138,7 +156,7 @@ impl KubeApi {
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
                         let shared = shared.clone();
-                        async move { Ok::<_, Infallible>(answer(&shared, &request)) }
+                        async move { Ok::<_, Infallible>(answered(&shared, request).await) }
                     });
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -172,14 +190,32 @@ impl KubeApi {
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
-    /// Adds or replaces slices, which watches hear of one after another.
-    pub fn put(&self, slices: impl IntoIterator<Item = Value>) {
-        self.change(|state| slices.into_iter().for_each(|slice| state.put(slice)));
+    /// Adds or replaces objects, which watches hear of one after another.
+    pub fn put(&self, objects: impl IntoIterator<Item = Value>) {
+        self.change(|state| objects.into_iter().for_each(|object| state.put(object)));
     }
 
     /// Deletes a slice.
     pub fn delete(&self, namespace: &str, name: &str) {
-        self.change(|state| state.delete(namespace, name));
+        self.delete_a("EndpointSlice", namespace, name);
+    }
+
+    /// Deletes an object of another kind.
+    pub fn delete_a(&self, kind: Kind, namespace: &str, name: &str) {
+        self.change(|state| state.delete(kind, namespace, name));
+    }
+
+    /// An object as it is now.
+    #[must_use]
+    pub fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        let state = self.shared.state.lock().unwrap();
+        state.objects.get(&(kind, namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// How often a status was patched, or tried to be.
+    #[must_use]
+    pub fn patches(&self) -> usize {
+        self.shared.state.lock().unwrap().patches
     }
 
     /// Sends watches an event as it is.
@@ -218,12 +254,12 @@ impl KubeApi {
         self.shared.state.lock().unwrap().refuses = status;
     }
 
-    /// Gives lists in parts of so many slices.
-    pub fn pages_of(&self, slices: usize) {
-        self.shared.state.lock().unwrap().page = slices;
+    /// Gives lists in parts of so many objects.
+    pub fn pages_of(&self, objects: usize) {
+        self.shared.state.lock().unwrap().page = objects;
     }
 
-    /// How often slices were listed, and how often watched.
+    /// How often objects were listed, and how often watched.
     #[must_use]
     pub fn asked(&self) -> (usize, usize) {
         let state = self.shared.state.lock().unwrap();
@@ -232,21 +268,37 @@ impl KubeApi {
 }
 
 impl State {
-    fn put(&mut self, mut slice: Value) {
+    fn put(&mut self, mut object: Value) {
         self.version += 1;
-        slice["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let text = |key: &str| slice["metadata"][key].as_str().unwrap_or_default().to_owned();
-        let key = (text("namespace"), text("name"));
-        let kind = if self.slices.insert(key, slice.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        self.events.push((self.version, json!({ "type": kind, "object": slice })));
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let key = (kind_of(&object).expect("a kind that is known"), text("namespace"), text("name"));
+        let kind = if self.objects.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        self.events.push((self.version, json!({ "type": kind, "object": object })));
     }
 
-    fn delete(&mut self, namespace: &str, name: &str) {
+    fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
         self.version += 1;
-        if let Some(mut slice) = self.slices.remove(&(namespace.to_owned(), name.to_owned())) {
-            slice["metadata"]["resourceVersion"] = json!(self.version.to_string());
-            self.events.push((self.version, json!({ "type": "DELETED", "object": slice })));
+        if let Some(mut object) = self.objects.remove(&(kind, namespace.to_owned(), name.to_owned())) {
+            object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.events.push((self.version, json!({ "type": "DELETED", "object": object })));
         }
+    }
+
+    /// A merge patch (RFC 7386) of an object's status, as of the version that it names.
+    fn patch_status(&mut self, key: &(Kind, String, String), patch: &Value) -> Response<Body> {
+        self.patches += 1;
+        let Some(object) = self.objects.get(key) else {
+            return full(404, &status(404, "NotFound", "there is no such object"));
+        };
+        let version = &patch["metadata"]["resourceVersion"];
+        if !version.is_null() && *version != object["metadata"]["resourceVersion"] {
+            return full(409, &status(409, "Conflict", "the object has been modified"));
+        }
+        let mut object = object.clone();
+        merge(&mut object["status"], &patch["status"]);
+        self.put(object.clone());
+        full(200, &object)
     }
 
     /// What happened after a version.
@@ -268,21 +320,74 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
-    let query: BTreeMap<String, String> = request
-        .uri()
+/// A merge patch (RFC 7386).
+fn merge(target: &mut Value, patch: &Value) {
+    let Some(changes) = patch.as_object() else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, change) in changes {
+        match change {
+            Value::Null => drop(target.as_object_mut().map(|object| object.remove(key))),
+            change => merge(&mut target[key], change),
+        }
+    }
+}
+
+/// What a path names: a kind, a namespace (all without), and an object whose status is meant.
+fn named(path: &str) -> Option<(Kind, Option<String>, Option<String>)> {
+    let path = path.trim_matches('/');
+    KINDS.iter().find_map(|(kind, api, plural)| {
+        let rest: Vec<&str> = path.strip_prefix(api)?.trim_matches('/').split('/').collect();
+        match rest.as_slice() {
+            [all] if all == plural => Some((*kind, None, None)),
+            ["namespaces", namespace, all] if all == plural => Some((*kind, Some((*namespace).to_owned()), None)),
+            ["namespaces", namespace, all, name, "status"] if all == plural => {
+                Some((*kind, Some((*namespace).to_owned()), Some((*name).to_owned())))
+            }
+            _ => None,
+        }
+    })
+}
+
+async fn answered(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let Some((kind, namespace, name)) = named(head.uri.path()) else {
+        return full(404, &status(404, "NotFound", "the server could not find the requested resource"));
+    };
+    let Some(name) = name else { return answer(shared, &head.uri, kind, namespace) };
+    let merges = head.headers.get("content-type").is_some_and(|t| t == "application/merge-patch+json");
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let patch: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if head.method != http::Method::PATCH || !merges || !patch.is_object() {
+        return full(415, &status(415, "UnsupportedMediaType", "only merge patches of a status are known here"));
+    }
+    let response = {
+        let mut state = shared.state.lock().unwrap();
+        if let Some(code) = state.refuses {
+            state.patches += 1;
+            return full(code, &status(code, "Refused", "as scripted"));
+        }
+        state.patch_status(&(kind, namespace.unwrap_or_default(), name), &patch)
+    };
+    shared.changed.send_modify(|count| *count += 1);
+    response
+}
+
+fn answer(shared: &Arc<Shared>, uri: &http::Uri, kind: Kind, namespace: Option<String>) -> Response<Body> {
+    let query: BTreeMap<String, String> = uri
         .query()
         .unwrap_or_default()
         .split('&')
         .filter_map(|part| part.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2F", "/")))
         .collect();
-    let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').collect();
-    let ["apis", "discovery.k8s.io", "v1", "namespaces", namespace, "endpointslices"] = path.as_slice() else {
-        return full(404, &status(404, "NotFound", "the server could not find the requested resource"));
-    };
     let selector = query.get("labelSelector").map(String::as_str).unwrap_or_default();
-    let service = selector.strip_prefix("kubernetes.io/service-name=").unwrap_or_default().to_owned();
+    let service = selector.strip_prefix("kubernetes.io/service-name=").map(str::to_owned);
+    let chosen = Chosen { kind, namespace, service };
     let mut state = shared.state.lock().unwrap();
     if let Some(code) = state.refuses {
         return full(code, &status(code, "Refused", "as scripted"));
@@ -292,18 +397,10 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
         let version: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or_default();
         let past = version < state.oldest;
         drop(state);
-        return watching(shared.clone(), (*namespace).to_owned(), service, version, past);
+        return watching(shared.clone(), chosen, version, past);
     }
     state.lists += 1;
-    let of_service = |slice: &&Value| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service.as_str();
-    let all: Vec<Value> = state
-        .slices
-        .iter()
-        .filter(|((of, _), _)| of == namespace)
-        .map(|(_, slice)| slice)
-        .filter(of_service)
-        .cloned()
-        .collect();
+    let all: Vec<Value> = state.objects.values().filter(|object| chosen.is(object)).cloned().collect();
     let from: usize = query.get("continue").and_then(|c| c.parse().ok()).unwrap_or_default();
     let part: Vec<Value> = all.iter().skip(from).take(state.page).cloned().collect();
     let mut metadata = json!({ "resourceVersion": state.version.to_string() });
@@ -311,10 +408,28 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
         metadata["continue"] = json!((from + part.len()).to_string());
         metadata["remainingItemCount"] = json!(all.len() - from - part.len());
     }
-    full(
-        200,
-        &json!({ "kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata, "items": part }),
-    )
+    let api = KINDS.iter().find(|(known, ..)| *known == kind).map_or("v1", |(_, api, _)| *api);
+    let version = api.trim_start_matches("apis/").trim_start_matches("api/");
+    full(200, &json!({ "kind": format!("{kind}List"), "apiVersion": version, "metadata": metadata, "items": part }))
+}
+
+/// Which objects are asked for.
+#[derive(Debug, Clone)]
+struct Chosen {
+    kind: Kind,
+    namespace: Option<String>,
+    service: Option<String>,
+}
+
+impl Chosen {
+    /// Whether an object is among them; what does not say what it is, is.
+    fn is(&self, object: &Value) -> bool {
+        let metadata = &object["metadata"];
+        let named = metadata["labels"]["kubernetes.io/service-name"].as_str();
+        kind_of(object).is_none_or(|kind| kind == self.kind)
+            && self.service.as_deref().is_none_or(|service| named.is_none_or(|name| name == service))
+            && self.namespace.as_deref().is_none_or(|n| metadata["namespace"].as_str().is_none_or(|its| its == n))
+    }
 }
 
 /// That a version is past, as a watch tells it.
@@ -323,12 +438,8 @@ fn expired() -> String {
 }
 
 /// Events from a version on, until they break off.
-fn watching(shared: Arc<Shared>, namespace: String, service: String, version: u64, past: bool) -> Response<Body> {
-    let ours = move |event: &Value| {
-        let metadata = &event["object"]["metadata"];
-        let named = metadata["labels"]["kubernetes.io/service-name"].as_str();
-        named.is_none_or(|name| name == service) && metadata["namespace"].as_str().is_none_or(|n| n == namespace)
-    };
+fn watching(shared: Arc<Shared>, chosen: Chosen, version: u64, past: bool) -> Response<Body> {
+    let ours = move |event: &Value| chosen.is(&event["object"]);
     let (changed, broken) = (shared.changed.subscribe(), shared.broken.subscribe());
     // None when the last line was sent.
     let at = if past { Ok(()) } else { Err(version) };

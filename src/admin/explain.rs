@@ -6,6 +6,7 @@
 use super::canary;
 use super::client::{self, AskError, printable};
 use super::discovery;
+use super::gateway;
 use super::request::{self, RequestError};
 use http::StatusCode;
 use serde_json::Value;
@@ -164,6 +165,7 @@ fn head(routing: &Value) -> String {
     let _ = writeln!(out, "mode        {}", string(routing, "mode"));
     canary::explain_trial(routing, &mut out);
     discovery::explain(routing, &mut out);
+    gateway::explain(routing, &mut out);
     let _ = writeln!(out, "node        {}, pathloom {}", string(routing, "node"), string(routing, "version"));
     out
 }

@@ -11,7 +11,9 @@ use crate::config::{
 };
 use crate::control::history::{Broken, Change, Moved, Trouble, Turned};
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
-use crate::discovery::{Fault, Ignored, Readiness, SourceState, SourceView};
+use crate::discovery::{
+    ConditionView, Fault, GatewayView, Ignored, Readiness, RouteView, SourceState, SourceView, WatchView,
+};
 use crate::graph::{GraphBuilder, Instance};
 use crate::health::Checks;
 use crate::identity::{Handshake, Identities, Side, ca};
@@ -61,6 +63,7 @@ pub fn state() -> AdminState {
         recent: Box::new(|| RECENT.into()),
         identity: Box::new(|| json!(null)),
         discovery: Box::new(sources),
+        gateway: Box::new(|| Some(gateway())),
         gauges: Box::new(|| {
             let mut gauges = metrics::held(Held { downstream: 2, ..Held::default() });
             let quiet = Telemetry {
@@ -106,6 +109,42 @@ pub fn change(generation: u64) -> Change {
         disappeared: Vec::new(),
         turned: vec![Turned { cluster: cluster.clone(), endpoint: key(3), from: Health::Healthy, to: Health::Ejected }],
         moved: vec![Moved { workload, cluster, endpoint: key(1), from: 0.9, to: 0.75, why }],
+    }
+}
+
+/// A route that is followed, one that is refused, and a watch that fails.
+pub fn gateway() -> GatewayView {
+    let watch = |resource, trouble| WatchView {
+        resource,
+        source: format!("{resource} of all namespaces"),
+        listed: true,
+        trouble,
+        failures: 0,
+    };
+    let condition = |holds, reason, message: &str| ConditionView { holds, reason, message: message.to_owned() };
+    let route = |name: &str, state, accepted, kept| RouteView {
+        kind: "HTTPRoute",
+        name: name.to_owned(),
+        generation: 3,
+        state,
+        parents: vec![("Service catalog".to_owned(), accepted, condition(true, "ResolvedRefs", ""))],
+        rules: 2,
+        kept,
+    };
+    let refused = condition(false, "UnsupportedValue", "rules[0]: `retry` is not supported");
+    GatewayView {
+        watches: vec![
+            watch("httproutes", None),
+            watch("grpcroutes", Some((Fault::Denied, "not allowed".to_owned(), Duration::from_secs(9)))),
+        ],
+        routes: vec![
+            route("shop/catalog", "accepted", condition(true, "Accepted", ""), None),
+            route("shop/checkout", "refused", refused, Some(2)),
+        ],
+        rules: 4,
+        clusters: 2,
+        beyond: 0,
+        writes: (1, 0),
     }
 }
 

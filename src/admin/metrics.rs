@@ -8,6 +8,7 @@
 use super::admission;
 use super::canary;
 use super::discovery;
+use super::gateway;
 use super::state::AdminState;
 use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
@@ -36,6 +37,7 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
         all.extend(admission::families(&generation));
         all.extend(canary::families(&asked.control, &asked.traffic, &generation));
         all.extend(discovery::families(&(asked.discovery)()));
+        all.extend(gateway::families((asked.gateway)().as_ref()));
         all.extend(tick_families(&asked));
         all.extend((asked.scorer)().metrics);
         all.extend((asked.gauges)());

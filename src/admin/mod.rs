@@ -17,6 +17,7 @@ mod events;
 mod explain;
 #[cfg(test)]
 mod fixture;
+mod gateway;
 mod graph;
 mod guard;
 mod history;

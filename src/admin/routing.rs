@@ -6,12 +6,13 @@
 //! candidate's `affinity_share` how many of them are its own. `hedging` says when a second endpoint is asked, and what became
 //! of that so far, where it is on. `own_zone` says what stays in the node's zone, where that comes first, and `canary` how the
 //! arms of the model's trial compare (`canary`). `discovery` says where endpoints come from, and what is kept because it
-//! cannot be asked. Latencies are in milliseconds, ages in seconds; null is unknown.
+//! cannot be asked; `gateway_api` which routes of Kubernetes are followed, and which are not and why. Latencies are in milliseconds, ages in seconds; null is unknown.
 
 use super::admission;
 use super::canary;
 use super::config;
 use super::discovery;
+use super::gateway;
 use super::json::{ms, number, share};
 use super::state::AdminState;
 use crate::balance::{Candidate, Cluster, Generation, Table, Why};
@@ -72,6 +73,7 @@ pub fn answer(state: &AdminState, view: Option<&GraphView>, filter: Filter<'_>) 
         "reload_refused": config::refused(&state.config.load()),
         "canary": canary::trial(trial.as_deref(), now),
         "discovery": discovery::sources(&(state.discovery)(), filter.cluster),
+        "gateway_api": gateway::routes((state.gateway)().as_ref()),
         "admission": admission::clusters(&generation, filter.cluster),
         "rate_limits": admission::rate_limits(&generation),
         "tables": tables(&generation, (view, trial.as_deref()), now, filter),

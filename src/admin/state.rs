@@ -3,7 +3,7 @@
 use crate::balance::Published;
 use crate::config::{Config, Diagnostic, Errors, Mode};
 use crate::control::Status;
-use crate::discovery::SourceView;
+use crate::discovery::{GatewayView, SourceView};
 use crate::links::Links;
 use crate::observe::TrafficRegistry;
 use crate::observe::metrics::Family;
@@ -51,6 +51,8 @@ pub struct AdminState {
     pub identity: Asked<Value>,
     /// Where endpoints come from.
     pub discovery: Asked<Vec<SourceView>>,
+    /// Routes from Kubernetes' Gateway API, where they are followed.
+    pub gateway: Asked<Option<GatewayView>>,
     /// Further metrics: connections, what the access log and the traces dropped.
     pub gauges: Asked<Vec<Family>>,
     /// This node's name: besides addresses and `localhost` the only `Host` that is answered.

@@ -5,7 +5,7 @@
 //! (`integration/alerts`).
 
 use crate::config::{load_str, reference};
-use crate::discovery::{Fault, Ignored};
+use crate::discovery::{Fault, Ignored, ROUTE_REASONS};
 use crate::mesh::Refused;
 use crate::observe::Reason;
 use serde_json::Value;
@@ -194,7 +194,12 @@ fn every_word_of_discovery_has_a_cause_and_a_remedy() {
     };
     let faults: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
     let ignored: Vec<&str> = Ignored::ALL.iter().map(|reason| reason.code()).collect();
-    for (heading, codes) in [("PathloomDiscoveryFails", faults), ("PathloomDiscoveryLeavesOut", ignored)] {
+    let refused = ROUTE_REASONS.to_vec();
+    for (heading, codes) in [
+        ("PathloomDiscoveryFails", faults),
+        ("PathloomDiscoveryLeavesOut", ignored),
+        ("PathloomRoutesRefused", refused),
+    ] {
         let rows = rows(heading);
         let first = |row: &&str| row.split('`').next().unwrap().to_owned();
         assert_eq!(rows.iter().map(first).collect::<Vec<_>>(), codes, "{heading} has a row for each, in this order");

@@ -234,6 +234,10 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
             let discovery = discovery.clone();
             Box::new(move || discovery.view())
         },
+        gateway: {
+            let discovery = discovery.clone();
+            Box::new(move || discovery.routes())
+        },
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION"),
         started_at: SystemTime::now(),

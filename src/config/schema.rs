@@ -7,6 +7,7 @@
 
 mod connections;
 mod discover;
+mod gateway;
 mod identity;
 mod model;
 mod operate;
@@ -17,6 +18,7 @@ mod traffic;
 
 pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
 pub use discover::{Discover, Port};
+pub use gateway::GatewayApi;
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use model::{Compare, Device, Engine, Guards, Mode, Model, Triggers};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
@@ -54,6 +56,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What they can reach. Keyed by the cluster's name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// Routes from Kubernetes' Gateway API: HTTPRoutes and GRPCRoutes whose parents are Services, or Gateways that are named here.
+    pub gateway_api: GatewayApi,
     /// Connections that the kernel redirects here, on listeners with `capture`.
     pub capture: Capture,
     /// Which requests go first where a cluster is overloaded.

@@ -123,9 +123,18 @@ impl LeftOut {
 
 /// What somebody else wrote, as it may be shown: short, and without control characters.
 pub(super) fn told(what: impl Display) -> String {
+    up_to(MAX_TOLD, what)
+}
+
+/// The same with room for what is wrong with it, and what to do.
+pub(super) fn told_in_full(what: impl Display) -> String {
+    up_to(5 * MAX_TOLD, what)
+}
+
+fn up_to(most: usize, what: impl Display) -> String {
     let text = what.to_string();
-    let mut shown: String = text.chars().take(MAX_TOLD).map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
-    if text.chars().nth(MAX_TOLD).is_some() {
+    let mut shown: String = text.chars().take(most).map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
+    if text.chars().nth(most).is_some() {
         shown.push('…');
     }
     shown

@@ -1,9 +1,9 @@
-//! Where endpoints come from: the configuration, files, DNS, Kubernetes.
+//! Where endpoints come from: the configuration, files, DNS, Kubernetes; and routes from Kubernetes' Gateway API.
 //!
 //! ```text
 //! source (a task: `file`, `dns`, `kubernetes`) --all that it finds--> Finds --last good listing--> Report
 //!                                                                                                    |
-//! the file's configuration --------------------------------------------------> merge <---------------+
+//! the file's configuration --- with routes of the Gateway API (`gateway`) ----> merge <---------------+
 //!                                                                                |
 //!                              a configuration with all endpoints in it --> the slow loop, health checks
 //! ```
@@ -17,6 +17,7 @@
 //! | `finds` | what is known of a source: the last good listing, or why there is none |
 //! | `merge` | endpoints that are listed, discovered and kept, put together |
 //! | `file`, `dns`, `kubernetes` | the sources |
+//! | `gateway` | routes from Kubernetes' Gateway API, and the clusters that they need |
 //! | `view` | what operators see of it |
 //!
 //! **When something is down.** A source that fails keeps its last good endpoints for as long as it fails (`Finds`). A source
@@ -31,6 +32,7 @@
 mod dns;
 mod file;
 mod finds;
+mod gateway;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod listing;
@@ -38,13 +40,15 @@ mod merge;
 mod view;
 
 pub use finds::{Fault, Finds, Report, Trouble};
+pub use gateway::{ConditionView, GatewayView, ROUTE_REASONS, RouteView, WatchView};
 pub use listing::{Gathering, Ignored, LeftOut, Listing, Readiness};
 pub use view::{SourceState, SourceView};
 
-use crate::config::{Config, Discover};
+use crate::config::{Config, Discover, GatewayApi};
 use async_trait::async_trait;
+use gateway::{Following, Hub};
 use merge::{Kept, Told};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -67,6 +71,9 @@ pub trait Source: Send {
 /// Makes a source of what the configuration says.
 type Open = dyn Fn(&Discover) -> Box<dyn Source> + Send + Sync;
 
+/// Begins to watch routes as the configuration says.
+type Watch = dyn Fn(&GatewayApi, &Arc<Hub>) -> Vec<AbortHandle> + Send + Sync;
+
 /// A source that runs.
 struct Running {
     report: watch::Receiver<Report>,
@@ -87,6 +94,10 @@ impl Drop for Stops {
 struct State {
     /// What the file says.
     config: Arc<Config>,
+    /// The same with the routes that are in force beside its own.
+    whole: Arc<Config>,
+    /// Routes of the Gateway API, where they are followed, and their watches.
+    routes: Option<(Following, Vec<Stops>)>,
     sources: HashMap<Discover, Running>,
     /// What clusters had before a change of the file, for as long as their new sources have not answered.
     kept: Kept,
@@ -101,6 +112,7 @@ struct Inner {
     news: Arc<Notify>,
     merged: watch::Sender<Arc<Config>>,
     open: Box<Open>,
+    watch: Box<Watch>,
 }
 
 /// All sources, and the configuration with what they found.
@@ -109,7 +121,7 @@ pub struct Discovery(Arc<Inner>);
 
 impl Default for Discovery {
     fn default() -> Self {
-        Self::with(Box::new(open))
+        Self::with(Box::new(open), Box::new(watch_routes))
     }
 }
 
@@ -128,13 +140,28 @@ fn open(discover: &Discover) -> Box<dyn Source> {
     }
 }
 
+/// The watches that are meant.
+#[cfg(feature = "kubernetes")]
+fn watch_routes(section: &GatewayApi, hub: &Arc<Hub>) -> Vec<AbortHandle> {
+    kubernetes::watch_routes(section, hub)
+}
+
+/// None: this build cannot ask.
+#[cfg(not(feature = "kubernetes"))]
+fn watch_routes(_: &GatewayApi, hub: &Arc<Hub>) -> Vec<AbortHandle> {
+    hub.unavailable(CANNOT_ASK);
+    Vec::new()
+}
+
+const CANNOT_ASK: &str = "this build cannot ask Kubernetes: build it with `--features kubernetes`";
+
 /// A source that this build cannot ask.
 struct Missing;
 
 #[async_trait]
 impl Source for Missing {
     async fn run(self: Box<Self>, finds: Finds) {
-        finds.failed(Fault::Unavailable, "this build cannot ask Kubernetes: build it with `--features kubernetes`");
+        finds.failed(Fault::Unavailable, CANNOT_ASK);
         std::future::pending::<()>().await;
     }
 
@@ -144,9 +171,9 @@ impl Source for Missing {
 }
 
 impl Discovery {
-    fn with(open: Box<Open>) -> Self {
+    fn with(open: Box<Open>, watch: Box<Watch>) -> Self {
         let merged = watch::Sender::new(Arc::new(Config::default()));
-        Self(Arc::new(Inner { state: Mutex::default(), news: Arc::default(), merged, open }))
+        Self(Arc::new(Inner { state: Mutex::default(), news: Arc::default(), merged, open, watch }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -175,19 +202,52 @@ impl Discovery {
     /// are left alone. Call it on a runtime.
     pub fn configure(&self, config: Arc<Config>) {
         let mut state = self.state();
-        let wanted: Vec<&Discover> = config.clusters.values().flat_map(|cluster| &cluster.discover).collect();
+        if !config.gateway_api.enabled {
+            state.routes = None;
+        } else if !state.routes.as_ref().is_some_and(|(following, _)| following.is_for(&config)) {
+            let hub = Arc::new(Hub::new(self.0.news.clone()));
+            let watches = (self.0.watch)(&config.gateway_api, &hub).into_iter().map(Stops).collect();
+            let before = state.routes.as_ref().map(|(following, _)| following);
+            state.routes = Some((Following::new(hub, &config, before), watches));
+        }
+        state.config = config;
+        self.put_together(&mut state);
+        let before = self.0.merged.borrow().clone();
+        let waits = |discover: &Discover| told(&state.sources, discover).is_none();
+        let kept = merge::kept(&before, &state.whole, waits);
+        (state.kept, state.made) = (kept, Vec::new());
+        self.merge(&mut state, true);
+    }
+
+    /// Puts routes of the Gateway API beside those of the file, and begins and ends sources as all of them need it.
+    fn put_together(&self, state: &mut State) {
+        let State { config, routes, sources, .. } = state;
+        let Some((following, _)) = routes else {
+            state.whole = config.clone();
+            return self.tend(state);
+        };
+        following.look(config);
+        for discover in following.sources() {
+            if !sources.contains_key(discover) {
+                sources.insert(discover.clone(), self.start(discover));
+            }
+        }
+        following.advance(|discover| sources.get(discover).is_some_and(|running| running.report.borrow().has_spoken()));
+        state.whole = gateway::with(config, following.in_force());
+        self.tend(state);
+    }
+
+    /// Begins with sources that are wanted, and ends with those that are not.
+    fn tend(&self, state: &mut State) {
+        let coming = state.routes.iter().flat_map(|(following, _)| following.sources());
+        let wanted = state.whole.clusters.values().flat_map(|cluster| &cluster.discover).chain(coming);
+        let wanted: HashSet<&Discover> = wanted.collect();
         state.sources.retain(|discover, _| wanted.contains(&discover));
         for discover in wanted {
             if !state.sources.contains_key(discover) {
-                let running = self.start(discover);
-                state.sources.insert(discover.clone(), running);
+                state.sources.insert(discover.clone(), self.start(discover));
             }
         }
-        let before = self.0.merged.borrow().clone();
-        let waits = |discover: &Discover| told(&state.sources, discover).is_none();
-        let kept = merge::kept(&before, &config, waits);
-        (state.kept, state.config, state.made) = (kept, config, Vec::new());
-        self.merge(&mut state, true);
     }
 
     fn start(&self, discover: &Discover) -> Running {
@@ -200,8 +260,13 @@ impl Discovery {
     /// Waits until each source has said something, good or bad, but no longer than this, and takes it over: who serves from
     /// the first instant should know whom to send to.
     pub async fn first(&self, within: Duration) {
-        let reports: Vec<_> = self.state().sources.values().map(|running| running.report.clone()).collect();
+        let routes = self.state().routes.as_ref().map(|(following, _)| following.hub().clone());
         let all = async {
+            if let Some(hub) = routes {
+                hub.spoken().await;
+                self.put_together(&mut self.state());
+            }
+            let reports: Vec<_> = self.state().sources.values().map(|running| running.report.clone()).collect();
             for mut report in reports {
                 let _ = report.wait_for(Report::has_spoken).await;
             }
@@ -209,26 +274,34 @@ impl Discovery {
         if tokio::time::timeout(within, all).await.is_err() {
             tracing::warn!(within_s = within.as_secs(), "serving begins before all endpoints are discovered");
         }
-        self.merge(&mut self.state(), false);
+        self.take_over();
     }
 
     /// Takes over what sources find, for ever.
     pub async fn run(&self) {
         loop {
             self.0.news.notified().await;
-            self.merge(&mut self.state(), false);
+            self.take_over();
             tokio::time::sleep(SETTLE).await;
         }
     }
 
-    /// Puts everything together; tells of it where it is another configuration than before, or the file is.
+    fn take_over(&self) {
+        let mut state = self.state();
+        if state.routes.is_some() {
+            self.put_together(&mut state);
+        }
+        self.merge(&mut state, false);
+    }
+
+    /// Puts endpoints into their clusters; tells of it where it is another configuration than before, or the file is.
     fn merge(&self, state: &mut State, anew: bool) {
         let sources = &state.sources;
         state.kept.retain(|name, _| {
-            let cluster = state.config.clusters.get(name);
+            let cluster = state.whole.clusters.get(name);
             cluster.is_some_and(|c| c.discover.iter().any(|d| told(sources, d).is_none()))
         });
-        let (config, own) = merge::merged(&state.config, &state.kept, |discover| told(sources, discover));
+        let (config, own) = merge::merged(&state.whole, &state.kept, |discover| told(sources, discover));
         state.own = own;
         state.made.retain(|made| made.strong_count() > 0);
         state.made.push(Arc::downgrade(&config));
@@ -241,12 +314,18 @@ impl Discovery {
         });
     }
 
+    /// What is known of routes from the Gateway API, where they are followed.
+    #[must_use]
+    pub fn routes(&self) -> Option<GatewayView> {
+        self.state().routes.as_ref().map(|(following, _)| following.view())
+    }
+
     /// What is known of each cluster's sources, in the configuration's order.
     #[must_use]
     pub fn view(&self) -> Vec<SourceView> {
         let state = self.state();
         let now = tokio::time::Instant::now();
-        let clusters = state.config.clusters.iter();
+        let clusters = state.whole.clusters.iter();
         let sources =
             clusters.flat_map(|(name, cluster)| cluster.discover.iter().map(move |discover| (name, discover)));
         let view = |(name, discover): (&String, &Discover)| {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 struct Hands {
     open: Arc<Mutex<BTreeMap<String, Finds>>>,
     opened: Arc<AtomicUsize>,
+    /// Where watches of routes tell, once there are any.
+    routes: Arc<Mutex<Option<Arc<Hub>>>>,
 }
 
 /// Hands its `Finds` over for as long as it runs.
@@ -38,9 +40,16 @@ impl Source for Scripted {
 impl Hands {
     fn discovery(&self) -> Discovery {
         let hands = self.clone();
-        Discovery::with(Box::new(move |discover| {
-            Box::new(Scripted(discover.dns.clone().unwrap_or_default(), hands.clone()))
-        }))
+        let open = move |discover: &Discover| -> Box<dyn Source> {
+            let name = discover.dns.clone().or_else(|| discover.kubernetes.clone());
+            Box::new(Scripted(name.unwrap_or_default(), hands.clone()))
+        };
+        let routes = self.routes.clone();
+        let watch = move |_: &GatewayApi, hub: &Arc<Hub>| {
+            *routes.lock().unwrap() = Some(hub.clone());
+            Vec::new()
+        };
+        Discovery::with(Box::new(open), Box::new(watch))
     }
 
     async fn until_open(&self, names: &[&str]) {
@@ -253,4 +262,94 @@ async fn a_file_is_read_again_when_it_changes_and_a_broken_one_changes_nothing()
     write("endpoints: [{ address: 10.0.0.1:2 }, { address: 10.0.0.1:3, weight: 5 }]");
     assert_eq!(state(SourceState::Working).await.endpoints[0].1, 2);
     assert_eq!(ports(&merged.borrow(), "catalog"), [2, 3]);
+}
+
+/// A configuration that follows routes, beside a cluster of its own.
+fn following(enabled: bool) -> Arc<Config> {
+    let mut config = (*config(&[("own", &[9], &[])])).clone();
+    config.gateway_api.enabled = enabled;
+    Arc::new(config)
+}
+
+fn tell_routes(hub: &Hub, backends: &[(&str, u32)]) {
+    use serde_json::json;
+    let watches = [gateway::Resource::Routes(gateway::Kind::Http), gateway::Resource::Services].map(|r| (r, None));
+    let service = |name: &str| json!({ "metadata": { "namespace": "shop", "name": name }, "spec": { "ports": [{ "port": 80 }] } });
+    let refs: Vec<_> =
+        backends.iter().map(|(name, weight)| json!({ "name": name, "port": 80, "weight": weight })).collect();
+    let route = json!({
+        "metadata": { "namespace": "shop", "name": "base", "uid": "1", "generation": 1 },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "catalog" }],
+            "rules": if refs.is_empty() { json!([]) } else { json!([{ "backendRefs": refs }]) },
+        },
+    });
+    hub.replace(&watches[0], &[route]);
+    hub.replace(&watches[1], &[service("catalog"), service("next")]);
+    watches.iter().for_each(|watch| hub.works(watch));
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_take_effect_when_it_is_known_where_their_backends_are_and_stay_until_then() {
+    let hands = Hands::default();
+    let discovery = hands.discovery();
+    let mut merged = discovery.merged();
+    discovery.configure(following(true));
+    let running = discovery.clone();
+    tokio::spawn(async move { running.run().await });
+    let hub = hands.routes.lock().unwrap().clone().unwrap();
+    hub.expect(&[(gateway::Resource::Routes(gateway::Kind::Http), None), (gateway::Resource::Services, None)]);
+    tell_routes(&hub, &[("catalog", 1)]);
+    tokio::time::sleep(SETTLE * 3).await;
+    hands.until_open(&["shop/catalog"]).await;
+    assert_eq!(merged.borrow_and_update().routes.len(), 0, "nobody knows yet where its backends are");
+    hands.tell("shop/catalog", &[1]);
+    merged.changed().await.unwrap();
+    let first = merged.borrow_and_update().clone();
+    assert_eq!(
+        (first.routes.len(), ports(&first, "kube.shop.catalog.80"), ports(&first, "own")),
+        (3, vec![1], vec![9])
+    );
+    assert_eq!(discovery.view()[0].cluster, "kube.shop.catalog.80");
+    // Another backend: all stays as it was until something is known of it, be it that nothing can be known.
+    tell_routes(&hub, &[("catalog", 1), ("next", 1)]);
+    tokio::time::sleep(SETTLE * 3).await;
+    hands.until_open(&["shop/catalog", "shop/next"]).await;
+    assert!(!merged.has_changed().unwrap());
+    hands.fail("shop/next");
+    merged.changed().await.unwrap();
+    assert_eq!(merged.borrow_and_update().routes[0].split.len(), 2);
+    // A reload in between keeps them; what is no longer wanted ends.
+    discovery.configure(following(true));
+    assert_eq!(merged.borrow_and_update().routes.len(), 3);
+    tell_routes(&hub, &[("next", 1)]);
+    merged.changed().await.unwrap();
+    hands.until_open(&["shop/next"]).await;
+    assert!(!merged.borrow_and_update().clusters.contains_key("kube.shop.catalog.80"));
+    assert_eq!(discovery.routes().unwrap().routes[0].state, "accepted");
+    discovery.configure(following(false));
+    assert_eq!((merged.borrow_and_update().routes.len(), discovery.routes()), (0, None));
+    hands.until_open(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn serving_waits_for_routes_and_for_their_endpoints() {
+    let hands = Hands::default();
+    let discovery = hands.discovery();
+    discovery.configure(following(true));
+    let hub = hands.routes.lock().unwrap().clone().unwrap();
+    hub.expect(&[(gateway::Resource::Routes(gateway::Kind::Http), None), (gateway::Resource::Services, None)]);
+    let telling = hands.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tell_routes(&hub, &[("catalog", 1)]);
+        telling.until_open(&["shop/catalog"]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        telling.tell("shop/catalog", &[1]);
+    });
+    let since = tokio::time::Instant::now();
+    discovery.first(Duration::from_secs(60)).await;
+    assert!(since.elapsed() >= Duration::from_secs(2) && since.elapsed() < Duration::from_secs(60));
+    assert_eq!(ports(&discovery.merged().borrow(), "kube.shop.catalog.80"), [1]);
+    assert_eq!(discovery.merged().borrow().routes.len(), 3);
 }

@@ -25,6 +25,8 @@ mod discovery;
 mod failures;
 mod fleet_itself;
 mod foreign_clients;
+#[cfg(feature = "kubernetes")]
+mod gateway;
 mod grpc;
 mod handover;
 mod hedging;

@@ -127,7 +127,7 @@ fn beside_admin(path: &Path, listen: SocketAddr, admin: SocketAddr, key: &str, f
 
 fn routes(config: &Config, findings: &mut Findings) {
     let section = Path::of(&["routes"]);
-    if config.routes.is_empty() && !config.captures() {
+    if config.routes.is_empty() && !config.captures() && !config.gateway_api.enabled {
         let remedy = "add one: `routes: [{ cluster: catalog }]`";
         findings.warning(section.name(), "there are no routes, so every request is answered with 404", remedy);
     }
@@ -192,7 +192,7 @@ fn destination(route: &Route, config: &Config, path: &Path, findings: &mut Findi
     }
 }
 
-fn known(name: &str, config: &Config, path: Path, findings: &mut Findings) {
+pub(super) fn known(name: &str, config: &Config, path: Path, findings: &mut Findings) {
     if config.clusters.contains_key(name) {
         return;
     }
@@ -258,11 +258,13 @@ fn clusters(config: &Config, findings: &mut Findings) {
         if !cluster.service.is_empty() {
             findings.check(path.key("service"), syntax::name(&cluster.service));
         }
-        if !config.routes.is_empty() && !config.captures() && !routed.contains(name.as_str()) {
+        if is_template(config, name) {
+            // Its endpoints, if it has any, are nobody's business.
+        } else if !config.routes.is_empty() && !config.captures() && !routed.contains(name.as_str()) {
             findings.warning(path.name(), format!("no route leads to `{name}`"), "add a route, or remove the cluster");
             findings.resting_on(Path::of(&["routes"]));
         }
-        endpoints(name, cluster, &path, findings);
+        endpoints(name, cluster, is_template(config, name), &path, findings);
         discover::sources(cluster, &path, findings);
         resilience::check(cluster, &path, findings);
         traffic::affinity(cluster, &path, findings);
@@ -270,9 +272,14 @@ fn clusters(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn endpoints(name: &str, cluster: &Cluster, path: &Path, findings: &mut Findings) {
-    // What is discovered is not known here.
-    if cluster.discover.is_empty() {
+/// Whether a cluster is there for others to take its settings.
+fn is_template(config: &Config, name: &str) -> bool {
+    config.gateway_api.enabled && config.gateway_api.template.as_deref() == Some(name)
+}
+
+fn endpoints(name: &str, cluster: &Cluster, template: bool, path: &Path, findings: &mut Findings) {
+    // What is discovered is not known here, and a template needs none.
+    if cluster.discover.is_empty() && !template {
         if cluster.endpoints.is_empty() {
             let message = format!("`{name}` has no endpoints, so its requests are answered with 503");
             let remedy = "add `endpoints: [{ address: 10.1.2.3:8080 }]`, or where to find them: `discover`";

@@ -9,6 +9,7 @@
 mod admission;
 mod connections;
 mod discover;
+mod gateway;
 mod identity;
 mod mesh;
 mod resilience;
@@ -137,5 +138,6 @@ pub fn validate(config: &Config) -> Vec<Finding> {
     identity::check(config, &mut findings);
     connections::check(config, &mut findings);
     sharing::check(config, &mut findings);
+    gateway::check(config, &mut findings);
     findings.0
 }

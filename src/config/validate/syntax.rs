@@ -123,12 +123,19 @@ pub fn dns_name(text: &str) -> Result<(), Wrong> {
     wrong(format!("`{text}` is not a DNS name"), "write one such as `catalog.shop` or `_http._tcp.catalog.shop`")
 }
 
+/// A namespace of Kubernetes, or a Service in it: a DNS label (RFC 1123).
+pub fn kubernetes_name(text: &str) -> Result<(), Wrong> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if (1..=63).contains(&text.len()) && text.chars().all(plain) {
+        return Ok(());
+    }
+    wrong(format!("`{text}` is not a name in Kubernetes"), "use small letters, digits and `-`, such as `shop`")
+}
+
 /// A Kubernetes service, with or without its namespace.
 pub fn kubernetes_service(text: &str) -> Result<(), Wrong> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
     let mut parts = text.split('/');
-    if parts.clone().count() <= 2 && parts.all(label) {
+    if parts.clone().count() <= 2 && parts.all(|part| kubernetes_name(part).is_ok()) {
         return Ok(());
     }
     wrong(format!("`{text}` is not a Kubernetes service"), "write `namespace/service`, such as `shop/catalog`")

@@ -49,8 +49,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* The configuration: what the chart knows, and over it what the operator says. */}}
 {{- define "pathloom.config" -}}
+{{- $routes := get (default (dict) .Values.config.gateway_api) "enabled" }}
 {{- range $section := list "workloads" "clusters" }}
-{{- if not (index $.Values.config $section) }}
+{{- if not (or (index $.Values.config $section) (and $routes (eq $section "clusters"))) }}
 {{- fail (printf "the value `config.%s` is empty: write the proxies' configuration there, as proxy-config/quickstart.yaml has it" $section) }}
 {{- end }}
 {{- end }}
@@ -72,6 +73,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 {{- $_ := set $base "identity" (dict "workload_api" (printf "unix://%s/%s" (include "pathloom.spire" .) .Values.spire.socket)) }}
+{{- end }}
+{{- if and $routes .Values.rbac.create .Values.rbac.namespaces }}
+{{- /* It may look nowhere else. */}}
+{{- $_ := set $base "gateway_api" (dict "namespaces" .Values.rbac.namespaces) }}
 {{- end }}
 {{- $said := deepCopy .Values.config }}
 {{- if kindIs "string" (get $said "admin") }}

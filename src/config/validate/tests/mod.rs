@@ -3,6 +3,7 @@
 mod admission;
 mod connections;
 mod discover;
+mod gateway;
 mod identity;
 mod mesh;
 mod resilience;
