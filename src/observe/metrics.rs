@@ -298,6 +298,8 @@ pub struct Held {
     pub tcp: u64,
     /// Captured connections passed on to where they were going, since the start.
     pub passed: u64,
+    /// Headers of traces that could not be read, since the start.
+    pub malformed_traces: u64,
 }
 
 /// Connections and requests under way.
@@ -331,6 +333,12 @@ pub fn held(held: Held) -> Vec<Family> {
             Counter,
             "Captured connections to addresses that no cluster has, passed on to where they were going.",
             held.passed,
+        ),
+        family(
+            "malformed_trace_headers",
+            Counter,
+            "Headers of traces that could not be read, which are as good as absent.",
+            held.malformed_traces,
         ),
     ]
 }

@@ -22,6 +22,7 @@ use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use super::shaping::Shape;
+use super::spans::Spans;
 use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
@@ -58,6 +59,8 @@ pub(super) struct Flight {
     pub target: Option<Box<(Uri, HeaderValue)>>,
     pub request_id: HeaderValue,
     pub trace: Option<Trace>,
+    /// Its tries' spans, where somebody takes them.
+    pub spans: Option<Rc<Spans>>,
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
@@ -126,6 +129,7 @@ impl Flight {
             target: None,
             request_id: HeaderValue::from_static(""),
             trace: None,
+            spans: None,
             workload: None,
             route: None,
             cluster: None,
@@ -326,6 +330,7 @@ impl Flight {
         let path = target.filter(|_| !self.opaque).and_then(|(uri, _)| uri.path_and_query());
         let duration = now.since(self.started);
         let wall = SystemTime::now();
+        let tries = self.spans.as_ref().map_or(Vec::new(), |spans| self.attempt_records(spans, now, wall));
         self.core.sink.log(
             self.core.index,
             &AccessRecord {
@@ -346,6 +351,10 @@ impl Flight {
                 host: target.and_then(|(_, host)| host.to_str().ok()).unwrap_or_default(),
                 path: path.map_or("", |p| p.as_str()),
                 protocol: (!self.opaque).then_some(self.version),
+                secure: self.conn.secure(),
+                grpc: self.grpc,
+                upstream: cluster.map(|c| (c.protocol, c.secure)),
+                tries: &tries,
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,
@@ -364,6 +373,11 @@ impl Flight {
             },
         );
     }
+}
+
+/// The gRPC status that headers tell.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS).and_then(code)
 }
 
 fn code(value: &HeaderValue) -> Option<u16> {

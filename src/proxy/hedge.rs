@@ -32,8 +32,11 @@ use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::{Core, Held};
 use super::early::{Early, Tap};
-use super::flight::{At, Attempt, Flight, HeadWait};
+use super::flight::{At, Attempt, Flight, HeadWait, grpc_status};
+use super::ids::Trace;
+use super::propagation::Carried;
 use super::shared::send2;
+use super::spans::Spans;
 use super::upstream::{Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::balance::{Choice, Cluster, Health, Retrying, Table};
@@ -73,6 +76,7 @@ pub(super) struct Rival {
     patience: Option<Time>,
     sending: Pin<Box<dyn Future<Output = Came>>>,
     came: Option<Came>,
+    spans: Option<Rc<Spans>>,
     _place: Option<Beside>,
 }
 
@@ -81,7 +85,7 @@ impl Rival {
         let (cluster, workload) = self.ids;
         let generation = &*self.held.generation;
         if let (Some(attempt), Some(table)) = (&mut self.attempt, generation.table(cluster, workload)) {
-            act(attempt, &At { core: &self.core, generation, cluster, table });
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans: self.spans.as_deref() });
         }
     }
 
@@ -99,7 +103,11 @@ impl Rival {
                     self.came = Some(Came { sent: Sent::Answered(lease), ..came });
                     return true;
                 }
+                let head = came.head.as_ref().map(|head| (head.parts.status, grpc_status(&head.parts.headers)));
                 self.with(|attempt, at| {
+                    if let (Some(spans), Some((status, grpc))) = (at.spans, head) {
+                        spans.answered(attempt.index, status, grpc);
+                    }
                     attempt.record(at.table, at.core, Outcome::Failure, now);
                     attempt.node_failed(at, Reason::UpstreamReset);
                 });
@@ -120,7 +128,7 @@ impl Drop for Rival {
         let now = self.core.clock.now();
         self.with(|attempt, at| {
             attempt.record(at.table, at.core, Outcome::Cancelled, now);
-            attempt.end(at.table, at.core, now);
+            attempt.end(at, now);
         });
     }
 }
@@ -143,6 +151,8 @@ pub(super) struct Race<'a> {
     pub grpc: bool,
     pub attempts: &'a mut u32,
     pub hedged: &'a mut Option<Hedged>,
+    /// The spans and the trace, where that is recorded.
+    pub spans: Option<(&'a Rc<Spans>, &'a Trace)>,
 }
 
 impl Race<'_> {
@@ -211,6 +221,12 @@ impl Race<'_> {
         *self.hedged = Some(Hedged::Lost);
         let mut outgoing = copy;
         renew(&mut outgoing, self.grpc, self.watch.limit.get(), now);
+        if let Some((spans, trace)) = self.spans {
+            let mut trace = trace.clone();
+            let span = trace.hang_below(&mut *self.core.rng.borrow_mut());
+            outgoing.retrace(&Carried::new(&trace, self.core.propagators), &mut self.core.ids.borrow_mut());
+            spans.begin(span, choice, now, true);
+        }
         let (core, held, ids) = (self.core.clone(), self.held.clone(), self.ids);
         let sending = async move {
             let mut head = None;
@@ -226,6 +242,7 @@ impl Race<'_> {
             patience: self.cluster.retrying.per_try.map(|t| now + t),
             sending: Box::pin(sending),
             came: None,
+            spans: self.spans.map(|(spans, _)| spans.clone()),
             _place: place,
         })
     }

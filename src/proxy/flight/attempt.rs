@@ -18,6 +18,7 @@ use crate::observe::Reason;
 use crate::proxy::body::Progress;
 use crate::proxy::core::Core;
 use crate::proxy::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use crate::proxy::spans::Spans;
 use crate::route::ClusterId;
 use http::{HeaderMap, StatusCode};
 
@@ -27,7 +28,7 @@ pub(super) const GRPC_UNAVAILABLE: u16 = 14;
 /// One try at one endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy) struct Attempt {
-    index: usize,
+    pub index: usize,
     pub estimate_s: f32,
     pub begun: Time,
     pub latency_s: Option<f32>,
@@ -54,10 +55,13 @@ impl Attempt {
     }
 
     /// It is over, whatever follows.
-    pub(in crate::proxy) fn end(&self, table: &Table, core: &Core, now: Time) {
-        if let Some(candidate) = self.candidate(table) {
+    pub(in crate::proxy) fn end(&self, at: &At<'_>, now: Time) {
+        if let Some(candidate) = self.candidate(at.table) {
             candidate.node.end();
-            candidate.link.end(core.index, now);
+            candidate.link.end(at.core.index, now);
+        }
+        if let Some(spans) = at.spans {
+            spans.ended(self.index, now);
         }
     }
 
@@ -76,6 +80,9 @@ impl Attempt {
     /// It failed before an answer.
     pub(in crate::proxy) fn fail(&mut self, at: &At<'_>, (reason, blamed): (Reason, bool), now: Time) {
         self.record(at.table, at.core, if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
+        if let Some(spans) = at.spans {
+            spans.failed(self.index, reason);
+        }
         if blamed {
             self.node_failed(at, reason);
         }
@@ -100,6 +107,8 @@ pub(in crate::proxy) struct At<'a> {
     pub generation: &'a Generation,
     pub cluster: ClusterId,
     pub table: &'a Table,
+    /// Where the trace is recorded.
+    pub spans: Option<&'a Spans>,
 }
 
 impl Flight {
@@ -115,12 +124,15 @@ impl Flight {
         };
         let generation = &*self.held.generation;
         if let Some(table) = generation.table(cluster, workload) {
-            act(attempt, &At { core: &self.core, generation, cluster, table });
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans: self.spans.as_deref() });
         }
     }
 
     pub(in crate::proxy) fn begin_attempt(&mut self, choice: Choice, now: Time) {
         self.attempts += 1;
+        if let (Some(spans), Some(trace)) = (&self.spans, &self.trace) {
+            spans.begin(trace.below(), choice, now, false);
+        }
         self.attempt = self.table().map(|table| Attempt::begin(choice, table, &self.core, now));
     }
 
@@ -136,11 +148,14 @@ impl Flight {
     /// The endpoint says that it did nothing with the request, which is no failure of its own.
     pub(in crate::proxy) fn decline_attempt(&mut self, now: Time) {
         self.record(Outcome::Cancelled, now);
+        if let (Some(spans), Some(attempt)) = (&self.spans, &self.attempt) {
+            spans.failed(attempt.index, Reason::UpstreamReset);
+        }
     }
 
     /// The attempt is over, whatever follows.
     pub(in crate::proxy) fn end_attempt(&mut self, now: Time) {
-        self.with_attempt(|attempt, at| attempt.end(at.table, at.core, now));
+        self.with_attempt(|attempt, at| attempt.end(at, now));
         self.attempt = None;
     }
 
@@ -170,6 +185,9 @@ impl Flight {
         self.record(if failed { Outcome::Failure } else { Outcome::Success }, now);
         if let Some(attempt) = &mut self.attempt {
             attempt.latency_s = Some(now.seconds_since(attempt.begun));
+        }
+        if let (Some(spans), Some(attempt)) = (&self.spans, &self.attempt) {
+            spans.answered(attempt.index, status, self.grpc_status);
         }
         let gateway =
             matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
