@@ -162,6 +162,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
             hedged,
             trace,
             spans,
+            method,
             ..
         } = flight;
         // HTTP/1.0 knows no answers before the answer.
@@ -190,6 +191,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
                     attempts,
                     hedged,
                     spans: spans.as_ref().zip(trace.as_ref()),
+                    method,
                 }
             };
         }

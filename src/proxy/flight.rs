@@ -31,7 +31,7 @@ use crate::balance::Table;
 use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Arm, Hedged, Reason};
+use crate::observe::{AccessRecord, Arm, DurationKind, Hedged, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
@@ -469,7 +469,12 @@ impl Drop for Flight {
         let traffic = self.table().map_or(&self.core.unrouted, |t| &t.traffic);
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
-        traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        let kind = match self.opaque {
+            false => DurationKind::new(&self.method, status, self.reason),
+            true => DurationKind::connection(self.reason),
+        };
+        let exemplar = self.trace.as_ref().filter(|trace| trace.sampled).map(|trace| move || trace.ids());
+        traffic.finished(self.core.index, (kind, self.reason), latency_ns, (uploaded, self.bytes_out), exemplar);
         if let Some(arm) = self.arm
             && let Some(came) = trial::came(self, now)
         {
@@ -485,6 +490,10 @@ impl Drop for Flight {
             Standing::Outside => {}
             Standing::Inside(one_of) => admission::leave(self, one_of, self.served(now)),
             Standing::Waiting(..) => admission::gave_up(self),
+        }
+        if let Some(attempt) = &mut self.attempt {
+            // What its answer came to after its head.
+            attempt.reason = attempt.reason.or(self.reason);
         }
         self.end_attempt(now);
         self.conn.end(now);

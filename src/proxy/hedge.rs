@@ -43,6 +43,7 @@ use crate::balance::{Choice, Cluster, Health, Retrying, Table};
 use crate::links::{Outcome, Time};
 use crate::observe::{Arm, Hedged, Reason};
 use crate::route::{ClusterId, WorkloadId};
+use http::Method;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -77,6 +78,7 @@ pub(super) struct Rival {
     sending: Pin<Box<dyn Future<Output = Came>>>,
     came: Option<Came>,
     spans: Option<Rc<Spans>>,
+    method: Method,
     _place: Option<Beside>,
 }
 
@@ -85,7 +87,8 @@ impl Rival {
         let (cluster, workload) = self.ids;
         let generation = &*self.held.generation;
         if let (Some(attempt), Some(table)) = (&mut self.attempt, generation.table(cluster, workload)) {
-            act(attempt, &At { core: &self.core, generation, cluster, table, spans: self.spans.as_deref() });
+            let (spans, method) = (self.spans.as_deref(), Some(&self.method));
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace: None, method });
         }
     }
 
@@ -105,8 +108,8 @@ impl Rival {
                 }
                 let head = came.head.as_ref().map(|head| (head.parts.status, grpc_status(&head.parts.headers)));
                 self.with(|attempt, at| {
-                    if let (Some(spans), Some((status, grpc))) = (at.spans, head) {
-                        spans.answered(attempt.index, status, grpc);
+                    if let Some((status, grpc_status)) = head {
+                        attempt.answered(at, status, grpc_status);
                     }
                     attempt.record(at.table, at.core, Outcome::Failure, now);
                     attempt.node_failed(at, Reason::UpstreamReset);
@@ -153,6 +156,7 @@ pub(super) struct Race<'a> {
     pub hedged: &'a mut Option<Hedged>,
     /// The spans and the trace, where that is recorded.
     pub spans: Option<(&'a Rc<Spans>, &'a Trace)>,
+    pub method: &'a Method,
 }
 
 impl Race<'_> {
@@ -243,6 +247,7 @@ impl Race<'_> {
             sending: Box::pin(sending),
             came: None,
             spans: self.spans.map(|(spans, _)| spans.clone()),
+            method: self.method.clone(),
             _place: place,
         })
     }

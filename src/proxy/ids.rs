@@ -57,6 +57,12 @@ impl Trace {
         span
     }
 
+    /// The trace and the request's own span.
+    pub(super) fn ids(&self) -> ([u8; 32], [u8; 16]) {
+        let trace_id = self.header.get(3..35).and_then(|id| id.try_into().ok()).unwrap_or([b'0'; 32]);
+        (trace_id, self.span)
+    }
+
     /// The span that the endpoint's hangs below.
     pub(super) fn below(&self) -> [u8; 16] {
         *self.header.last_chunk::<19>().and_then(|end| end.first_chunk()).unwrap_or(&self.span)
