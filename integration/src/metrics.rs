@@ -65,6 +65,8 @@ impl Metrics {
 }
 
 fn sample(line: &str) -> Sample {
+    // What comes behind is an exemplar.
+    let (line, _) = line.split_once(" # ").unwrap_or((line, ""));
     let (head, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
     let value = value.parse().unwrap_or_else(|e| panic!("{e}: {line}"));
     let (name, labels) = head.split_once('{').map_or((head, ""), |(n, l)| (n, l.trim_end_matches('}')));

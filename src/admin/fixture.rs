@@ -19,7 +19,7 @@ use crate::health::Checks;
 use crate::identity::{Handshake, Identities, Side, ca};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
 use crate::observe::metrics::{self, Held};
-use crate::observe::{Arm, Came, Reason, Reporting, TrafficRegistry};
+use crate::observe::{Arm, Came, DurationKind, Reason, Reporting, TrafficRegistry};
 use crate::record::{self, Recorder};
 use crate::route::RouteTable;
 use crate::scorer::ScoreError;
@@ -283,8 +283,12 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
     let routes = Arc::new(RouteTable::compile(&config()));
     let table = |workload: &str, cluster: &str, count: u8| {
         let counted = traffic.of(&workload.into(), &cluster.into());
-        counted.finished(0, 200, None, 7_000_000, (10, 1000));
-        counted.finished(0, 503, Some(Reason::ConnectRefused), 1_000_000, (10, 10));
+        let get = |status, reason| (DurationKind::new(&http::Method::GET, status, reason), reason);
+        let trace = || ([b'1'; 32], [b'2'; 16]);
+        counted.finished(0, get(200, None), 7_000_000, (10, 1000), Some(trace));
+        counted.finished(0, get(503, Some(Reason::ConnectRefused)), 1_000_000, (10, 10), None::<fn() -> _>);
+        counted.tried(0, get(200, None).0, 6_000_000, Some(trace));
+        counted.tried(0, get(503, Some(Reason::ConnectRefused)).0, 500_000, None::<fn() -> _>);
         counted.retried(0);
         let candidates = (1..=count).map(|i| candidate(links, workload, i)).collect();
         let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };

@@ -26,6 +26,7 @@ use super::socket::AdminListener;
 use super::stall::Guarded;
 use super::state::AdminState;
 use super::{assets, config, events, graph, guard, history, metrics, narrow, requests, routing};
+use crate::observe::metrics::{Format, Registry};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{Either, Full};
@@ -33,7 +34,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::registry::Registry;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -240,11 +240,11 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
     match path {
         "/live" => respond(StatusCode::OK, TEXT, "live\n".into()),
         "/ready" => ready(state),
-        "/metrics" => respond(
-            StatusCode::OK,
-            crate::observe::metrics::CONTENT_TYPE,
-            crate::observe::metrics::encode(&server.metrics),
-        ),
+        "/metrics" => {
+            let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            let format = Format::accepted(accept);
+            respond(StatusCode::OK, format.content_type(), server.metrics.encode(format))
+        }
         _ if server.pages == Pages::Metrics => not_found(METRICS_ENDPOINTS),
         "/config" => match wants_json(parameter("format").as_deref(), headers) {
             true => respond(StatusCode::OK, JSON, pretty(&config::json(&state.config.load()))),

@@ -181,6 +181,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
         limits: config.listeners.clone(),
         drain: config.process.drain.0,
         sample: config.telemetry.traces.sample.0,
+        propagators: config.telemetry.traces.propagators.clone(),
         sink: reporting.clone(),
         alarm: Arc::new(RingsBell(bell.clone())),
         unrouted: traffic.unrouted().clone(),
@@ -360,5 +361,6 @@ fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
         upgraded: gauges.upgraded_connections,
         tcp: gauges.tcp_connections,
         passed: gauges.passed_total,
+        malformed_traces: gauges.malformed_traces_total,
     })
 }

@@ -54,6 +54,7 @@ read_at_start! {
     "listeners.max_streams" => listeners.max_streams;
     "telemetry.record" => telemetry.record;
     "telemetry.traces.sample" => telemetry.traces.sample;
+    "telemetry.traces.propagators" => telemetry.traces.propagators;
 }
 
 #[cfg(test)]
@@ -98,13 +99,13 @@ mod tests {
             "node: { name: a, zone: b }\nadmin: { listen: 127.0.0.1:1, mode: 0660 }\nprocess: { threads: 3, drain: 1s, privileges: inherited }",
         );
         all.model = config("model: { engine: embedded, device: cpu, onnxruntime: x }").model;
-        all.telemetry = config("telemetry: { record: /r, traces: { sample: 2% } }").telemetry;
+        all.telemetry = config("telemetry: { record: /r, traces: { sample: 2%, propagators: [b3] } }").telemetry;
         all.listeners = config(
             "listeners: { idle: 1s, request_headers: 1s, max_header_bytes: 16KiB, max_headers: 7, max_connections: 7, max_streams: 7 }",
         )
         .listeners;
         let named = restart_needed(&Config::default(), &all);
-        assert_eq!(named.len(), 18);
+        assert_eq!(named.len(), 19);
         for path in named {
             assert!(keys().iter().any(|key| key.path == path), "{path}");
         }

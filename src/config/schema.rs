@@ -371,10 +371,42 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Traces {
-    /// The OTLP/HTTP collector (`http://127.0.0.1:4318/v1/traces`); empty exports nothing, and `traceparent` is passed on all the same.
+    /// The OTLP collector (`http://127.0.0.1:4318/v1/traces`, or `http://127.0.0.1:4317` where `protocol` is `grpc`); empty exports nothing, and a trace is passed on all the same.
     pub otlp: String,
+    /// What the collector is spoken to.
+    pub protocol: Otlp,
+    /// Which headers carry a trace: the first of them that can be read says where a request stands, and requests go on with all of them.
+    pub propagators: Vec<Propagator>,
     /// The share of requests that start a trace here when the caller brought none.
     pub sample: Share,
+}
+
+/// What a collector of traces is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Otlp {
+    /// OTLP over HTTP, in protobuf.
+    #[default]
+    Http,
+    /// OTLP over gRPC.
+    Grpc,
+}
+
+/// A way in which headers carry a trace, by the name that `OTEL_PROPAGATORS` has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Propagator {
+    /// W3C Trace Context: `traceparent`.
+    TraceContext,
+    /// B3 in one header: `b3`.
+    B3,
+    /// B3 in several headers: `x-b3-traceid` and the like.
+    B3Multi,
+}
+
+impl Propagator {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::TraceContext, Self::B3, Self::B3Multi];
 }
 
 const fn secs(s: u64) -> Timespan {
@@ -444,6 +476,11 @@ impl Default for AccessLog {
 
 impl Default for Traces {
     fn default() -> Self {
-        Self { otlp: String::new(), sample: Share(0.01) }
+        Self {
+            otlp: String::new(),
+            protocol: Otlp::Http,
+            propagators: vec![Propagator::TraceContext],
+            sample: Share(0.01),
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! keep and must never block, because it runs on the thread that serves requests.
 
 use super::{Hedged, Reason};
-use crate::config::Policy;
+use crate::config::{Policy, Protocol};
 use http::{Method, StatusCode, Version};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -47,6 +47,14 @@ pub struct AccessRecord<'a> {
     pub path: &'a str,
     /// Which HTTP the client spoke; none where it was a TCP connection.
     pub protocol: Option<Version>,
+    /// Whether its client's connection was secured.
+    pub secure: bool,
+    /// Whether it is a gRPC call.
+    pub grpc: bool,
+    /// What its cluster's endpoints speak, and whether over TLS.
+    pub upstream: Option<(Protocol, bool)>,
+    /// Its tries, where its trace is recorded and somebody takes spans; else none.
+    pub tries: &'a [AttemptRecord<'a>],
     /// The status that the client got; none where it got none.
     pub status: Option<StatusCode>,
     /// The gRPC status in the answer's head or trailers.
@@ -79,6 +87,39 @@ pub struct AccessRecord<'a> {
     pub class: Option<&'a str>,
 }
 
+/// What is known of one try at an endpoint when its request is over.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord<'a> {
+    /// Its span, of which the endpoint was told: 16 hexadecimal digits.
+    pub span_id: [u8; 16],
+    /// When it began, by the wall clock.
+    pub started: SystemTime,
+    /// How long it took; of the one that was answered, to the answer's last byte.
+    pub duration: Duration,
+    /// The endpoint.
+    pub endpoint: SocketAddr,
+    /// The candidate's name.
+    pub candidate: &'a str,
+    /// The status that the endpoint answered with.
+    pub status: Option<StatusCode>,
+    /// The gRPC status in the answer's head or trailers.
+    pub grpc_status: Option<u16>,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+    /// Whether it was asked as well, before another one had failed.
+    pub hedge: bool,
+    /// The candidate's share of the requests, 0 to 1.
+    pub share: f32,
+    /// The model's score.
+    pub score: Option<f32>,
+    /// The mean latency that the model predicted, in seconds.
+    pub predicted_s: Option<f32>,
+    /// The latency that the pick expected, in seconds; NaN where the policy looks at none.
+    pub expected_s: f32,
+    /// Why the candidate's share is what it is.
+    pub why: String,
+}
+
 /// Takes finished requests.
 pub trait AccessSink: Send + Sync {
     /// Takes a record from a serving thread. It must not block.
@@ -86,4 +127,9 @@ pub trait AccessSink: Send + Sync {
 
     /// Whether anybody wants records: where not, none are made.
     fn enabled(&self) -> bool;
+
+    /// Whether anybody wants the tries of requests whose traces are recorded.
+    fn takes_spans(&self) -> bool {
+        false
+    }
 }

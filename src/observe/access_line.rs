@@ -21,6 +21,7 @@ pub fn json(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
     for (key, text) in [
         ("request_id", r.request_id),
         ("trace_id", r.trace_id),
+        ("span_id", r.span_id),
         ("workload", of(r.workload)),
         ("route", of(r.route)),
         ("cluster", of(r.cluster)),
@@ -122,6 +123,8 @@ pub fn text(out: &mut Vec<u8>, r: &AccessRecord<'_>) {
         ("peer=", r.peer),
         ("id=", r.request_id),
         ("trace=", r.trace_id),
+        // Of a trace that is none it would say nothing.
+        ("span=", if r.trace_id.is_empty() { "" } else { r.span_id }),
     ] {
         if !word.is_empty() {
             labelled(out, label, word);

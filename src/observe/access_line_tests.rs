@@ -29,6 +29,10 @@ pub fn record() -> AccessRecord<'static> {
         host: "catalog.shop",
         path: "/v2/things?q=1",
         protocol: Some(Version::HTTP_11),
+        secure: false,
+        grpc: false,
+        upstream: Some((crate::config::Protocol::Http1, false)),
+        tries: &[],
         status: Some(StatusCode::OK),
         grpc_status: None,
         reason: None,
@@ -65,7 +69,7 @@ fn a_client_that_has_proven_who_it_is_is_named() {
 fn a_json_line_holds_every_field() {
     assert_eq!(
         line(json, &record()),
-        "{\"time\":\"2023-11-14T22:13:20.123Z\",\"request_id\":\"r-1\",\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\",\
+        "{\"time\":\"2023-11-14T22:13:20.123Z\",\"request_id\":\"r-1\",\"trace_id\":\"0af7651916cd43dd8448eb211c80319c\",\"span_id\":\"b7ad6b7169203331\",\
          \"workload\":\"frontend\",\"route\":\"catalog.shop/v2/*\",\"cluster\":\"catalog\",\"client\":\"10.1.2.3\",\
          \"endpoint\":\"10.0.0.1:80\",\"method\":\"GET\",\"host\":\"catalog.shop\",\"path\":\"/v2/things?q=1\",\
          \"protocol\":\"HTTP/1.1\",\"status\":200,\"grpc_status\":null,\"reason\":null,\"injected\":null,\"attempts\":1,\"request_bytes\":0,\
@@ -112,6 +116,12 @@ fn a_text_line_reads_from_left_to_right() {
         "2023-11-14T22:13:20.123Z frontend GET catalog.shop/a\\x20b\\x0a\\x1b[31m HTTP/1.1 -> - - - client_gone 12.345ms \
          attempts=1 in=0 out=1234 generation=41 grpc=14 policy=model class=critical route=catalog.shop/v2/* id=r-1\n"
     );
+}
+
+#[test]
+fn a_text_line_ends_with_where_the_request_stands_in_its_trace() {
+    let shown = line(text, &record());
+    assert!(shown.ends_with(" id=r-1 trace=0af7651916cd43dd8448eb211c80319c span=b7ad6b7169203331\n"), "{shown}");
 }
 
 #[test]

@@ -1,24 +1,23 @@
-//! The Prometheus text (OpenMetrics 1.0): families of samples that are read when somebody scrapes, and never before.
+//! Metrics: families of samples that are read when somebody scrapes, and never before; `exposition` writes them.
 //!
 //! No request touches a registry. A room that has something to show gives a closure that returns [`Family`]s; the
-//! closure is registered once as a collector ([`register`]) and called at each scrape. What this room itself knows, the
+//! closure is registered once ([`Registry::register`]) and called at each scrape. What this room itself knows, the
 //! requests' counters and what its own queues dropped, is made here; what lies above it (generations, the tick, the
 //! configuration) is made in `admin::metrics`.
 //!
 //! Labels are bounded by the configuration: workload, cluster, and fixed words. A (workload, cluster) without a
 //! request yet has no series; from its first request on it has all of them, zeros included, so that a rate sees a
 //! counter rise from zero.
+//!
+//! Names begin with `pathloom_`, but for those that OpenTelemetry's conventions have a name for
+//! (`http_server_request_duration_seconds`, `http_client_request_duration_seconds`), whose labels are theirs, too.
 
-use super::{Copied, Hedged, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
-use prometheus_client::metrics::{MetricType, exemplar::Exemplar};
-use prometheus_client::registry::{Registry, Unit};
+pub use super::exposition::Format;
+use super::{Copied, DurationsSeen, Exemplar, Hedged, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
-/// The `Content-Type` of [`encode`]'s text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The labels of an answer's status, by its first digit; at 0 what had no answer.
 const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
@@ -61,6 +60,8 @@ pub enum Value {
         sum: f64,
         /// Upper bounds, the last one infinite, with their counts.
         buckets: Vec<(f64, u64)>,
+        /// Requests that stand for their buckets.
+        exemplars: BTreeMap<usize, Exemplar>,
     },
 }
 
@@ -78,6 +79,8 @@ pub struct Family {
     pub kind: Kind,
     /// Its unit.
     pub measure: Measure,
+    /// OpenTelemetry's conventions have its name, which does not begin with `pathloom_`.
+    pub of_conventions: bool,
     /// The samples by their labels.
     pub samples: Vec<(Labels, Value)>,
 }
@@ -91,7 +94,18 @@ impl Family {
         measure: Measure,
         help: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { name: name.into(), help: help.into(), kind, measure, samples: Vec::new() }
+        Self { name: name.into(), help: help.into(), kind, measure, of_conventions: false, samples: Vec::new() }
+    }
+
+    /// One without samples, whose name is OpenTelemetry's.
+    #[must_use]
+    pub fn of_conventions(
+        name: impl Into<Cow<'static, str>>,
+        kind: Kind,
+        measure: Measure,
+        help: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { of_conventions: true, ..Self::new(name, kind, measure, help) }
     }
 
     /// With one more sample.
@@ -116,79 +130,34 @@ impl Family {
         }
     }
 
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let unit = match self.measure {
-            Measure::Number => None,
-            Measure::Seconds => Some(Unit::Seconds),
-            Measure::Bytes => Some(Unit::Bytes),
-            Measure::Ratio => Some(Unit::Other("ratio".to_owned())),
-        };
-        let kind = match self.kind {
-            Kind::Counter => MetricType::Counter,
-            Kind::Gauge => MetricType::Gauge,
-            Kind::Histogram => MetricType::Histogram,
-            Kind::Info => MetricType::Info,
-        };
-        let mut family = encoder.encode_descriptor(&self.name, &self.help, unit.as_ref(), kind)?;
-        for (labels, value) in &self.samples {
-            match (self.kind, labels.is_empty()) {
-                (Kind::Info, _) => family.encode_info(labels)?,
-                // An empty label set would be written as `{}`.
-                (_, true) => sample(&mut family, self.kind, value)?,
-                (_, false) => sample(&mut family.encode_family(labels)?, self.kind, value)?,
-            }
-        }
-        Ok(())
+    /// The name without its unit and its type's suffix.
+    pub(super) fn full_name(&self) -> String {
+        if self.of_conventions { self.name.to_string() } else { format!("pathloom_{}", self.name) }
     }
 }
 
-fn sample(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> fmt::Result {
-    const NO_EXEMPLAR: Option<&Exemplar<Labels, f64>> = None;
-    match (value, kind) {
-        (Value::Count(count), Kind::Counter) => encoder.encode_counter(count, NO_EXEMPLAR),
-        (Value::Number(number), Kind::Counter) => encoder.encode_counter(number, NO_EXEMPLAR),
-        (Value::Count(count), _) => encoder.encode_gauge(count),
-        (Value::Number(number), _) => encoder.encode_gauge(number),
-        (Value::Histogram { sum, buckets }, _) => {
-            let count = buckets.iter().map(|(_, n)| n).sum();
-            encoder.encode_histogram::<Labels>(*sum, count, buckets, None)
-        }
-    }
-}
+/// Closures that are asked at each scrape.
+#[derive(Default)]
+pub struct Registry(Vec<Box<dyn Fn() -> Vec<Family> + Send + Sync>>);
 
-/// A closure that is asked at each scrape.
-struct Scraped<F>(F);
-
-impl<F> fmt::Debug for Scraped<F> {
+impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scraped")
+        f.debug_tuple("Registry").field(&self.0.len()).finish()
     }
 }
 
-impl<F: Fn() -> Vec<Family> + Send + Sync + 'static> Collector for Scraped<F> {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        (self.0)().iter().try_for_each(|family| family.encode(&mut encoder))
+impl Registry {
+    /// Registers a closure that gives its families at each scrape. No two may give a family of the same name.
+    pub fn register(&mut self, families: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
+        self.0.push(Box::new(families));
     }
-}
 
-/// A registry whose names all begin with `pathloom_`.
-#[must_use]
-pub fn registry() -> Registry {
-    Registry::with_prefix("pathloom")
-}
-
-/// Registers a closure that gives its families at each scrape. No two may give a family of the same name.
-pub fn register(registry: &mut Registry, families: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
-    registry.register_collector(Box::new(Scraped(families)));
-}
-
-/// Everything registered, as text.
-#[must_use]
-pub fn encode(registry: &Registry) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail, and no encoder of ours does.
-    let _ = text::encode(&mut out, registry);
-    out
+    /// Everything registered, as text.
+    #[must_use]
+    pub fn encode(&self, format: Format) -> String {
+        let families: Vec<Family> = self.0.iter().flat_map(|families| families()).collect();
+        format.encode(&families)
+    }
 }
 
 /// What requests counted.
@@ -212,6 +181,16 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         Kind::Histogram,
         Measure::Seconds,
         "Time from a request's head to the end of its answer; of a TCP connection, from its beginning to its end.",
+    );
+    let of_conventions =
+        |name: &'static str, help: &'static str| Family::of_conventions(name, Kind::Histogram, Measure::Seconds, help);
+    let mut server = of_conventions(
+        "http_server_request_duration",
+        "Duration of requests, from the head to the end of the answer, by method, status and error.",
+    );
+    let mut client = of_conventions(
+        "http_client_request_duration",
+        "Duration of tries at endpoints, from their beginning to the end of the answer, by method, status and error.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
     let mut hedges = Family::new(
@@ -246,10 +225,9 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         for (reason, count) in Reason::ALL.iter().zip(seen.failures) {
             failures.samples.push((labels_and("reason", reason.code()), Value::Count(count)));
         }
-        let bounds = LATENCY_BUCKETS_S.iter().copied().chain([f64::INFINITY]);
-        let histogram =
-            Value::Histogram { sum: seen.latency_sum_s, buckets: bounds.zip(seen.latency_buckets).collect() };
-        duration.samples.push((labels(), histogram));
+        duration.samples.push((labels(), histogram(seen.latency_sum_s, seen.latency_buckets, BTreeMap::new())));
+        by_kind(&mut server, labels, &seen.server, 500);
+        by_kind(&mut client, labels, &seen.client, 400);
         retries.samples.push((labels(), Value::Count(seen.retries)));
         for (what, count) in Hedged::ALL.iter().zip(seen.hedges) {
             hedges.samples.push((labels_and("outcome", what.as_str()), Value::Count(count)));
@@ -265,10 +243,39 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
     }
     let mut unrouted =
         Family::new("unrouted_requests", Counter, Number, "Requests that reached no cluster, by the reason's code.");
-    for (reason, count) in Reason::ALL.iter().zip(registry.unrouted().snapshot().failures) {
+    let nowhere = registry.unrouted().snapshot();
+    by_kind(&mut server, Labels::new, &nowhere.server, 500);
+    for (reason, count) in Reason::ALL.iter().zip(nowhere.failures) {
         unrouted.samples.push((vec![("reason", reason.code().to_owned())], Value::Count(count)));
     }
-    vec![requests, failures, duration, retries, hedges, faults, copies, request_bytes, response_bytes, unrouted]
+    vec![
+        requests,
+        failures,
+        duration,
+        server,
+        client,
+        retries,
+        hedges,
+        faults,
+        copies,
+        request_bytes,
+        response_bytes,
+        unrouted,
+    ]
+}
+
+fn histogram<const N: usize>(sum: f64, counts: [u64; N], exemplars: BTreeMap<usize, Exemplar>) -> Value {
+    let bounds = LATENCY_BUCKETS_S.iter().copied().chain([f64::INFINITY]);
+    Value::Histogram { sum, buckets: bounds.zip(counts).collect(), exemplars }
+}
+
+/// A histogram for each kind of request, of which `least` and higher statuses are errors.
+fn by_kind(family: &mut Family, labels: impl Fn() -> Labels, seen: &DurationsSeen, least: u16) {
+    for (kind, seen) in seen.iter().filter(|(kind, _)| kind.is_http()) {
+        let mut labels = labels();
+        labels.extend(kind.labels(least));
+        family.samples.push((labels, histogram(seen.sum_s, seen.buckets, seen.exemplars.clone())));
+    }
 }
 
 fn failed_on_purpose(seen: &TrafficSnapshot) -> u64 {
@@ -298,6 +305,8 @@ pub struct Held {
     pub tcp: u64,
     /// Captured connections passed on to where they were going, since the start.
     pub passed: u64,
+    /// Headers of traces that could not be read, since the start.
+    pub malformed_traces: u64,
 }
 
 /// Connections and requests under way.
@@ -332,18 +341,25 @@ pub fn held(held: Held) -> Vec<Family> {
             "Captured connections to addresses that no cluster has, passed on to where they were going.",
             held.passed,
         ),
+        family(
+            "malformed_trace_headers",
+            Counter,
+            "Headers of traces that could not be read, which are as good as absent.",
+            held.malformed_traces,
+        ),
     ]
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::DurationKind;
     use super::*;
     use std::sync::Arc;
 
     fn text(families: impl Fn() -> Vec<Family> + Send + Sync + 'static) -> String {
-        let mut registry = registry();
-        register(&mut registry, families);
-        encode(&registry)
+        let mut registry = Registry::default();
+        registry.register(families);
+        registry.encode(Format::OpenMetrics)
     }
 
     #[test]
@@ -355,7 +371,17 @@ mod tests {
             text(move || traffic(&all))
         };
         assert!(!idle.contains("workload=\"w\""), "{idle}");
-        counted.finished(0, 0, Some(Reason::ClientGone), 30_000_000, (3, 0));
+        let (get, gone) = (http::Method::GET, Some(Reason::ClientGone));
+        let ids = || ([b'1'; 32], [b'2'; 16]);
+        counted.finished(0, (DurationKind::new(&get, 0, gone), gone), 30_000_000, (3, 0), Some(ids));
+        counted.tried(0, DurationKind::new(&get, 503, None), 20_000_000, None::<fn() -> _>);
+        all.unrouted().finished(
+            0,
+            (DurationKind::new(&get, 404, Some(Reason::NoRoute)), None),
+            0,
+            (0, 0),
+            None::<fn() -> _>,
+        );
         let busy = text(move || traffic(&all));
         for line in [
             "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"none\"} 1\n",
@@ -365,6 +391,10 @@ mod tests {
             "pathloom_request_duration_seconds_bucket{le=\"0.05\",workload=\"w\",cluster=\"c\"} 1\n",
             "pathloom_request_duration_seconds_bucket{le=\"+Inf\",workload=\"w\",cluster=\"c\"} 1\n",
             "pathloom_request_duration_seconds_count{workload=\"w\",cluster=\"c\"} 1\n",
+            "http_server_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_request_method=\"GET\",error_type=\"client_gone\"} 1\n",
+            "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"404\",error_type=\"no_route\"} 1\n",
+            "http_client_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_request_method=\"GET\",http_response_status_code=\"503\",error_type=\"503\"} 1\n",
+            "error_type=\"client_gone\"} 1 # {trace_id=\"11111111111111111111111111111111\",span_id=\"2222222222222222\"} 0.03 ",
             "pathloom_request_body_bytes_total{workload=\"w\",cluster=\"c\"} 3\n",
             "pathloom_unrouted_requests_total{reason=\"no_route\"} 0\n",
         ] {

@@ -52,6 +52,8 @@ pub struct Reporting {
     /// Somebody wants records. Beside the rest, because every request asks: a load from an `ArcSwap` is two locked
     /// instructions.
     wanted: AtomicBool,
+    /// Somebody wants spans.
+    traced: AtomicBool,
     before: Before,
     replacing: Mutex<()>,
     node: String,
@@ -70,8 +72,17 @@ impl Reporting {
             traces: Arc::new(Traces::start(&config.traces, node)?),
         };
         let wanted = AtomicBool::new(current.wants_records());
+        let traced = AtomicBool::new(current.traces.enabled());
         let current = ArcSwap::from_pointee(current);
-        Ok(Self { current, wanted, before: Before::default(), replacing: Mutex::new(()), node: node.to_owned(), cores })
+        Ok(Self {
+            current,
+            wanted,
+            traced,
+            before: Before::default(),
+            replacing: Mutex::new(()),
+            node: node.to_owned(),
+            cores,
+        })
     }
 
     /// Replaces what another configuration changes. Blocks for up to a few seconds while the replaced ones write their
@@ -86,12 +97,14 @@ impl Reporting {
         if config.access_log != old.config.access_log {
             new.access_log = Arc::new(AccessLog::open(&config.access_log, self.cores)?);
         }
-        if config.traces.otlp != old.config.traces.otlp {
+        let to = |telemetry: &Telemetry| (telemetry.traces.otlp.clone(), telemetry.traces.protocol);
+        if to(config) != to(&old.config) {
             new.traces = Arc::new(Traces::start(&config.traces, &self.node)?);
         }
         let new = Arc::new(new);
         self.current.store(new.clone());
         self.wanted.store(new.wants_records(), Relaxed);
+        self.traced.store(new.traces.enabled(), Relaxed);
         const LAST_WORDS: Duration = Duration::from_secs(1);
         if !Arc::ptr_eq(&old.access_log, &new.access_log) {
             old.access_log.close(LAST_WORDS);
@@ -161,6 +174,10 @@ impl AccessSink for Reporting {
 
     fn enabled(&self) -> bool {
         self.wanted.load(Relaxed)
+    }
+
+    fn takes_spans(&self) -> bool {
+        self.traced.load(Relaxed)
     }
 }
 

@@ -1,6 +1,7 @@
-//! Tests against a real OTLP receiver, a dead one and a hung one.
+//! Tests against an OTLP/HTTP receiver, a dead one and a hung one; OTLP over gRPC is spoken to a whole receiver end to end.
 
 use super::super::access_line::tests::record;
+use super::super::{AttemptRecord, Reason};
 use super::*;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -13,12 +14,35 @@ use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 use prost::Message;
 use std::convert::Infallible;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 const SOON: Duration = Duration::from_secs(10);
 
 fn config(endpoint: &str) -> config::Traces {
     config::Traces { otlp: endpoint.into(), ..config::Traces::default() }
+}
+
+fn over_grpc(endpoint: &str) -> config::Traces {
+    config::Traces { protocol: Otlp::Grpc, ..config(endpoint) }
+}
+
+fn attempt() -> AttemptRecord<'static> {
+    AttemptRecord {
+        span_id: *b"00000000000000aa",
+        started: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_124),
+        duration: Duration::from_millis(11),
+        endpoint: ([10, 0, 0, 1], 80).into(),
+        candidate: "10.0.0.1:80",
+        status: Some(http::StatusCode::OK),
+        grpc_status: None,
+        reason: None,
+        hedge: false,
+        share: 0.75,
+        score: Some(4.6),
+        predicted_s: Some(0.0105),
+        expected_s: 0.011,
+        why: "predicted 10.0 ms at its fair share".into(),
+    }
 }
 
 /// An OTLP/HTTP receiver on a thread of its own: its URL, and what arrives.
@@ -69,16 +93,24 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
 }
 
 #[test]
-fn spans_arrive_at_the_collector_with_their_attributes() {
+fn a_request_and_its_tries_arrive_at_the_collector_as_spans_below_each_other() {
     let (url, requests) = receiver();
     let traces = Traces::start(&config(&url), "node-7").unwrap();
-    traces.log(0, &record());
-    let failed =
-        AccessRecord { status: None, reason: Some(super::super::Reason::ConnectTimeout), attempts: 3, ..record() };
-    traces.log(0, &failed);
-    traces.log(0, &AccessRecord { sampled: false, ..record() });
+    let refused = AttemptRecord {
+        span_id: *b"00000000000000ab",
+        endpoint: ([10, 0, 0, 2], 81).into(),
+        candidate: "10.0.0.2:81",
+        status: None,
+        reason: Some(Reason::ConnectRefused),
+        score: None,
+        predicted_s: None,
+        expected_s: f32::NAN,
+        ..attempt()
+    };
+    traces.log(0, &AccessRecord { tries: &[refused, attempt()], attempts: 2, ..record() });
+    traces.log(0, &AccessRecord { sampled: false, tries: &[attempt()], ..record() });
     assert!(traces.close(SOON));
-    assert_eq!((traces.exported(), traces.dropped()), (2, 0));
+    assert_eq!((traces.exported(), traces.dropped()), (3, 0));
     let request = requests.recv_timeout(SOON).unwrap();
     let resource = request.resource_spans[0].resource.clone().unwrap();
     let named = |key: &str| resource.attributes.iter().find(|a| a.key == key).map(|a| text(a.value.clone()));
@@ -86,79 +118,156 @@ fn spans_arrive_at_the_collector_with_their_attributes() {
         (named("service.name").unwrap(), named("service.instance.id").unwrap()),
         ("pathloom".into(), "node-7".into())
     );
-    let spans = &request.resource_spans[0].scope_spans[0].spans;
-    assert_eq!(spans.len(), 2);
-    let span = &spans[0];
-    assert_eq!((span.name.as_str(), span.kind), ("GET catalog.shop/v2/*", 3), "3 is CLIENT");
-    assert_eq!(span.trace_id, 0x0af7651916cd43dd8448eb211c80319cu128.to_be_bytes());
+    let [server, refused, answered] = &request.resource_spans[0].scope_spans[0].spans[..] else {
+        panic!("{request:?}")
+    };
+    assert_eq!((server.name.as_str(), server.kind), ("GET catalog.shop/v2/*", 2), "2 is SERVER");
     assert_eq!(
-        (&span.span_id, &span.parent_span_id),
+        (&server.span_id, &server.parent_span_id),
         (&0xb7ad6b7169203331u64.to_be_bytes().to_vec(), &0x00f067aa0ba902b7u64.to_be_bytes().to_vec())
     );
     assert_eq!(
-        (span.start_time_unix_nano, span.end_time_unix_nano - span.start_time_unix_nano),
+        (server.start_time_unix_nano, server.end_time_unix_nano - server.start_time_unix_nano),
         (1_700_000_000_123_000_000, 12_345_000)
     );
-    for (key, value) in [
-        ("http.request.method", "GET"),
-        ("url.full", "http://catalog.shop/v2/things"),
-        ("server.address", "catalog.shop"),
-        ("http.response.status_code", "200"),
-        ("network.peer.address", "10.0.0.1"),
-        ("network.peer.port", "80"),
-        ("network.protocol.version", "1.1"),
-        ("client.address", "10.1.2.3"),
-        ("pathloom.cluster", "catalog"),
-        ("pathloom.generation", "41"),
-        ("pathloom.expected_latency_s", "0.0105"),
-        ("pathloom.upstream_latency_s", "0.0110"),
-        ("pathloom.policy", "model"),
+    assert_eq!(
+        (answered.start_time_unix_nano, answered.end_time_unix_nano - answered.start_time_unix_nano),
+        (1_700_000_000_124_000_000, 11_000_000)
+    );
+    for (span, id) in [(refused, 0xab_u64), (answered, 0xaa)] {
+        assert_eq!((span.kind, &span.name, &span.trace_id), (3, &server.name, &server.trace_id), "3 is CLIENT");
+        assert_eq!((&span.span_id[..], &span.parent_span_id), (&id.to_be_bytes()[..], &server.span_id));
+    }
+    assert_eq!(server.trace_id, 0x0af7651916cd43dd8448eb211c80319cu128.to_be_bytes());
+    for (span, told) in [
+        (
+            server,
+            &[
+                ("http.request.method", "GET"),
+                ("http.route", "catalog.shop/v2/*"),
+                ("url.scheme", "http"),
+                ("url.path", "/v2/things"),
+                ("server.address", "catalog.shop"),
+                ("http.response.status_code", "200"),
+                ("network.protocol.version", "1.1"),
+                ("client.address", "10.1.2.3"),
+                ("pathloom.workload", "frontend"),
+                ("pathloom.cluster", "catalog"),
+                ("pathloom.generation", "41"),
+                ("pathloom.policy", "model"),
+                ("pathloom.attempts", "2"),
+            ][..],
+        ),
+        (
+            refused,
+            &[
+                ("error.type", "connect_refused"),
+                ("network.peer.address", "10.0.0.2"),
+                ("network.peer.port", "81"),
+                ("pathloom.candidate", "10.0.0.2:81"),
+                ("pathloom.outcome", "failed"),
+            ],
+        ),
+        (
+            answered,
+            &[
+                ("http.request.method", "GET"),
+                ("url.full", "http://catalog.shop/v2/things"),
+                ("http.response.status_code", "200"),
+                ("http.request.resend_count", "1"),
+                ("network.peer.address", "10.0.0.1"),
+                ("pathloom.outcome", "answered"),
+                ("pathloom.share", "0.7500"),
+                ("pathloom.score", "4.6000"),
+                ("pathloom.predicted_latency_s", "0.0105"),
+                ("pathloom.expected_latency_s", "0.0110"),
+                ("pathloom.generation", "41"),
+                ("pathloom.reason", "predicted 10.0 ms at its fair share"),
+            ],
+        ),
     ] {
-        assert_eq!(attribute(span, key).as_deref(), Some(value), "{key}");
+        for (key, value) in told {
+            assert_eq!(attribute(span, key).as_deref(), Some(*value), "{key} of {}", span.kind);
+        }
     }
-    for absent in ["error.type", "http.request.resend_count", "rpc.grpc.status_code", "http.request.method_original"] {
-        assert_eq!(attribute(span, absent), None, "{absent}");
+    for (span, absent) in [
+        (server, &["error.type", "rpc.system.name", "http.request.method_original", "url.query", "pathloom.share"][..]),
+        (refused, &["http.request.resend_count", "pathloom.score", "pathloom.expected_latency_s"]),
+        (answered, &["error.type", "pathloom.hedge"]),
+    ] {
+        for key in absent {
+            assert_eq!(attribute(span, key), None, "{key} of {}", span.kind);
+        }
     }
-    assert_ne!(span.status.clone().unwrap_or_default().code, StatusCode::Error as i32);
-    let span = &spans[1];
-    assert_eq!(attribute(span, "error.type").as_deref(), Some("connect_timeout"));
-    assert_eq!(attribute(span, "http.request.resend_count").as_deref(), Some("2"));
-    assert_eq!(span.status.as_ref().unwrap().code, StatusCode::Error as i32);
+    let failed = |span: &Span| span.status.clone().unwrap_or_default().code == StatusCode::Error as i32;
+    assert_eq!([server, refused, answered].map(failed), [false, true, false]);
+}
+
+#[test]
+fn an_error_is_whose_it_is() {
+    let spans = |record: &AccessRecord<'_>| {
+        let scope = InstrumentationScope::builder("t").build();
+        let all = FinishedSpan::all_of(record).into_iter().map(|span| {
+            let dressed = dress(span, &scope);
+            let kind = dressed.attributes.iter().find(|a| a.key.as_str() == "error.type").map(|a| a.value.to_string());
+            (matches!(dressed.status, opentelemetry::trace::Status::Error { .. }), kind)
+        });
+        all.collect::<Vec<_>>()
+    };
+    let of = |status: u16, grpc_status: Option<u16>, reason: Option<Reason>| {
+        let status = http::StatusCode::from_u16(status).ok();
+        let tries = [AttemptRecord { status, grpc_status, ..attempt() }];
+        spans(&AccessRecord { status, grpc_status, reason, grpc: grpc_status.is_some(), tries: &tries, ..record() })
+    };
+    let error = |kind: &str| (true, Some(kind.to_owned()));
+    assert_eq!(of(404, None, None), [(false, None), error("404")], "the caller's fault");
+    assert_eq!(of(500, None, None), [error("500"), error("500")]);
+    assert_eq!(of(200, Some(5), None), [(false, None), error("NOT_FOUND")], "the caller's fault");
+    assert_eq!(of(200, Some(14), None), [error("UNAVAILABLE"), error("UNAVAILABLE")]);
+    assert_eq!(of(200, Some(0), None), [(false, None), (false, None)]);
+    let refused = spans(&AccessRecord { status: None, reason: Some(Reason::NoRoute), ..record() });
+    assert_eq!(refused, [error("no_route")]);
+    let tries = [AttemptRecord { status: None, hedge: true, ..attempt() }];
+    assert_eq!(spans(&AccessRecord { tries: &tries, ..record() }), [(false, None), (false, None)], "it was cancelled");
 }
 
 #[test]
 fn a_dead_collector_costs_spans_and_no_time() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let traces = Traces::start(&config(&format!("http://{dead}/v1/traces")), "n").unwrap();
-    let begun = Instant::now();
-    for _ in 0..1_000 {
-        traces.log(0, &record());
+    for config in [config(&format!("http://{dead}/v1/traces")), over_grpc(&format!("http://{dead}"))] {
+        let traces = Traces::start(&config, "n").unwrap();
+        let begun = Instant::now();
+        for _ in 0..1_000 {
+            traces.log(0, &record());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert!(traces.close(SOON * 3));
+        assert_eq!((traces.exported(), traces.dropped()), (0, 1_000), "{config:?}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    assert!(traces.close(SOON * 3));
-    assert_eq!((traces.exported(), traces.dropped()), (0, 1_000));
 }
 
 #[test]
 fn a_hung_collector_fills_the_queue_and_never_blocks_a_request() {
     // Connections wait in the kernel's queue, and nobody ever answers.
     let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/v1/traces", hung.local_addr().unwrap());
-    let traces = Traces::start(&config(&url), "n").unwrap();
-    traces.log(0, &record());
-    traces.exporter.as_ref().unwrap().1.thread().unpark();
-    while traces.shared.queued.load(Relaxed) > 0 {
-        std::thread::yield_now();
-    }
-    let begun = Instant::now();
-    for _ in 0..3 * MAX_QUEUED {
+    let hung = format!("http://{}", hung.local_addr().unwrap());
+    for config in [config(&format!("{hung}/v1/traces")), over_grpc(&hung)] {
+        let traces = Traces::start(&config, "n").unwrap();
         traces.log(0, &record());
+        traces.shared.wake.notify_one();
+        while traces.shared.queued.load(Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        let begun = Instant::now();
+        for _ in 0..3 * MAX_QUEUED {
+            traces.log(0, &record());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert!(traces.dropped() >= MAX_QUEUED as u64, "{}", traces.dropped());
+        let begun = Instant::now();
+        assert!(!traces.close(Duration::from_millis(50)), "the collector holds the last batch");
+        assert!(begun.elapsed() < Duration::from_secs(4));
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    assert!(traces.dropped() >= MAX_QUEUED as u64, "{}", traces.dropped());
-    let begun = Instant::now();
-    assert!(!traces.close(Duration::from_millis(50)), "the collector holds the last batch");
-    assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
 #[test]
@@ -186,10 +295,10 @@ fn an_address_that_cannot_be_used_is_named() {
 #[test]
 fn a_method_that_a_client_made_up_names_no_span() {
     let method = http::Method::from_bytes(b"FROB").unwrap();
-    let span = FinishedSpan::of(&AccessRecord { method: &method, route: None, ..record() }).unwrap();
+    let span = FinishedSpan::all_of(&AccessRecord { method: &method, route: None, ..record() }).remove(0);
     let dressed = dress(span, &InstrumentationScope::builder("t").build());
     let original = dressed.attributes.iter().find(|a| a.key.as_str() == "http.request.method_original").unwrap();
     assert_eq!((dressed.name.as_ref(), original.value.as_str().as_ref()), ("HTTP", "FROB"));
     let no_ids = AccessRecord { trace_id: "00000000000000000000000000000000", ..record() };
-    assert_eq!(FinishedSpan::of(&no_ids), None);
+    assert_eq!(FinishedSpan::all_of(&no_ids), []);
 }

@@ -1,6 +1,7 @@
 //! Counters of the requests that a workload sent to a cluster, kept a core apart like the links' (each shard has one
 //! writer), and added up when somebody looks.
 
+use super::durations::{self, DurationKind, Durations, DurationsSeen};
 use super::{Arm, ArmSeen, Arms, Came, Reason};
 use crate::links::bump;
 use std::collections::BTreeMap;
@@ -85,11 +86,11 @@ impl Copied {
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
-    /// Answers by the first digit of their status, at 0 what had none.
-    statuses: [AtomicU64; 6],
+    /// Requests.
+    server: Durations,
+    /// Tries at endpoints.
+    client: Durations,
     failures: [AtomicU64; REASONS],
-    latency_buckets: [AtomicU64; LATENCY_BUCKETS_S.len() + 1],
-    latency_sum_ns: AtomicU64,
     retries: AtomicU64,
     hedges: [AtomicU64; HEDGES],
     delays: AtomicU64,
@@ -109,6 +110,10 @@ pub struct TrafficSnapshot {
     pub latency_buckets: [u64; LATENCY_BUCKETS_S.len() + 1],
     /// All latencies together, in seconds.
     pub latency_sum_s: f64,
+    /// How long requests took, by what they were.
+    pub server: DurationsSeen,
+    /// How long tries at endpoints took, by what they were.
+    pub client: DurationsSeen,
     /// Attempts beyond the first.
     pub retries: u64,
     /// Requests for which a second endpoint was due, by `Hedged`.
@@ -130,6 +135,8 @@ impl Default for TrafficSnapshot {
             failures: [0; REASONS],
             latency_buckets: [0; LATENCY_BUCKETS_S.len() + 1],
             latency_sum_s: 0.0,
+            server: DurationsSeen::new(),
+            client: DurationsSeen::new(),
             retries: 0,
             hedges: [0; HEDGES],
             delays: 0,
@@ -157,10 +164,9 @@ impl Traffic {
     #[must_use]
     pub fn new(cores: usize) -> Self {
         let shard = |_| Shard {
-            statuses: zeros(),
+            server: Durations::default(),
+            client: Durations::default(),
             failures: zeros(),
-            latency_buckets: zeros(),
-            latency_sum_ns: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             hedges: zeros(),
             delays: AtomicU64::new(0),
@@ -177,30 +183,36 @@ impl Traffic {
         self.shards.len()
     }
 
-    /// Counts a request that is over. `status` is 0 where the client got none; `latency_ns` runs to the answer's end.
+    /// Counts a request that is over: what it was, why it failed, and how long it took up to the answer's end. Where its
+    /// trace is recorded, `exemplar` names the trace and its span.
     pub fn finished(
         &self,
         core: usize,
-        status: u16,
-        reason: Option<Reason>,
+        (kind, reason): (DurationKind, Option<Reason>),
         latency_ns: u64,
         (request_bytes, response_bytes): (u64, u64),
+        exemplar: Option<impl FnOnce() -> ([u8; 32], [u8; 16])>,
     ) {
         let Some(shard) = self.shards.get(core) else { return };
-        if let Some(counter) = shard.statuses.get(usize::from(status / 100)) {
-            bump(counter, 1);
-        }
         if let Some(counter) = reason.and_then(|r| shard.failures.get(r.index())) {
             bump(counter, 1);
         }
-        let seconds = latency_ns as f64 * 1e-9;
-        let bucket = LATENCY_BUCKETS_S.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BUCKETS_S.len());
-        if let Some(counter) = shard.latency_buckets.get(bucket) {
-            bump(counter, 1);
-        }
-        bump(&shard.latency_sum_ns, latency_ns);
+        shard.server.record(kind, latency_ns, exemplar);
         bump(&shard.request_bytes, request_bytes);
         bump(&shard.response_bytes, response_bytes);
+    }
+
+    /// Counts a try at an endpoint that is over, and how long it took.
+    pub fn tried(
+        &self,
+        core: usize,
+        kind: DurationKind,
+        latency_ns: u64,
+        exemplar: Option<impl FnOnce() -> ([u8; 32], [u8; 16])>,
+    ) {
+        if let Some(shard) = self.shards.get(core) {
+            shard.client.record(kind, latency_ns, exemplar);
+        }
     }
 
     /// Counts an attempt beyond the first.
@@ -267,16 +279,22 @@ impl Traffic {
         }
         let mut all = TrafficSnapshot::default();
         for shard in &self.shards {
-            add(&mut all.statuses, &shard.statuses);
+            durations::add(&mut all.server, &shard.server);
+            durations::add(&mut all.client, &shard.client);
             add(&mut all.failures, &shard.failures);
-            add(&mut all.latency_buckets, &shard.latency_buckets);
-            all.latency_sum_s += shard.latency_sum_ns.load(Relaxed) as f64 * 1e-9;
             all.retries += shard.retries.load(Relaxed);
             add(&mut all.hedges, &shard.hedges);
             all.delays += shard.delays.load(Relaxed);
             add(&mut all.copies, &shard.copies);
             all.request_bytes += shard.request_bytes.load(Relaxed);
             all.response_bytes += shard.response_bytes.load(Relaxed);
+        }
+        for (kind, seen) in &all.server {
+            if let Some(count) = all.statuses.get_mut(kind.class()) {
+                *count += seen.buckets.iter().sum::<u64>();
+            }
+            all.latency_buckets.iter_mut().zip(seen.buckets).for_each(|(sum, count)| *sum += count);
+            all.latency_sum_s += seen.sum_s;
         }
         all
     }
@@ -348,9 +366,13 @@ mod tests {
     fn counts_add_up_over_cores() {
         let registry = TrafficRegistry::new(2);
         let traffic = registry.of(&"w".into(), &"c".into());
-        traffic.finished(0, 200, None, 7_000_000, (1, 2));
-        traffic.finished(1, 502, Some(Reason::UpstreamReset), 20_000_000_000, (1, 2));
-        traffic.finished(9, 200, None, 1, (0, 0));
+        let finish = |core, status, reason, ns, bytes| {
+            let kind = DurationKind::new(&http::Method::GET, status, reason);
+            traffic.finished(core, (kind, reason), ns, bytes, None::<fn() -> _>);
+        };
+        finish(0, 200, None, 7_000_000, (1, 2));
+        finish(1, 502, Some(Reason::UpstreamReset), 20_000_000_000, (1, 2));
+        finish(9, 200, None, 1, (0, 0));
         let all = registry.of(&"w".into(), &"c".into()).snapshot();
         assert_eq!((all.statuses[2], all.statuses[5], all.failures[Reason::UpstreamReset.index()]), (1, 1, 1));
         assert_eq!((all.latency_buckets[1], all.latency_buckets[14], all.response_bytes), (1, 1, 4));

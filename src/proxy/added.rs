@@ -4,10 +4,12 @@
 //! which costs a fifth of what a map asks for.
 
 use super::headers::Seen;
+use super::ids::Ids;
 use super::names::{
-    HTTP, HTTPS, TRACEPARENT, VIA_10, VIA_11, VIA_20, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST,
-    X_FORWARDED_PROTO, X_REQUEST_ID,
+    HTTP, HTTPS, VIA_10, VIA_11, VIA_20, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
+    X_REQUEST_ID,
 };
+use super::propagation::Carried;
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue, Version};
 use std::cell::RefCell;
@@ -35,7 +37,7 @@ pub(super) struct Added<'a> {
     pub version: Version,
     /// The request's id, where the request does not bring it.
     pub request_id: Option<&'a HeaderValue>,
-    pub traceparent: &'a [u8],
+    pub trace: Carried<'a>,
     /// Who its client has proven to be, as `X-Forwarded-Client-Cert` says it; what the client says of that goes.
     pub client_cert: Option<&'a HeaderValue>,
     /// Whether it came over TLS.
@@ -51,11 +53,10 @@ const FORWARDED_PROTO: &[u8] = b"\r\nx-forwarded-proto: ";
 const CLIENT_CERT: &[u8] = b"\r\nx-forwarded-client-cert: ";
 pub(super) const BY_WAY_OF: &[u8] = b"\r\nvia: ";
 pub(super) const REQUEST_ID: &[u8] = b"\r\nx-request-id: ";
-const TRACE: &[u8] = b"\r\ntraceparent: ";
 
 impl Added<'_> {
-    /// Writes them as lines that begin with the end of the line before.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    /// Writes them as lines that begin with the end of the line before, and says where its trace begins among them.
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> usize {
         let Seen { forwarded_for, forwarded_host, forwarded_proto, .. } = *self.seen;
         if forwarded_for || forwarded_host || forwarded_proto || self.version == Version::HTTP_10 {
             self.write_from_here(out);
@@ -76,7 +77,9 @@ impl Added<'_> {
         if let Some(id) = self.request_id {
             line(REQUEST_ID, id.as_bytes());
         }
-        line(TRACE, self.traceparent);
+        let trace = out.len();
+        self.trace.write(out);
+        trace
     }
 
     /// Writes who asked, for whom, and over what.
@@ -104,8 +107,8 @@ impl Added<'_> {
         if self.secure { HTTPS } else { HTTP }
     }
 
-    /// Puts them among the others. `traceparent` is its own value once more, so that nothing is copied here.
-    pub(super) fn insert(&self, headers: &mut HeaderMap, traceparent: HeaderValue) {
+    /// Puts them among the others.
+    pub(super) fn insert(&self, headers: &mut HeaderMap, ids: &mut Ids) {
         if !self.seen.forwarded_for {
             headers.append(X_FORWARDED_FOR, self.client.clone());
         }
@@ -127,7 +130,7 @@ impl Added<'_> {
                 }
             }
         }
-        headers.append(TRACEPARENT, traceparent);
+        self.trace.insert(headers, ids);
     }
 }
 
@@ -159,14 +162,14 @@ mod tests {
                     seen: &seen,
                     version: Version::HTTP_2,
                     request_id: Some(&id).filter(|_| !said),
-                    traceparent: b"00-1",
+                    trace: Carried::w3c(b"00-1"),
                     client_cert: Some(&cert).filter(|_| secure),
                     secure,
                     usual: &usual,
                 };
                 let (mut out, mut headers) = (Vec::new(), HeaderMap::new());
                 added.write(&mut out);
-                added.insert(&mut headers, HeaderValue::from_static("00-1"));
+                added.insert(&mut headers, &mut Ids::default());
                 let mut lines = Vec::new();
                 for (name, value) in &headers {
                     lines.extend_from_slice(format!("\r\n{name}: {}", value.to_str().unwrap()).as_bytes());

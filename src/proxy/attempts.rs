@@ -148,7 +148,23 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
         flight.watch.patience.set(due.map_or(patience, |(due, _)| Some(patience.map_or(due, |end| end.min(due)))));
         let wait = flight.await_head(now);
         let (endpoint, timeouts) = (&candidate.endpoint, &cluster.timeouts);
-        let Flight { outgoing, head, latch, upload, watch, conn, version, arm, grpc, attempts, hedged, .. } = flight;
+        let Flight {
+            outgoing,
+            head,
+            latch,
+            upload,
+            watch,
+            conn,
+            version,
+            arm,
+            grpc,
+            attempts,
+            hedged,
+            trace,
+            spans,
+            method,
+            ..
+        } = flight;
         // HTTP/1.0 knows no answers before the answer.
         let hints = Some(&watch.hints).filter(|_| conn.http2 || *version == Version::HTTP_11);
         let (tap, mut rival) = (Tap::default(), None);
@@ -174,6 +190,8 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
                     grpc: *grpc,
                     attempts,
                     hedged,
+                    spans: spans.as_ref().zip(trace.as_ref()),
+                    method,
                 }
             };
         }
@@ -223,6 +241,9 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
             now = core.clock.now();
         }
         renew(&mut flight.outgoing, flight.grpc, flight.watch.limit.get(), now);
+        if flight.spans.is_some() {
+            flight.retrace();
+        }
         choice = next;
     }
 }

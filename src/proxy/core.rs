@@ -13,6 +13,7 @@ use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2;
 use super::ids::Ids;
 use super::places::Places;
+use super::propagation::Propagators;
 use super::sockets;
 use super::upstream::Pool;
 use super::wire1::Scratch;
@@ -94,6 +95,8 @@ pub(super) struct Core {
     pub limits: ListenerDefaults,
     /// Of 2^32 requests that bring no trace, so many are recorded.
     pub sample: u64,
+    /// Which headers carry traces.
+    pub propagators: Propagators,
     pub sink: Arc<dyn AccessSink>,
     pub alarm: Arc<dyn Alarm>,
     pub unrouted: Arc<Traffic>,
@@ -133,6 +136,7 @@ impl Core {
             servers: conn::ServerBuilders::new(&options.limits),
             limits: options.limits.clone(),
             sample: (options.sample.clamp(0.0, 1.0) * 2f64.powi(32)) as u64,
+            propagators: Propagators::new(&options.propagators),
             sink: options.sink.clone(),
             alarm: options.alarm.clone(),
             unrouted: options.unrouted.clone(),

@@ -22,6 +22,7 @@ use super::expect::Latch;
 use super::ids::Trace;
 use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use super::shaping::Shape;
+use super::spans::Spans;
 use super::trial;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
@@ -30,7 +31,7 @@ use crate::balance::Table;
 use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::{Outcome, Time};
-use crate::observe::{AccessRecord, Arm, Hedged, Reason};
+use crate::observe::{AccessRecord, Arm, DurationKind, Hedged, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
@@ -58,6 +59,8 @@ pub(super) struct Flight {
     pub target: Option<Box<(Uri, HeaderValue)>>,
     pub request_id: HeaderValue,
     pub trace: Option<Trace>,
+    /// Its tries' spans, where somebody takes them.
+    pub spans: Option<Rc<Spans>>,
     pub workload: Option<WorkloadId>,
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
@@ -126,6 +129,7 @@ impl Flight {
             target: None,
             request_id: HeaderValue::from_static(""),
             trace: None,
+            spans: None,
             workload: None,
             route: None,
             cluster: None,
@@ -326,6 +330,7 @@ impl Flight {
         let path = target.filter(|_| !self.opaque).and_then(|(uri, _)| uri.path_and_query());
         let duration = now.since(self.started);
         let wall = SystemTime::now();
+        let tries = self.spans.as_ref().map_or(Vec::new(), |spans| self.attempt_records(spans, now, wall));
         self.core.sink.log(
             self.core.index,
             &AccessRecord {
@@ -346,6 +351,10 @@ impl Flight {
                 host: target.and_then(|(_, host)| host.to_str().ok()).unwrap_or_default(),
                 path: path.map_or("", |p| p.as_str()),
                 protocol: (!self.opaque).then_some(self.version),
+                secure: self.conn.secure(),
+                grpc: self.grpc,
+                upstream: cluster.map(|c| (c.protocol, c.secure)),
+                tries: &tries,
                 status: self.status,
                 grpc_status: self.grpc_status,
                 reason: self.reason,
@@ -364,6 +373,11 @@ impl Flight {
             },
         );
     }
+}
+
+/// The gRPC status that headers tell.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS).and_then(code)
 }
 
 fn code(value: &HeaderValue) -> Option<u16> {
@@ -455,7 +469,12 @@ impl Drop for Flight {
         let traffic = self.table().map_or(&self.core.unrouted, |t| &t.traffic);
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
-        traffic.finished(self.core.index, status, self.reason, latency_ns, (uploaded, self.bytes_out));
+        let kind = match self.opaque {
+            false => DurationKind::new(&self.method, status, self.reason),
+            true => DurationKind::connection(self.reason),
+        };
+        let exemplar = self.trace.as_ref().filter(|trace| trace.sampled).map(|trace| move || trace.ids());
+        traffic.finished(self.core.index, (kind, self.reason), latency_ns, (uploaded, self.bytes_out), exemplar);
         if let Some(arm) = self.arm
             && let Some(came) = trial::came(self, now)
         {
@@ -471,6 +490,10 @@ impl Drop for Flight {
             Standing::Outside => {}
             Standing::Inside(one_of) => admission::leave(self, one_of, self.served(now)),
             Standing::Waiting(..) => admission::gave_up(self),
+        }
+        if let Some(attempt) = &mut self.attempt {
+            // What its answer came to after its head.
+            attempt.reason = attempt.reason.or(self.reason);
         }
         self.end_attempt(now);
         self.conn.end(now);

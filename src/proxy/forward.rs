@@ -17,11 +17,14 @@ use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
 use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::ids;
 use super::inbound::Inbound;
 use super::mirror::{Original, Twin};
-use super::names::{TRACEPARENT, X_REQUEST_ID};
+use super::names::X_REQUEST_ID;
+use super::propagation::Carried;
 use super::server1;
 use super::shaping::{self, Shape};
+use super::spans::Spans;
 use super::taken::Taken;
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
@@ -128,10 +131,14 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
     if new && seen.request_id {
         headers.remove(X_REQUEST_ID);
     }
-    let given = if seen.traceparent { headers.get(TRACEPARENT) } else { None };
-    let trace = ids.trace(given, &mut *rng, |random| u64::from(random) < core.sample);
-    if seen.traceparent {
-        headers.remove(TRACEPARENT);
+    let caller = match seen.traceparent || seen.b3 {
+        true => core.propagators.take(headers, seen, || core.gauge(|g| g.malformed_traces.add(1))),
+        false => None,
+    };
+    let mut trace = ids.trace(caller, &mut *rng, |low| ids::sampled(low, core.sample));
+    if trace.sampled && core.sink.takes_spans() {
+        trace.hang_below(&mut *rng);
+        flight.spans = Some(Rc::new(Spans::default()));
     }
     flight.request_id = id;
     flight.trace = Some(trace);
@@ -214,19 +221,22 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let keep = (flight.idempotent && (retrying.after_sending() || flight.hedges)).then_some(retrying.body);
     let taken = (cluster.protocol == Protocol::Http2).then(|| Taken::up_to(keep.unwrap_or(0)));
     let mut body = body.map(|body| upload(flight, body, asks, taken, longest));
+    let trace = flight.trace.as_ref().ok_or(Reason::Internal)?;
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
         seen,
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
-        traceparent: flight.trace.as_ref().map_or(&[], |t| &t.header),
+        trace: Carried::new(trace, core.propagators),
         client_cert: flight.conn.client_cert(),
         secure: flight.conn.secure(),
         usual: &flight.conn.usual,
     };
     if let Some(parts) = original {
         let least = body.as_ref().map(|b| b.size_hint().lower());
+        let beside = trace.beside();
+        let added = Added { trace: Carried::new(&beside, core.propagators), ..added };
         mirrored(flight, Original { parts, seen, host: asked, added, body: least }, body.as_mut());
     }
     flight.outgoing = match cluster.protocol {
@@ -245,7 +255,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
                 lines.put_into(&mut parts.headers).map_err(|Malformed| Reason::Internal)?;
                 core.scratch.recycle(lines.into_text());
             }
-            added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
+            added.insert(&mut parts.headers, &mut core.ids.borrow_mut());
             let empty = Request::new(()).into_parts().0;
             Outgoing::Http2(Request::from_parts(std::mem::replace(parts, empty), body.unwrap_or_default()))
         }

@@ -32,6 +32,8 @@ pub(super) struct CoreGauges {
     pub tcp: Gauge,
     /// Captured connections passed on to where they were going, since the start.
     pub passed: Gauge,
+    /// Headers of traces that could not be read, since the start.
+    pub malformed_traces: Gauge,
 }
 
 /// A number that one thread writes and any may read.
@@ -103,6 +105,8 @@ pub struct GaugesSnapshot {
     pub tcp_connections: u64,
     /// Captured connections passed on to where they were going, since the start.
     pub passed_total: u64,
+    /// Headers of traces that could not be read, since the start.
+    pub malformed_traces_total: u64,
 }
 
 impl ProxyGauges {
@@ -192,6 +196,7 @@ impl ProxyGauges {
             upgraded_connections: a.upgraded_connections + b.upgraded_connections,
             tcp_connections: a.tcp_connections + b.tcp_connections,
             passed_total: a.passed_total + b.passed_total,
+            malformed_traces_total: a.malformed_traces_total + b.malformed_traces_total,
         })
     }
 }
@@ -209,6 +214,7 @@ impl CoreGauges {
             upgraded_connections: self.upgraded.get(),
             tcp_connections: self.tcp.get(),
             passed_total: self.passed.get(),
+            malformed_traces_total: self.malformed_traces.get(),
         }
     }
 }

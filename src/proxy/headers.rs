@@ -30,7 +30,7 @@ use std::cell::RefCell;
 pub(super) const MAX_HOPS: usize = 16;
 
 /// What `Connection` may not name.
-const PROTECTED: [&str; 14] = [
+const PROTECTED: [&str; 20] = [
     "host",
     "content-length",
     "content-type",
@@ -39,6 +39,12 @@ const PROTECTED: [&str; 14] = [
     "cookie",
     "via",
     "traceparent",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
     "x-request-id",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -65,6 +71,8 @@ pub(super) struct Seen {
     pub forwarded_proto: bool,
     pub request_id: bool,
     pub traceparent: bool,
+    /// `b3`, or one of `x-b3-*`.
+    pub b3: bool,
     pub load_metrics: bool,
     pub grpc_status: bool,
     pub grpc: bool,
@@ -89,7 +97,8 @@ impl Seen {
         let name = name.as_str();
         // By length first: a chain of string comparisons costs more than the rest of the request's routing.
         match name.len() {
-            2 => self.te |= name == "te",
+            2 if name == "te" => self.te = true,
+            2 => self.b3 |= name == "b3",
             3 => self.via |= name == "via",
             4 if name == "host" => self.hosts += 1,
             4 => self.date |= name == "date",
@@ -97,13 +106,16 @@ impl Seen {
             6 => self.expect |= name == "expect",
             7 => self.upgrade |= name == "upgrade",
             10 if name == "connection" => self.connection = true,
-            10 => self.hop |= name == "keep-alive",
+            10 if name == "keep-alive" => self.hop = true,
+            10 => self.b3 |= name == "x-b3-flags",
             11 if name == "traceparent" => self.traceparent = true,
             11 if name == "grpc-status" => self.grpc_status = true,
-            11 => self.retry_after |= name == "retry-after",
+            11 if name == "retry-after" => self.retry_after = true,
+            11 => self.b3 |= name == "x-b3-spanid",
             12 if name == "content-type" => self.grpc = is_grpc(value),
             12 if name == "grpc-timeout" => self.grpc_timeout = true,
-            12 => self.request_id |= name == "x-request-id",
+            12 if name == "x-request-id" => self.request_id = true,
+            12 => self.b3 |= name == "x-b3-traceid" || name == "x-b3-sampled",
             14 if name == "content-length" => self.lengths += 1,
             14 => self.hop |= name == "http2-settings",
             15 => self.forwarded_for |= name == "x-forwarded-for",
@@ -112,7 +124,8 @@ impl Seen {
             16 if name == "x-pathloom-depth" => self.depth = true,
             16 => self.hop |= name == "proxy-connection",
             17 if name == "transfer-encoding" => self.codings += 1,
-            17 => self.forwarded_proto |= name == "x-forwarded-proto",
+            17 if name == "x-forwarded-proto" => self.forwarded_proto = true,
+            17 => self.b3 |= name == "x-b3-parentspanid",
             22 => self.retry_after |= name == "grpc-retry-pushback-ms",
             23 => self.client_cert |= name == "x-forwarded-client-cert",
             21 | 25 => self.load_metrics |= name == orca::HEADER || name == orca::HEADER_BIN,

@@ -1,6 +1,8 @@
 //! Header rules, table by table.
 
 use super::super::added::{Added, Usual};
+use super::super::ids::Ids;
+use super::super::propagation::Carried;
 use super::*;
 use http::{Request, Response};
 
@@ -164,12 +166,12 @@ fn add(parts: &mut request::Parts, seen: &Seen) {
         seen,
         version,
         request_id: None,
-        traceparent: b"00-1-2-00",
+        trace: Carried::w3c(b"00-1-2-00"),
         client_cert: None,
         secure: false,
         usual: &Usual::default(),
     };
-    added.insert(&mut parts.headers, HeaderValue::from_bytes(added.traceparent).unwrap());
+    added.insert(&mut parts.headers, &mut Ids::default());
 }
 
 #[test]

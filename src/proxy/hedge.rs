@@ -32,14 +32,18 @@ use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::{Core, Held};
 use super::early::{Early, Tap};
-use super::flight::{At, Attempt, Flight, HeadWait};
+use super::flight::{At, Attempt, Flight, HeadWait, grpc_status};
+use super::ids::Trace;
+use super::propagation::Carried;
 use super::shared::send2;
+use super::spans::Spans;
 use super::upstream::{Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::balance::{Choice, Cluster, Health, Retrying, Table};
 use crate::links::{Outcome, Time};
 use crate::observe::{Arm, Hedged, Reason};
 use crate::route::{ClusterId, WorkloadId};
+use http::Method;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -73,6 +77,8 @@ pub(super) struct Rival {
     patience: Option<Time>,
     sending: Pin<Box<dyn Future<Output = Came>>>,
     came: Option<Came>,
+    spans: Option<Rc<Spans>>,
+    method: Method,
     _place: Option<Beside>,
 }
 
@@ -81,7 +87,8 @@ impl Rival {
         let (cluster, workload) = self.ids;
         let generation = &*self.held.generation;
         if let (Some(attempt), Some(table)) = (&mut self.attempt, generation.table(cluster, workload)) {
-            act(attempt, &At { core: &self.core, generation, cluster, table });
+            let (spans, method) = (self.spans.as_deref(), Some(&self.method));
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace: None, method });
         }
     }
 
@@ -99,7 +106,11 @@ impl Rival {
                     self.came = Some(Came { sent: Sent::Answered(lease), ..came });
                     return true;
                 }
+                let head = came.head.as_ref().map(|head| (head.parts.status, grpc_status(&head.parts.headers)));
                 self.with(|attempt, at| {
+                    if let Some((status, grpc_status)) = head {
+                        attempt.answered(at, status, grpc_status);
+                    }
                     attempt.record(at.table, at.core, Outcome::Failure, now);
                     attempt.node_failed(at, Reason::UpstreamReset);
                 });
@@ -120,7 +131,7 @@ impl Drop for Rival {
         let now = self.core.clock.now();
         self.with(|attempt, at| {
             attempt.record(at.table, at.core, Outcome::Cancelled, now);
-            attempt.end(at.table, at.core, now);
+            attempt.end(at, now);
         });
     }
 }
@@ -143,6 +154,9 @@ pub(super) struct Race<'a> {
     pub grpc: bool,
     pub attempts: &'a mut u32,
     pub hedged: &'a mut Option<Hedged>,
+    /// The spans and the trace, where that is recorded.
+    pub spans: Option<(&'a Rc<Spans>, &'a Trace)>,
+    pub method: &'a Method,
 }
 
 impl Race<'_> {
@@ -211,6 +225,12 @@ impl Race<'_> {
         *self.hedged = Some(Hedged::Lost);
         let mut outgoing = copy;
         renew(&mut outgoing, self.grpc, self.watch.limit.get(), now);
+        if let Some((spans, trace)) = self.spans {
+            let mut trace = trace.clone();
+            let span = trace.hang_below(&mut *self.core.rng.borrow_mut());
+            outgoing.retrace(&Carried::new(&trace, self.core.propagators), &mut self.core.ids.borrow_mut());
+            spans.begin(span, choice, now, true);
+        }
         let (core, held, ids) = (self.core.clone(), self.held.clone(), self.ids);
         let sending = async move {
             let mut head = None;
@@ -226,6 +246,8 @@ impl Race<'_> {
             patience: self.cluster.retrying.per_try.map(|t| now + t),
             sending: Box::pin(sending),
             came: None,
+            spans: self.spans.map(|(spans, _)| spans.clone()),
+            method: self.method.clone(),
             _place: place,
         })
     }

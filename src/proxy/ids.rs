@@ -1,10 +1,16 @@
-//! Who a request is: its `x-request-id`, and its place in a trace by W3C Trace Context (level 1, version 00).
+//! Who a request is: its `x-request-id`, and its place in a trace (`propagation` has the headers).
 //!
-//! A sane request id and a valid `traceparent` are kept; the parent id becomes a new span id of ours, so that what the
-//! endpoint does hangs below this proxy's span. Anything else starts anew. `tracestate` is left alone.
+//! A sane request id and a valid trace are kept; the parent id becomes a new span id of ours, so that what the endpoint
+//! does hangs below this proxy's span: below the request's own, or where spans are exported below that of the try.
+//! Anything else starts anew. `tracestate` is left alone.
+//!
+//! **Sampling** is the caller's decision where there is one. A trace that begins here is recorded where the last 56 bits
+//! of its id are high enough: whoever else decides by that (OpenTelemetry's consistent probability sampling), with a ratio
+//! as high or higher, decides alike, and a collector that keeps traces by their end (tail sampling) finds them whole.
 //!
 //! Ids are written into slices of one buffer a core, so that a request allocates nothing for them most of the time.
 
+use super::propagation::{Caller, TRACEPARENT_LENGTH};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use rand::Rng;
@@ -13,17 +19,20 @@ use rand::Rng;
 const MAX_REQUEST_ID: usize = 128;
 /// How many bytes of ids are allocated at once.
 const ARENA: usize = 4096;
-const TRACEPARENT: usize = 55;
 
 /// A request's place in a trace.
 #[derive(Debug, Clone)]
 pub(super) struct Trace {
-    /// The `traceparent` to pass on: `00-<trace id>-<our span id>-<flags>`.
-    pub header: [u8; TRACEPARENT],
+    /// The `traceparent` to pass on: `00-<trace id>-<span id>-<flags>`, with the span that the endpoint's hangs below.
+    pub header: [u8; TRACEPARENT_LENGTH],
+    /// The request's own span.
+    pub span: [u8; 16],
     /// The caller's span, where it named one.
     pub parent: Option<[u8; 16]>,
     /// Whether the trace is recorded.
     pub sampled: bool,
+    /// Its caller asked for that whatever anybody decides (B3).
+    pub debug: bool,
 }
 
 impl Trace {
@@ -38,7 +47,32 @@ impl Trace {
 
     /// 16 hexadecimal digits.
     pub(super) fn span_id(&self) -> &str {
-        self.part(36..52)
+        std::str::from_utf8(&self.span).unwrap_or_default()
+    }
+
+    /// The endpoint's span hangs below a span of the try's own from here on, whose id this is.
+    pub(super) fn hang_below(&mut self, rng: &mut impl Rng) -> [u8; 16] {
+        let span = hex(rng.next_u64().max(1));
+        self.header[36..52].copy_from_slice(&span);
+        span
+    }
+
+    /// The trace and the request's own span.
+    pub(super) fn ids(&self) -> ([u8; 32], [u8; 16]) {
+        let trace_id = self.header.get(3..35).and_then(|id| id.try_into().ok()).unwrap_or([b'0'; 32]);
+        (trace_id, self.span)
+    }
+
+    /// The span that the endpoint's hangs below.
+    pub(super) fn below(&self) -> [u8; 16] {
+        *self.header.last_chunk::<19>().and_then(|end| end.first_chunk()).unwrap_or(&self.span)
+    }
+
+    /// The same, for what hangs below the request's own span.
+    pub(super) fn beside(&self) -> Self {
+        let mut beside = self.clone();
+        beside.header[36..52].copy_from_slice(&self.span);
+        beside
     }
 
     /// The caller's span: 16 hexadecimal digits.
@@ -85,57 +119,42 @@ impl Ids {
         }
     }
 
-    /// The trace to pass on: the caller's with a span of ours, or a new one, recorded when `sample` says so.
-    pub(super) fn trace(
-        &self,
-        given: Option<&HeaderValue>,
-        rng: &mut impl Rng,
-        sample: impl FnOnce(u32) -> bool,
-    ) -> Trace {
+    /// The trace to pass on: the caller's with a span of ours, or a new one, recorded when `sample` says so of the last
+    /// half of its id.
+    pub(super) fn trace(&self, caller: Option<Caller>, rng: &mut impl Rng, sample: impl FnOnce(u64) -> bool) -> Trace {
         let mut header = *b"00-00000000000000000000000000000000-0000000000000000-00";
         // Random, but not all zero, which Trace Context forbids.
-        let span = rng.next_u64().max(1);
-        let (parent, sampled) = match given.and_then(|v| parse(v.as_bytes())) {
-            Some(Caller { trace_id, span_id, flags }) => {
-                header[3..35].copy_from_slice(trace_id);
-                // Flags beyond `sampled` are unknown to version 00 and may not be passed on.
-                (Some(*span_id), flags & 1 == 1)
+        let span = hex(rng.next_u64().max(1));
+        let Caller { ids, sampled, debug } = caller.unwrap_or_default();
+        let (parent, low) = match ids {
+            Some((trace_id, span_id)) => {
+                header[3..35].copy_from_slice(&trace_id);
+                (Some(span_id), None)
             }
             None => {
+                let low = rng.next_u64();
                 header[3..19].copy_from_slice(&hex(rng.next_u64().max(1)));
-                header[19..35].copy_from_slice(&hex(rng.next_u64()));
-                (None, sample(rng.next_u32()))
+                header[19..35].copy_from_slice(&hex(low));
+                (None, Some(low))
             }
         };
-        header[36..52].copy_from_slice(&hex(span));
+        let sampled = match (sampled, low) {
+            (Some(decided), _) => decided,
+            (None, Some(low)) => sample(low),
+            (None, None) => sample(
+                std::str::from_utf8(&header[19..35]).ok().and_then(|id| u64::from_str_radix(id, 16).ok()).unwrap_or(0),
+            ),
+        };
+        header[36..52].copy_from_slice(&span);
         header[54] = if sampled { b'1' } else { b'0' };
-        Trace { header, parent, sampled }
+        Trace { header, span, parent, sampled, debug }
     }
 }
 
-struct Caller<'a> {
-    trace_id: &'a [u8; 32],
-    span_id: &'a [u8; 16],
-    flags: u8,
-}
-
-/// Reads `version-traceid-parentid-flags`. A version above 00 may have more after the flags, 00 may not; ff is none.
-fn parse(value: &[u8]) -> Option<Caller<'_>> {
-    let (version, rest) = (value.get(..2)?, value.get(TRACEPARENT..)?);
-    let dashes = [2, 35, 52].iter().all(|i| value.get(*i) == Some(&b'-'));
-    let ends = rest.is_empty() || (version != b"00" && rest.first() == Some(&b'-'));
-    let (trace_id, span_id) = (value.get(3..)?.first_chunk::<32>()?, value.get(36..)?.first_chunk::<16>()?);
-    let flags = value.get(53..55)?;
-    let digits = |b: &[u8]| b.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-    let zero = |b: &[u8]| b.iter().all(|c| *c == b'0');
-    let valid = dashes
-        && ends
-        && version != b"ff"
-        && [version, trace_id, span_id, flags].iter().all(|b| digits(b))
-        && !zero(trace_id)
-        && !zero(span_id);
-    let flags = u8::from_str_radix(std::str::from_utf8(flags).ok()?, 16).ok()?;
-    valid.then_some(Caller { trace_id, span_id, flags })
+/// Whether a trace that begins here is recorded, by the last half of its id: `share` of 2^32 are.
+pub(super) fn sampled(low: u64, share: u64) -> bool {
+    // The last 56 bits count; the first 32 of them are as fine as a share needs.
+    (low >> 24 & 0xFFFF_FFFF) + share >= 1 << 32
 }
 
 /// Lower-case digits, four bytes at once: each half byte is spread to a byte of its own, and gets the letters' distance
@@ -161,41 +180,47 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const TRACE: [u8; 32] = *b"4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: [u8; 16] = *b"00f067aa0ba902b7";
+
     #[test]
-    fn a_valid_trace_goes_on_with_a_new_span() {
+    fn a_trace_goes_on_with_a_new_span() {
         let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
-        let given = value("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        let trace = ids.trace(Some(&given), &mut rng, |_| false);
+        let caller = Caller { ids: Some((TRACE, SPAN)), sampled: Some(true), debug: false };
+        let mut trace = ids.trace(Some(caller), &mut rng, |_| false);
         assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!((trace.parent_id(), trace.sampled), (Some("00f067aa0ba902b7"), true));
         assert_ne!(trace.span_id(), "00f067aa0ba902b7");
-        let text = std::str::from_utf8(&trace.header).unwrap();
-        assert!(parse(text.as_bytes()).is_some() && text.len() == TRACEPARENT && text.ends_with("-01"), "{text}");
+        let text = |trace: &Trace| std::str::from_utf8(&trace.header).unwrap().to_owned();
+        let own = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{}-01", trace.span_id());
+        assert_eq!(text(&trace), own);
+        let below = trace.hang_below(&mut rng);
+        assert_ne!(below, trace.span);
+        assert_eq!(text(&trace), own.replace(trace.span_id(), std::str::from_utf8(&below).unwrap()));
+        assert_eq!(text(&trace.beside()), own);
     }
 
     #[test]
-    fn an_invalid_trace_starts_anew() {
+    fn who_decides_nothing_leaves_it_to_this_proxy() {
         let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
-            "00_4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            let trace = ids.trace(Some(&value(bad)), &mut rng, |_| false);
-            assert_ne!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
-            assert_eq!((trace.parent_id(), trace.sampled), (None, false), "{bad}");
-        }
-        let later = value("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03-more");
-        let trace = ids.trace(Some(&later), &mut rng, |_| false);
-        assert!(trace.header.starts_with(b"00-4bf92f3577b34da6a3ce929d0e0e4736-"));
-        assert!(trace.header.ends_with(b"-01"), "unknown flags are dropped");
+        let undecided = Caller { ids: Some((TRACE, SPAN)), sampled: None, debug: false };
+        let trace = ids.trace(Some(undecided), &mut rng, |low| low == 0xa3ce_929d_0e0e_4736);
+        assert!(trace.sampled && trace.header.ends_with(b"-01"));
+        let alone = Caller { ids: None, sampled: Some(false), debug: false };
+        let trace = ids.trace(Some(alone), &mut rng, |_| true);
+        assert!(!trace.sampled && trace.parent.is_none() && trace.header.ends_with(b"-00"));
         assert!(ids.trace(None, &mut rng, |_| true).sampled);
+    }
+
+    #[test]
+    fn a_share_of_new_traces_is_recorded_by_their_ids() {
+        assert!(!sampled(u64::MAX, 0) && sampled(0, 1 << 32));
+        let half = 1 << 31;
+        assert!(sampled(0x0080_0000_0000_0000, half) && !sampled(0xFF7F_FFFF_FFFF_FFFF, half), "56 bits count");
+        let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(7));
+        let tenth = (0.1 * 2f64.powi(32)) as u64;
+        let count = (0..10_000).filter(|_| ids.trace(None, &mut rng, |low| sampled(low, tenth)).sampled).count();
+        assert!((900..1_100).contains(&count), "{count}");
     }
 
     #[test]

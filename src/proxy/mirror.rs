@@ -124,7 +124,7 @@ impl Twin {
             Protocol::Tcp => return None,
             Protocol::Http1 => Outgoing::Http1(Sending::new(&mut parts, None, &added, copied, &core.scratch)),
             Protocol::Http2 => {
-                added.insert(&mut parts.headers, core.ids.borrow_mut().value(added.traceparent));
+                added.insert(&mut parts.headers, &mut core.ids.borrow_mut());
                 Outgoing::Http2(Request::from_parts(parts, copied.unwrap_or_default()))
             }
         };

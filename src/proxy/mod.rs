@@ -21,7 +21,8 @@
 //! | `shaping` | what a rule does to a request beyond choosing its cluster |
 //! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
-//! | `headers`, `added`, `names`, `ids` | what happens to headers; request ids and traces |
+//! | `headers`, `added`, `names` | what happens to headers |
+//! | `ids`, `propagation`, `spans` | request ids; traces, the headers that carry them, and the spans of tries |
 //! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
 //! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
@@ -67,6 +68,7 @@ mod mirror;
 mod names;
 mod own;
 mod places;
+mod propagation;
 mod proxy_header;
 mod room;
 mod server1;
@@ -75,6 +77,7 @@ mod shaping;
 mod shared;
 mod sniff;
 mod sockets;
+mod spans;
 mod taken;
 mod tcp;
 mod transport;

@@ -17,6 +17,12 @@ names! {
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
     X_MIRRORED = "x-mirrored";
     TRACEPARENT = "traceparent";
+    B3 = "b3";
+    X_B3_TRACE_ID = "x-b3-traceid";
+    X_B3_SPAN_ID = "x-b3-spanid";
+    X_B3_PARENT_SPAN_ID = "x-b3-parentspanid";
+    X_B3_SAMPLED = "x-b3-sampled";
+    X_B3_FLAGS = "x-b3-flags";
     ENDPOINT_LOAD_METRICS = "endpoint-load-metrics";
     ENDPOINT_LOAD_METRICS_BIN = "endpoint-load-metrics-bin";
     GRPC_STATUS = "grpc-status";

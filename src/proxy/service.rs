@@ -20,7 +20,7 @@ use super::gauges::ProxyGauges;
 use super::handover::Sockets;
 use super::sockets::{self, BindError, Bound, Listening};
 use crate::balance::Published;
-use crate::config::ListenerDefaults;
+use crate::config::{ListenerDefaults, Propagator};
 use crate::identity::Identities;
 use crate::observe::{AccessSink, Traffic};
 use crate::route::RouteTable;
@@ -54,6 +54,8 @@ pub struct ProxyOptions {
     pub drain: Duration,
     /// The share of requests without a trace that start one, 0 to 1.
     pub sample: f64,
+    /// Which headers carry traces, in the order in which they are asked.
+    pub propagators: Vec<Propagator>,
     /// Takes finished requests.
     pub sink: Arc<dyn AccessSink>,
     /// Is told of failing endpoints.

@@ -20,7 +20,9 @@ use super::early::Early;
 use super::failure::Failure;
 use super::gauges::{CoreGauges, ProxyGauges};
 use super::http2::Pipe;
+use super::ids::Ids;
 use super::own::{self, Own};
+use super::propagation::Carried;
 use super::shared::{Attempted, Lease2, Shared};
 use super::transport::{self, Transport};
 use super::wire1::Scratch;
@@ -73,6 +75,15 @@ impl Outgoing {
             other => other,
         };
         !matches!(self, Self::Gone)
+    }
+
+    /// Tells another span of its trace; for what begins anew.
+    pub(super) fn retrace(&mut self, trace: &Carried<'_>, ids: &mut Ids) {
+        match self {
+            Self::Http1(sending) => sending.retrace(trace),
+            Self::Http2(request) => trace.insert(request.headers_mut(), ids),
+            Self::Spent(..) | Self::Gone => {}
+        }
     }
 
     /// It is not sent again: what it kept for that goes back.

@@ -218,11 +218,19 @@ fn telemetry(telemetry: &Telemetry, findings: &mut Findings) {
     record(&telemetry.record, &path.key("record"), findings);
     let traces = path.key("traces");
     if !telemetry.traces.otlp.is_empty() {
-        match syntax::otlp(&telemetry.traces.otlp) {
+        match syntax::otlp(&telemetry.traces.otlp, telemetry.traces.protocol) {
             Ok(None) => {}
             Ok(Some(doubt)) => findings.warning(traces.key("otlp"), doubt.message, doubt.remedy),
             Err(wrong) => findings.error(traces.key("otlp"), wrong.message, wrong.remedy),
         }
+    }
+    let propagators = &telemetry.traces.propagators;
+    if propagators.is_empty() {
+        let remedy = "write `[tracecontext]`, or `[tracecontext, b3]` to be understood by both";
+        findings.error(traces.key("propagators"), "no header carries a trace", remedy);
+    }
+    if (1..propagators.len()).any(|n| propagators.iter().take(n).any(|p| Some(p) == propagators.get(n))) {
+        findings.error(traces.key("propagators"), "a propagator is there twice", "write each once");
     }
     share(telemetry.traces.sample, traces.key("sample"), findings);
 }

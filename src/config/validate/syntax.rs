@@ -1,5 +1,6 @@
 //! The forms of single values: hosts, paths, header names, methods, names, URLs, log filters.
 
+use crate::config::Otlp;
 use crate::config::suggest::nearest;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -259,9 +260,12 @@ pub fn method(text: &str) -> Result<Option<Wrong>, Wrong> {
     Ok(Some(Wrong { message: format!("`{text}` is not one of HTTP's common methods"), remedy }))
 }
 
-/// The URL of an OTLP/HTTP collector. `Ok(Some(_))` is a warning.
-pub fn otlp(text: &str) -> Result<Option<Wrong>, Wrong> {
-    let remedy = "write it as `http://127.0.0.1:4318/v1/traces`, or leave it empty to export nothing";
+/// The URL of an OTLP collector. `Ok(Some(_))` is a warning.
+pub fn otlp(text: &str, protocol: Otlp) -> Result<Option<Wrong>, Wrong> {
+    let remedy = match protocol {
+        Otlp::Http => "write it as `http://127.0.0.1:4318/v1/traces`, or leave it empty to export nothing",
+        Otlp::Grpc => "write it as `http://127.0.0.1:4317`, or leave it empty to export nothing",
+    };
     let malformed = |why: &str| wrong(format!("`{text}` is not a collector's URL: {why}"), remedy);
     let Some((scheme, rest)) = text.split_once("://") else {
         return malformed("it has no `http://`");
@@ -288,12 +292,21 @@ pub fn otlp(text: &str) -> Result<Option<Wrong>, Wrong> {
         Some(Ok(port)) if port > 0 => Some(port),
         Some(_) => return malformed("its port is not a number from 1 to 65535"),
     };
+    if protocol == Otlp::Grpc {
+        if port == Some(4318) {
+            let message = "4318 is by custom the port of OTLP over HTTP, and OTLP over gRPC is spoken here".to_owned();
+            return Ok(Some(Wrong { message, remedy: format!("write `{scheme}://{name}:4317`") }));
+        }
+        if !path.trim_end_matches('/').is_empty() {
+            let message = "gRPC has a path of its own, and this one is not used".to_owned();
+            return Ok(Some(Wrong { message, remedy: format!("write `{scheme}://{authority}`") }));
+        }
+        return Ok(None);
+    }
     if port == Some(4317) {
-        let remedy = format!("write `{scheme}://{name}:4318/v1/traces`");
-        return Ok(Some(Wrong {
-            message: "4317 is by custom the port of OTLP over gRPC, and OTLP over HTTP is spoken here".to_owned(),
-            remedy,
-        }));
+        let message = "4317 is by custom the port of OTLP over gRPC, and OTLP over HTTP is spoken here".to_owned();
+        let remedy = format!("write `protocol: grpc` beside it, or `{scheme}://{name}:4318/v1/traces`");
+        return Ok(Some(Wrong { message, remedy }));
     }
     if path.trim_end_matches('/').is_empty() {
         let remedy = format!("write `{scheme}://{authority}/v1/traces`");

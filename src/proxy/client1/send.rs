@@ -6,6 +6,7 @@
 use super::super::added::Added;
 use super::super::body::RequestBody;
 use super::super::headers::digits;
+use super::super::propagation::Carried;
 use super::super::wire1::{Lines, Rest, Scratch, USUAL_HEAD, Writer, announced, line};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -22,6 +23,8 @@ pub(in crate::proxy) struct Sending<B = RequestBody> {
     pub(in crate::proxy) lines: Option<Lines>,
     /// It may be sent twice.
     pub(in crate::proxy) idempotent: bool,
+    /// Where its trace begins in its head.
+    trace_at: usize,
 }
 
 impl<B> Sending<B> {
@@ -37,7 +40,7 @@ impl<B> Sending<B> {
         B: Default,
     {
         let mut out = scratch.buffer();
-        head(parts, plain.as_ref().map_or(&[], Lines::text), added, &mut out);
+        let trace_at = head(parts, plain.as_ref().map_or(&[], Lines::text), added, &mut out);
         if let Some(lines) = plain {
             scratch.recycle(lines.into_text());
         }
@@ -55,7 +58,7 @@ impl<B> Sending<B> {
         // Now, because the headers hold the block that they were read into, which could not be used again.
         headers.clear();
         let writer = Writer::new(out, rest, body.unwrap_or_default());
-        Self { writer, method, spare: headers, lines: None, idempotent }
+        Self { writer, method, spare: headers, lines: None, idempotent, trace_at }
     }
 
     /// Whether it may be sent again although it was written: its method is idempotent, and nothing of a body is gone.
@@ -71,7 +74,17 @@ impl<B> Sending<B> {
         let lent = self.lines.as_ref().map_or(&[][..], Lines::lent);
         let writer = self.writer.twin(lent, scratch.buffer())?;
         let lines = self.lines.as_ref().map(|_| Lines::default());
-        Some(Self { writer, method: self.method.clone(), spare: scratch.map(), lines, idempotent: self.idempotent })
+        let (idempotent, trace_at) = (self.idempotent, self.trace_at);
+        Some(Self { writer, method: self.method.clone(), spare: scratch.map(), lines, idempotent, trace_at })
+    }
+
+    /// Writes another span over the one that its head names; for what begins anew.
+    pub(in crate::proxy) fn retrace(&mut self, trace: &Carried<'_>) {
+        let mut lines = Vec::new();
+        trace.write(&mut lines);
+        if let Some(old) = self.writer.out.get_mut(self.trace_at..).and_then(|out| out.get_mut(..lines.len())) {
+            old.copy_from_slice(&lines);
+        }
     }
 
     /// Begins anew; for what is `repeatable`, or whole.
@@ -86,8 +99,8 @@ impl<B> Sending<B> {
     }
 }
 
-/// Encodes a request's head.
-fn head(request: &Parts, plain: &[u8], added: &Added<'_>, out: &mut Vec<u8>) {
+/// Encodes a request's head, and says where its trace begins.
+fn head(request: &Parts, plain: &[u8], added: &Added<'_>, out: &mut Vec<u8>) -> usize {
     out.reserve(USUAL_HEAD);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
@@ -97,8 +110,9 @@ fn head(request: &Parts, plain: &[u8], added: &Added<'_>, out: &mut Vec<u8>) {
         line(out, name, value);
     }
     out.extend_from_slice(plain);
-    added.write(out);
+    let trace_at = added.write(out);
     out.extend_from_slice(b"\r\n\r\n");
+    trace_at
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn sending(parts: Parts, body: Option<Frames>, scratch: &Scratch) -> Sending<Fra
         seen: &seen,
         version: Version::HTTP_11,
         request_id: None,
-        traceparent: b"00-1-2-00",
+        trace: Carried::w3c(b"00-1-2-00"),
         client_cert: None,
         secure: false,
         usual: &Usual::default(),

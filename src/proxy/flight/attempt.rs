@@ -14,12 +14,14 @@ use super::{Flight, GRPC_FAILURES, code};
 use crate::balance::{Candidate, Choice, Generation, Table};
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
-use crate::observe::Reason;
+use crate::observe::{DurationKind, Reason};
 use crate::proxy::body::Progress;
 use crate::proxy::core::Core;
+use crate::proxy::ids::Trace;
 use crate::proxy::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
+use crate::proxy::spans::Spans;
 use crate::route::ClusterId;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 /// gRPC's UNAVAILABLE.
 pub(super) const GRPC_UNAVAILABLE: u16 = 14;
@@ -27,7 +29,7 @@ pub(super) const GRPC_UNAVAILABLE: u16 = 14;
 /// One try at one endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy) struct Attempt {
-    index: usize,
+    index: u32,
     pub estimate_s: f32,
     pub begun: Time,
     pub latency_s: Option<f32>,
@@ -35,6 +37,10 @@ pub(in crate::proxy) struct Attempt {
     recorded: bool,
     /// The head said that the endpoint failed.
     pub failed: bool,
+    /// The status that it answered with; 0 is none.
+    status: u16,
+    /// Why it failed.
+    pub reason: Option<Reason>,
 }
 
 impl Attempt {
@@ -45,19 +51,45 @@ impl Attempt {
             candidate.node.begin();
             candidate.link.begin(core.index, now);
         }
-        Self { index, estimate_s, begun: now, latency_s: None, recorded: false, failed: false }
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        let (latency_s, status, reason) = (None, 0, None);
+        Self { index, estimate_s, begun: now, latency_s, recorded: false, failed: false, status, reason }
+    }
+
+    /// Its candidate's place in the table.
+    pub(in crate::proxy) fn index(&self) -> usize {
+        self.index as usize
+    }
+
+    /// The endpoint answered with this.
+    pub(in crate::proxy) fn answered(&mut self, at: &At<'_>, status: StatusCode, grpc_status: Option<u16>) {
+        self.status = status.as_u16();
+        if let Some(spans) = at.spans {
+            spans.answered(self.index(), status, grpc_status);
+        }
     }
 
     /// Where it is.
     pub(in crate::proxy) fn candidate<'t>(&self, table: &'t Table) -> Option<&'t Candidate> {
-        table.candidates().get(self.index)
+        table.candidates().get(self.index())
     }
 
     /// It is over, whatever follows.
-    pub(in crate::proxy) fn end(&self, table: &Table, core: &Core, now: Time) {
-        if let Some(candidate) = self.candidate(table) {
+    pub(in crate::proxy) fn end(&self, at: &At<'_>, now: Time) {
+        if let Some(candidate) = self.candidate(at.table) {
             candidate.node.end();
-            candidate.link.end(core.index, now);
+            candidate.link.end(at.core.index, now);
+        }
+        if let Some(method) = at.method {
+            let kind = match (self.status, self.reason) {
+                (0, None) => DurationKind::cancelled(method),
+                (status, reason) => DurationKind::new(method, status, reason),
+            };
+            let exemplar = at.trace.filter(|trace| trace.sampled).map(|trace| move || trace.ids());
+            at.table.traffic.tried(at.core.index, kind, now.0.saturating_sub(self.begun.0), exemplar);
+        }
+        if let Some(spans) = at.spans {
+            spans.ended(self.index(), now);
         }
     }
 
@@ -76,6 +108,10 @@ impl Attempt {
     /// It failed before an answer.
     pub(in crate::proxy) fn fail(&mut self, at: &At<'_>, (reason, blamed): (Reason, bool), now: Time) {
         self.record(at.table, at.core, if blamed { Outcome::Failure } else { Outcome::Cancelled }, now);
+        self.reason = Some(reason);
+        if let Some(spans) = at.spans {
+            spans.failed(self.index(), reason);
+        }
         if blamed {
             self.node_failed(at, reason);
         }
@@ -100,6 +136,12 @@ pub(in crate::proxy) struct At<'a> {
     pub generation: &'a Generation,
     pub cluster: ClusterId,
     pub table: &'a Table,
+    /// Where the trace is recorded.
+    pub spans: Option<&'a Spans>,
+    /// The request's trace, where it is known.
+    pub trace: Option<&'a Trace>,
+    /// The request's method; a connection has none.
+    pub method: Option<&'a Method>,
 }
 
 impl Flight {
@@ -115,12 +157,17 @@ impl Flight {
         };
         let generation = &*self.held.generation;
         if let Some(table) = generation.table(cluster, workload) {
-            act(attempt, &At { core: &self.core, generation, cluster, table });
+            let (spans, trace) = (self.spans.as_deref(), self.trace.as_ref());
+            let method = (!self.opaque).then_some(&self.method);
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace, method });
         }
     }
 
     pub(in crate::proxy) fn begin_attempt(&mut self, choice: Choice, now: Time) {
         self.attempts += 1;
+        if let (Some(spans), Some(trace)) = (&self.spans, &self.trace) {
+            spans.begin(trace.below(), choice, now, false);
+        }
         self.attempt = self.table().map(|table| Attempt::begin(choice, table, &self.core, now));
     }
 
@@ -135,12 +182,12 @@ impl Flight {
 
     /// The endpoint says that it did nothing with the request, which is no failure of its own.
     pub(in crate::proxy) fn decline_attempt(&mut self, now: Time) {
-        self.record(Outcome::Cancelled, now);
+        self.with_attempt(|attempt, at| attempt.fail(at, (Reason::UpstreamReset, false), now));
     }
 
     /// The attempt is over, whatever follows.
     pub(in crate::proxy) fn end_attempt(&mut self, now: Time) {
-        self.with_attempt(|attempt, at| attempt.end(at.table, at.core, now));
+        self.with_attempt(|attempt, at| attempt.end(at, now));
         self.attempt = None;
     }
 
@@ -171,6 +218,8 @@ impl Flight {
         if let Some(attempt) = &mut self.attempt {
             attempt.latency_s = Some(now.seconds_since(attempt.begun));
         }
+        let grpc_status = self.grpc_status;
+        self.with_attempt(|attempt, at| attempt.answered(at, status, grpc_status));
         let gateway =
             matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
         if gateway || self.grpc_status == Some(GRPC_UNAVAILABLE) {

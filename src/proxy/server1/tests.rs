@@ -41,6 +41,7 @@ fn core() -> Rc<Core> {
         limits: Config::default().listeners,
         drain: Duration::ZERO,
         sample: 0.0,
+        propagators: Vec::new(),
         sink: Arc::new(Nobody),
         alarm: Arc::new(Nobody),
         unrouted: TrafficRegistry::new(1).unrouted().clone(),

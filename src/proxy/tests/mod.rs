@@ -10,6 +10,7 @@ mod life;
 mod mirrors;
 mod retries;
 mod shapes;
+mod spans;
 mod special;
 mod support;
 mod tcp;

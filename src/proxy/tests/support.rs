@@ -57,6 +57,22 @@ pub struct Logged {
     pub affine: bool,
     pub duration: Duration,
     pub upstream: Option<Duration>,
+    pub trace: String,
+    pub span: String,
+    pub parent: Option<String>,
+    pub tries: Vec<LoggedTry>,
+}
+
+/// A try, as it was told of.
+#[derive(Debug, Clone)]
+pub struct LoggedTry {
+    pub span: String,
+    pub endpoint: SocketAddr,
+    pub status: Option<u16>,
+    pub reason: Option<Reason>,
+    pub hedge: bool,
+    pub share: f32,
+    pub duration: Duration,
 }
 
 #[derive(Default)]
@@ -76,10 +92,30 @@ impl AccessSink for Log {
             affine: r.affine,
             duration: r.duration,
             upstream: r.upstream_latency,
+            trace: r.trace_id.to_owned(),
+            span: r.span_id.to_owned(),
+            parent: r.parent_span_id.map(str::to_owned),
+            tries: r
+                .tries
+                .iter()
+                .map(|t| LoggedTry {
+                    span: String::from_utf8(t.span_id.to_vec()).unwrap(),
+                    endpoint: t.endpoint,
+                    status: t.status.map(|s| s.as_u16()),
+                    reason: t.reason,
+                    hedge: t.hedge,
+                    share: t.share,
+                    duration: t.duration,
+                })
+                .collect(),
         });
     }
 
     fn enabled(&self) -> bool {
+        true
+    }
+
+    fn takes_spans(&self) -> bool {
         true
     }
 }
@@ -230,6 +266,7 @@ impl TestProxy {
             limits: ListenerDefaults { ..config.listeners.clone() },
             drain: config.process.drain.0,
             sample: 0.0,
+            propagators: config.telemetry.traces.propagators.clone(),
             sink: log.clone(),
             alarm: alarms.clone(),
             unrouted: traffic.unrouted().clone(),

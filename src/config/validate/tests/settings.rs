@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::units::{ByteSize, Share};
 use crate::config::validate::settings;
-use crate::config::{Auto, Compare};
+use crate::config::{Auto, Compare, Otlp, Propagator};
 
 #[test]
 fn a_sound_configuration_has_no_findings() {
@@ -184,6 +184,26 @@ fn telemetry() {
     ] {
         error("is not a collector's URL", |c| c.telemetry.traces.otlp = otlp.into());
     }
+    for otlp in ["http://127.0.0.1:4317", "http://collector:4317/", "http://[::1]"] {
+        fine(|c| {
+            c.telemetry.traces.otlp = otlp.into();
+            c.telemetry.traces.protocol = Otlp::Grpc;
+        });
+    }
+    for (otlp, doubt) in [
+        ("http://a:4318", "4318 is by custom the port of OTLP over HTTP"),
+        ("http://a:4317/v1/traces", "gRPC has a path of its own, and this one is not used / write `http://a:4317`"),
+    ] {
+        warning(doubt, |c| {
+            c.telemetry.traces.otlp = otlp.into();
+            c.telemetry.traces.protocol = Otlp::Grpc;
+        });
+    }
+    error("no header carries a trace", |c| c.telemetry.traces.propagators = vec![]);
+    error("a propagator is there twice", |c| {
+        c.telemetry.traces.propagators = vec![Propagator::B3, Propagator::TraceContext, Propagator::B3];
+    });
+    fine(|c| c.telemetry.traces.propagators = Propagator::ALL.to_vec());
     warning("4317 is by custom the port of OTLP over gRPC", |c| {
         c.telemetry.traces.otlp = "http://a:4317/v1/traces".into()
     });
