@@ -7,7 +7,7 @@
 //! - [`fleet`] is the other side: scripted endpoints that write every request into one [`fleet::Journal`], so that each
 //!   request sent can be accounted for.
 //! - [`dns`] is a DNS server and [`kube_api`] a Kubernetes API server, both of which do what a test says.
-//! - [`agent`] hands identities out over a SPIFFE Workload API.
+//! - [`agent`] hands identities out over a SPIFFE Workload API, [`nats`] is a NATS server.
 //! - [`lan`] is a network of several hosts, for what one host cannot show; [`hosts`] one in which a program puts itself.
 //! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
 //!
@@ -32,6 +32,7 @@ pub mod kube_api;
 pub mod lan;
 pub mod load;
 pub mod metrics;
+pub mod nats;
 pub mod overload;
 pub mod ports;
 pub mod process;

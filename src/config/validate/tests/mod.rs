@@ -5,6 +5,7 @@ mod connections;
 mod discover;
 mod identity;
 mod mesh;
+mod nats;
 mod resilience;
 mod settings;
 mod sharing;
