@@ -10,8 +10,9 @@
 //! only hear nothing of each other, as requests between them would not get through either.
 //!
 //! **What chitchat costs.** Each round sends the digest of all members, about 50 bytes each, to three of them. It gets at most
-//! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. So it is for tens of members, or a
-//! few hundred with a larger budget; beyond that their number is better left to a server.
+//! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. So it is for a hundred members or
+//! so; from some 600 on one digest is larger than that half, and nobody is found any more. Their number is then better left to a server
+//! (`nats`).
 //!
 //! A datagram that cannot be sent or read is lost, whatever the reason: nothing here ends because of one.
 

@@ -105,19 +105,18 @@ impl Shared {
         if because == Because::Called && caller() {
             return;
         }
-        if !lock(&self.heard).take(size, Instant::now()) {
+        let small = payload.len() <= wire::MAX_BYTES + OVERHEAD;
+        if small && !lock(&self.heard).take(size, Instant::now()) {
             return self.counters.unheard();
         }
-        if let Err(refused) = self.open(payload, size, because) {
+        let opened = if small { self.open(payload, size, because) } else { Err(Refused::TooLarge) };
+        if let Err(refused) = opened {
             self.counters.refused(refused);
             tracing::debug!(subject, "a message is refused: {refused}");
         }
     }
 
     fn open(&self, payload: &[u8], size: usize, because: Because) -> Result<(), Refused> {
-        if payload.len() > wire::MAX_BYTES + OVERHEAD {
-            return Err(Refused::TooLarge);
-        }
         let mut sealed = payload.to_vec();
         let mut opening = lock(&self.opening);
         match (opening.open(&mut sealed)?, because) {
