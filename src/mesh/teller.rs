@@ -348,7 +348,7 @@ mod tests {
             reports.iter().map(|(_, report)| Report::read(report).unwrap().links.len()).sum::<usize>()
         };
         assert_eq!(links(&reports), 12);
-        let few = written(&mut Teller::default(), urgent().collect(), Time(0), 900, Hearers::Services);
+        let few = written(&mut Teller::default(), urgent().collect(), Time(0), 500, Hearers::Services);
         assert!((1..12).contains(&links(&few)), "{few:?}");
     }
 

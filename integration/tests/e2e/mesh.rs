@@ -22,7 +22,7 @@ const MODEL: &str = "model: { engine: embedded, tick: 500ms, guards: { slow_star
 /// What all nodes of a test have in common.
 pub struct Mesh {
     folder: tempfile::TempDir,
-    seed: SocketAddr,
+    pub seed: SocketAddr,
 }
 
 impl Mesh {

@@ -59,10 +59,11 @@ async fn what_is_not_sealed_with_the_meshs_key_or_is_not_what_its_subject_says_i
         assert_eq!(take(&message, because), Err(refused));
         assert!(member.reports.try_recv().is_err() && peers() == 0);
     }
-    let good = sealed(KEY, Kind::Report, &report());
+    let report = report();
+    let good = sealed(KEY, Kind::Report, &report);
     assert_eq!(take(&good, Because::Caller), Ok(()));
     assert_eq!(take(&good, Because::Caller), Err(Refused::Replayed), "a server may send anything twice");
-    assert_eq!(member.reports.try_recv().unwrap(), report());
+    assert_eq!(member.reports.try_recv().unwrap(), report);
     assert_eq!(take(&sealed(KEY, Kind::Gossip, &hello), Because::Alive), Ok(()));
     assert_eq!((peers(), member.peers()), (1, 1));
 }
@@ -93,12 +94,12 @@ async fn a_report_that_comes_for_both_of_its_services_is_taken_in_once() {
 #[tokio::test]
 async fn what_comes_faster_than_it_is_read_is_dropped_and_counted() {
     let mut member = member();
-    let ring = keyring(KEY);
+    let (ring, report) = (keyring(KEY), report());
     for _ in 0..WAITING + 3 {
-        let message = ring.seal(Kind::Report, &report()).unwrap();
+        let message = ring.seal(Kind::Report, &report).unwrap();
         member.shared.take(&subject("a", "b"), &message, Because::Caller);
     }
-    assert_eq!((member.shared.counters.unheards(), member.receive().await), (3, report()));
+    assert_eq!((member.shared.counters.unheards(), member.receive().await), (3, report));
     // And more than is opened in a second, however well it is read; what is too large is not even looked at.
     let (large, most, begun) = (vec![0; wire::MAX_BYTES], HEAR / wire::MAX_BYTES as u64, Instant::now());
     for _ in 0..2 * most {
