@@ -95,8 +95,11 @@ demo: build ## Runs a whole little mesh on this machine, to look at.
 	$(TARGET)/release/pathloom demo $(ARGS)
 
 .PHONY: demo-mesh
-demo-mesh: build ## Runs three nodes that tell each other what they see, in network namespaces: trouble two hops away, a cut, dying sidecars.
+demo-mesh: build ## Runs three nodes that tell each other what they see, in network namespaces: trouble two hops away, a cut, dying sidecars; ARGS=--nats by NATS.
 	@command -v ip >/dev/null || { echo "make: iproute2 is missing: sudo apt-get install iproute2" >&2; exit 1; }
+	@[[ "$(ARGS)" != *--nats* ]] || command -v nats-server >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nats-server; } \
+		|| { echo "make: nats-server is missing: sudo apt-get install nats-server" >&2; exit 1; }
 	cargo run --quiet --release --package pathloom-integration --bin mesh-demo -- --pathloom $(TARGET)/release/pathloom $(ARGS)
 
 .PHONY: test

@@ -5,7 +5,7 @@
 //! neighbours; each instance calls all instances of what it calls.
 
 use pathloom::links::{Described, LinkKey, NodeKey};
-use pathloom::mesh::{Audience, Interest};
+use pathloom::mesh::{Audience, Interest, hash};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::collections::{BTreeSet, HashSet};
 
@@ -45,7 +45,20 @@ impl Fleet {
         places.map(|place| (place / REPLICAS) % self.calls.len())
     }
 
-    fn interest(&self, node: usize, hops: usize) -> Interest {
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// The pairs of services between which a node's links are, by the hashes of their names: the calling one first.
+    pub fn pairs(&self, node: usize) -> BTreeSet<(u32, u32)> {
+        let name = |s: usize| hash(&format!("service-{s}"));
+        let from = |s: usize| self.calls.get(s).into_iter().flatten().map(move |called| (name(s), name(*called)));
+        self.services(node).flat_map(from).collect()
+    }
+
+    /// What a node wants to hear of that hears so far.
+    pub fn interest(&self, node: usize, hops: usize) -> Interest {
         if hops == 0 {
             return Interest::default();
         }

@@ -1,6 +1,6 @@
 //! What it costs a node to know who is there: as many members as are asked for, in this process, on loopback.
 
-use pathloom::mesh::{Counters, Exchange, Gossip, Interest, Keys, Kind, Settings};
+use pathloom::mesh::{Counters, Exchange, Gossip, Hearers, Interest, Keyring, Keys, Kind, Settings};
 use rustix::time::{ClockId, clock_gettime};
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ fn cpu() -> Duration {
 pub async fn membership(nodes: usize, budget: u64) -> Result<Option<Membership>, Box<dyn std::error::Error>> {
     let mut members: Vec<(Gossip, Arc<Counters>)> = Vec::new();
     let mut seeds = Vec::new();
+    let keyring = Keyring::new(Keys::read("the key that a benchmark has")?).ok_or("no random numbers")?;
+    let keyring = Arc::new(keyring);
     for n in 0..nodes {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_nonblocking(true)?;
@@ -40,7 +42,7 @@ pub async fn membership(nodes: usize, budget: u64) -> Result<Option<Membership>,
             incarnation: 1,
             advertise,
             seeds: seeds.clone(),
-            keys: Keys::read("the key that a benchmark has")?,
+            keyring: keyring.clone(),
             budget,
         };
         if seeds.len() < 2 {
@@ -56,7 +58,11 @@ pub async fn membership(nodes: usize, budget: u64) -> Result<Option<Membership>,
         tokio::time::sleep(Duration::from_secs(1)).await;
         let mut alone = false;
         for (member, _) in &mut members {
-            alone |= member.room().await.audiences.len() + 1 < nodes;
+            let knows = match member.room().await.hearers {
+                Hearers::Members(members) => members.len(),
+                Hearers::Services => 0,
+            };
+            alone |= knows + 1 < nodes;
         }
         match alone {
             false => break,

@@ -1,18 +1,22 @@
 //! What it costs a node to tell what it saw, and to hear as much from others.
 //!
 //! The sidecar's own code makes, seals, opens and reads each report, under its own meter; time is made up, and what is sent
-//! goes nowhere but to one hearer. A fleet hears as much as it sends, so what a node takes to hear is what it takes
-//! to hear all that one node sends. (What it was told is then put together for the ticks, at most a twentieth of
-//! the time whatever its size: `mesh::node` sees to that.)
+//! goes nowhere but to one hearer. By gossip a fleet hears as much as it sends, so what a node takes to hear is what it takes
+//! to hear all that one node sends. By NATS a report is sent once and heard by all who want to hear of its services: what a node
+//! hears is that of all pairs of services near to it, each as large and as costly as those that were made and read
+//! here. (What it was told is then put together for the ticks, at most a twentieth of the time whatever its size:
+//! `mesh::node` sees to that.)
 
 use crate::fleet::{Fleet, described};
 use pathloom::links::{LinkKey, Links, Outcome, Time};
 use pathloom::mesh::wire::Report;
 use pathloom::mesh::{
-    Audience, DATAGRAM_OVERHEAD, Identity, Interest, Keys, Kind, Meter, Node, Opener, Parts, REPORT_BYTES, Room, Sealer,
+    Audience, DATAGRAM_OVERHEAD, Hearers, Identity, Interest, Keys, Kind, MESSAGE_REPORT_BYTES, Meter, Node, Opener,
+    Parts, REPORT_BYTES, Room, Sealer, To, message_overhead,
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -25,6 +29,19 @@ pub const WARM_UP: u64 = 10;
 /// How soon all that somebody wants should have been told, in seconds: then it is forgotten.
 const TOLD_WITHIN: u64 = 7;
 
+/// By what nodes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Each report to each who wants it.
+    Gossip,
+    /// Each report once, to a server; a node hears so many bytes a second at most, and of what is nearer where there is more.
+    Nats {
+        /// `mesh.nats.hear`.
+        hear: u64,
+    },
+}
+
 /// What one node was found to do.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
@@ -32,13 +49,17 @@ pub struct Cost {
     pub links: usize,
     /// Other nodes that want to hear of some of them.
     pub hearers: usize,
-    /// Bytes a second, all headers included.
+    /// How many calls away it hears; 0 is of everything.
+    pub hops: usize,
+    /// Bytes a second that it sends, all headers included.
     pub bytes_per_second: f64,
+    /// Bytes a second that it hears.
+    pub heard_per_second: f64,
     /// The most bytes in any second, the first ones included.
     pub most_bytes: usize,
     /// Processor time to tell, in milliseconds a second.
     pub telling_ms: f64,
-    /// Processor time to hear as much.
+    /// Processor time to hear.
     pub hearing_ms: f64,
     /// The share of all that others want which they were told within [`TOLD_WITHIN`].
     pub told: f64,
@@ -74,8 +95,8 @@ impl Sent {
     }
 }
 
-/// A node at work for half a minute.
-pub fn cost(fleet: &Fleet, node: usize, budget: u64, seed: u64) -> Cost {
+/// A node at work for half a minute, which hears of what is so many calls away.
+pub fn cost(fleet: &Fleet, node: usize, (way, hops): (Way, usize), budget: u64, seed: u64) -> Cost {
     let (links, now) = (Arc::new(Links::new(1)), Arc::new(AtomicU64::new(0)));
     let parts = |links: &Arc<Links>| {
         let clock = now.clone();
@@ -99,12 +120,22 @@ pub fn cost(fleet: &Fleet, node: usize, budget: u64, seed: u64) -> Cost {
         fleet.audiences.iter().enumerate().filter(|(n, _)| *n != node).map(|(_, a)| a.clone()).collect();
     let wants = |audience: &&Audience| ends.iter().any(|end| end.meets(&audience.interest));
     let wanted: usize = ends.iter().map(|end| others.iter().filter(|a| end.meets(&a.interest)).count()).sum();
-    let mut cost = Cost { links: own.len(), hearers: others.iter().filter(wants).count(), ..Cost::default() };
+    let mut cost = Cost { links: own.len(), hearers: others.iter().filter(wants).count(), hops, ..Cost::default() };
 
-    let mut room = Room { budget: 0, limit: REPORT_BYTES, overhead: DATAGRAM_OVERHEAD, audiences: others };
+    let mut room = match way {
+        Way::Gossip => {
+            let hearers = Hearers::Members(others);
+            Room { budget: 0, limit: REPORT_BYTES, overhead: DATAGRAM_OVERHEAD, hearers }
+        }
+        Way::Nats { .. } => {
+            let (limit, overhead) = (MESSAGE_REPORT_BYTES, message_overhead("pathloom", "eu-1a"));
+            Room { budget: 0, limit, overhead, hearers: Hearers::Services }
+        }
+    };
+    let overhead = room.overhead;
     let (mut meter, begun, mut sent) = (Meter::new(budget), Instant::now(), Sent::default());
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut told: HashSet<(usize, LinkKey)> = HashSet::new();
+    let mut told: HashSet<(To, LinkKey)> = HashSet::new();
     let (mut bytes, mut telling, mut hearing) = (0, Duration::ZERO, Duration::ZERO);
     for half in 0..2 * SECONDS {
         let (counted, at) = (half >= 2 * WARM_UP, begun + Duration::from_millis(500 * half));
@@ -130,7 +161,7 @@ pub fn cost(fleet: &Fleet, node: usize, budget: u64, seed: u64) -> Cost {
         telling += (cpu() - before) * u32::from(counted);
         for (datagram, (_, report)) in datagrams.iter().zip(&reports) {
             // The sealed part's own overhead and the headers below it.
-            let size = report.len() + DATAGRAM_OVERHEAD;
+            let size = report.len() + overhead;
             assert!(datagram.len() < size && meter.take(size, at), "{size} bytes are more than there is room for");
             sent.note(size, at);
             bytes += size * usize::from(counted);
@@ -154,7 +185,36 @@ pub fn cost(fleet: &Fleet, node: usize, budget: u64, seed: u64) -> Cost {
     cost.most_bytes = sent.most;
     cost.telling_ms = telling.as_secs_f64() * 1e3 / seconds;
     cost.hearing_ms = hearing.as_secs_f64() * 1e3 / seconds;
-    cost.told = if wanted == 0 { 1.0 } else { told.len() as f64 / wanted as f64 };
+    let all = if way == Way::Gossip { wanted } else { own.len() };
+    cost.told = if all == 0 { 1.0 } else { told.len() as f64 / all as f64 };
+    cost.heard_per_second = cost.bytes_per_second;
+    if let Way::Nats { hear } = way {
+        hears(fleet, node, hear, &mut cost);
+    }
     assert!(cost.most_bytes as u64 <= budget, "{} bytes in a second of {budget}", cost.most_bytes);
     cost
+}
+
+/// What a node hears by NATS, within the bound that it has: of the pairs of services that are near enough, each as large and as
+/// costly as its own.
+fn hears(fleet: &Fleet, node: usize, hear: u64, cost: &mut Cost) {
+    let own = fleet.pairs(node).len().max(1) as f64;
+    let (bytes, ms) = (cost.bytes_per_second / own, cost.hearing_ms / own);
+    loop {
+        let interest = fleet.interest(node, cost.hops);
+        let (mut once, mut all) = (0.0, 0.0);
+        for other in (0..fleet.nodes()).filter(|other| *other != node) {
+            for (caller, called) in fleet.pairs(other) {
+                let ends = [caller, called].map(|end| f64::from(u8::from(interest.holds(end))));
+                once += ends[0].max(ends[1]);
+                // What is wanted for both of its ends comes twice, and is opened once; where all is wanted, once.
+                all += if cost.hops == 0 { 1.0 } else { ends[0] + ends[1] };
+            }
+        }
+        (cost.heard_per_second, cost.hearing_ms) = (bytes * all, ms * once);
+        if cost.heard_per_second <= hear as f64 || cost.hops <= 1 {
+            return;
+        }
+        cost.hops -= 1;
+    }
 }

@@ -1,7 +1,7 @@
 //! What was measured, as `results.json`, `RESULTS.md` and two plots hold it.
 
 use crate::members::Membership;
-use crate::reports::Cost;
+use crate::reports::{Cost, Way};
 use pathloom_benches::host::{Machine, commit, machine};
 use pathloom_models::plot::{Axis, Series, lines};
 use serde::Serialize;
@@ -35,12 +35,16 @@ impl Figure {
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     nodes: usize,
+    way: Way,
     /// How many calls away a node wants to hear of; 0 is everything.
     hops: usize,
+    /// How many it does hear of.
+    hops_heard: Figure,
     nodes_looked_at: usize,
     links: Figure,
     hearers: Figure,
     bytes_per_second: Figure,
+    heard_bytes_per_second: Figure,
     /// The most bytes in any second of any node.
     most_bytes_in_a_second: usize,
     telling_cpu_ms_per_second: Figure,
@@ -49,14 +53,17 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn new(nodes: usize, hops: usize, costs: &[Cost]) -> Self {
+    pub fn new(nodes: usize, way: Way, hops: usize, costs: &[Cost]) -> Self {
         Self {
             nodes,
+            way,
             hops,
+            hops_heard: Figure::of(costs, |c| c.hops as f64),
             nodes_looked_at: costs.len(),
             links: Figure::of(costs, |c| c.links as f64),
             hearers: Figure::of(costs, |c| c.hearers as f64),
             bytes_per_second: Figure::of(costs, |c| c.bytes_per_second),
+            heard_bytes_per_second: Figure::of(costs, |c| c.heard_per_second),
             most_bytes_in_a_second: costs.iter().map(|c| c.most_bytes).max().unwrap_or(0),
             telling_cpu_ms_per_second: Figure::of(costs, |c| c.telling_ms),
             hearing_cpu_ms_per_second: Figure::of(costs, |c| c.hearing_ms),
@@ -65,14 +72,16 @@ impl Row {
     }
 
     fn markdown(&self) -> String {
-        let hops = if self.hops == 0 { "all".to_owned() } else { self.hops.to_string() };
+        let hops = if self.hops == 0 { "all".to_owned() } else { format!("{:.0}", self.hops_heard.median) };
         format!(
-            "| {} | {hops} | {:.0} | {:.0} | {} | {:.1} | {} | {} | {} |",
+            "| {} | {} | {hops} | {:.0} | {:.0} | {} | {:.1} | {:.0} | {} | {} | {} |",
             self.nodes,
+            if self.way == Way::Gossip { "gossip" } else { "NATS" },
             self.links.median,
             self.hearers.median,
             self.bytes_per_second.text(1.0 / 1024.0, 1),
             self.most_bytes_in_a_second as f64 / 1024.0,
+            self.heard_bytes_per_second.median / 1024.0,
             self.telling_cpu_ms_per_second.text(1.0, 1),
             self.hearing_cpu_ms_per_second.text(1.0, 1),
             self.told_within_7_s.text(100.0, 0),
@@ -125,6 +134,8 @@ impl Members {
 /// Everything.
 #[derive(Debug, Serialize)]
 pub struct Results {
+    /// What wrote this.
+    command: &'static str,
     /// The commit that was measured, with `+` when its sources differed from it.
     commit: String,
     machine: Machine,
@@ -137,6 +148,7 @@ pub struct Results {
 impl Results {
     pub fn new(budget: u64, reports: Vec<Row>, members: Vec<Members>) -> Self {
         Self {
+            command: "make bench-sharing",
             commit: commit(),
             machine: machine(),
             budget_bytes_per_second: budget,
@@ -152,32 +164,40 @@ impl Results {
         std::fs::write(folder.join("results.json"), serde_json::to_string_pretty(self)? + "\n")?;
         std::fs::write(folder.join("RESULTS.md"), self.page()?)?;
         let axis = || Axis::logarithmic("nodes in the mesh");
-        let of = |hops: usize, value: &dyn Fn(&Row) -> f64| -> Vec<(f64, f64)> {
-            self.reports.iter().filter(|row| row.hops == hops).map(|row| (row.nodes as f64, value(row))).collect()
+        let of = |near: bool, nats: bool, value: &dyn Fn(&Row) -> f64| -> Vec<(f64, f64)> {
+            let rows = self.reports.iter().filter(|row| (row.hops > 0) == near && (row.way != Way::Gossip) == nats);
+            rows.map(|row| (row.nodes as f64, value(row))).collect()
         };
-        let kib = |row: &Row| row.bytes_per_second.median / 1024.0;
+        let sent = |row: &Row| row.bytes_per_second.median / 1024.0;
+        let heard = |row: &Row| row.heard_bytes_per_second.median / 1024.0;
         let cpu = |row: &Row| row.telling_cpu_ms_per_second.median + row.hearing_cpu_ms_per_second.median;
         let ends = [10.0, 10_000.0].map(|nodes| (nodes, self.budget_bytes_per_second as f64 / 1024.0));
         let members = self.members.iter();
         let members = members.filter_map(|m| Some((m.nodes as f64, m.found.as_ref()?.bytes_per_second / 1024.0)));
         lines(
-            &folder.join("bytes.svg"),
-            "What a node sends",
+            &folder.join("sharing.svg"),
+            "What a node sends and hears",
             axis(),
             Axis::logarithmic("KiB a second, one node"),
             &[
-                Series::new("5 calls away", of(5, &kib)),
-                Series::new("everything", of(0, &kib)),
-                Series::new("who is there", members.collect()),
-                Series::new("the budget", ends.to_vec()),
+                Series::new("gossip: sent, 5 calls away", of(true, false, &sent)),
+                Series::new("gossip: sent, everything", of(false, false, &sent)),
+                Series::new("gossip: who is there", members.collect()),
+                Series::new("NATS: sent", of(true, true, &sent)),
+                Series::new("NATS: heard", of(true, true, &heard)),
+                Series::new("the budget to send", ends.to_vec()),
             ],
         )?;
         lines(
-            &folder.join("cpu.svg"),
+            &folder.join("sharing-cpu.svg"),
             "What telling and hearing takes",
             axis(),
             Axis::logarithmic("processor time, ms a second, one node"),
-            &[Series::new("5 calls away", of(5, &cpu)), Series::new("everything", of(0, &cpu))],
+            &[
+                Series::new("gossip: 5 calls away", of(true, false, &cpu)),
+                Series::new("gossip: everything", of(false, false, &cpu)),
+                Series::new("NATS", of(true, true, &cpu)),
+            ],
         )?;
         Ok(())
     }
@@ -198,19 +218,24 @@ impl Results {
         writeln!(page, "## Reports\n")?;
         writeln!(
             page,
-            "In one process, over the sidecar's own teller, encoder, seal and meter. *Hops* is `mesh.hops`; *hearers* are the other nodes that want to hear \
-             of some of the links; *most* is the most of any node in any second; *told* is the share of all that others want which they were told \
-             in the last 7 s, after which it would be forgotten. Processor time of one core, to tell, and to hear as much.\n"
+            "In one process, over the sidecar's own teller, encoder, seal and meter. *Hops* is how many calls away a node hears (5 are asked for); *hearers* are \
+             the other nodes that want to hear of some of the links, at 5; *most* is the most that any node sends in any second; *told* is the share of all \
+             that others want which they were told in the last 7 s, after which it would be forgotten. Processor time of one core, to tell, and to hear. By \
+             gossip each report goes to each who wants it, and a node hears on the average as much as it sends; by NATS it goes once to a server, \
+             and what a node hears is the sum over all pairs of services near to it, bounded by `mesh.nats.hear`: where there is more, the node hears of what is nearer.\n"
         )?;
         writeln!(
             page,
-            "| nodes | hops | links | hearers | KiB/s sent | most, KiB | telling, ms/s | hearing, ms/s | told, % |"
+            "| nodes | way | hops | links | hearers | KiB/s sent | most, KiB | KiB/s heard | telling, ms/s | hearing, ms/s | told, % |"
         )?;
-        writeln!(page, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+        writeln!(page, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
         for row in &self.reports {
             writeln!(page, "{}", row.markdown())?;
         }
-        writeln!(page, "\n![What a node sends](bytes.svg)\n\n![What telling and hearing takes](cpu.svg)\n")?;
+        writeln!(
+            page,
+            "\n![What a node sends and hears](sharing.svg)\n\n![What telling and hearing takes](sharing-cpu.svg)\n"
+        )?;
         writeln!(page, "## Who is there\n")?;
         writeln!(
             page,

@@ -8,7 +8,7 @@
 //!   request sent can be accounted for.
 //! - [`dns`] is a DNS server and [`kube_api`] a Kubernetes API server, both of which do what a test says.
 //! - [`otlp`] receives traces as a collector does.
-//! - [`agent`] hands identities out over a SPIFFE Workload API.
+//! - [`agent`] hands identities out over a SPIFFE Workload API, [`nats`] is a NATS server.
 //! - [`lan`] is a network of several hosts, for what one host cannot show; [`hosts`] one in which a program puts itself.
 //! - [`client`] is who calls, [`load`] many of them at once, [`overload`] more than can be served.
 //!
@@ -33,6 +33,7 @@ pub mod kube_api;
 pub mod lan;
 pub mod load;
 pub mod metrics;
+pub mod nats;
 pub mod otlp;
 pub mod overload;
 pub mod ports;

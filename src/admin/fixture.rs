@@ -73,6 +73,7 @@ pub fn state() -> AdminState {
             gauges.extend(Reporting::start(&quiet, "node-7", 1).unwrap().families());
             let mesh = crate::mesh::Counters::default();
             mesh.set_on(true);
+            mesh.set_by_server(true);
             gauges.extend(mesh.families());
             let whereabouts: record::Whereabouts = Box::new(BTreeMap::new);
             let parts = record::Parts { links: Arc::new(Links::new(1)), clock: Box::new(|| NOW), whereabouts };

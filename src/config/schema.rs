@@ -23,7 +23,7 @@ pub use identity::{Allow, ClusterTls, Identity, TlsMode};
 pub use model::{Compare, Device, Engine, Guards, Mode, Model, Triggers};
 pub use operate::{Admin, AdminAddress, FileMode, Privileges, Process};
 pub use resilience::{Check, Ejection, HealthCheck, HedgeAfter, Hedging, MAX_RETRIES, Retries, RetryOn};
-pub use sharing::Mesh;
+pub use sharing::{Mesh, Nats, NatsTls};
 pub use steering::{Canary, Locality};
 pub use traffic::{Abort, Affinity, Delay, Fault, HeaderChanges, HeaderEdits, Mirror, Redirect, Rewrite, Scheme};
 

@@ -12,6 +12,10 @@ const HOLDS: [&str; 2] = ["gossip", "report"];
 #[derive(Debug, Default)]
 pub struct Counters {
     on: AtomicBool,
+    /// Whether a server carries reports, and whether it is connected.
+    by_server: AtomicBool,
+    connected: AtomicBool,
+    hops: AtomicU64,
     peers: AtomicU64,
     links: AtomicU64,
     sent_bytes: [AtomicU64; 2],
@@ -35,6 +39,20 @@ impl Counters {
         if !on {
             self.set(0, 0);
         }
+    }
+
+    /// Whether links are shared by a server, whose connection is then shown; none is there yet.
+    pub fn set_by_server(&self, by_server: bool) {
+        self.by_server.store(by_server, Relaxed);
+        self.set_connected(false);
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Relaxed);
+    }
+
+    pub(super) fn set_hops(&self, hops: usize) {
+        self.hops.store(hops as u64, Relaxed);
     }
 
     pub(super) fn set(&self, peers: usize, links: usize) {
@@ -82,6 +100,17 @@ impl Counters {
         add(&self.unsent, 1);
     }
 
+    /// How many messages were refused, for whatever reason, and how many were not listened to.
+    #[cfg(test)]
+    pub(super) fn refusals(&self) -> u64 {
+        self.refused.iter().map(|counter| counter.load(Relaxed)).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn unheards(&self) -> u64 {
+        self.unheard.load(Relaxed)
+    }
+
     /// Everything, for `/metrics`; nothing while links are not shared.
     #[must_use]
     pub fn families(&self) -> Vec<Family> {
@@ -100,15 +129,15 @@ impl Counters {
             let holds = |holds: &str| vec![("holds", holds.to_owned())];
             HOLDS.iter().zip(counters).fold(family, |family, (name, counter)| family.with(holds(name), of(counter)))
         };
-        let help = "Datagrams and reports of other nodes that were refused, by reason.";
+        let help = "Datagrams, messages and reports of other nodes that were refused, by reason.";
         let refused = Refused::ALL
             .iter()
             .zip(&self.refused)
             .fold(Family::new("mesh_refused", Of::Counter, Measure::Number, help), |family, (reason, counter)| {
                 family.with(vec![("reason", reason.code().to_owned())], of(counter))
             });
-        vec![
-            gauge("mesh_peers", "Other nodes that are alive, as gossip has it.", &self.peers),
+        let mut families = vec![
+            gauge("mesh_peers", "Other nodes that are alive, by gossip or by what they say over NATS.", &self.peers),
             gauge("mesh_links", "Links that other nodes tell of at present.", &self.links),
             bytes("mesh_sent", "Bytes sent to other nodes, by what they hold.", &self.sent_bytes),
             bytes(
@@ -120,10 +149,14 @@ impl Counters {
             refused,
             counter(
                 "mesh_unheard",
-                "Datagrams of other nodes that came faster than they could be taken in.",
+                "Datagrams and messages of other nodes that came faster than they could be taken in.",
                 &self.unheard,
             ),
-            counter("mesh_unsent", "Datagrams that the byte budget or the network had no room for.", &self.unsent),
+            counter(
+                "mesh_unsent",
+                "Datagrams and messages that the byte budget, the network or the server had no room for.",
+                &self.unsent,
+            ),
             counter(
                 "mesh_own_links",
                 "Statistics of this node's own links that others told, which are not believed.",
@@ -134,6 +167,14 @@ impl Counters {
                 "Statistics of links that others told and for which there was no room.",
                 &self.links_left_out,
             ),
-        ]
+        ];
+        if self.by_server.load(Relaxed) {
+            let help = "Whether a NATS server is connected, 1 or 0; only where links are shared by NATS.";
+            let connected = Family::new("mesh_connected", Of::Gauge, Measure::Number, help);
+            families.push(connected.count(self.connected.load(Relaxed).into()));
+            let help = "How many calls away this node hears of links over NATS: fewer than `mesh.hops` where more came in than `mesh.nats.hear`.";
+            families.push(gauge("mesh_hops", help, &self.hops));
+        }
+        families
     }
 }

@@ -10,26 +10,27 @@
 //! only hear nothing of each other, as requests between them would not get through either.
 //!
 //! **What chitchat costs.** Each round sends the digest of all members, about 50 bytes each, to three of them. It gets at most
-//! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. So it is for tens of members, or a
-//! few hundred with a larger budget; beyond that their number is better left to a server.
+//! half of the budget (`meter`); what is over is dropped and counted, which gossip takes for loss. So it is for a hundred members or
+//! so; from some 600 on one digest is larger than that half, and nobody is found any more. Their number is then better left to a server
+//! (`nats`).
 //!
 //! A datagram that cannot be sent or read is lost, whatever the reason: nothing here ends because of one.
 
 use super::counters::Counters;
-use super::exchange::{Audience, Exchange, Room};
+use super::exchange::{Audience, Exchange, Hearers, Room, To};
 use super::interest::Interest;
+use super::keyring::{Keyring, Opening, lock};
 use super::meter::Meter;
 use super::refused::Refused;
-use super::seal::{Keys, Kind, OVERHEAD, Opener, Sealer};
-use super::{wall_ms, wire};
-use arc_swap::ArcSwap;
+use super::seal::{Kind, OVERHEAD};
+use super::wire;
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, Serializable,
 };
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -57,30 +58,14 @@ const WAITING: usize = 512;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What all that send and receive share.
-pub struct Shared {
+struct Shared {
     socket: UdpSocket,
-    sealer: Mutex<Sealer>,
-    keys: ArcSwap<Keys>,
+    keyring: Arc<Keyring>,
     meter: Mutex<Meter>,
     counters: Arc<Counters>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
-    /// Seals with other keys from now on, and opens what they open.
-    pub fn rekey(&self, keys: Keys) {
-        let Some(sealer) = Sealer::new(&keys) else { return };
-        *lock(&self.sealer) = sealer;
-        self.keys.store(Arc::new(keys));
-    }
-
-    fn seal(&self, kind: Kind, message: &[u8]) -> Option<Vec<u8>> {
-        lock(&self.sealer).seal(kind, message, wall_ms())
-    }
-
     async fn send(&self, kind: Kind, datagram: &[u8], to: SocketAddr) {
         match self.socket.send_to(datagram, to).await {
             Ok(bytes) => self.counters.sent(kind, bytes + HEADERS),
@@ -104,7 +89,7 @@ pub struct Settings {
     /// Members to begin with, as addresses or names with a port.
     pub seeds: Vec<String>,
     /// The mesh's keys.
-    pub keys: Keys,
+    pub keyring: Arc<Keyring>,
     /// How many bytes a second may be sent.
     pub budget: u64,
 }
@@ -128,19 +113,19 @@ impl Drop for Gossip {
 }
 
 impl Gossip {
-    /// Takes part on a socket; needs a runtime. None when the system gives no random numbers or chitchat does not start.
+    /// Takes part on a socket; needs a runtime.
+    ///
+    /// # Errors
+    /// When chitchat does not start.
     pub async fn start(
         socket: std::net::UdpSocket,
         settings: Settings,
         counters: Arc<Counters>,
     ) -> anyhow::Result<Self> {
         let listen_addr = socket.local_addr()?;
-        let sealer =
-            Sealer::new(&settings.keys).ok_or_else(|| anyhow::anyhow!("the system gives no random numbers"))?;
         let shared = Arc::new(Shared {
             socket: UdpSocket::from_std(socket)?,
-            sealer: Mutex::new(sealer),
-            keys: ArcSwap::from_pointee(settings.keys),
+            keyring: settings.keyring,
             meter: Mutex::new(Meter::new(settings.budget)),
             counters,
         });
@@ -166,12 +151,6 @@ impl Gossip {
         let chitchat = chitchat::spawn_chitchat(config, Vec::new(), &transport).await?;
         Ok(Self { shared, chitchat, reading, reports, alive: Vec::new(), wants: None })
     }
-
-    /// What keys can be changed by while it is under way.
-    #[must_use]
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
-    }
 }
 
 #[async_trait]
@@ -191,13 +170,14 @@ impl Exchange for Gossip {
         drop(chitchat);
         self.alive = alive;
         let budget = lock(&self.shared.meter).left(Instant::now());
-        Room { budget, limit: REPORT_BYTES, overhead: DATAGRAM_OVERHEAD, audiences }
+        Room { budget, limit: REPORT_BYTES, overhead: DATAGRAM_OVERHEAD, hearers: Hearers::Members(audiences) }
     }
 
-    async fn send(&mut self, to: usize, report: &[u8]) {
-        let Some(to) = self.alive.get(to) else { return };
+    async fn send(&mut self, to: To, report: &[u8]) {
+        let To::Member(place) = to else { return };
+        let Some(to) = self.alive.get(place) else { return };
         let room = lock(&self.shared.meter).take(report.len() + DATAGRAM_OVERHEAD, Instant::now());
-        match self.shared.seal(Kind::Report, report).filter(|_| room) {
+        match self.shared.keyring.seal(Kind::Report, report).filter(|_| room) {
             Some(datagram) => self.shared.send(Kind::Report, &datagram, *to).await,
             None => self.shared.counters.unsent(),
         }
@@ -230,8 +210,7 @@ async fn read(
     reports: mpsc::Sender<Vec<u8>>,
 ) {
     let mut buffer = vec![0; MAX_DATAGRAM];
-    let mut keys = shared.keys.load_full();
-    let mut opener = Opener::new((*keys).clone());
+    let mut opening = Opening::new(shared.keyring.clone());
     loop {
         let (length, from) = match shared.socket.recv_from(&mut buffer).await {
             Ok(came) => came,
@@ -242,13 +221,8 @@ async fn read(
                 continue;
             }
         };
-        let current = shared.keys.load();
-        if !Arc::ptr_eq(&keys, &current) {
-            keys = current.clone();
-            opener = Opener::new((*keys).clone());
-        }
         let Some(datagram) = buffer.get_mut(..length) else { continue };
-        match open(&mut opener, datagram) {
+        match open(&mut opening, datagram) {
             Ok(Opened::Gossip(message)) => {
                 shared.counters.received(Kind::Gossip, length + HEADERS);
                 if gossip.try_send((from, message)).is_err() {
@@ -275,12 +249,12 @@ enum Opened {
     Report(Vec<u8>),
 }
 
-fn open(opener: &mut Opener, datagram: &mut [u8]) -> Result<Opened, Refused> {
+fn open(opening: &mut Opening, datagram: &mut [u8]) -> Result<Opened, Refused> {
     // Only gossip may be large, and what is too large is not worth the opening.
     if datagram.len() > wire::MAX_BYTES + OVERHEAD && datagram.get(3) != Some(&(Kind::Gossip as u8)) {
         return Err(Refused::TooLarge);
     }
-    match opener.open(datagram, wall_ms())? {
+    match opening.open(datagram)? {
         (Kind::Report, report) => Ok(Opened::Report(report.to_vec())),
         (Kind::Gossip, mut message) => {
             ChitchatMessage::deserialize(&mut message).map(Opened::Gossip).map_err(|_| Refused::Malformed)
@@ -314,7 +288,7 @@ impl Socket for Door {
         message.serialize(&mut bytes);
         let length = bytes.len() + OVERHEAD;
         let room = length <= MAX_DATAGRAM && lock(&self.shared.meter).take_for_gossip(length + HEADERS, Instant::now());
-        match self.shared.seal(Kind::Gossip, &bytes).filter(|_| room) {
+        match self.shared.keyring.seal(Kind::Gossip, &bytes).filter(|_| room) {
             Some(datagram) => self.shared.send(Kind::Gossip, &datagram, to).await,
             None => self.shared.counters.unsent(),
         }
@@ -328,6 +302,7 @@ impl Socket for Door {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Keys, wall_ms};
     use super::*;
 
     const KEY: &str = "a key of at least 16 characters";
@@ -340,7 +315,7 @@ mod tests {
             incarnation: wall_ms(),
             advertise: socket.local_addr().unwrap(),
             seeds,
-            keys: Keys::read(key).unwrap(),
+            keyring: Arc::new(Keyring::new(Keys::read(key).unwrap()).unwrap()),
             budget: 1 << 20,
         };
         Gossip::start(socket, settings, Arc::default()).await.unwrap()
@@ -362,27 +337,28 @@ mod tests {
     #[tokio::test]
     async fn members_find_each_other_say_what_they_want_and_hear_what_is_sent() {
         let mut a = member("a", Vec::new(), KEY).await;
-        let seed = a.shared().socket.local_addr().unwrap().to_string();
+        let seed = a.shared.socket.local_addr().unwrap().to_string();
         let mut b = member("b", vec![seed.clone()], KEY).await;
         let mut c = member("c", vec![seed.clone()], KEY).await;
         let mut stranger = member("d", vec![seed], "another key of that length").await;
         b.want(&Interest::in_services(["catalog"])).await;
         let wants = |room: &Room| {
             let some = Interest::in_services(["catalog"]);
-            room.audiences.len() == 2 && room.audiences.iter().filter(|a| a.interest == some).count() == 1
+            let Hearers::Members(members) = &room.hearers else { return false };
+            members.len() == 2 && members.iter().filter(|a| a.interest == some).count() == 1
         };
         until(&mut a, "two others, one of which wants little", wants).await;
         until(&mut c, "what was learnt through the seed", wants).await;
         assert_eq!(a.peers(), 2);
         for to in 0..2 {
-            a.send(to, b"a report").await;
+            a.send(To::Member(to), b"a report").await;
         }
         for other in [&mut b, &mut c] {
             let heard = tokio::time::timeout(Duration::from_secs(30), other.receive()).await;
             assert_eq!(heard.unwrap(), b"a report");
         }
-        assert_eq!(stranger.room().await.audiences, []);
-        let counters = a.shared().counters.families();
+        assert!(stranger.room().await.is_empty());
+        let counters = a.shared.counters.families();
         assert!(counters.is_empty(), "nothing is shown of what is not on");
     }
 }

@@ -46,6 +46,12 @@ impl Interest {
         }
     }
 
+    /// The hashes of these services; none where it is everything.
+    #[must_use]
+    pub fn services(&self) -> Option<&BTreeSet<u32>> {
+        self.0.as_deref()
+    }
+
     /// In a form that travels as text.
     #[must_use]
     pub fn to_text(&self) -> String {

@@ -12,26 +12,32 @@
 //! them. What is forged, stale, from the future, of another version or larger than anything of ours is refused and counted by
 //! its reason (`refused`), and nothing else changes.
 //!
-//! `exchange` is the seam to what carries reports; `gossip` is the one way that needs no server.
+//! `exchange` is the seam to what carries reports; `gossip` is the way that needs no server, `nats` the one for large fleets.
 
 mod counters;
 mod exchange;
 mod gossip;
 mod interest;
+mod keyring;
 mod ledger;
 mod meter;
+mod nats;
 mod node;
+mod places;
+mod reach;
 mod refused;
 mod seal;
 mod teller;
 pub mod wire;
 
 pub use counters::Counters;
-pub use exchange::{Audience, Exchange, Room};
+pub use exchange::{Audience, Exchange, Hearers, Room, To};
 pub use gossip::{DATAGRAM_OVERHEAD, Gossip, REPORT_BYTES, Settings};
-pub use interest::Interest;
+pub use interest::{Interest, hash};
+pub use keyring::Keyring;
 pub use ledger::{Ledger, Peer, Taken};
 pub use meter::Meter;
+pub use nats::{REPORT_BYTES as MESSAGE_REPORT_BYTES, overhead as message_overhead};
 pub use node::{Identity, Node};
 pub use refused::Refused;
 pub use seal::{Keys, Kind, NoKeys, Opener, Sealer};
@@ -40,11 +46,10 @@ pub use teller::Teller;
 use crate::config::touch::{FileMark, mark_of};
 use crate::config::{self, Config};
 use crate::links::{Described, Links, NodeKey, Time};
-use gossip::Shared;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
@@ -53,9 +58,6 @@ use tokio::sync::{oneshot, watch};
 const LOOK: Duration = Duration::from_secs(2);
 /// How long its thread may take to end.
 const ENDING: Duration = Duration::from_secs(1);
-/// Where packets go that leave this machine; none is sent (RFC 5737 keeps the address for documentation).
-const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
-
 /// What sharing works with.
 pub struct Parts {
     /// What requests saw, and where others' words go.
@@ -96,6 +98,19 @@ pub enum MeshError {
         /// What is wrong with it.
         source: NoKeys,
     },
+    /// A file that a connection to NATS needs.
+    #[error("mesh.nats.{key}: {} {reason}", path.display())]
+    Nats {
+        /// Its key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No random numbers.
+    #[error("mesh: the system gives no random numbers")]
+    Random,
     /// No thread.
     #[error("mesh: {0}")]
     Thread(io::Error),
@@ -171,7 +186,7 @@ impl Mesh {
                     }
                     match &mut self.running {
                         Some(running) => running.look_at_key(),
-                        None if self.config.listen.is_some() => self.try_again(),
+                        None if self.config.shares() => self.try_again(),
                         None => {}
                     }
                 }
@@ -198,52 +213,82 @@ impl Mesh {
             }
         }
         self.counters.set_on(false);
+        self.counters.set_by_server(false);
         self.parts.links.tell(None);
     }
 
     fn begin(&mut self) -> Result<(), MeshError> {
-        let (Some(listen), Some(key)) = (self.config.listen, &self.config.key) else { return Ok(()) };
-        let (keys, mark) = (read_keys(key)?, mark_of(key));
-        let bound = UdpSocket::bind(listen).and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            Ok((socket.local_addr()?, socket))
-        });
-        let (address, socket) = bound.map_err(|source| MeshError::Bind { address: listen, source })?;
-        let (stop, mut stopped) = oneshot::channel();
-        let shared = Arc::new(OnceLock::new());
-        let incarnation = wall_ms();
-        let identity =
-            Identity { name: self.node.clone(), zone: self.zone.clone(), incarnation, hops: self.config.hops };
+        let Some(key) = self.config.key.clone().filter(|_| self.config.shares()) else { return Ok(()) };
+        let (keys, mark) = (read_keys(&key)?, mark_of(&key));
+        let keyring = Arc::new(Keyring::new(keys).ok_or(MeshError::Random)?);
+        let (name, zone, incarnation, hops) = (self.node.clone(), self.zone.clone(), wall_ms(), self.config.hops);
+        let identity = Identity { name: name.clone(), zone: zone.clone(), incarnation, hops };
         let node = Node::new(self.parts.clone(), self.counters.clone(), identity);
-        let (name, config, counters) = (self.node.clone(), self.config.clone(), self.counters.clone());
-        let begun = shared.clone();
-        let run = async move {
-            let advertise = match config.advertise {
-                Some(address) => address,
-                None => reachable(address, &config.seeds).await,
-            };
-            let settings =
-                Settings { node: name, incarnation, advertise, seeds: config.seeds, keys, budget: config.budget.0 };
-            let started = tokio::select! {
-                started = Gossip::start(socket, settings, counters) => started,
-                _ = &mut stopped => return,
-            };
-            match started {
-                Ok(gossip) => {
-                    tracing::info!(listen = %address, %advertise, "links are shared with other nodes");
-                    let _ = begun.set(gossip.shared());
-                    node.share(gossip, stopped).await;
-                }
-                Err(error) => tracing::error!("links are not shared: {error}"),
+        let (config, counters) = (self.config.clone(), self.counters.clone());
+        let (stop, stopped) = oneshot::channel();
+        let (ring, budget) = (keyring.clone(), config.budget.0);
+        let thread = match config.listen {
+            Some(listen) => {
+                let (socket, address) = bind(listen)?;
+                in_a_thread(async move {
+                    let advertise = match config.advertise {
+                        Some(address) => address,
+                        None => reach::reachable(address, &config.seeds).await,
+                    };
+                    let seeds = config.seeds;
+                    let settings = Settings { node: name, incarnation, advertise, seeds, keyring: ring, budget };
+                    gossip(node, socket, settings, counters, stopped).await;
+                })?
+            }
+            None => {
+                nats::check(&config.nats)?;
+                self.counters.set_by_server(true);
+                let settings =
+                    nats::Settings { node: name, zone, incarnation, keyring: ring, budget, nats: config.nats };
+                in_a_thread(async move { node.share(nats::Nats::start(settings, counters), stopped).await })?
             }
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MeshError::Thread)?;
-        let thread = std::thread::Builder::new().name("mesh".into()).spawn(move || runtime.block_on(run));
-        let thread = thread.map_err(MeshError::Thread)?;
         self.counters.set_on(true);
-        self.running = Some(Running { stop, thread, shared, key: key.clone(), mark });
+        self.running = Some(Running { stop, thread, keyring, key, mark });
         Ok(())
     }
+}
+
+/// Shares by gossip until `stopped`.
+async fn gossip(
+    node: Node,
+    socket: UdpSocket,
+    settings: Settings,
+    counters: Arc<Counters>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let advertise = settings.advertise;
+    let started = tokio::select! {
+        started = Gossip::start(socket, settings, counters) => started,
+        _ = &mut stopped => return,
+    };
+    match started {
+        Ok(gossip) => {
+            tracing::info!(%advertise, "links are shared with other nodes");
+            node.share(gossip, stopped).await;
+        }
+        Err(error) => tracing::error!("links are not shared: {error}"),
+    }
+}
+
+fn bind(listen: SocketAddr) -> Result<(UdpSocket, SocketAddr), MeshError> {
+    let bound = UdpSocket::bind(listen).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    });
+    bound.map_err(|source| MeshError::Bind { address: listen, source })
+}
+
+fn in_a_thread(work: impl Future<Output = ()> + Send + 'static) -> Result<JoinHandle<()>, MeshError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MeshError::Thread)?;
+    let thread = std::thread::Builder::new().name("mesh".into()).spawn(move || runtime.block_on(work));
+    thread.map_err(MeshError::Thread)
 }
 
 fn read_keys(path: &Path) -> Result<Keys, MeshError> {
@@ -252,34 +297,12 @@ fn read_keys(path: &Path) -> Result<Keys, MeshError> {
     Keys::read(&text).map_err(|source| MeshError::Key { path: path.to_owned(), source })
 }
 
-/// The address by which others reach what listens here: where it listens on every address, the one that packets to the
-/// first seed leave by.
-async fn reachable(listen: SocketAddr, seeds: &[String]) -> SocketAddr {
-    if !listen.ip().is_unspecified() {
-        return listen;
-    }
-    let mut seed = ELSEWHERE;
-    for name in seeds {
-        if let Some(found) = tokio::net::lookup_host(name).await.ok().and_then(|mut all| all.next()) {
-            seed = found;
-            break;
-        }
-    }
-    let any: IpAddr = if seed.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let own = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect(seed)?;
-        socket.local_addr()
-    });
-    let ip = own.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |own| own.ip());
-    SocketAddr::new(ip, listen.port())
-}
-
 /// The thread that shares.
 struct Running {
     /// It ends when this is gone.
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
-    shared: Arc<OnceLock<Arc<Shared>>>,
+    keyring: Arc<Keyring>,
     key: PathBuf,
     mark: FileMark,
 }
@@ -291,11 +314,10 @@ impl Running {
         if mark == self.mark {
             return;
         }
-        let Some(shared) = self.shared.get() else { return };
         self.mark = mark;
         match read_keys(&self.key) {
             Ok(keys) => {
-                shared.rekey(keys);
+                self.keyring.rekey(keys);
                 tracing::info!("the mesh's keys were read anew");
             }
             Err(error) => tracing::error!("the mesh's last keys stay: {error}"),

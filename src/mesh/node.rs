@@ -1,7 +1,7 @@
 //! One node's part: it tells what it saw and takes in what others tell, over whatever carries it.
 
 use super::counters::Counters;
-use super::exchange::{Exchange, Room};
+use super::exchange::{Exchange, Room, To};
 use super::interest::Interest;
 use super::ledger::Ledger;
 use super::teller::Teller;
@@ -33,6 +33,8 @@ pub struct Node {
     incarnation: u64,
     sequence: u64,
     hops: usize,
+    /// How far it can hear now.
+    reach: usize,
     teller: Teller,
     ledger: Ledger,
 }
@@ -56,7 +58,8 @@ impl Node {
     pub fn new(parts: Arc<Parts>, counters: Arc<Counters>, identity: Identity) -> Self {
         let Identity { name, zone, incarnation, hops } = identity;
         let ledger = Ledger::new(name.clone());
-        Self { parts, counters, name, zone, incarnation, sequence: 0, hops, teller: Teller::default(), ledger }
+        let (teller, reach) = (Teller::default(), hops);
+        Self { parts, counters, name, zone, incarnation, sequence: 0, hops, reach, teller, ledger }
     }
 
     /// Tells and hears until `stop` says so or is gone; then nothing of others is known any more.
@@ -72,7 +75,10 @@ impl Node {
                 _ = &mut stop => break,
                 report = exchange.receive() => self.hear(&report),
                 _ = tell.tick() => self.tell(&mut exchange).await,
-                _ = want.tick() => exchange.want(&self.interest()).await,
+                _ = want.tick() => {
+                    self.reach = exchange.reach(self.hops);
+                    exchange.want(&self.interest()).await;
+                }
                 () = tokio::time::sleep_until(show) => {
                     let began = Instant::now();
                     self.show(exchange.peers());
@@ -113,7 +119,7 @@ impl Node {
     #[must_use]
     pub fn interest(&self) -> Interest {
         let service = |node: &NodeKey| Some((self.parts.described)(node)?.service);
-        self.ledger.interest(&self.parts.links.keys(), self.hops, &service)
+        self.ledger.interest(&self.parts.links.keys(), self.reach, &service)
     }
 
     /// Tells what is worth telling now, as far as there is room for it.
@@ -124,9 +130,9 @@ impl Node {
         }
     }
 
-    /// The reports that are worth sending now, each with its audience.
-    pub fn reports(&mut self, room: &Room) -> Vec<(usize, Vec<u8>)> {
-        if room.audiences.is_empty() {
+    /// The reports that are worth sending now, each with whom it goes to.
+    pub fn reports(&mut self, room: &Room) -> Vec<(To, Vec<u8>)> {
+        if room.is_empty() {
             return Vec::new();
         }
         let Parts { links, clock, described } = &*self.parts;

@@ -1,6 +1,6 @@
 //! Tests of whole nodes, on a network in memory that can be cut.
 
-use super::super::exchange::Audience;
+use super::super::exchange::{Audience, Hearers};
 use super::*;
 use crate::links::{Described, LinkKey, Links, Outcome, Time};
 use async_trait::async_trait;
@@ -33,12 +33,14 @@ impl Exchange for Wire {
         let others = self.network.boxes.lock().unwrap().keys().copied().filter(|name| *name != self.name).collect();
         self.others = others;
         let audience = |name| Audience { interest: wants.get(name).cloned().unwrap_or_default() };
-        Room { budget: self.budget, limit: 1_200, overhead: 100, audiences: self.others.iter().map(audience).collect() }
+        let hearers = Hearers::Members(self.others.iter().map(audience).collect());
+        Room { budget: self.budget, limit: 1_200, overhead: 100, hearers }
     }
 
-    async fn send(&mut self, to: usize, report: &[u8]) {
+    async fn send(&mut self, to: To, report: &[u8]) {
         self.sent += report.len() + 100;
-        let to = self.others[to];
+        let To::Member(place) = to else { panic!("{to:?} is no member") };
+        let to = self.others[place];
         if !self.network.cut.lock().unwrap().contains(&(self.name, to)) {
             self.network.boxes.lock().unwrap().get_mut(to).unwrap().push(report.to_vec());
         }

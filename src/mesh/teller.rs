@@ -9,8 +9,9 @@
 //! that is used at all is told at least so often as the budget has room for; and where it has not, the squares see to it
 //! that none starves.
 
-use super::exchange::Room;
+use super::exchange::{Room, To};
 use super::interest::hash;
+use super::places::Places;
 use super::wire::{Head, Writer};
 use crate::links::{Account, Brief, LinkKey, NodeAccount, NodeKey, TOLD_FOR, Time};
 use std::collections::HashMap;
@@ -73,8 +74,8 @@ impl Teller {
         Some((moved + waited * waited) * used)
     }
 
-    /// Writes reports of so many of the links as there is room for, the most urgent first: for each audience those that it
-    /// wants. `head` makes a report's head; `known` says what is known of an instance.
+    /// Writes reports of so many of the links as there is room for, the most urgent first: each for those who want to hear of
+    /// it. `head` makes a report's head; `known` says what is known of an instance.
     pub fn write(
         &mut self,
         mut links: Vec<(f32, LinkKey, Brief, Account)>,
@@ -82,46 +83,34 @@ impl Teller {
         room: &Room,
         head: &mut dyn FnMut() -> Head,
         known: &mut dyn FnMut(&NodeKey) -> Option<NodeAccount>,
-    ) -> Vec<(usize, Vec<u8>)> {
+    ) -> Vec<(To, Vec<u8>)> {
         links.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
         for (_, key, ..) in &links {
             if !self.said.contains_key(key) {
                 self.said.insert(key.clone(), Said { at: now, brief: None });
             }
         }
-        let count = room.audiences.len();
-        let mut writers: Vec<Option<Writer>> = Vec::new();
-        writers.resize_with(count, || None);
-        let (mut reports, mut left) = (Vec::new(), room.budget);
         // Where there is not even room for one link to all, somebody else comes first each time.
         self.first = self.first.wrapping_add(1);
-        let order: Vec<usize> = (0..count).map(|n| (n + self.first) % count.max(1)).collect();
-        // Who wants to hear of a service, found once for all links there.
-        let mut wanting: HashMap<u32, Vec<usize>> = HashMap::new();
-        let interest = |place: usize| room.audiences.get(place).map(|audience| &audience.interest);
-        let holds = |place: usize, service: u32| interest(place).is_some_and(|interest| interest.holds(service));
+        let mut places = Places::new(room, self.first);
+        let mut writers: Vec<Option<Writer>> = Vec::new();
+        let (mut reports, mut left, mut hearing) = (Vec::new(), room.budget, Vec::new());
         'links: for (_, key, brief, account) in links {
-            let services = [&key.source, &key.destination].map(|end| {
+            let [caller, called] = [&key.source, &key.destination].map(|end| {
                 let service = known(end).map(|account| account.described.service).filter(|name| !name.is_empty());
                 hash(&service.unwrap_or_else(|| end.0.clone()))
             });
-            let [caller, called] = services;
-            for service in services {
-                let all = || order.iter().copied().filter(|place| holds(*place, service)).collect();
-                wanting.entry(service).or_insert_with(all);
-            }
-            let of = |service: u32| wanting.get(&service).into_iter().flatten();
-            let further = of(called).filter(|place| caller != called && !holds(**place, caller));
-            let (mut told, mut wanted) = (false, false);
-            for place in of(caller).chain(further) {
-                wanted = true;
+            places.of(caller, called, &mut hearing);
+            writers.resize_with(places.count(), || None);
+            let mut told = false;
+            for place in &hearing {
                 let Some(writer) = writers.get_mut(*place) else { continue };
                 let begun = writer.is_some();
                 match add(writer, (&key, &account), room, &mut left, head, known) {
                     Added::Yes => told = true,
                     // What is full is sent, and a report of its own has room, or nothing has.
                     Added::Full if begun => {
-                        reports.extend(writer.take().map(|full| (*place, full.finish())));
+                        reports.extend(writer.take().map(|full| (places.to(*place), full.finish())));
                         told |= matches!(add(writer, (&key, &account), room, &mut left, head, known), Added::Yes);
                     }
                     Added::Full => *writer = None,
@@ -132,10 +121,10 @@ impl Teller {
                 }
             }
             // What nobody wants is as good as told.
-            self.note(told || !wanted, key, brief, now);
+            self.note(told || hearing.is_empty(), key, brief, now);
         }
-        let rest = writers.into_iter().enumerate().filter_map(|(place, writer)| Some((place, writer?)));
-        reports.extend(rest.filter(|(_, writer)| !writer.is_empty()).map(|(place, writer)| (place, writer.finish())));
+        let rest = writers.into_iter().enumerate().filter_map(|(place, writer)| Some((places.to(place), writer?)));
+        reports.extend(rest.filter(|(_, writer)| !writer.is_empty()).map(|(to, writer)| (to, writer.finish())));
         reports
     }
 
@@ -192,7 +181,7 @@ fn add(
 
 #[cfg(test)]
 mod tests {
-    use super::super::exchange::Audience;
+    use super::super::exchange::{Audience, Hearers};
     use super::super::interest::Interest;
     use super::super::wire::Report;
     use super::*;
@@ -232,6 +221,21 @@ mod tests {
         all.remove(0)
     }
 
+    /// What is written within a budget, which holds.
+    fn written(
+        teller: &mut Teller,
+        urgent: Vec<(f32, LinkKey, Brief, Account)>,
+        now: Time,
+        budget: usize,
+        hearers: Hearers,
+    ) -> Vec<(To, Vec<u8>)> {
+        let room = Room { budget, limit: 1_100, overhead: 80, hearers };
+        let reports = teller.write(urgent, now, &room, &mut head(), &mut |_| None);
+        let bytes: usize = reports.iter().map(|(_, r)| r.len() + 80).sum();
+        assert!(bytes <= budget && reports.iter().all(|(_, r)| r.len() <= 1_100), "{bytes} of {budget}");
+        reports
+    }
+
     /// What each of several audiences is told.
     fn to(
         teller: &mut Teller,
@@ -241,12 +245,9 @@ mod tests {
         audiences: Vec<Audience>,
     ) -> Vec<Vec<String>> {
         let mut all = vec![Vec::new(); audiences.len()];
-        let room = Room { budget, limit: 1_100, overhead: 80, audiences };
-        let reports = teller.write(urgent, now, &room, &mut head(), &mut |_| None);
-        let bytes: usize = reports.iter().map(|(_, r)| r.len() + 80).sum();
-        assert!(bytes <= budget && reports.iter().all(|(_, r)| r.len() <= 1_100), "{bytes} of {budget}");
-        for (place, report) in reports {
+        for (whom, report) in written(teller, urgent, now, budget, Hearers::Members(audiences)) {
             let links = Report::read(&report).unwrap().links;
+            let To::Member(place) = whom else { panic!("{whom:?} is no member") };
             all[place].extend(links.into_iter().map(|(key, _)| key.destination.to_string()));
         }
         all
@@ -326,6 +327,29 @@ mod tests {
                 to(&mut teller, all.collect(), Time(round * SECOND), budget, vec![Audience::default(); audiences]);
             }
         }
+    }
+
+    #[test]
+    fn where_a_server_sends_it_on_each_pair_of_services_has_reports_of_its_own_and_the_budget_holds() {
+        let urgent = || (0..12).map(|n| (1.0 + n as f32, key(n % 3), brief(1, 0.01, 1.0), account()));
+        let mut teller = Teller::default();
+        let reports = written(&mut teller, urgent().collect(), Time(0), 1 << 20, Hearers::Services);
+        let mut pairs: Vec<_> = reports.iter().map(|(to, _)| *to).collect();
+        pairs.sort_unstable_by_key(|to| format!("{to:?}"));
+        pairs.dedup();
+        assert_eq!(pairs.len(), 3, "of instances that nobody describes each is a service");
+        for (to, report) in &reports {
+            for (link, _) in Report::read(report).unwrap().links {
+                let [caller, called] = [&link.source, &link.destination].map(|end| hash(&end.0));
+                assert_eq!(*to, To::Services { caller, called });
+            }
+        }
+        let links = |reports: &[(To, Vec<u8>)]| {
+            reports.iter().map(|(_, report)| Report::read(report).unwrap().links.len()).sum::<usize>()
+        };
+        assert_eq!(links(&reports), 12);
+        let few = written(&mut Teller::default(), urgent().collect(), Time(0), 500, Hearers::Services);
+        assert!((1..12).contains(&links(&few)), "{few:?}");
     }
 
     #[test]

@@ -67,9 +67,13 @@ where
 }
 
 /// What others may say, where the filter would let more of it through by its bare level and does not name them. What hickory
-/// warns of, and kube's client calls an error at each try, `discovery` says once.
-const HELD: [(&str, LevelFilter); 3] =
-    [("pingora", LevelFilter::WARN), ("hickory", LevelFilter::ERROR), ("kube_client", LevelFilter::OFF)];
+/// warns of, and kube's client calls an error at each try, `discovery` says once; and `mesh` what NATS's client does.
+const HELD: [(&str, LevelFilter); 4] = [
+    ("pingora", LevelFilter::WARN),
+    ("hickory", LevelFilter::ERROR),
+    ("kube_client", LevelFilter::OFF),
+    ("async_nats", LevelFilter::OFF),
+];
 
 /// The filter as it is written, with others' modules held.
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {

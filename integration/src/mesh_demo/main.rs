@@ -7,6 +7,7 @@
 //!                         +---------------------------------------------- -- batch
 //! ```
 //! `batch` is somebody else who calls both catalogs, in turn.
+//! With `--nats` they share by a NATS server on `node-c`, by gossip otherwise.
 //! Each node is a network namespace (`pathloom_integration::hosts`). Beside the sidecar of `node-a` stands another one that
 //! shares nothing, for comparison. Whatever is said is read off the sidecars' admin ports or counted in answers; where a
 //! promise is not kept, the program says so and ends with 1.
@@ -51,6 +52,9 @@ struct Run {
     /// The sidecar's binary.
     #[arg(long, default_value = "target/release/pathloom")]
     pathloom: PathBuf,
+    /// Lets them share by NATS in place of gossip: Debian's `nats-server` runs on node-c.
+    #[arg(long)]
+    nats: bool,
     /// Judges no durations in seconds: this machine may be busy.
     #[arg(long)]
     patient: bool,
@@ -81,6 +85,10 @@ fn main() -> ExitCode {
         // The thread that reads standard input may still wait for a line.
         std::process::exit(0);
     }
+    let nats = if cli.run.nats { pathloom_integration::nats::program() } else { None };
+    if cli.run.nats && nats.is_none() {
+        return ExitCode::from(NOT_HERE);
+    }
     if let Some(why) = hosts::enter() {
         eprintln!("mesh-demo: no network namespaces here: {why}");
         return ExitCode::from(NOT_HERE);
@@ -90,7 +98,7 @@ fn main() -> ExitCode {
     let kept = runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
         let told = async {
-            let nodes = Nodes::start(Hosts::build(&nodes::HOSTS, None), &cli.run.pathloom).await;
+            let nodes = Nodes::start(Hosts::build(&nodes::HOSTS, None), &cli.run.pathloom, nats).await;
             Story::new(nodes, cli.run.patient).tell().await
         };
         tokio::select! {

@@ -5,6 +5,7 @@ use pathloom_integration::client::{Connection, ENDPOINT, Version, text};
 use pathloom_integration::fleet::list;
 use pathloom_integration::hosts::Hosts;
 use pathloom_integration::metrics::Metrics;
+use pathloom_integration::nats;
 use pathloom_integration::process::Process;
 use pathloom_integration::sidecar::get;
 use pathloom_integration::wait;
@@ -34,6 +35,7 @@ const SIDECARS: [usize; 4] = [A, B, C, A];
 pub const ALONE: usize = 3;
 
 const GOSSIP: u16 = 7946;
+const NATS: u16 = 4222;
 const CATALOG: u16 = 8080;
 const STORAGE: u16 = 9000;
 /// What the batch asks for.
@@ -55,6 +57,8 @@ pub struct Nodes {
     services: BTreeMap<&'static str, Child>,
     sidecars: [Option<Process>; 4],
     stop: Arc<AtomicBool>,
+    /// The NATS server, where they share by one.
+    nats: Option<Process>,
 }
 
 /// What came of some requests.
@@ -87,11 +91,11 @@ impl Answers {
 }
 
 impl Nodes {
-    /// Starts everything.
+    /// Starts everything; with this NATS server where they share by one.
     ///
     /// # Panics
     /// When something cannot be started.
-    pub async fn start(hosts: Hosts, pathloom: &Path) -> Self {
+    pub async fn start(hosts: Hosts, pathloom: &Path, nats: Option<PathBuf>) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let key: String = (0..4)
             .map(|_| format!("{:x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)))
@@ -99,8 +103,16 @@ impl Nodes {
         std::fs::write(directory.path().join("mesh.key"), key).expect("a file");
         let stop = Arc::new(AtomicBool::new(false));
         let pathloom = std::fs::canonicalize(pathloom).unwrap_or_else(|e| panic!("{}: {e}", pathloom.display()));
-        let mut nodes =
-            Self { hosts, pathloom, directory, services: BTreeMap::new(), sidecars: Default::default(), stop };
+        let mut nodes = Self {
+            hosts,
+            pathloom,
+            directory,
+            services: BTreeMap::new(),
+            sidecars: Default::default(),
+            stop,
+            nats: None,
+        };
+        nodes.nats = nats.map(|program| nodes.start_nats(&program));
         let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         for (host, catalog, storage) in [(B, "catalog-b", "storage-b"), (C, "catalog-c", "storage-c")] {
             nodes.start_service(host, storage, STORAGE, None);
@@ -111,6 +123,45 @@ impl Nodes {
         }
         tokio::spawn(others(nodes.batch(), nodes.stop.clone()));
         nodes
+    }
+
+    /// Starts a NATS server on node-c, whose node is never cut off; all nodes have one nkey.
+    fn start_nats(&self, program: &Path) -> Process {
+        let (key, file) = (nkeys::KeyPair::new_user(), self.directory.path().join("nats.conf"));
+        std::fs::write(self.nkey(), key.seed().expect("a seed")).expect("a file");
+        let users = format!("authorization {{ users = [ {{ nkey: {} }} ] }}", key.public_key());
+        let text = nats::configuration(SocketAddr::new(self.hosts.mesh(C), NATS), &users);
+        std::fs::write(&file, text).expect("a file");
+        let mut command = self.hosts.command(C, program);
+        command.arg("--config").arg(file);
+        Process::start(command)
+    }
+
+    fn nkey(&self) -> PathBuf {
+        self.directory.path().join("nkey")
+    }
+
+    /// By what they share, in words.
+    #[must_use]
+    pub fn way(&self) -> &'static str {
+        if self.nats.is_some() { "NATS, whose server is on node-c" } else { "gossip" }
+    }
+
+    /// How a sidecar shares.
+    fn sharing(&self, host: usize) -> String {
+        let key = self.directory.path().join("mesh.key");
+        let way = match self.nats {
+            Some(_) => {
+                let (server, nkey) = (self.hosts.mesh(C), self.nkey());
+                format!("nats: {{ servers: ['nats://{server}:{NATS}'], nkey: '{}' }}", nkey.display())
+            }
+            None => {
+                let seeds: Vec<_> =
+                    (0..HOSTS.len()).map(|seed| format!("'{}:{GOSSIP}'", self.hosts.mesh(seed))).collect();
+                format!("listen: '{}:{GOSSIP}', seeds: [{}]", self.hosts.mesh(host), seeds.join(", "))
+            }
+        };
+        format!("mesh: {{ key: '{}', {way} }}\n", key.display())
     }
 
     fn start_service(&mut self, host: usize, name: &'static str, port: u16, calls: Option<SocketAddr>) {
@@ -145,13 +196,7 @@ impl Nodes {
 
     fn configuration(&self, sidecar: usize) -> String {
         let host = SIDECARS[sidecar];
-        let seeds: Vec<_> = (0..HOSTS.len()).map(|seed| format!("'{}:{GOSSIP}'", self.hosts.mesh(seed))).collect();
-        let mesh = format!(
-            "mesh: {{ listen: '{}:{GOSSIP}', seeds: [{}], key: '{}' }}\n",
-            self.hosts.mesh(host),
-            seeds.join(", "),
-            self.directory.path().join("mesh.key").display()
-        );
+        let mesh = self.sharing(host);
         let (name, mesh) = if sidecar == ALONE { ("alone", "") } else { (HOSTS[host], mesh.as_str()) };
         let common = format!(
             "node: {{ name: {name} }}\nadmin: {{ listen: '{}' }}\n{mesh}telemetry: {{ access_log: {{ to: 'off' }} }}\n\

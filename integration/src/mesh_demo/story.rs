@@ -48,7 +48,9 @@ impl Story {
     /// Tells it; whether all promises were kept.
     pub async fn tell(mut self) -> bool {
         println!(
-            "node-a: the frontend.  node-b, node-c: a catalog with its storage.  A batch on node-c calls both catalogs.\nA sidecar on each node; one more on node-a shares nothing.\n"
+            "node-a: the frontend.  node-b, node-c: a catalog with its storage.  A batch on node-c calls both catalogs.\nA sidecar on each node; one more on node-a shares nothing.\n\
+             They share by {}.\n",
+            self.nodes.way()
         );
         self.meet().await;
         self.trouble_two_hops_away().await;

@@ -28,22 +28,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const TO_STDOUT: &str = "telemetry: { access_log: { to: stdout, format: json } }\n";
 
 /// An authority, made by `pathloom ca`, and the identities' folders.
-struct Authority(TempDir);
+pub struct Authority(TempDir);
 
 impl Authority {
-    fn new(domain: &str) -> Self {
+    pub fn new(domain: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let ca = folder.path().join("ca");
         ca_command(&["init", &ca.display().to_string(), "--trust-domain", domain]);
         Self(folder)
     }
 
-    fn ca(&self) -> PathBuf {
+    pub fn ca(&self) -> PathBuf {
         self.0.path().join("ca")
     }
 
     /// Issues a certificate into the folder of an identity, over what is there, as careful tools do it.
-    fn issue(&self, folder: &str, id: &str, more: &[&str]) {
+    pub fn issue(&self, folder: &str, id: &str, more: &[&str]) {
         let (ca, at) = (self.ca().display().to_string(), self.0.path().join(folder));
         std::fs::create_dir_all(&at).unwrap();
         let mut arguments = vec!["issue", &ca, id, "--name", "fresh"];
@@ -57,7 +57,7 @@ impl Authority {
         }
     }
 
-    fn file(&self, folder: &str, name: &str) -> PathBuf {
+    pub fn file(&self, folder: &str, name: &str) -> PathBuf {
         self.0.path().join(folder).join(name)
     }
 

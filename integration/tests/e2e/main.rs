@@ -39,6 +39,7 @@ mod leaving;
 mod mesh;
 mod mesh_demo;
 mod model_trouble;
+mod nats;
 mod network;
 mod operators;
 mod overload;

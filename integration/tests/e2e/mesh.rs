@@ -14,34 +14,34 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const README: &str = include_str!("../../../README.md");
-const KEY: &str = "a key that all nodes of this test have";
+pub const KEY: &str = "a key that all nodes of this test have";
 /// What is told is forgotten after seven seconds, failures are found as slowly, and the machine may be busy.
-const AGEING: Duration = Duration::from_secs(90);
+pub const AGEING: Duration = Duration::from_secs(90);
 const MODEL: &str = "model: { engine: embedded, tick: 500ms, guards: { slow_start: 0s } }\n";
 
 /// What all nodes of a test have in common.
-struct Mesh {
+pub struct Mesh {
     folder: tempfile::TempDir,
-    seed: SocketAddr,
+    pub seed: SocketAddr,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mesh = Self { folder: tempfile::tempdir().unwrap(), seed: ports::free(ports::own_ip(2)) };
         mesh.write_key("key", KEY);
         mesh
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write_key(&self, name: &str, key: &str) {
+    pub fn write_key(&self, name: &str, key: &str) {
         std::fs::write(self.file(name), format!("{key}\n")).unwrap();
     }
 
     /// The README's example as a node of this name, with these workloads, its one cluster and that one's endpoints.
-    fn node(&self, name: &str, key: &Path, workload: &str, cluster: &str, endpoints: &str) -> String {
+    pub fn node(&self, name: &str, key: &Path, workload: &str, cluster: &str, endpoints: &str) -> String {
         let section = README.split("### Share what is seen\n").nth(1).expect("the section");
         let example = section.split("```yaml\n").nth(1).and_then(|s| s.split("```").next()).expect("the example");
         let places = [
@@ -62,16 +62,16 @@ impl Mesh {
     }
 
     /// A node whose one workload, `frontend`, calls the endpoints of `catalog`.
-    fn caller(&self, name: &str, endpoints: &str) -> String {
+    pub fn caller(&self, name: &str, endpoints: &str) -> String {
         self.node(name, &self.file("key"), "{ frontend: { listen: '@in@' } }", "catalog", endpoints)
     }
 }
 
-fn number(value: &Value) -> f64 {
+pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-async fn graph(sidecar: &Sidecar) -> Value {
+pub async fn graph(sidecar: &Sidecar) -> Value {
     serde_json::from_str(&sidecar.get("/graph").await.1).unwrap()
 }
 
@@ -84,7 +84,7 @@ async fn link(sidecar: &Sidecar, source: &str, destination: SocketAddr) -> Value
 }
 
 /// Waits until a link is as it should be; gives it, and the number of the generation that was there before.
-async fn until_link(
+pub async fn until_link(
     sidecar: &Sidecar,
     (source, destination): (&str, SocketAddr),
     what: &str,
@@ -98,15 +98,15 @@ async fn until_link(
     .await
 }
 
-async fn refused(sidecar: &Sidecar, reason: &str) -> f64 {
+pub async fn refused(sidecar: &Sidecar, reason: &str) -> f64 {
     sidecar.metrics().await.sum("pathloom_mesh_refused_total", &[("reason", reason)])
 }
 
-async fn weight(sidecar: &Sidecar, endpoint: SocketAddr) -> f64 {
+pub async fn weight(sidecar: &Sidecar, endpoint: SocketAddr) -> f64 {
     number(&sidecar.candidates("catalog").await[&endpoint]["weight"])
 }
 
-fn serving(endpoint: SocketAddr) -> String {
+pub fn serving(endpoint: SocketAddr) -> String {
     format!("{{ catalog: {{ listen: '@in@', serves: '{endpoint}' }} }}")
 }
 
@@ -163,12 +163,12 @@ async fn a_sidecar_moves_its_traffic_away_from_what_others_saw_and_it_never_call
     [a, b, c].iter().for_each(Sidecar::assert_no_panic);
 }
 
-fn wall_ms() -> u64 {
+pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 /// A report of a node that is none.
-fn report(made_ms: u64, sequence: u64) -> Vec<u8> {
+pub fn report(made_ms: u64, sequence: u64) -> Vec<u8> {
     use pathloom::links::{Account, LinkKey, NodeKey};
     let head = Head { node: "forger".into(), zone: "".into(), incarnation: 1, sequence, made_ms };
     let mut writer = Writer::new(&head, 1_200);

@@ -10,11 +10,20 @@ const NOT_HERE: i32 = 77;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_steer_around_what_others_saw_live_through_a_cut_and_through_dying_sidecars() {
+    told(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_do_so_by_nats() {
+    told(&["--nats"]).await;
+}
+
+async fn told(way: &[&str]) {
     if std::env::var_os("PATHLOOM_DEMO_MESH").is_none() {
         return eprintln!("not run here, it takes five minutes: make test-mesh");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-demo"));
-    command.args(["--patient", "--pathloom", BINARY]);
+    command.args(["--patient", "--pathloom", BINARY]).args(way);
     let (code, out, errors) = tokio::task::spawn_blocking(|| run(command)).await.unwrap();
     if code == NOT_HERE {
         return skip(&errors);

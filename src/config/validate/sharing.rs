@@ -1,7 +1,7 @@
-//! Sharing: an address that others reach, a key that all have, a name that nobody else has.
+//! Sharing: an address that others reach or servers that are there, a key that all have, a name that nobody else has.
 
-use super::{Findings, Path};
-use crate::config::schema::{Config, Node};
+use super::{Findings, Path, nats};
+use crate::config::schema::{Config, Nats, Node};
 use crate::config::units::ByteSize;
 
 /// Less has no room for who is there and a report a second.
@@ -44,22 +44,26 @@ pub fn check(config: &Config, findings: &mut Findings) {
         let message = format!("nobody can be reached at {advertise}");
         findings.error(path.key("advertise"), message, "write this node's own address and port");
     }
-    let Some(listen) = mesh.listen else {
-        if mesh.key.is_some() || !mesh.seeds.is_empty() || mesh.advertise.is_some() {
-            let message = "nothing is shared without `listen`";
-            findings.warning(path.name(), message, "add `listen: 0.0.0.0:7946`, or remove the section");
+    nats::check(config, findings);
+    if !mesh.shares() {
+        let nats = mesh.nats != Nats::default();
+        if mesh.key.is_some() || !mesh.seeds.is_empty() || mesh.advertise.is_some() || nats {
+            let message = "nothing is shared without `listen` or `nats.servers`";
+            let remedy = "add `listen: 0.0.0.0:7946`, or servers under `nats`, or remove the section";
+            findings.warning(path.name(), message, remedy);
         }
         return;
-    };
+    }
     match &mesh.key {
         Some(key) if !key.as_os_str().is_empty() => {}
         key => {
-            let place = if key.is_some() { path.key("key") } else { path.key("listen") };
+            let way = if mesh.listen.is_some() { path.key("listen") } else { path.key("nats").name() };
+            let place = if key.is_some() { path.key("key") } else { way };
             let remedy = "add `key: FILE`, made by `head -c 32 /dev/urandom | base64 > FILE` and the same on all nodes";
             findings.error(place, "without a key anybody could tell this node anything", remedy);
         }
     }
-    if let Some(advertise) = mesh.advertise
+    if let (Some(listen), Some(advertise)) = (mesh.listen, mesh.advertise)
         && advertise.is_ipv4() != listen.is_ipv4()
         && !listen.ip().is_unspecified()
     {

@@ -6,6 +6,7 @@ mod discover;
 mod gateway;
 mod identity;
 mod mesh;
+mod nats;
 mod resilience;
 mod settings;
 mod sharing;

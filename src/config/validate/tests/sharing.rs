@@ -21,7 +21,7 @@ fn sharing_needs_an_address_a_key_and_a_name() {
         shared(c);
         c.mesh.key = Some("".into());
     });
-    warning("mesh!: nothing is shared without `listen`", |c| {
+    warning("mesh!: nothing is shared without `listen` or `nats.servers`", |c| {
         shared(c);
         c.mesh.listen = None;
     });
