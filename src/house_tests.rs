@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 const ROOMS: [&str; 20] = [
     "config",
-    "discovery",
-    "capture",
     "links",
     "observe",
+    "discovery",
+    "capture",
     "identity",
     "workload_api",
     "route",

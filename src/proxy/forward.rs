@@ -221,21 +221,20 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
     let keep = (flight.idempotent && (retrying.after_sending() || flight.hedges)).then_some(retrying.body);
     let taken = (cluster.protocol == Protocol::Http2).then(|| Taken::up_to(keep.unwrap_or(0)));
     let mut body = body.map(|body| upload(flight, body, asks, taken, longest));
-    let trace = flight.trace.as_ref().ok_or(Reason::Internal)?;
     let added = Added {
         client: &flight.conn.peer_value,
         host: &host,
         seen,
         version: flight.version,
         request_id: Some(&flight.request_id).filter(|_| new_id),
-        trace: Carried::new(trace, core.propagators),
+        trace: Carried::new(flight.trace.as_ref().ok_or(Reason::Internal)?, core.propagators),
         client_cert: flight.conn.client_cert(),
         secure: flight.conn.secure(),
         usual: &flight.conn.usual,
     };
     if let Some(parts) = original {
         let least = body.as_ref().map(|b| b.size_hint().lower());
-        let beside = trace.beside();
+        let beside = flight.trace.as_ref().ok_or(Reason::Internal)?.beside();
         let added = Added { trace: Carried::new(&beside, core.propagators), ..added };
         mirrored(flight, Original { parts, seen, host: asked, added, body: least }, body.as_mut());
     }
