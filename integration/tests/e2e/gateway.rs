@@ -290,12 +290,20 @@ async fn a_status_is_written_once_and_again_only_when_it_changes() {
     let object = bench.api.object("HTTPRoute", "shop", "base").unwrap();
     assert_eq!(object["status"]["parents"][0], theirs, "others' words stay");
     // Another route, which is refused, gets its word; the first one needs none again.
-    bench.api.put([http("bad", 1, json!([{ "retry": {}, "backendRefs": [{ "name": "next", "port": 80 }] }]))]);
-    let entry = written(&bench.api, "bad", 1).await;
+    let refused = |generation: u64, key: &str| {
+        http("refused", generation, json!([{ key: {}, "backendRefs": [{ "name": "next", "port": 80 }] }]))
+    };
+    bench.api.put([refused(1, "retry")]);
+    let entry = written(&bench.api, "refused", 1).await;
     assert_eq!(condition(&entry, 0), ["Accepted", "False", "UnsupportedValue"]);
     assert!(entry["conditions"][0]["message"].as_str().unwrap().contains("`retry`"), "{entry}");
     assert_eq!(bench.api.patches(), 2);
-    sidecar.counted(|metrics| metrics.sum("pathloom_gateway_status_writes_total", &[("result", "ok")]), 2.0).await;
+    // A new word on one object has to wait. By then the first one could be written again, and would be before this one.
+    bench.api.put([refused(2, "sessionPersistence")]);
+    let entry = written(&bench.api, "refused", 2).await;
+    assert!(entry["conditions"][0]["message"].as_str().unwrap().contains("`sessionPersistence`"), "{entry}");
+    assert_eq!(bench.api.patches(), 3);
+    sidecar.counted(|metrics| metrics.sum("pathloom_gateway_status_writes_total", &[("result", "ok")]), 3.0).await;
     sidecar.assert_no_panic();
 }
 
