@@ -4,7 +4,7 @@ use http::{HeaderMap, Method};
 use pathloom::balance::{Candidate, Endpoint, EndpointId, Health, Table, TableOptions};
 use pathloom::config::{Cluster, Compare, Config, Policy, Route, RouteMatch};
 use pathloom::links::{LinkCell, LinkKey, Links, NodeCell, NodeKey, Outcome, Time};
-use pathloom::observe::Traffic;
+use pathloom::observe::{DurationKind, Traffic};
 use pathloom::route::{RequestHead, RouteTable};
 use std::sync::Arc;
 
@@ -80,7 +80,9 @@ impl Written {
         self.node.succeeded();
         self.node.end();
         self.link.end(0, now);
-        self.traffic.finished(0, 200, None, (latency_s * 1e9) as u64, (0, 1024));
+        let (took_ns, kind) = ((latency_s * 1e9) as u64, DurationKind::new(&Method::GET, 200, None));
+        self.traffic.tried(0, kind, took_ns, None::<fn() -> _>);
+        self.traffic.finished(0, (kind, None), took_ns, (0, 1024), None::<fn() -> _>);
     }
 }
 
