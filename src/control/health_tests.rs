@@ -103,3 +103,24 @@ fn who_was_not_checked_or_is_not_well_gets_nothing_short_of_panic() {
     tick(&mut bench, 1.0);
     assert_eq!(healths(&bench)[0], Health::Ejected);
 }
+
+#[test]
+fn what_a_tick_finds_failed_is_left_alone_before_the_model_has_answered() {
+    let rows_of_failures = |bench: &Bench| (0..3).for_each(|_| bench.call(1, 0.01, Outcome::Failure));
+    let compared_with_others = |bench: &Bench| calls(bench, &[0.0, 0.4, 0.0, 0.0]);
+    for fail in [&rows_of_failures as &dyn Fn(&Bench), &compared_with_others] {
+        let mut bench = slow_loop(&[1, 2, 3, 4], |_| {});
+        tick(&mut bench, 1.0);
+        fail(&bench);
+        bench.pass(10.0);
+        let before = bench.generation().id;
+        assert!(bench.state.prepare().is_some(), "there is something to score");
+        let generation = bench.generation();
+        assert_eq!((generation.id, generation.cause), (before + 1, Cause::Health));
+        assert_eq!(healths(&bench)[1], Health::Ejected);
+        assert!(bench.picks(200).iter().all(|port| *port != 2));
+        // Nothing new, nothing published.
+        assert!(bench.state.prepare().is_some());
+        assert_eq!(bench.generation().id, before + 1);
+    }
+}

@@ -224,7 +224,10 @@ impl State {
     pub fn prepare(&mut self) -> Option<(Features, Duration)> {
         let now = self.now();
         self.compare(now);
-        self.health_changed();
+        // Whoever is found to have failed just now does not wait for the model's answer either.
+        if self.health_changed() {
+            self.publish_at_once(Cause::Health);
+        }
         let same = self.parts.links.observe_into(now, &mut self.observation, &mut self.observed);
         self.observed_at = now;
         self.parts.links.evict(now, self.desired.config.telemetry.idle_links.0);
