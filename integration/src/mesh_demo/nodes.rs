@@ -43,6 +43,9 @@ const BATCH: &str = "/batch";
 /// How far apart the requests are that somebody else sends to both catalogs in turn, all the time. Few: of many that wait for
 /// a slow storage the model believes that they are why it is slow, and predicts that with a fair share it would not be.
 const OTHERS_PAUSE: Duration = Duration::from_millis(200);
+/// What a request may take. Of a node that is cut off nothing is heard, so each request to it takes all of that, and as long
+/// as those that did are remembered, its links look slow to everybody.
+const TIMEOUTS: &str = "timeouts: { connect: 300ms, request: 1s }";
 /// From here on an answer is slow: nothing takes so long while all is well.
 const SLOW: Duration = Duration::from_millis(200);
 /// How long a request may take before it counts as failed.
@@ -207,7 +210,7 @@ impl Nodes {
         if host == A {
             return format!(
                 "{common}workloads: {{ frontend: {{ listen: '{}' }} }}\nroutes: [{{ cluster: catalog }}]\n\
-                 clusters: {{ catalog: {{ timeouts: {{ connect: 300ms }}, endpoints: {catalogs} }} }}\n",
+                 clusters: {{ catalog: {{ {TIMEOUTS}, endpoints: {catalogs} }} }}\n",
                 self.front(sidecar)
             );
         }
@@ -216,7 +219,7 @@ impl Nodes {
         format!(
             "{common}workloads: {{ catalog: {{ listen: 127.0.0.1:15001, serves: '{}' }}{batch} }}\n\
              routes: [{{ match: {{ path: {BATCH} }}, cluster: catalog }}, {{ cluster: storage }}]\n\
-             clusters:\n  storage: {{ endpoints: {} }}\n  catalog: {{ policy: round_robin, endpoints: {catalogs} }}\n",
+             clusters:\n  storage: {{ endpoints: {} }}\n  catalog: {{ policy: round_robin, {TIMEOUTS}, endpoints: {catalogs} }}\n",
             self.catalog(host),
             list([self.storage(host)])
         )
