@@ -19,6 +19,9 @@ pub const COMPARE_ALL_UP_TO: usize = 64;
 pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
 /// See `PEAK_EWMA_DECAY_S`.
 pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
+/// A candidate with this part of an equal share is about as fast as the others, as far as the model knows.
+const LIKELY: f32 = 0.5;
+
 /// How a table chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TableOptions {
@@ -415,7 +418,8 @@ impl Table {
 
     /// Now and then, a candidate that was not measured lately. The lowest cost alone would never choose one whose
     /// prior is high, and so never learn that it has healed. One that has a fresh sample is left out, so a slow
-    /// endpoint costs at most about one request in `tau_s`.
+    /// endpoint costs at most about one request in `tau_s`. Others' samples are believed where they say that it is slow;
+    /// where it is `LIKELY`, a request of our own is worth more than their word.
     fn stale(&self, now: Time, random: u32, rng: &mut impl Rng) -> Option<usize> {
         let coin = (random >> 8) as f32 / (1u32 << 24) as f32;
         if coin >= self.options.explore {
@@ -425,8 +429,9 @@ impl Table {
         let candidate = self.candidates.get(index)?;
         let old = |age_s: f32| age_s > self.options.tau_s;
         let unknown_here = candidate.link.estimate.last(now).is_none_or(|e| old(e.age_s));
-        let unknown_there = candidate.measured_at.is_none_or(|at| old(now.seconds_since(at)));
-        (unknown_here && unknown_there).then_some(index)
+        let unknown_there = || candidate.measured_at.is_none_or(|at| old(now.seconds_since(at)));
+        let likely = candidate.weight * self.eligible as f32 >= LIKELY;
+        (unknown_here && (likely || unknown_there())).then_some(index)
     }
 
     /// The cheapest of `n` draws by weight.

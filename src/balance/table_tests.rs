@@ -297,6 +297,23 @@ fn a_candidate_that_somebody_else_measured_lately_is_not_measured_for_its_own_sa
 }
 
 #[test]
+fn a_candidate_that_is_likely_as_fast_is_measured_whoever_did_so() {
+    let (_links, mut made) = candidates(&[0.7, 0.3]);
+    let now = Time(0) + Duration::from_secs(100);
+    // Nothing is ever in flight here, so the lowest cost is always the first one's.
+    made[1].measured_at = Some(now);
+    let explore = TableOptions { explore: 0.1, ..options(Policy::Model, Compare::Auto) };
+    let link = made[1].link.clone();
+    let table = Table::new(made, false, explore, traffic());
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut picks = |now| (0..1000).filter(|_| table.pick(now, false, &mut rng, &[]).unwrap().index == 1).count();
+    let asked = picks(now);
+    assert!((30..80).contains(&asked), "{asked}");
+    link.record(0, now, 5.0, Outcome::Success, 0.0, TAU_S);
+    assert_eq!(picks(now), 0, "now it is known to be slow");
+}
+
+#[test]
 fn an_endpoint_on_probation_gets_the_one_probe() {
     let (_links, mut made) = candidates(&[0.5, 0.5]);
     (made[0].health, made[0].weight) = (Health::Probation, 0.0);
