@@ -19,8 +19,10 @@ pub const COMPARE_ALL_UP_TO: usize = 64;
 pub const PEAK_EWMA_DECAY_S: f32 = 10.0;
 /// See `PEAK_EWMA_DECAY_S`.
 pub const PEAK_EWMA_DEFAULT_S: f32 = 0.030;
-/// A candidate with this part of an equal share is about as fast as the others, as far as the model knows.
-const LIKELY: f32 = 0.5;
+/// A candidate with this part of an equal share is about as fast as the others, as far as the model knows. (In the laboratory,
+/// `closed-loop` over ten seeds, the 99th percentile stays as it was in eight scenarios; at 0.5 the 99.9th was longer where
+/// trouble is two hops away, 213 ms instead of 183 with intervals that overlap, at 0.7 it is 200.)
+const LIKELY: f32 = 0.7;
 
 /// How a table chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]

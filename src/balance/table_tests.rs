@@ -298,7 +298,7 @@ fn a_candidate_that_somebody_else_measured_lately_is_not_measured_for_its_own_sa
 
 #[test]
 fn a_candidate_that_is_likely_as_fast_is_measured_whoever_did_so() {
-    let (_links, mut made) = candidates(&[0.7, 0.3]);
+    let (_links, mut made) = candidates(&[0.6, 0.4]);
     let now = Time(0) + Duration::from_secs(100);
     // Nothing is ever in flight here, so the lowest cost is always the first one's.
     made[1].measured_at = Some(now);
