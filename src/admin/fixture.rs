@@ -286,10 +286,13 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
         let counted = traffic.of(&workload.into(), &cluster.into());
         let get = |status, reason| (DurationKind::new(&http::Method::GET, status, reason), reason);
         let trace = || ([b'1'; 32], [b'2'; 16]);
-        counted.finished(0, get(200, None), 7_000_000, (10, 1000), Some(trace));
-        counted.finished(0, get(503, Some(Reason::ConnectRefused)), 1_000_000, (10, 10), None::<fn() -> _>);
+        let route = routes.rule(0).map(|rule| &rule.counted);
+        counted.finished(0, route, get(200, None), 7_000_000, (10, 1000), Some(trace));
+        counted.finished(0, route, get(503, Some(Reason::ConnectRefused)), 1_000_000, (10, 10), None::<fn() -> _>);
         counted.tried(0, get(200, None).0, 6_000_000, Some(trace));
         counted.tried(0, get(503, Some(Reason::ConnectRefused)).0, 500_000, None::<fn() -> _>);
+        counted.called(0, route, DurationKind::call(Some(0), None), 7_000_000, Some(trace));
+        counted.tried_call(0, DurationKind::call(Some(0), None), 6_000_000, Some(trace));
         counted.retried(0);
         let candidates = (1..=count).map(|i| candidate(links, workload, i)).collect();
         let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };

@@ -32,7 +32,7 @@ use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::{Outcome, Time};
 use crate::observe::{AccessRecord, Arm, DurationKind, Hedged, Reason};
-use crate::route::{ClusterId, WorkloadId};
+use crate::route::{ClusterId, Rule, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -62,6 +62,9 @@ pub(super) struct Flight {
     /// Its tries' spans, where somebody takes them.
     pub spans: Option<Rc<Spans>>,
     pub workload: Option<WorkloadId>,
+    /// The place of its rule in its generation's table of routes.
+    pub rule: Option<u32>,
+    /// Of a connection, its rule's label.
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
     /// What its rule does beyond choosing the cluster; mostly nothing.
@@ -131,6 +134,7 @@ impl Flight {
             trace: None,
             spans: None,
             workload: None,
+            rule: None,
             route: None,
             cluster: None,
             shape: None,
@@ -197,6 +201,10 @@ impl Flight {
         if let Some(upload) = &self.upload {
             upload.bytes.set(upload.bytes.get() + bytes as u64);
         }
+    }
+
+    fn rule(&self) -> Option<&Rule> {
+        self.held.generation.routes.rule(self.rule?)
     }
 
     pub(super) fn table(&self) -> Option<&Arc<Table>> {
@@ -344,7 +352,7 @@ impl Flight {
                 peer: self.conn.client_id().map_or("", SpiffeId::as_str),
                 listener: self.conn.listener.address,
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
-                route: self.route.as_ref(),
+                route: self.rule().map(|rule| &rule.label).or(self.route.as_ref()),
                 cluster: cluster.map(|c| &c.name),
                 endpoint: tried.map(|(_, _, c)| c.endpoint.address).or(self.passed),
                 method: &self.method,
@@ -474,7 +482,11 @@ impl Drop for Flight {
             true => DurationKind::connection(self.reason),
         };
         let exemplar = self.trace.as_ref().filter(|trace| trace.sampled).map(|trace| move || trace.ids());
-        traffic.finished(self.core.index, (kind, self.reason), latency_ns, (uploaded, self.bytes_out), exemplar);
+        let (core, route) = (self.core.index, self.rule().map(|rule| &rule.counted));
+        traffic.finished(core, route, (kind, self.reason), latency_ns, (uploaded, self.bytes_out), exemplar);
+        if self.grpc {
+            traffic.called(core, route, DurationKind::call(self.grpc_status, self.reason), latency_ns, exemplar);
+        }
         if let Some(arm) = self.arm
             && let Some(came) = trial::came(self, now)
         {
@@ -494,6 +506,7 @@ impl Drop for Flight {
         if let Some(attempt) = &mut self.attempt {
             // What its answer came to after its head.
             attempt.reason = attempt.reason.or(self.reason);
+            attempt.grpc_status = self.grpc_status;
         }
         self.end_attempt(now);
         self.conn.end(now);
