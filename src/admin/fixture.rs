@@ -19,7 +19,7 @@ use crate::health::Checks;
 use crate::identity::{Handshake, Identities, Side, ca};
 use crate::links::{LinkKey, Links, NodeKey, Outcome, Time};
 use crate::observe::metrics::{self, Held};
-use crate::observe::{Arm, Came, DurationKind, Reason, Reporting, TrafficRegistry};
+use crate::observe::{Arm, Came, DurationKind, Reason, Reporting, RouteLabel, TrafficRegistry};
 use crate::record::{self, Recorder};
 use crate::route::RouteTable;
 use crate::scorer::ScoreError;
@@ -286,7 +286,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
         let counted = traffic.of(&workload.into(), &cluster.into());
         let get = |status, reason| (DurationKind::new(&http::Method::GET, status, reason), reason);
         let trace = || ([b'1'; 32], [b'2'; 16]);
-        let route = routes.rule(0).map(|rule| &rule.counted);
+        let route = Some(&RouteLabel::other());
         counted.finished(0, route, get(200, None), 7_000_000, (10, 1000), Some(trace));
         counted.finished(0, route, get(503, Some(Reason::ConnectRefused)), 1_000_000, (10, 10), None::<fn() -> _>);
         counted.tried(0, get(200, None).0, 6_000_000, Some(trace));

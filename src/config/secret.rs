@@ -217,7 +217,7 @@ fn headers_of_the_collector(before: &str, line: &str) -> Option<(usize, usize)> 
     let all = format!("{above}{line}");
     let traces = all.find("traces:")?;
     let from = traces + all.get(traces..)?.find("headers:")? + "headers:".len();
-    match from.checked_sub(above.len()) {
+    match from.checked_sub(above.len()).filter(|start| *start > 0) {
         // They begin on this line, and may end on it.
         Some(start) => {
             let rest = line.get(start..)?;

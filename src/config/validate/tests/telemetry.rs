@@ -108,7 +108,10 @@ fn a_collector_is_spoken_to_by_tls_with_a_certificate_and_its_key() {
         "telemetry.traces.tls.certificate!: `certificate` is of no use without `key` / add `key`",
         traces(|t| t.tls.certificate = Some("/m/a.pem".into())),
     );
-    error("telemetry.traces.tls.key: `key` names no file", traces(|t| t.tls.key = Some("".into())));
+    error(
+        "telemetry.traces.tls.authorities: `authorities` names no file",
+        traces(|t| t.tls.authorities = Some("".into())),
+    );
     let plain = |t: &mut Traces| {
         t.otlp = "http://127.0.0.1:4318/v1/traces".into();
         t.tls.authorities = Some("/m/ca.pem".into());
