@@ -4,9 +4,10 @@
 //! queue is full the line is dropped and counted, because a request never waits for somebody who watches it.
 //!
 //! `Reporting` is the sink that the data path gets: it feeds the access log (`access_log`, its lines in `access_line`)
-//! and the traces, and takes their reloads; `recent` keeps the last lines. `spans` makes spans of finished requests, `semconv`
-//! puts them into OpenTelemetry's words, and `collector` is whom they are sent to. `metrics` turns counters into families, `exposition` those into text; `log` sets up
-//! the proxy's own log.
+//! and the traces, and takes their reloads; `recent` keeps the last lines. `spans` makes spans of finished requests,
+//! `semconv` puts them into OpenTelemetry's words, and `collector` is whom they are sent to. `traffic` counts requests,
+//! `durations` by what they were and `routes` by route. `metrics` turns counters into families, `exposition` those into
+//! text; `log` sets up the proxy's own log.
 
 mod access;
 mod access_line;

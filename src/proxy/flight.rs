@@ -4,18 +4,18 @@
 //! connection broke, is counted and logged like any other: in-flight counts return, the link gets its outcome, the
 //! connection to the endpoint goes back to the pool or is closed.
 //!
-//! What its tries leave behind with links and nodes is told in `attempt`.
+//! What its tries leave behind with links and nodes is told in `attempt`, how long an answer's head may take in `wait`.
 
 mod attempt;
+mod wait;
 
 pub(super) use attempt::{At, Attempt};
+pub(super) use wait::HeadWait;
 
 use attempt::GRPC_UNAVAILABLE;
 
 use super::admission::{self, Standing};
-use super::body::{Progress, Upload};
 use super::client1::Head;
-use super::clock::Clock;
 use super::conn::Conn;
 use super::core::{Core, Held};
 use super::expect::Latch;
@@ -24,6 +24,7 @@ use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS
 use super::shaping::Shape;
 use super::spans::Spans;
 use super::trial;
+use super::upload::{Progress, Upload};
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
@@ -294,20 +295,6 @@ impl Flight {
         reason
     }
 
-    /// Begins the wait for a head: sets its first deadline.
-    pub(super) fn await_head(&self, now: Time) -> HeadWait {
-        let (within, idle) =
-            self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
-        match self.upload.as_ref().filter(|u| u.progress.get() == Progress::Open) {
-            Some(upload) => {
-                upload.head_within.set(Some(within));
-                self.watch.set(now + idle);
-            }
-            None => self.watch.set(now + within),
-        }
-        HeadWait { begun: now, within, idle }
-    }
-
     /// The answer is of our own making; the request is over when it was sent.
     pub(super) fn failed(&mut self, reason: Reason, status: StatusCode) {
         self.reason = Some(reason);
@@ -390,44 +377,6 @@ pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 
 fn code(value: &HeaderValue) -> Option<u16> {
     value.to_str().ok()?.parse().ok()
-}
-
-/// The wait for an answer's head.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct HeadWait {
-    begun: Time,
-    /// How long the head may take from the request's end.
-    within: Duration,
-    /// How long nothing of the request's body may move.
-    idle: Duration,
-}
-
-impl HeadWait {
-    /// The same wait for another try, which begins now.
-    pub(super) fn anew(&self, now: Time) -> Self {
-        Self { begun: now, ..*self }
-    }
-
-    /// The reason, when its deadline was reached and something is overdue.
-    pub(super) fn overdue(&self, watch: &Watch, upload: Option<&Rc<Upload>>, clock: Clock) -> Option<Reason> {
-        if !watch.deadline.reached() {
-            return None;
-        }
-        let now = clock.now();
-        let (due, reason) = self.due(upload, now);
-        watch.overdue(now, due, reason)
-    }
-
-    /// When it has lasted too long, and the reason then.
-    pub(super) fn due(&self, upload: Option<&Rc<Upload>>, now: Time) -> (Time, Reason) {
-        match upload {
-            Some(upload) if upload.progress.get() == Progress::Open => {
-                (upload.last_moved(now) + self.idle, Reason::IdleTimeout)
-            }
-            Some(upload) => (upload.last_moved(now).max(self.begun) + self.within, Reason::ResponseTimeout),
-            None => (self.begun + self.within, Reason::ResponseTimeout),
-        }
-    }
 }
 
 impl Drop for Flight {

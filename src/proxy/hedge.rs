@@ -28,7 +28,6 @@
 
 use super::admission::Beside;
 use super::attempts::{Late, Tried, better_elsewhere, in_time, late, let_go, renew};
-use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::{Core, Held};
 use super::early::{Early, Tap};
@@ -37,6 +36,7 @@ use super::ids::Trace;
 use super::propagation::Carried;
 use super::shared::send2;
 use super::spans::Spans;
+use super::upload::{Progress, Upload};
 use super::upstream::{Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::balance::{Choice, Cluster, Health, Retrying, Table};

@@ -12,11 +12,11 @@
 //! A request that is sent again has another span: what was written of a trace is as long each time, so that it can be
 //! written over.
 
-use super::headers::Seen;
 use super::ids::{Ids, Trace};
 use super::names::{
     B3, TRACEPARENT, TRACESTATE, X_B3_FLAGS, X_B3_PARENT_SPAN_ID, X_B3_SAMPLED, X_B3_SPAN_ID, X_B3_TRACE_ID,
 };
+use super::seen::Seen;
 use super::wire1::Lines;
 use crate::config::Propagator;
 use http::{HeaderMap, HeaderName};

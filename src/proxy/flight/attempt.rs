@@ -15,11 +15,11 @@ use crate::balance::{Candidate, Choice, Generation, Table};
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
 use crate::observe::{DurationKind, Reason};
-use crate::proxy::body::Progress;
 use crate::proxy::core::Core;
 use crate::proxy::ids::Trace;
 use crate::proxy::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use crate::proxy::spans::Spans;
+use crate::proxy::upload::Progress;
 use crate::route::ClusterId;
 use http::{HeaderMap, Method, StatusCode};
 

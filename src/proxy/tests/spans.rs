@@ -157,7 +157,7 @@ async fn headers_that_cannot_be_read_are_counted_and_replaced() {
         for name in ["traceparent", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled"] {
             assert_eq!(headers.get_all(name).iter().count(), 1, "{name} {headers:?}");
         }
-        let seen = super::super::headers::Seen::in_headers(headers);
+        let seen = super::super::seen::Seen::in_headers(headers);
         let read = Propagators::new(&Propagator::ALL).take(&mut headers.clone(), &seen, |_| panic!("{headers:?}"));
         assert!(read.is_some_and(|caller| caller.ids.is_some()), "{headers:?}");
     }
