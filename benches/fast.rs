@@ -4,7 +4,7 @@ use http::{HeaderMap, Method};
 use pathloom::balance::{Candidate, Endpoint, EndpointId, Health, Table, TableOptions};
 use pathloom::config::{Cluster, Compare, Config, Policy, Route, RouteMatch};
 use pathloom::links::{LinkCell, LinkKey, Links, NodeCell, NodeKey, Outcome, Time};
-use pathloom::observe::{DurationKind, Traffic};
+use pathloom::observe::{DurationKind, RouteLabel, Traffic};
 use pathloom::route::{RequestHead, RouteTable};
 use std::sync::Arc;
 
@@ -58,6 +58,7 @@ pub struct Written {
     link: Arc<LinkCell>,
     node: Arc<NodeCell>,
     traffic: Traffic,
+    route: RouteLabel,
     now: u64,
 }
 
@@ -65,7 +66,7 @@ impl Default for Written {
     fn default() -> Self {
         let (links, key) = (Links::new(1), LinkKey::new(&NodeKey::new("a"), &NodeKey::new("b")));
         let (link, node) = (links.link(&key, Time(0)), links.node(&key.destination, Time(0)));
-        Self { link, node, traffic: Traffic::new(1), now: 0 }
+        Self { link, node, traffic: Traffic::new(1), route: RouteLabel::new("shop/*".into()), now: 0 }
     }
 }
 
@@ -82,7 +83,7 @@ impl Written {
         self.link.end(0, now);
         let (took_ns, kind) = ((latency_s * 1e9) as u64, DurationKind::new(&Method::GET, 200, None));
         self.traffic.tried(0, kind, took_ns, None::<fn() -> _>);
-        self.traffic.finished(0, (kind, None), took_ns, (0, 1024), None::<fn() -> _>);
+        self.traffic.finished(0, Some(&self.route), (kind, None), took_ns, (0, 1024), None::<fn() -> _>);
     }
 }
 

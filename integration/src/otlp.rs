@@ -1,11 +1,12 @@
 //! A receiver of traces that speaks OTLP as a collector does, over gRPC and over HTTP on one address: the official
-//! protobufs and the service that their generator made of them, with nothing behind it but a list of spans.
+//! protobufs and the service that their generator made of them, with nothing behind it but a list of spans. It may want
+//! TLS, and a certificate of who sends.
 //!
 //! It may be slow, or hang: then it takes what it is sent and never says so.
 
 use crate::ports;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -16,13 +17,19 @@ use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
@@ -35,6 +42,8 @@ pub struct Arrived {
     pub instance: String,
     /// Whether it came over gRPC.
     pub grpc: bool,
+    /// The headers of the request that it came with.
+    pub headers: HeaderMap,
     /// The span.
     pub span: Span,
 }
@@ -76,13 +85,16 @@ struct Taking {
 }
 
 impl Taking {
-    async fn take(&self, request: ExportTraceServiceRequest, grpc: bool) {
+    async fn take(&self, request: ExportTraceServiceRequest, headers: HeaderMap, grpc: bool) {
         for of_resource in request.resource_spans {
             let attributes = of_resource.resource.map(|r| r.attributes).unwrap_or_default();
             let of = |key| attribute(&attributes, key).unwrap_or_default();
             let (service, instance) = (of("service.name"), of("service.instance.id"));
             let spans = of_resource.scope_spans.into_iter().flat_map(|s| s.spans);
-            let all = spans.map(|span| Arrived { service: service.clone(), instance: instance.clone(), grpc, span });
+            let all = spans.map(|span| {
+                let (service, instance, headers) = (service.clone(), instance.clone(), headers.clone());
+                Arrived { service, instance, grpc, headers, span }
+            });
             self.arrived.lock().unwrap().extend(all);
         }
         match self.answers {
@@ -99,7 +111,8 @@ impl TraceService for Taking {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        self.take(request.into_inner(), true).await;
+        let (metadata, _, export) = request.into_parts();
+        self.take(export, metadata.into_headers(), true).await;
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -119,17 +132,48 @@ impl Receiver {
     /// # Panics
     /// When there is none.
     pub async fn start(answers: Answers) -> Self {
-        let listener = TcpListener::bind((ports::own_ip(3), 0)).await.expect("a free port");
+        Self::listen((ports::own_ip(3), 0).into(), answers, None).await
+    }
+
+    /// Starts one at an address that speaks TLS alone: with this certificate and key, to those who have a certificate of
+    /// this authority; all are files in PEM.
+    ///
+    /// # Panics
+    /// When somebody else is there, or the files are of no use.
+    pub async fn start_secured(address: SocketAddr, [certificate, key, authority]: [&Path; 3]) -> Self {
+        let all = |file| CertificateDer::pem_file_iter(file).expect("a file").map(|one| one.expect("a certificate"));
+        let mut roots = RootCertStore::empty();
+        all(authority).for_each(|authority| roots.add(authority).expect("an authority"));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(all(certificate).collect(), PrivateKeyDer::from_pem_file(key).expect("a key"))
+            .expect("a certificate and its key");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self::listen(address, Answers::AtOnce, Some(Arc::new(config).into())).await
+    }
+
+    async fn listen(address: SocketAddr, answers: Answers, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let arrived = Arc::<Mutex<Vec<Arrived>>>::default();
         let taking = Taking { arrived: arrived.clone(), answers };
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let taking = taking.clone();
-                let service = service_fn(move |request| answer(taking.clone(), request));
+                let (service, tls) = (service_fn(move |request| answer(taking.clone(), request)), tls.clone());
                 tokio::spawn(async move {
                     let builder = auto::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                        }
+                    }
                 });
             }
         });
@@ -190,11 +234,12 @@ async fn answer(taking: Taking, request: Request<Incoming>) -> Result<Response<B
     if request.uri().path() != "/v1/traces" || !is(&request, "application/x-protobuf") {
         return refused(StatusCode::NOT_FOUND);
     }
+    let headers = request.headers().clone();
     let Ok(bytes) = request.into_body().collect().await else { return refused(StatusCode::BAD_REQUEST) };
     let Ok(export) = ExportTraceServiceRequest::decode(bytes.to_bytes()) else {
         return refused(StatusCode::BAD_REQUEST);
     };
-    taking.take(export, false).await;
+    taking.take(export, headers, false).await;
     let answer = Response::builder().header("content-type", "application/x-protobuf");
     Ok(answer.body(body(ExportTraceServiceResponse::default().encode_to_vec())).expect("an answer"))
 }

@@ -25,7 +25,10 @@ const HEALTH: [Health; 5] = [Health::Healthy, Health::Ejected, Health::Probation
 pub fn registry(state: &Arc<AdminState>) -> Registry {
     let mut registry = Registry::default();
     let asked = state.clone();
-    registry.register(move || metrics::traffic(&asked.traffic));
+    registry.register(move || {
+        let generation = asked.published.load();
+        metrics::traffic(&asked.traffic, |route| generation.routes.counts(route))
+    });
     let asked = state.clone();
     registry.register(move || {
         let now = (asked.clock)();
@@ -340,8 +343,13 @@ mod tests {
         for line in text.lines().filter_map(|l| l.strip_prefix("# HELP ")) {
             let (name, help) = line.split_once(' ').unwrap();
             let ours = name.starts_with("pathloom_");
-            let of_conventions =
-                ["http_server_request_duration_seconds", "http_client_request_duration_seconds"].contains(&name);
+            let of_conventions = [
+                "http_server_request_duration_seconds",
+                "http_client_request_duration_seconds",
+                "rpc_server_call_duration_seconds",
+                "rpc_client_call_duration_seconds",
+            ]
+            .contains(&name);
             assert!((ours || of_conventions) && help.ends_with('.'), "{line}");
             assert!(names.insert(name) && helps.insert(help), "{line}");
         }

@@ -256,7 +256,7 @@ impl Source<'_> {
             file: self.name.to_owned(),
             line,
             column: indent + 1,
-            lines: vec![shown(line, whole, indent, marked)],
+            lines: vec![shown(line, (self.text.get(..line_start).unwrap_or_default(), whole), indent, marked)],
             message: message.into(),
             remedy,
         }
@@ -296,10 +296,10 @@ impl Source<'_> {
     }
 }
 
-/// Cuts a line around its mark, so that a file of one long line stays readable.
-fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine {
+/// Cuts a line, of which is told what stands above it, around its mark, so that a file of one long line stays readable.
+fn shown(number: usize, (before, line): (&str, &str), indent: usize, marked: usize) -> SourceLine {
     let line = line.trim_end_matches('\r');
-    let hidden = masked(line);
+    let hidden = masked(before, line);
     let line = hidden.as_ref();
     let length = line.chars().count();
     let visible = |text: &mut dyn Iterator<Item = char>| -> String {
@@ -329,5 +329,5 @@ fn shown(number: usize, line: &str, indent: usize, marked: usize) -> SourceLine 
     if to < length {
         text.push('…');
     }
-    SourceLine { number, text: masked(&text).into_owned(), indent, marked: marked.min(SHOWN_AROUND) }
+    SourceLine { number, text: masked("", &text).into_owned(), indent, marked: marked.min(SHOWN_AROUND) }
 }

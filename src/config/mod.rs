@@ -40,7 +40,7 @@ pub use endpoints::load_endpoints;
 pub use load::{Loaded, MAX_BYTES, digest, load_bytes, load_file, load_str, load_with};
 pub use reference::{json_schema, key_table_markdown, reference_yaml};
 pub use schema::*;
-pub use secret::{names_a_secret, without_secrets};
+pub use secret::{Secret, names_a_secret, without_secrets};
 pub use spiffe::{ExpectedPeer, SpiffeId, SpiffePattern, TrustDomain, WorkloadApi};
 pub use suggest::nearest;
 pub use units::{ByteSize, Rate, Share, SourceNet, Timespan};

@@ -2,14 +2,17 @@
 //!
 //! Keys and certificates are files, of which a configuration holds the paths. What else may be secret in it are the values
 //! of headers and what comes from the environment: neither `/config` nor `check --effective` shows the value of a key whose
-//! name says that it is secret ([`Config::shown`]), and no error quotes what a variable held ([`Veil`]). Clients put
+//! name says that it is secret ([`Config::shown`]) nor those of [`Secret`]s, and no error quotes what a variable held ([`Veil`]). Clients put
 //! secrets into queries, too, which the access log hides in the same way.
 
 use super::diagnostic::Diagnostic;
 use super::schema::Config;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fmt;
 
 /// What stands where a secret was.
 const HIDDEN: &str = "(hidden)";
@@ -21,13 +24,59 @@ const NAMES_OF_CLUSTERS: [&str; 2] = ["split", "clusters"];
 /// What is shorter is a word like any other (`on`, a port), and hiding it would spoil the message.
 const SHORTEST: usize = 6;
 
+/// A text that is secret whatever its name is.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// For whom it is meant.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
 impl Config {
     /// The configuration as others may see it. It can be loaded again.
     #[must_use]
     pub fn shown(&self) -> Self {
-        let Ok(mut value) = serde_json::to_value(self) else { return Self::default() };
+        let mut shown = self.clone();
+        shown.telemetry.traces.headers.values_mut().for_each(|value| *value = HIDDEN.into());
+        shown.without_named_secrets()
+    }
+
+    /// Without the values of keys whose names say that they are secret.
+    fn without_named_secrets(self) -> Self {
+        let Ok(mut value) = serde_json::to_value(&self) else { return Self::default() };
         if !hide(&mut value, "") {
-            return self.clone();
+            return self;
         }
         serde_json::from_value(value).unwrap_or_default()
     }
@@ -132,15 +181,61 @@ impl<'a> Veil<'a> {
 /// The longest line in which secrets are looked for, in bytes. A longer one is no person's, and is shown in part only.
 const LONGEST_MASKED: usize = 16 * 1024;
 
-/// A line of a file as it may be shown: as many characters, those of secrets hidden.
-pub(super) fn masked(line: &str) -> Cow<'_, str> {
-    if line.len() > LONGEST_MASKED || !line.contains(':') {
+/// A line of a file as it may be shown: as many characters, those of secrets hidden. `before` is what stands above it.
+pub(super) fn masked<'l>(before: &str, line: &'l str) -> Cow<'l, str> {
+    if line.len() > LONGEST_MASKED {
+        return Cow::Borrowed(line);
+    }
+    let hidden = headers_of_the_collector(before, line);
+    if hidden.is_none() && !line.contains(':') {
         return Cow::Borrowed(line);
     }
     let mut text = line.to_owned();
+    if let Some((start, end)) = hidden {
+        stars(&mut text, start, end);
+    }
     mask_user(&mut text);
     mask_values(&mut text);
     Cow::Owned(text)
+}
+
+/// Which part of a line holds values of `traces.headers`, which are secret whatever their names are: told by the keys on
+/// the line and on the lines that it is indented under.
+fn headers_of_the_collector(before: &str, line: &str) -> Option<(usize, usize)> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let (mut least, mut above) = (indent(line), Vec::new());
+    for upper in before.lines().rev().filter(|l| !l.trim_start().is_empty() && !l.trim_start().starts_with('#')) {
+        if least == 0 {
+            break;
+        }
+        if indent(upper) < least {
+            (least, _) = (indent(upper), above.push(upper));
+        }
+    }
+    above.reverse();
+    let above = above.concat();
+    let all = format!("{above}{line}");
+    let traces = all.find("traces:")?;
+    let from = traces + all.get(traces..)?.find("headers:")? + "headers:".len();
+    match from.checked_sub(above.len()).filter(|start| *start > 0) {
+        // They begin on this line, and may end on it.
+        Some(start) => {
+            let rest = line.get(start..)?;
+            let mut quote = None;
+            let end = rest.trim_start().starts_with('{').then(|| {
+                rest.find(|c| {
+                    match quote {
+                        Some(open) if open == c => quote = None,
+                        None if matches!(c, '\'' | '"') => quote = Some(c),
+                        _ => {}
+                    }
+                    quote.is_none() && c == '}'
+                })
+            });
+            Some((start, end.flatten().map_or(line.len(), |end| start + end)))
+        }
+        None => Some((line.find(": ").map_or(indent(line), |colon| colon + 2), line.len())),
+    }
 }
 
 /// Hides who is named with his password in a URL, character by character: marks below a line stay where they are.
@@ -213,6 +308,31 @@ mod tests {
             ("/a?token=&token", "/a?token=&token"),
         ] {
             assert_eq!(without_secrets(path), shown);
+        }
+    }
+
+    #[test]
+    fn headers_of_the_collector_are_secret_whatever_their_names_are() {
+        let yaml = |rest: &str| format!("telemetry:\n  traces:\n    otlp: https://c/v1/traces\n{rest}");
+        let config = load_str(&yaml("    headers: { x-team: sesame, x-more: sesame }\n"), "t.yaml").unwrap();
+        assert_eq!(config.telemetry.traces.headers["x-team"].reveal(), "sesame");
+        assert!(!format!("{config:?}").contains("sesame"));
+        let text = config.shown().to_yaml();
+        assert!(!text.contains("sesame") && text.contains("x-team"), "{text}");
+        assert_eq!(load_str(&text, "again.yaml").unwrap(), config.shown());
+        for (wrong, said) in [
+            (yaml("    headers: { x-team: sesame, x-more: 'a, sesame' }, sampel: 1%\n"), "headers:*"),
+            (yaml("    headers: { x-team: \"sesame\\n\" }\n    sample: 1%\n"), "`x-team`"),
+            (yaml("    headers:\n      x-team: [sesame]\n    sample: 1%\n"), "x-team: ********"),
+            (yaml("    headers:\n      x-team: |\n        sesame, sesame\n         sesame\n"), "`x-team`"),
+            (yaml("    headers:\n      x-team: sesame\n    sampel: 1%\n"), "sampel: 1%"),
+            (
+                "telemetry: { traces: { headers: { x-team: sesame }, sampel: 1% } }".to_owned(),
+                "headers:******************}, sampel: 1%",
+            ),
+        ] {
+            let error = load_str(&wrong, "t.yaml").unwrap_err().to_string();
+            assert!(error.contains(said) && !error.contains("sesame"), "{error}");
         }
     }
 

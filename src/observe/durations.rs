@@ -1,5 +1,7 @@
 //! How long requests took, by what OpenTelemetry's conventions tell of one: its method, its status, its error
-//! (`http.server.request.duration`, and `http.client.request.duration` for each try at an endpoint).
+//! (`http.server.request.duration`, and `http.client.request.duration` for each try at an endpoint), and of gRPC calls
+//! the status of gRPC and the error (`rpc.server.call.duration`, `rpc.client.call.duration`). A call's method is no label:
+//! clients make it up.
 //!
 //! A core's part has one writer. A combination of labels has a place of its own from its first request on; there are
 //! [`PLACES`] of them, and what comes beyond is told by its class of status alone, so that no client and no endpoint can
@@ -8,6 +10,7 @@
 //! **Exemplars.** The last sampled request of each bucket is kept with its trace. Whoever scrapes may hold that place for
 //! a moment, and a request that finds it held leaves no exemplar.
 
+use super::semconv::{GRPC, GRPC_FAULTS};
 use super::{LATENCY_BUCKETS_S, Reason};
 use crate::links::bump;
 use http::Method;
@@ -16,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
-/// How many combinations of labels are told apart, for a workload, a cluster and a core.
+/// How many combinations of labels are told apart, for a workload, a cluster, a route and a core.
 const PLACES: usize = 26;
 /// One for each first digit of a status, 0 for none.
 const CLASSES: usize = 6;
@@ -28,14 +31,25 @@ const METHODS: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OP
 const OTHER: u8 = METHODS.len() as u8;
 /// The number of what is no request but a connection.
 const NO_METHOD: u8 = u8::MAX;
+/// The number of what is a gRPC call, and is told as such beside the request that it is.
+const CALL: u8 = u8::MAX - 1;
 /// The code of a try that nobody waited for any more.
 const CANCELLED: u8 = u8::MAX;
+
+/// Whose view of a request it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Whoever answers it.
+    Server,
+    /// Whoever sends it.
+    Client,
+}
 
 /// What is told of requests that are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DurationKind {
     method: u8,
-    /// 0 is none; below 6 a class alone.
+    /// 0 is none; below 6 a class alone. Of a gRPC call its status and one.
     status: u16,
     /// A reason's place and one; 0 is none.
     reason: u8,
@@ -78,10 +92,24 @@ impl DurationKind {
         Self { reason: CANCELLED, ..Self::new(method, 0, None) }
     }
 
-    /// Whether it is a request of HTTP's.
+    /// A gRPC call: its status, where it has one, and why it failed.
     #[must_use]
-    pub fn is_http(self) -> bool {
-        self.method != NO_METHOD
+    pub fn call(status: Option<u16>, reason: Option<Reason>) -> Self {
+        let known = |status: u16| usize::from(status).min(GRPC.len()) as u16 + 1;
+        let status = status.map_or(0, known);
+        Self { method: CALL, status, reason: reason.map_or(0, |r| r.index() as u8 + 1) }
+    }
+
+    /// A gRPC call to an endpoint that nobody waited for any more.
+    #[must_use]
+    pub fn cancelled_call() -> Self {
+        Self { method: CALL, status: 0, reason: CANCELLED }
+    }
+
+    /// Whether it is no request but a connection.
+    #[must_use]
+    pub fn is_connection(self) -> bool {
+        self.method == NO_METHOD
     }
 
     /// The first digit of its status; 0 where it has none.
@@ -92,13 +120,41 @@ impl DurationKind {
 
     /// The same, with its class of status alone.
     fn folded(self) -> Self {
-        let method = if self.is_http() { OTHER } else { NO_METHOD };
-        Self { method, status: self.class() as u16, reason: 0 }
+        match self.method {
+            CALL => Self { status: 0, reason: 0, ..self },
+            NO_METHOD => Self { method: NO_METHOD, status: self.class() as u16, reason: 0 },
+            _ => Self { method: OTHER, status: self.class() as u16, reason: 0 },
+        }
     }
 
-    /// The labels by the conventions' names, an error where `least` or a higher status is one.
+    fn reason(self) -> Option<&'static str> {
+        let known = || Reason::ALL.get(usize::from(self.reason.checked_sub(1)?)).map(|reason| reason.code());
+        if self.reason == CANCELLED { Some("cancelled") } else { known() }
+    }
+
+    /// The labels by the conventions' names.
     #[must_use]
-    pub fn labels(self, least: u16) -> Vec<(&'static str, String)> {
+    pub fn labels(self, side: Side) -> Vec<(&'static str, String)> {
+        if self.method == CALL { self.labels_of_call(side) } else { self.labels_of_request(side) }
+    }
+
+    fn labels_of_call(self, side: Side) -> Vec<(&'static str, String)> {
+        let mut labels = vec![("rpc_system_name", "grpc".to_owned())];
+        let status = self.status.checked_sub(1);
+        let word = status.map(|status| *GRPC.get(usize::from(status)).unwrap_or(&"_OTHER"));
+        let fault = match side {
+            Side::Server => status.is_some_and(|s| GRPC_FAULTS.contains(&s) || usize::from(s) >= GRPC.len()),
+            Side::Client => status.is_some_and(|s| s != 0),
+        };
+        let error = self.reason().or(word.filter(|_| fault)).or(if word.is_none() { Some("_OTHER") } else { None });
+        labels.extend(word.map(|word| ("rpc_response_status_code", word.to_owned())));
+        labels.extend(error.map(|error| ("error_type", error.to_owned())));
+        labels
+    }
+
+    /// An error is 500 or more to the server, 400 or more to the client.
+    fn labels_of_request(self, side: Side) -> Vec<(&'static str, String)> {
+        let least = if side == Side::Server { 5 } else { 4 };
         let method = METHODS.get(usize::from(self.method)).unwrap_or(&"_OTHER");
         let mut labels = vec![("http_request_method", (*method).to_owned())];
         let status = match self.status {
@@ -106,11 +162,9 @@ impl DurationKind {
             class @ 1..100 => Some(format!("{class}xx")),
             status => Some(status.to_string()),
         };
-        let reason = self.reason.checked_sub(1).and_then(|place| Reason::ALL.get(usize::from(place)));
-        let error = match (reason, &status) {
-            (Some(reason), _) => Some(reason.code().to_owned()),
-            _ if self.reason == CANCELLED => Some("cancelled".to_owned()),
-            (None, Some(status)) if self.class() >= usize::from(least / 100) => Some(status.clone()),
+        let error = match (self.reason(), &status) {
+            (Some(reason), _) => Some(reason.to_owned()),
+            (None, Some(status)) if self.class() >= least => Some(status.clone()),
             (None, Some(_)) => None,
             (None, None) => Some("_OTHER".to_owned()),
         };
@@ -154,6 +208,7 @@ pub struct Durations {
     places: [OnceLock<Box<Series>>; PLACES],
     folded: [OnceLock<Box<Series>>; CLASSES],
     folded_connections: OnceLock<Box<Series>>,
+    folded_calls: OnceLock<Box<Series>>,
 }
 
 impl Default for Durations {
@@ -162,6 +217,7 @@ impl Default for Durations {
             places: [const { OnceLock::new() }; PLACES],
             folded: [const { OnceLock::new() }; CLASSES],
             folded_connections: OnceLock::new(),
+            folded_calls: OnceLock::new(),
         }
     }
 }
@@ -197,12 +253,16 @@ impl Durations {
             }
         }
         let folded = kind.folded();
-        let place = if kind.is_http() { self.folded.get(folded.class())? } else { &self.folded_connections };
+        let place = match kind.method {
+            CALL => &self.folded_calls,
+            NO_METHOD => &self.folded_connections,
+            _ => self.folded.get(folded.class())?,
+        };
         Some(place.get_or_init(|| Series::new(folded)))
     }
 
     fn all(&self) -> impl Iterator<Item = &Series> {
-        let places = self.places.iter().chain(&self.folded).chain([&self.folded_connections]);
+        let places = self.places.iter().chain(&self.folded).chain([&self.folded_connections, &self.folded_calls]);
         places.filter_map(|place| place.get().map(|series| &**series))
     }
 }
@@ -267,18 +327,21 @@ mod tests {
         let ok = &all[&DurationKind::new(&Method::GET, 200, None)];
         assert_eq!((ok.buckets[0], ok.buckets[3], ok.buckets.iter().sum::<u64>()), (1, 1, 2));
         assert!((ok.sum_s - 0.033).abs() < 1e-9);
-        let labels = |kind: DurationKind, least| {
-            let labels = kind.labels(least).into_iter().map(|(name, value)| format!("{name}={value}"));
+        let labels = |kind: DurationKind, side| {
+            let labels = kind.labels(side).into_iter().map(|(name, value)| format!("{name}={value}"));
             labels.collect::<Vec<_>>().join(" ")
         };
         let of = |status, reason| DurationKind::new(&Method::GET, status, reason);
-        assert_eq!(labels(of(200, None), 500), "http_request_method=GET http_response_status_code=200");
-        assert_eq!(labels(of(404, None), 500), "http_request_method=GET http_response_status_code=404");
+        assert_eq!(labels(of(200, None), Side::Server), "http_request_method=GET http_response_status_code=200");
+        assert_eq!(labels(of(404, None), Side::Server), "http_request_method=GET http_response_status_code=404");
         let failed = "http_request_method=GET http_response_status_code=404 error_type=404";
-        assert_eq!(labels(of(404, None), 400), failed, "a client's error");
+        assert_eq!(labels(of(404, None), Side::Client), failed, "a client's error");
         let late = "http_request_method=GET http_response_status_code=504 error_type=response_timeout";
-        assert_eq!(labels(of(504, Some(Reason::ResponseTimeout)), 500), late);
-        assert_eq!(labels(DurationKind::cancelled(&Method::GET), 400), "http_request_method=GET error_type=cancelled");
+        assert_eq!(labels(of(504, Some(Reason::ResponseTimeout)), Side::Server), late);
+        assert_eq!(
+            labels(DurationKind::cancelled(&Method::GET), Side::Client),
+            "http_request_method=GET error_type=cancelled"
+        );
     }
 
     #[test]
@@ -292,9 +355,46 @@ mod tests {
         assert_eq!(all.len(), PLACES + 5 + 1);
         assert_eq!(all.values().map(|seen| seen.buckets.iter().sum::<u64>()).sum::<u64>(), 501, "none is lost");
         let folded = all.keys().find(|kind| kind.class() == 5).unwrap();
-        let labels = folded.labels(500).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
+        let labels = folded.labels(Side::Server).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
         assert_eq!(labels, ["_OTHER", "5xx", "5xx"]);
-        assert_eq!(all.keys().filter(|kind| !kind.is_http()).count(), 1);
+        assert_eq!(all.keys().filter(|kind| kind.is_connection()).count(), 1);
+    }
+
+    #[test]
+    fn a_call_is_told_by_its_status_and_by_whose_fault_it_was() {
+        let labels = |kind: DurationKind, side| {
+            let labels = kind.labels(side).into_iter().map(|(name, value)| format!("{name}={value}"));
+            labels.collect::<Vec<_>>().join(" ").replace("rpc_system_name=grpc", "grpc")
+        };
+        let (server, client, timeout) = (Side::Server, Side::Client, Some(Reason::ResponseTimeout));
+        let call = DurationKind::call;
+        for (kind, side, expected) in [
+            (call(Some(0), None), client, "grpc rpc_response_status_code=OK"),
+            (call(Some(5), None), server, "grpc rpc_response_status_code=NOT_FOUND"),
+            (call(Some(5), None), client, "grpc rpc_response_status_code=NOT_FOUND error_type=NOT_FOUND"),
+            (call(Some(14), None), server, "grpc rpc_response_status_code=UNAVAILABLE error_type=UNAVAILABLE"),
+            (
+                call(Some(4), timeout),
+                server,
+                "grpc rpc_response_status_code=DEADLINE_EXCEEDED error_type=response_timeout",
+            ),
+            (call(Some(99), None), server, "grpc rpc_response_status_code=_OTHER error_type=_OTHER"),
+            (call(None, None), server, "grpc error_type=_OTHER"),
+            (DurationKind::cancelled_call(), client, "grpc error_type=cancelled"),
+        ] {
+            assert_eq!(labels(kind, side), expected);
+        }
+        let durations = Durations::default();
+        for reason in [None, timeout, Some(Reason::ClientGone)] {
+            for status in 0..20 {
+                durations.record(call(Some(status), reason), 1, NONE);
+            }
+        }
+        let all = seen(&durations);
+        assert_eq!(all.len(), PLACES + 1);
+        assert_eq!(all.values().map(|seen| seen.buckets.iter().sum::<u64>()).sum::<u64>(), 60, "none is lost");
+        assert_eq!(labels(call(None, None).folded(), client), "grpc error_type=_OTHER");
+        assert!(all.keys().all(|kind| !kind.is_connection()));
     }
 
     #[test]

@@ -5,15 +5,18 @@
 //! requests' counters and what its own queues dropped, is made here; what lies above it (generations, the tick, the
 //! configuration) is made in `admin::metrics`.
 //!
-//! Labels are bounded by the configuration: workload, cluster, and fixed words. A (workload, cluster) without a
+//! Labels are bounded by the configuration: workload, cluster, route (`routes`), and fixed words. A (workload, cluster) without a
 //! request yet has no series; from its first request on it has all of them, zeros included, so that a rate sees a
 //! counter rise from zero.
 //!
 //! Names begin with `pathloom_`, but for those that OpenTelemetry's conventions have a name for
-//! (`http_server_request_duration_seconds`, `http_client_request_duration_seconds`), whose labels are theirs, too.
+//! (`http_server_request_duration_seconds`, `rpc_server_call_duration_seconds` and the clients'), whose labels are theirs, too.
 
 pub use super::exposition::Format;
-use super::{Copied, DurationsSeen, Exemplar, Hedged, LATENCY_BUCKETS_S, Reason, TrafficRegistry, TrafficSnapshot};
+use super::{
+    Copied, DurationsSeen, Exemplar, Hedged, LATENCY_BUCKETS_S, Reason, RouteLabel, RoutesSeen, Side, TrafficRegistry,
+    TrafficSnapshot,
+};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -160,9 +163,9 @@ impl Registry {
     }
 }
 
-/// What requests counted.
+/// What requests counted; `live` says which routes there are.
 #[must_use]
-pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
+pub fn traffic(registry: &TrafficRegistry, live: impl Fn(&RouteLabel) -> bool) -> Vec<Family> {
     use {Kind::Counter, Measure::Number};
     let mut requests = Family::new(
         "requests",
@@ -186,11 +189,19 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         |name: &'static str, help: &'static str| Family::of_conventions(name, Kind::Histogram, Measure::Seconds, help);
     let mut server = of_conventions(
         "http_server_request_duration",
-        "Duration of requests, from the head to the end of the answer, by method, status and error.",
+        "Duration of requests, from the head to the end of the answer, by route, method, status and error.",
     );
     let mut client = of_conventions(
         "http_client_request_duration",
         "Duration of tries at endpoints, from their beginning to the end of the answer, by method, status and error.",
+    );
+    let mut server_calls = of_conventions(
+        "rpc_server_call_duration",
+        "Duration of gRPC calls, from the head to the end of the answer, by route, gRPC status and error.",
+    );
+    let mut client_calls = of_conventions(
+        "rpc_client_call_duration",
+        "Duration of gRPC calls to endpoints, from their beginning to the end of the answer, by gRPC status and error.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
     let mut hedges = Family::new(
@@ -226,8 +237,10 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
             failures.samples.push((labels_and("reason", reason.code()), Value::Count(count)));
         }
         duration.samples.push((labels(), histogram(seen.latency_sum_s, seen.latency_buckets, BTreeMap::new())));
-        by_kind(&mut server, labels, &seen.server, 500);
-        by_kind(&mut client, labels, &seen.client, 400);
+        by_route(&mut server, labels, &seen.server, &live);
+        by_kind(&mut client, labels, &seen.client, Side::Client);
+        by_route(&mut server_calls, labels, &seen.server_calls, &live);
+        by_kind(&mut client_calls, labels, &seen.client_calls, Side::Client);
         retries.samples.push((labels(), Value::Count(seen.retries)));
         for (what, count) in Hedged::ALL.iter().zip(seen.hedges) {
             hedges.samples.push((labels_and("outcome", what.as_str()), Value::Count(count)));
@@ -244,7 +257,8 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
     let mut unrouted =
         Family::new("unrouted_requests", Counter, Number, "Requests that reached no cluster, by the reason's code.");
     let nowhere = registry.unrouted().snapshot();
-    by_kind(&mut server, Labels::new, &nowhere.server, 500);
+    by_route(&mut server, Labels::new, &nowhere.server, &live);
+    by_route(&mut server_calls, Labels::new, &nowhere.server_calls, &live);
     for (reason, count) in Reason::ALL.iter().zip(nowhere.failures) {
         unrouted.samples.push((vec![("reason", reason.code().to_owned())], Value::Count(count)));
     }
@@ -254,6 +268,8 @@ pub fn traffic(registry: &TrafficRegistry) -> Vec<Family> {
         duration,
         server,
         client,
+        server_calls,
+        client_calls,
         retries,
         hedges,
         faults,
@@ -269,11 +285,25 @@ fn histogram<const N: usize>(sum: f64, counts: [u64; N], exemplars: BTreeMap<usi
     Value::Histogram { sum, buckets: bounds.zip(counts).collect(), exemplars }
 }
 
-/// A histogram for each kind of request, of which `least` and higher statuses are errors.
-fn by_kind(family: &mut Family, labels: impl Fn() -> Labels, seen: &DurationsSeen, least: u16) {
-    for (kind, seen) in seen.iter().filter(|(kind, _)| kind.is_http()) {
+/// A histogram for each route that there is and each kind of request.
+fn by_route(family: &mut Family, labels: impl Fn() -> Labels, seen: &RoutesSeen, live: &impl Fn(&RouteLabel) -> bool) {
+    for (route, seen) in seen {
+        if route.as_ref().is_none_or(|route| route.is_other() || live(route)) {
+            let with_route = || {
+                let mut labels = labels();
+                labels.extend(route.iter().map(|route| ("http_route", route.as_str().to_owned())));
+                labels
+            };
+            by_kind(family, with_route, seen, Side::Server);
+        }
+    }
+}
+
+/// A histogram for each kind of request.
+fn by_kind(family: &mut Family, labels: impl Fn() -> Labels, seen: &DurationsSeen, side: Side) {
+    for (kind, seen) in seen.iter().filter(|(kind, _)| !kind.is_connection()) {
         let mut labels = labels();
-        labels.extend(kind.labels(least));
+        labels.extend(kind.labels(side));
         family.samples.push((labels, histogram(seen.sum_s, seen.buckets, seen.exemplars.clone())));
     }
 }
@@ -368,30 +398,39 @@ mod tests {
         let counted = all.of(&"w".into(), &"c".into());
         let idle = {
             let all = all.clone();
-            text(move || traffic(&all))
+            text(move || traffic(&all, |_| true))
         };
         assert!(!idle.contains("workload=\"w\""), "{idle}");
         let (get, gone) = (http::Method::GET, Some(Reason::ClientGone));
         let ids = || ([b'1'; 32], [b'2'; 16]);
-        counted.finished(0, (DurationKind::new(&get, 0, gone), gone), 30_000_000, (3, 0), Some(ids));
+        let [route, away] = ["shop/*", "gone"].map(|label| RouteLabel::new(label.into()));
+        counted.finished(0, Some(&route), (DurationKind::new(&get, 0, gone), gone), 30_000_000, (3, 0), Some(ids));
+        counted.finished(0, Some(&away), (DurationKind::new(&get, 200, None), None), 1, (0, 0), Some(ids));
+        counted.called(0, Some(&route), DurationKind::call(Some(14), None), 30_000_000, Some(ids));
+        counted.called(0, Some(&away), DurationKind::call(Some(14), None), 30_000_000, Some(ids));
+        counted.tried_call(0, DurationKind::call(Some(5), None), 20_000_000, Some(ids));
         counted.tried(0, DurationKind::new(&get, 503, None), 20_000_000, None::<fn() -> _>);
         all.unrouted().finished(
             0,
+            None,
             (DurationKind::new(&get, 404, Some(Reason::NoRoute)), None),
             0,
             (0, 0),
             None::<fn() -> _>,
         );
-        let busy = text(move || traffic(&all));
+        let busy = text(move || traffic(&all, |route| route.as_str() != "gone"));
         for line in [
             "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"none\"} 1\n",
             "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"5xx\"} 0\n",
             "pathloom_request_failures_total{workload=\"w\",cluster=\"c\",reason=\"client_gone\"} 1\n",
-            "pathloom_request_duration_seconds_bucket{le=\"0.025\",workload=\"w\",cluster=\"c\"} 0\n",
-            "pathloom_request_duration_seconds_bucket{le=\"0.05\",workload=\"w\",cluster=\"c\"} 1\n",
-            "pathloom_request_duration_seconds_bucket{le=\"+Inf\",workload=\"w\",cluster=\"c\"} 1\n",
-            "pathloom_request_duration_seconds_count{workload=\"w\",cluster=\"c\"} 1\n",
-            "http_server_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_request_method=\"GET\",error_type=\"client_gone\"} 1\n",
+            "pathloom_request_duration_seconds_bucket{le=\"0.025\",workload=\"w\",cluster=\"c\"} 1\n",
+            "pathloom_request_duration_seconds_bucket{le=\"0.05\",workload=\"w\",cluster=\"c\"} 2\n",
+            "pathloom_request_duration_seconds_bucket{le=\"+Inf\",workload=\"w\",cluster=\"c\"} 2\n",
+            "pathloom_request_duration_seconds_count{workload=\"w\",cluster=\"c\"} 2\n",
+            "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"2xx\"} 1\n",
+            "http_server_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_route=\"shop/*\",http_request_method=\"GET\",error_type=\"client_gone\"} 1\n",
+            "rpc_server_call_duration_seconds_count{workload=\"w\",cluster=\"c\",http_route=\"shop/*\",rpc_system_name=\"grpc\",rpc_response_status_code=\"UNAVAILABLE\",error_type=\"UNAVAILABLE\"} 1\n",
+            "rpc_client_call_duration_seconds_count{workload=\"w\",cluster=\"c\",rpc_system_name=\"grpc\",rpc_response_status_code=\"NOT_FOUND\",error_type=\"NOT_FOUND\"} 1\n",
             "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"404\",error_type=\"no_route\"} 1\n",
             "http_client_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_request_method=\"GET\",http_response_status_code=\"503\",error_type=\"503\"} 1\n",
             "error_type=\"client_gone\"} 1 # {trace_id=\"11111111111111111111111111111111\",span_id=\"2222222222222222\"} 0.03 ",
@@ -400,7 +439,7 @@ mod tests {
         ] {
             assert!(busy.contains(line), "{line} is not in\n{busy}");
         }
-        assert!(busy.ends_with("# EOF\n"));
+        assert!(busy.ends_with("# EOF\n") && !busy.contains("gone\",http_request") && !busy.contains("gone\",rpc"));
     }
 
     #[test]

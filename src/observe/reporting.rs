@@ -5,7 +5,7 @@
 
 use super::metrics::{Family, Kind, Measure};
 use super::{AccessLog, AccessRecord, AccessSink, OpenError, Traces, TracesError};
-use crate::config::Telemetry;
+use crate::config::{self, Telemetry};
 use arc_swap::ArcSwap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -97,7 +97,10 @@ impl Reporting {
         if config.access_log != old.config.access_log {
             new.access_log = Arc::new(AccessLog::open(&config.access_log, self.cores)?);
         }
-        let to = |telemetry: &Telemetry| (telemetry.traces.otlp.clone(), telemetry.traces.protocol);
+        let to = |telemetry: &Telemetry| {
+            let config::Traces { otlp, protocol, tls, headers, propagators: _, sample: _ } = telemetry.traces.clone();
+            (otlp, protocol, tls, headers)
+        };
         if to(config) != to(&old.config) {
             new.traces = Arc::new(Traces::start(&config.traces, &self.node)?);
         }

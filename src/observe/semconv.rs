@@ -22,7 +22,7 @@ use std::sync::Arc;
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
 
 /// gRPC's statuses by their numbers.
-const GRPC: [&str; 17] = [
+pub(super) const GRPC: [&str; 17] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",
@@ -42,7 +42,7 @@ const GRPC: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 /// Those of them that are a server's fault.
-const GRPC_FAULTS: [u16; 6] = [2, 4, 12, 13, 14, 15];
+pub(super) const GRPC_FAULTS: [u16; 6] = [2, 4, 12, 13, 14, 15];
 
 /// The span as the SDK has it.
 pub(super) fn dress(span: FinishedSpan, scope: &InstrumentationScope) -> SpanData {

@@ -2,20 +2,21 @@
 //!
 //! A request that is over leaves plain [`FinishedSpan`]s in a bounded queue: no lock, no wait, no SDK object. A thread
 //! takes up to [`BATCH`] spans a second, or as soon as so many are there, dresses them as the SDK's span data
-//! (`semconv`) and exports them. The SDK's own batch processor is left out: it is a second queue behind this one, and it
+//! (`semconv`) and exports them (`collector`). The SDK's own batch processor is left out: it is a second queue behind this one, and it
 //! tells only its log how many spans it lost. When the collector is slow, hung or away, the thread is held up (at most
 //! [`GIVE_UP`], a retry within it), the queue fills, further spans are dropped and counted; a batch that could not be sent
 //! is counted as dropped as well.
 //!
 //! The request's own span is a SERVER's, each try's below it a CLIENT's (`spans`).
 
+use super::collector::Collector;
 use super::semconv::dress;
 use super::{AccessRecord, AccessSink, FinishedSpan};
-use crate::config::{self, Otlp};
+use crate::config;
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use opentelemetry_sdk::trace::SpanData;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -28,8 +29,6 @@ pub const MAX_QUEUED: usize = 8_192;
 const BATCH: usize = 512;
 /// How long a span waits at most, where the collector keeps up.
 const SEND_EVERY: Duration = Duration::from_secs(1);
-/// How long the collector may take over a batch, retries included.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// When a batch is given up that the exporter itself does not: a retry that began in time may take as long again.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// How long [`Traces`] waits for its last spans when it is dropped.
@@ -37,12 +36,28 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot send traces to `{endpoint}` (`telemetry.traces.otlp`): {reason}")]
-pub struct TracesError {
-    /// Where they should go.
-    pub endpoint: String,
-    /// Why they cannot.
-    pub reason: String,
+pub enum TracesError {
+    /// Not to this collector.
+    #[error("cannot send traces to `{endpoint}` (`telemetry.traces.otlp`): {reason}")]
+    Endpoint {
+        /// Where they should go.
+        endpoint: String,
+        /// Why they cannot.
+        reason: String,
+    },
+    /// One of TLS's files is of no use.
+    #[error("cannot send traces by TLS: telemetry.traces.tls.{key}: {path} {reason}", path = path.display())]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Whatever else TLS lacks.
+    #[error("cannot send traces by TLS: {0}")]
+    Tls(String),
 }
 
 #[derive(Debug, Default)]
@@ -68,37 +83,38 @@ impl Traces {
     /// Starts the export that a configuration asks for; without a collector there is no thread, and spans are ignored.
     ///
     /// # Errors
-    /// When the collector's address is none, or there is no thread to be had. A collector that is away is no error.
+    /// When the collector's address is none, one of TLS's files is of no use, or there is no thread to be had. A collector
+    /// that is away is no error.
     pub fn start(config: &config::Traces, node: &str) -> Result<Self, TracesError> {
         let shared = Arc::<Shared>::default();
         let endpoint = config.otlp.trim().to_owned();
         if endpoint.is_empty() {
             return Ok(Self { shared, exporter: None });
         }
-        let failed = |reason: String| TracesError { endpoint: endpoint.clone(), reason };
-        if !endpoint.starts_with("http://") {
-            return Err(failed("only `http://` is supported; send to a collector on this node or in this mesh".into()));
-        }
+        let failed = |reason: String| TracesError::Endpoint { endpoint: endpoint.clone(), reason };
         let (spans, queue) = sync_channel(MAX_QUEUED);
         let (made, answer) = sync_channel(1);
-        let (exports, to, protocol, resource) = (shared.clone(), endpoint.clone(), config.protocol, resource(node));
+        let (exports, config, resource) = (shared.clone(), config.clone(), resource(node));
+        let to = endpoint.clone();
         let run = move || {
             match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
                     runtime.block_on(async {
-                        match exporter(to, protocol) {
-                            Ok(mut exporter) => {
-                                exporter.set_resource(&resource);
+                        match Collector::new(config, resource) {
+                            Ok(mut collector) => {
                                 let _ = made.send(Ok(()));
-                                export_all(&exports, &queue, &exporter).await;
+                                export_all(&exports, &queue, &mut collector).await;
                             }
-                            Err(reason) => drop(made.send(Err(reason))),
+                            Err(error) => drop(made.send(Err(error))),
                         }
                     });
                     // Nobody waits for the collector's name to be found.
                     runtime.shutdown_background();
                 }
-                Err(error) => drop(made.send(Err(error.to_string()))),
+                Err(error) => {
+                    let reason = error.to_string();
+                    drop(made.send(Err(TracesError::Endpoint { endpoint: to, reason })));
+                }
             }
             *exports.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
             exports.is_over.notify_all();
@@ -106,7 +122,7 @@ impl Traces {
         std::thread::Builder::new().name("traces".into()).spawn(run).map_err(|e| failed(e.to_string()))?;
         match answer.recv() {
             Ok(Ok(())) => Ok(Self { shared, exporter: Some(spans) }),
-            Ok(Err(reason)) => Err(failed(reason)),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(failed("the exporter could not be made".into())),
         }
     }
@@ -181,21 +197,8 @@ fn resource(node: &str) -> Resource {
         .build()
 }
 
-/// The official exporter; to be made on a runtime.
-fn exporter(endpoint: String, protocol: Otlp) -> Result<SpanExporter, String> {
-    let builder = SpanExporter::builder();
-    let made = match protocol {
-        Otlp::Http => {
-            let builder = builder.with_http().with_protocol(Protocol::HttpBinary);
-            builder.with_endpoint(endpoint).with_timeout(TIMEOUT).build()
-        }
-        Otlp::Grpc => builder.with_tonic().with_endpoint(endpoint).with_timeout(TIMEOUT).build(),
-    };
-    made.map_err(|error| error.to_string())
-}
-
 /// The exporter's life.
-async fn export_all(shared: &Shared, queue: &Receiver<FinishedSpan>, exporter: &SpanExporter) {
+async fn export_all(shared: &Shared, queue: &Receiver<FinishedSpan>, collector: &mut Collector) {
     let scope = InstrumentationScope::builder("pathloom").with_version(env!("CARGO_PKG_VERSION")).build();
     let mut failing = false;
     loop {
@@ -208,8 +211,9 @@ async fn export_all(shared: &Shared, queue: &Receiver<FinishedSpan>, exporter: &
                 break;
             }
             shared.queued.fetch_sub(count, Relaxed);
-            let sent = tokio::time::timeout(GIVE_UP, exporter.export(batch)).await;
-            match sent.map_err(|_| "it took too long".to_owned()).and_then(|sent| sent.map_err(|e| e.to_string())) {
+            collector.refresh();
+            let sent = tokio::time::timeout(GIVE_UP, collector.send(batch)).await;
+            match sent.unwrap_or_else(|_| Err("it took too long".to_owned())) {
                 Ok(()) => {
                     shared.exported.fetch_add(count as u64, Relaxed);
                     failing = false;
@@ -217,7 +221,7 @@ async fn export_all(shared: &Shared, queue: &Receiver<FinishedSpan>, exporter: &
                 Err(error) => {
                     shared.dropped.fetch_add(count as u64, Relaxed);
                     if !failing {
-                        tracing::warn!(%error, "the trace collector does not answer; spans are lost until it does");
+                        tracing::warn!(error, "the trace collector does not take spans; they are lost until it does");
                     }
                     failing = true;
                 }

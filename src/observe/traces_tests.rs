@@ -3,6 +3,7 @@
 use super::super::access_line::tests::record;
 use super::super::{AttemptRecord, Reason};
 use super::*;
+use crate::config::Otlp;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -282,7 +283,7 @@ fn without_a_collector_there_is_no_thread() {
 #[test]
 fn an_address_that_cannot_be_used_is_named() {
     for (endpoint, reason) in
-        [("https://c:4318/v1/traces", "only `http://`"), ("c:4318", "only `http://`"), ("http://[", "")]
+        [("ftp://c:4318/v1/traces", "neither with `http://`"), ("c:4318", "neither with `http://`"), ("http://[", "")]
     {
         let error = Traces::start(&config(endpoint), "n").unwrap_err().to_string();
         assert!(

@@ -2,6 +2,7 @@
 //! writer), and added up when somebody looks.
 
 use super::durations::{self, DurationKind, Durations, DurationsSeen};
+use super::routes::{ByRoute, RouteLabel, RoutesSeen};
 use super::{Arm, ArmSeen, Arms, Came, Reason};
 use crate::links::bump;
 use std::collections::BTreeMap;
@@ -83,13 +84,22 @@ impl Copied {
     }
 }
 
+/// gRPC calls as such, beside the requests that they are.
+#[derive(Debug, Default)]
+struct Calls {
+    server: ByRoute,
+    client: Durations,
+}
+
 #[derive(Debug)]
 #[repr(align(128))]
 struct Shard {
     /// Requests.
-    server: Durations,
+    server: ByRoute,
     /// Tries at endpoints.
     client: Durations,
+    /// gRPC calls, where there are any.
+    calls: OnceLock<Box<Calls>>,
     failures: [AtomicU64; REASONS],
     retries: AtomicU64,
     hedges: [AtomicU64; HEDGES],
@@ -110,10 +120,14 @@ pub struct TrafficSnapshot {
     pub latency_buckets: [u64; LATENCY_BUCKETS_S.len() + 1],
     /// All latencies together, in seconds.
     pub latency_sum_s: f64,
-    /// How long requests took, by what they were.
-    pub server: DurationsSeen,
+    /// How long requests took, by route and by what they were.
+    pub server: RoutesSeen,
     /// How long tries at endpoints took, by what they were.
     pub client: DurationsSeen,
+    /// How long gRPC calls took, by route and by how they ended.
+    pub server_calls: RoutesSeen,
+    /// How long gRPC calls to endpoints took, by how they ended.
+    pub client_calls: DurationsSeen,
     /// Attempts beyond the first.
     pub retries: u64,
     /// Requests for which a second endpoint was due, by `Hedged`.
@@ -135,8 +149,10 @@ impl Default for TrafficSnapshot {
             failures: [0; REASONS],
             latency_buckets: [0; LATENCY_BUCKETS_S.len() + 1],
             latency_sum_s: 0.0,
-            server: DurationsSeen::new(),
+            server: RoutesSeen::new(),
             client: DurationsSeen::new(),
+            server_calls: RoutesSeen::new(),
+            client_calls: DurationsSeen::new(),
             retries: 0,
             hedges: [0; HEDGES],
             delays: 0,
@@ -164,8 +180,9 @@ impl Traffic {
     #[must_use]
     pub fn new(cores: usize) -> Self {
         let shard = |_| Shard {
-            server: Durations::default(),
+            server: ByRoute::default(),
             client: Durations::default(),
+            calls: OnceLock::new(),
             failures: zeros(),
             retries: AtomicU64::new(0),
             hedges: zeros(),
@@ -183,11 +200,12 @@ impl Traffic {
         self.shards.len()
     }
 
-    /// Counts a request that is over: what it was, why it failed, and how long it took up to the answer's end. Where its
-    /// trace is recorded, `exemplar` names the trace and its span.
+    /// Counts a request that is over: its route, what it was, why it failed, and how long it took up to the answer's end.
+    /// Where its trace is recorded, `exemplar` names the trace and its span.
     pub fn finished(
         &self,
         core: usize,
+        route: Option<&RouteLabel>,
         (kind, reason): (DurationKind, Option<Reason>),
         latency_ns: u64,
         (request_bytes, response_bytes): (u64, u64),
@@ -197,7 +215,7 @@ impl Traffic {
         if let Some(counter) = reason.and_then(|r| shard.failures.get(r.index())) {
             bump(counter, 1);
         }
-        shard.server.record(kind, latency_ns, exemplar);
+        shard.server.of(route).record(kind, latency_ns, exemplar);
         bump(&shard.request_bytes, request_bytes);
         bump(&shard.response_bytes, response_bytes);
     }
@@ -212,6 +230,33 @@ impl Traffic {
     ) {
         if let Some(shard) = self.shards.get(core) {
             shard.client.record(kind, latency_ns, exemplar);
+        }
+    }
+
+    /// Counts a request that is over as the gRPC call that it is, too.
+    pub fn called(
+        &self,
+        core: usize,
+        route: Option<&RouteLabel>,
+        kind: DurationKind,
+        latency_ns: u64,
+        exemplar: Option<impl FnOnce() -> ([u8; 32], [u8; 16])>,
+    ) {
+        if let Some(shard) = self.shards.get(core) {
+            shard.calls.get_or_init(Box::default).server.of(route).record(kind, latency_ns, exemplar);
+        }
+    }
+
+    /// Counts a try at an endpoint that is over as the gRPC call that it is, too.
+    pub fn tried_call(
+        &self,
+        core: usize,
+        kind: DurationKind,
+        latency_ns: u64,
+        exemplar: Option<impl FnOnce() -> ([u8; 32], [u8; 16])>,
+    ) {
+        if let Some(shard) = self.shards.get(core) {
+            shard.calls.get_or_init(Box::default).client.record(kind, latency_ns, exemplar);
         }
     }
 
@@ -279,8 +324,12 @@ impl Traffic {
         }
         let mut all = TrafficSnapshot::default();
         for shard in &self.shards {
-            durations::add(&mut all.server, &shard.server);
+            shard.server.add_to(&mut all.server);
             durations::add(&mut all.client, &shard.client);
+            if let Some(calls) = shard.calls.get() {
+                calls.server.add_to(&mut all.server_calls);
+                durations::add(&mut all.client_calls, &calls.client);
+            }
             add(&mut all.failures, &shard.failures);
             all.retries += shard.retries.load(Relaxed);
             add(&mut all.hedges, &shard.hedges);
@@ -289,7 +338,7 @@ impl Traffic {
             all.request_bytes += shard.request_bytes.load(Relaxed);
             all.response_bytes += shard.response_bytes.load(Relaxed);
         }
-        for (kind, seen) in &all.server {
+        for (kind, seen) in all.server.values().flatten() {
             if let Some(count) = all.statuses.get_mut(kind.class()) {
                 *count += seen.buckets.iter().sum::<u64>();
             }
@@ -368,7 +417,7 @@ mod tests {
         let traffic = registry.of(&"w".into(), &"c".into());
         let finish = |core, status, reason, ns, bytes| {
             let kind = DurationKind::new(&http::Method::GET, status, reason);
-            traffic.finished(core, (kind, reason), ns, bytes, None::<fn() -> _>);
+            traffic.finished(core, None, (kind, reason), ns, bytes, None::<fn() -> _>);
         };
         finish(0, 200, None, 7_000_000, (1, 2));
         finish(1, 502, Some(Reason::UpstreamReset), 20_000_000_000, (1, 2));

@@ -3,13 +3,13 @@
 //! Kept beside the request's headers and not put among them: towards HTTP/1.1 endpoints it is written behind them,
 //! which costs a fifth of what a map asks for.
 
-use super::headers::Seen;
 use super::ids::Ids;
 use super::names::{
     HTTP, HTTPS, VIA_10, VIA_11, VIA_20, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
     X_REQUEST_ID,
 };
 use super::propagation::Carried;
+use super::seen::Seen;
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue, Version};
 use std::cell::RefCell;

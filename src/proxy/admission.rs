@@ -7,8 +7,8 @@
 use super::core::Core;
 use super::failure::Failure;
 use super::flight::Flight;
-use super::headers::Seen;
 use super::names::{X_PATHLOOM_CLASS, X_PATHLOOM_DEPTH};
+use super::seen::Seen;
 use crate::admission::{ClassId, Entry, Gate, Rank, Refusal, Served, Table};
 use crate::links::Time;
 use crate::observe::Reason;

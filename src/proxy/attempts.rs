@@ -25,7 +25,6 @@
 //! It deliberately knows no retries after a head was passed on, and none at the same endpoint but for the one race that
 //! `upstream` tells of.
 
-use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::clock::Clock;
 use super::deadline;
@@ -36,6 +35,7 @@ use super::hedge::{self, Race};
 use super::names::{GRPC_PUSHBACK, GRPC_STATUS};
 use super::shared::send2;
 use super::trial;
+use super::upload::{Progress, Upload};
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::balance::{Choice, Cluster, MAX_TRIES, Retrying, Table};

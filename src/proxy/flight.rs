@@ -4,18 +4,18 @@
 //! connection broke, is counted and logged like any other: in-flight counts return, the link gets its outcome, the
 //! connection to the endpoint goes back to the pool or is closed.
 //!
-//! What its tries leave behind with links and nodes is told in `attempt`.
+//! What its tries leave behind with links and nodes is told in `attempt`, how long an answer's head may take in `wait`.
 
 mod attempt;
+mod wait;
 
 pub(super) use attempt::{At, Attempt};
+pub(super) use wait::HeadWait;
 
 use attempt::GRPC_UNAVAILABLE;
 
 use super::admission::{self, Standing};
-use super::body::{Progress, Upload};
 use super::client1::Head;
-use super::clock::Clock;
 use super::conn::Conn;
 use super::core::{Core, Held};
 use super::expect::Latch;
@@ -24,6 +24,7 @@ use super::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS
 use super::shaping::Shape;
 use super::spans::Spans;
 use super::trial;
+use super::upload::{Progress, Upload};
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use crate::admission::{ClassId, Served};
@@ -32,7 +33,7 @@ use crate::config::Timeouts;
 use crate::identity::SpiffeId;
 use crate::links::{Outcome, Time};
 use crate::observe::{AccessRecord, Arm, DurationKind, Hedged, Reason};
-use crate::route::{ClusterId, WorkloadId};
+use crate::route::{ClusterId, Rule, WorkloadId};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -62,6 +63,9 @@ pub(super) struct Flight {
     /// Its tries' spans, where somebody takes them.
     pub spans: Option<Rc<Spans>>,
     pub workload: Option<WorkloadId>,
+    /// The place of its rule in its generation's table of routes.
+    pub rule: Option<u32>,
+    /// Of a connection, its rule's label.
     pub route: Option<Arc<str>>,
     pub cluster: Option<ClusterId>,
     /// What its rule does beyond choosing the cluster; mostly nothing.
@@ -131,6 +135,7 @@ impl Flight {
             trace: None,
             spans: None,
             workload: None,
+            rule: None,
             route: None,
             cluster: None,
             shape: None,
@@ -197,6 +202,10 @@ impl Flight {
         if let Some(upload) = &self.upload {
             upload.bytes.set(upload.bytes.get() + bytes as u64);
         }
+    }
+
+    fn rule(&self) -> Option<&Rule> {
+        self.held.generation.routes.rule(self.rule?)
     }
 
     pub(super) fn table(&self) -> Option<&Arc<Table>> {
@@ -286,20 +295,6 @@ impl Flight {
         reason
     }
 
-    /// Begins the wait for a head: sets its first deadline.
-    pub(super) fn await_head(&self, now: Time) -> HeadWait {
-        let (within, idle) =
-            self.timeouts().map_or((Duration::MAX, Duration::MAX), |t| (t.response_headers.0, t.idle.0));
-        match self.upload.as_ref().filter(|u| u.progress.get() == Progress::Open) {
-            Some(upload) => {
-                upload.head_within.set(Some(within));
-                self.watch.set(now + idle);
-            }
-            None => self.watch.set(now + within),
-        }
-        HeadWait { begun: now, within, idle }
-    }
-
     /// The answer is of our own making; the request is over when it was sent.
     pub(super) fn failed(&mut self, reason: Reason, status: StatusCode) {
         self.reason = Some(reason);
@@ -344,7 +339,7 @@ impl Flight {
                 peer: self.conn.client_id().map_or("", SpiffeId::as_str),
                 listener: self.conn.listener.address,
                 workload: self.workload.and_then(|id| generation.routes.workload(id)).map(|w| &w.name),
-                route: self.route.as_ref(),
+                route: self.rule().map(|rule| &rule.label).or(self.route.as_ref()),
                 cluster: cluster.map(|c| &c.name),
                 endpoint: tried.map(|(_, _, c)| c.endpoint.address).or(self.passed),
                 method: &self.method,
@@ -382,44 +377,6 @@ pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 
 fn code(value: &HeaderValue) -> Option<u16> {
     value.to_str().ok()?.parse().ok()
-}
-
-/// The wait for an answer's head.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct HeadWait {
-    begun: Time,
-    /// How long the head may take from the request's end.
-    within: Duration,
-    /// How long nothing of the request's body may move.
-    idle: Duration,
-}
-
-impl HeadWait {
-    /// The same wait for another try, which begins now.
-    pub(super) fn anew(&self, now: Time) -> Self {
-        Self { begun: now, ..*self }
-    }
-
-    /// The reason, when its deadline was reached and something is overdue.
-    pub(super) fn overdue(&self, watch: &Watch, upload: Option<&Rc<Upload>>, clock: Clock) -> Option<Reason> {
-        if !watch.deadline.reached() {
-            return None;
-        }
-        let now = clock.now();
-        let (due, reason) = self.due(upload, now);
-        watch.overdue(now, due, reason)
-    }
-
-    /// When it has lasted too long, and the reason then.
-    pub(super) fn due(&self, upload: Option<&Rc<Upload>>, now: Time) -> (Time, Reason) {
-        match upload {
-            Some(upload) if upload.progress.get() == Progress::Open => {
-                (upload.last_moved(now) + self.idle, Reason::IdleTimeout)
-            }
-            Some(upload) => (upload.last_moved(now).max(self.begun) + self.within, Reason::ResponseTimeout),
-            None => (self.begun + self.within, Reason::ResponseTimeout),
-        }
-    }
 }
 
 impl Drop for Flight {
@@ -474,7 +431,11 @@ impl Drop for Flight {
             true => DurationKind::connection(self.reason),
         };
         let exemplar = self.trace.as_ref().filter(|trace| trace.sampled).map(|trace| move || trace.ids());
-        traffic.finished(self.core.index, (kind, self.reason), latency_ns, (uploaded, self.bytes_out), exemplar);
+        let (core, route) = (self.core.index, self.rule().map(|rule| &rule.counted));
+        traffic.finished(core, route, (kind, self.reason), latency_ns, (uploaded, self.bytes_out), exemplar);
+        if self.grpc {
+            traffic.called(core, route, DurationKind::call(self.grpc_status, self.reason), latency_ns, exemplar);
+        }
         if let Some(arm) = self.arm
             && let Some(came) = trial::came(self, now)
         {
@@ -494,6 +455,7 @@ impl Drop for Flight {
         if let Some(attempt) = &mut self.attempt {
             // What its answer came to after its head.
             attempt.reason = attempt.reason.or(self.reason);
+            attempt.grpc_status = self.grpc_status;
         }
         self.end_attempt(now);
         self.conn.end(now);

@@ -8,7 +8,7 @@
 use super::added::{Added, BY_WAY_OF, REQUEST_ID, via};
 use super::admission::{self, Standing};
 use super::attempts::attempts;
-use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::body::ResponseBody;
 use super::client1::{Head, Sending};
 use super::conn::Conn;
 use super::core::Held;
@@ -16,20 +16,22 @@ use super::deadline;
 use super::expect::Latch;
 use super::failure::Failure;
 use super::flight::Flight;
-use super::headers::{Answered, Asks, Hop, Seen, authority, check_lengths, to_downstream, to_upstream};
+use super::headers::{Answered, Asks, Hop, authority, check_lengths, to_downstream, to_upstream};
 use super::ids;
 use super::inbound::Inbound;
 use super::mirror::{Original, Twin};
 use super::names::X_REQUEST_ID;
-use super::propagation::Carried;
+use super::propagation::{self, Carried};
+use super::seen::Seen;
 use super::server1;
 use super::shaping::{self, Shape};
 use super::spans::Spans;
 use super::taken::Taken;
+use super::upload::{Progress, RequestBody, Upload};
 use super::upstream::{Lease, Outgoing};
 use super::watch::Watch;
 use super::wire1::{Lines, Malformed};
-use crate::config::Protocol;
+use crate::config::{Propagator, Protocol};
 use crate::observe::Reason;
 use crate::route::RequestHead;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
@@ -37,6 +39,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use rand::Rng;
+use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -92,6 +95,7 @@ fn ready(conn: &Rc<Conn>, watch: &Rc<Watch>, held: Rc<Held>, arrived: Arrived<'_
     watch.verdict.set(None);
     let mut flight = Box::new(Flight::start(conn, watch, held, now, arrived.parts));
     let (empty, grpc) = (body.is_none(), arrived.seen.grpc);
+    flight.grpc = grpc;
     let (refused, upgrade) = match route(&mut flight, arrived, body) {
         Ok(asks) => (None, asks.upgrade),
         Err(failure) => (Some(failure), false),
@@ -123,7 +127,7 @@ pub(super) async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
 
 /// Gives the request its id and its place in a trace, of which nothing old is left among its headers. Says whether
 /// the id is new.
-fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
+fn identify(flight: &mut Flight, headers: &mut HeaderMap, lines: Option<&mut Lines>, seen: &Seen) -> bool {
     let core = &flight.core;
     let (mut ids, mut rng) = (core.ids.borrow_mut(), core.rng.borrow_mut());
     let given = if seen.request_id { headers.get(X_REQUEST_ID) } else { None };
@@ -132,7 +136,17 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
         headers.remove(X_REQUEST_ID);
     }
     let caller = match seen.traceparent || seen.b3 {
-        true => core.propagators.take(headers, seen, || core.gauge(|g| g.malformed_traces.add(1))),
+        true => {
+            let stale = Cell::new(false);
+            let caller = core.propagators.take(headers, seen, |propagator| {
+                core.gauge(|g| g.malformed_traces.add(1));
+                stale.set(stale.get() || propagator == Propagator::TraceContext);
+            });
+            if stale.get() {
+                propagation::forget_state(headers, lines);
+            }
+            caller
+        }
         false => None,
     };
     let mut trace = ids.trace(caller, &mut *rng, |low| ids::sampled(low, core.sample));
@@ -148,7 +162,7 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, seen: &Seen) -> bool {
 /// Finds the cluster, and makes the request fit for it.
 fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Result<Asks, Failure> {
     let Arrived { parts, mut lines, seen } = arrived;
-    let new_id = identify(flight, &mut parts.headers, seen);
+    let new_id = identify(flight, &mut parts.headers, lines.as_mut(), seen);
     let (core, held) = (flight.core.clone(), flight.held.clone());
     let logged = core.sink.enabled();
     if logged {
@@ -173,9 +187,7 @@ fn route(flight: &mut Flight, arrived: Arrived<'_>, body: Option<Inbound>) -> Re
         headers: &parts.headers,
     };
     let rule = generation.routes.find(&head);
-    if logged {
-        flight.route = rule.map(|rule| rule.label.clone());
-    }
+    flight.rule = rule.map(|rule| rule.place);
     if let Some(actions) = rule.and_then(|rule| rule.actions.as_ref()) {
         flight.shape.insert(Box::new(Shape::new(actions, &mut *core.rng.borrow_mut()))).redirect(&parts.uri, &host)?;
     }
@@ -275,7 +287,6 @@ fn mirrored(flight: &Flight, original: Original<'_>, body: Option<&mut RequestBo
 
 /// How long a gRPC call may take: what its caller says where that is shorter. The endpoint is told.
 fn hurry(flight: &mut Flight, parts: &mut Parts, seen: &Seen, limit: Option<Duration>) -> Option<Duration> {
-    flight.grpc = true;
     let asked = if seen.grpc_timeout { deadline::asked(&parts.headers) } else { None };
     match (asked, limit) {
         (Some(asked), limit) if limit.is_none_or(|limit| asked <= limit) => {

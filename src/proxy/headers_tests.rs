@@ -371,10 +371,3 @@ fn responses_are_cleaned_and_checked() {
         "nobody asked"
     );
 }
-
-#[test]
-fn grpc_is_told_from_grpc_web() {
-    let grpc = |text: &'static str| is_grpc(&HeaderValue::from_static(text));
-    assert!(grpc("application/grpc") && grpc("application/grpc+proto") && grpc("application/grpc;x=1"));
-    assert!(!grpc("application/grpc-web") && !grpc("application/json"));
-}

@@ -28,7 +28,6 @@
 
 use super::admission::Beside;
 use super::attempts::{Late, Tried, better_elsewhere, in_time, late, let_go, renew};
-use super::body::{Progress, Upload};
 use super::client1::Head;
 use super::core::{Core, Held};
 use super::early::{Early, Tap};
@@ -37,6 +36,7 @@ use super::ids::Trace;
 use super::propagation::Carried;
 use super::shared::send2;
 use super::spans::Spans;
+use super::upload::{Progress, Upload};
 use super::upstream::{Outgoing, Sent, send1};
 use super::watch::Watch;
 use crate::balance::{Choice, Cluster, Health, Retrying, Table};
@@ -79,6 +79,8 @@ pub(super) struct Rival {
     came: Option<Came>,
     spans: Option<Rc<Spans>>,
     method: Method,
+    /// It is a gRPC call.
+    grpc: bool,
     _place: Option<Beside>,
 }
 
@@ -87,8 +89,8 @@ impl Rival {
         let (cluster, workload) = self.ids;
         let generation = &*self.held.generation;
         if let (Some(attempt), Some(table)) = (&mut self.attempt, generation.table(cluster, workload)) {
-            let (spans, method) = (self.spans.as_deref(), Some(&self.method));
-            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace: None, method });
+            let (spans, method, grpc) = (self.spans.as_deref(), Some(&self.method), self.grpc);
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace: None, method, grpc });
         }
     }
 
@@ -248,6 +250,7 @@ impl Race<'_> {
             came: None,
             spans: self.spans.map(|(spans, _)| spans.clone()),
             method: self.method.clone(),
+            grpc: self.grpc,
             _place: place,
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! A sane request id and a valid trace are kept; the parent id becomes a new span id of ours, so that what the endpoint
 //! does hangs below this proxy's span: below the request's own, or where spans are exported below that of the try.
-//! Anything else starts anew. `tracestate` is left alone.
+//! Anything else starts anew. `tracestate` is left alone, unless `propagation` could not read what it belongs to.
 //!
 //! **Sampling** is the caller's decision where there is one. A trace that begins here is recorded where the last 56 bits
 //! of its id are high enough: whoever else decides by that (OpenTelemetry's consistent probability sampling), with a ratio

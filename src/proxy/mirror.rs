@@ -21,15 +21,16 @@
 //! sites apart by their host would then answer every copy with 404.
 
 use super::added::Added;
-use super::body::RequestBody;
 use super::client1::{Head, Sending};
 use super::core::{Core, Held};
 use super::early::Early;
 use super::flight::Flight;
-use super::headers::{Hop, Seen, to_upstream};
+use super::headers::{Hop, to_upstream};
 use super::names::X_MIRRORED;
+use super::seen::Seen;
 use super::shaping::Shape;
 use super::shared::send2;
+use super::upload::RequestBody;
 use super::upstream::{Lease, Outgoing, Sent, send1};
 use crate::config::Protocol;
 use crate::observe::Copied;

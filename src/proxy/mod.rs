@@ -21,10 +21,10 @@
 //! | `shaping` | what a rule does to a request beyond choosing its cluster |
 //! | `mirror` | copies of requests for another cluster |
 //! | `flight` | what a request holds and how its end is counted, whatever that end is |
-//! | `headers`, `added`, `names` | what happens to headers |
+//! | `headers`, `seen`, `added`, `names` | what happens to headers |
 //! | `ids`, `propagation`, `spans` | request ids; traces, the headers that carry them, and the spans of tries |
-//! | `body`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
-//! | `upstream` | connections to endpoints, pooled; `client1` for HTTP/1.1, `shared` for HTTP/2 |
+//! | `body`, `upload`, `taken`, `inbound`, `expect`, `early`, `upgrade` | bodies, 100-continue, other 1xx, WebSocket |
+//! | `upstream`, `dialing` | connections to endpoints, pooled, and how they are opened; `client1` for HTTP/1.1, `shared` for HTTP/2 |
 //! | `wire1`, `wire2` | what HTTP/1.1 and HTTP/2 are on the wire, for both sides |
 //! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
 //! | `places` | memory for requests under way |
@@ -47,6 +47,7 @@ mod conn;
 mod core;
 mod deadline;
 mod deadlines;
+mod dialing;
 mod door;
 mod early;
 mod expect;
@@ -71,6 +72,7 @@ mod places;
 mod propagation;
 mod proxy_header;
 mod room;
+mod seen;
 mod server1;
 mod service;
 mod shaping;
@@ -83,6 +85,7 @@ mod tcp;
 mod transport;
 mod trial;
 mod upgrade;
+mod upload;
 mod upstream;
 mod watch;
 mod wire1;

@@ -17,6 +17,7 @@ names! {
     X_FORWARDED_CLIENT_CERT = "x-forwarded-client-cert";
     X_MIRRORED = "x-mirrored";
     TRACEPARENT = "traceparent";
+    TRACESTATE = "tracestate";
     B3 = "b3";
     X_B3_TRACE_ID = "x-b3-traceid";
     X_B3_SPAN_ID = "x-b3-spanid";

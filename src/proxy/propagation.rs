@@ -2,7 +2,8 @@
 //!
 //! `telemetry.traces.propagators` says which are read, the first valid one of them wins, and which are written: all of
 //! them. Those that are not configured mean nothing here and go on as they came. What is malformed is as good as
-//! absent, and counted; the next one is asked then.
+//! absent, and counted; the next one is asked then. A `tracestate` belongs to its `traceparent`: it is not looked at, and
+//! not passed on beside one that was malformed (W3C Trace Context, section 4.3).
 //!
 //! **B3.** Trace ids of 64 bits are filled up with zeros. A decision without ids (`b3: 0`) holds for the trace that
 //! begins here; ids without a decision leave it to this proxy. `debug` is a decision to record that goes on as such. The
@@ -11,9 +12,12 @@
 //! A request that is sent again has another span: what was written of a trace is as long each time, so that it can be
 //! written over.
 
-use super::headers::Seen;
 use super::ids::{Ids, Trace};
-use super::names::{B3, TRACEPARENT, X_B3_FLAGS, X_B3_PARENT_SPAN_ID, X_B3_SAMPLED, X_B3_SPAN_ID, X_B3_TRACE_ID};
+use super::names::{
+    B3, TRACEPARENT, TRACESTATE, X_B3_FLAGS, X_B3_PARENT_SPAN_ID, X_B3_SAMPLED, X_B3_SPAN_ID, X_B3_TRACE_ID,
+};
+use super::seen::Seen;
+use super::wire1::Lines;
 use crate::config::Propagator;
 use http::{HeaderMap, HeaderName};
 
@@ -40,7 +44,7 @@ impl Propagators {
 
     /// Takes the caller's place in a trace out of the headers, of which none that is written here is left; `malformed` is
     /// called for each that could not be read.
-    pub(super) fn take(&self, headers: &mut HeaderMap, seen: &Seen, malformed: impl Fn()) -> Option<Caller> {
+    pub(super) fn take(&self, headers: &mut HeaderMap, seen: &Seen, malformed: impl Fn(Propagator)) -> Option<Caller> {
         let mut found = None;
         for propagator in self.order.into_iter().flatten() {
             let read = match propagator {
@@ -50,7 +54,7 @@ impl Propagators {
                 _ => None,
             };
             match read {
-                Some(None) => malformed(),
+                Some(None) => malformed(propagator),
                 Some(caller) => found = found.or(caller),
                 None => {}
             }
@@ -64,6 +68,15 @@ impl Propagators {
             }
         }
         found
+    }
+}
+
+/// Removes the `tracestate` of a `traceparent` that could not be read, wherever it stands.
+#[cold]
+pub(super) fn forget_state(headers: &mut HeaderMap, lines: Option<&mut Lines>) {
+    headers.remove(TRACESTATE);
+    if let Some(lines) = lines {
+        lines.remove(TRACESTATE.as_str());
     }
 }
 

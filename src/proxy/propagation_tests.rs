@@ -19,7 +19,7 @@ fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
 fn taken(by: &[Propagator], lines: &[(&'static str, &str)]) -> (Option<Caller>, u32, HeaderMap) {
     let (mut headers, malformed) = (map(lines), Cell::new(0));
     let seen = Seen::in_headers(&headers);
-    let caller = Propagators::new(by).take(&mut headers, &seen, || malformed.set(malformed.get() + 1));
+    let caller = Propagators::new(by).take(&mut headers, &seen, |_| malformed.set(malformed.get() + 1));
     (caller, malformed.get(), headers)
 }
 
@@ -145,7 +145,7 @@ fn what_is_written_is_read_as_it_was_and_written_over_by_another_span() {
             let seen = Seen::in_headers(&headers);
             for one in by {
                 let read =
-                    Propagators::new(&[*one]).take(&mut headers.clone(), &seen, || panic!("{headers:?}")).unwrap();
+                    Propagators::new(&[*one]).take(&mut headers.clone(), &seen, |_| panic!("{headers:?}")).unwrap();
                 let expected = (trace.trace_id().as_bytes().try_into().unwrap(), span);
                 assert_eq!((read.ids, read.sampled), (Some(expected), Some(sampled)));
                 assert_eq!(read.debug, debug && *one != TraceContext);

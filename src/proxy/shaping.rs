@@ -17,8 +17,8 @@
 use super::core::Core;
 use super::failure::Failure;
 use super::flight::Flight;
-use super::headers::Seen;
 use super::names::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use super::seen::Seen;
 use super::wire1::{Lines, Malformed};
 use crate::config::Protocol;
 use crate::observe::Reason;

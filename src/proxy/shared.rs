@@ -9,14 +9,15 @@
 //! be held up by its client, which may want to be rid of its body first.
 
 use super::attempts::suspect;
-use super::body::Upload;
 use super::client1::Head;
 use super::core::Core;
+use super::dialing::{Open, connect};
 use super::early::Early;
 use super::failure::Failure;
 use super::http2::{Asking, Ended, Limits, Opening, Patience, Pipe, Received, Role, Session, Silence};
 use super::transport::{self, Transport};
-use super::upstream::{Lease, Open, Outgoing, Sent, connect, twin2, unsent};
+use super::upload::Upload;
+use super::upstream::{Lease, Outgoing, Sent, twin2, unsent};
 use super::wire2::Code;
 use crate::balance::{Endpoint, EndpointId};
 use crate::config::Timeouts;

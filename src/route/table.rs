@@ -7,6 +7,7 @@ use super::index::Index;
 use super::matcher::{Matcher, host_without_port};
 use crate::config::{Config, Route, SourceNet, TlsMode};
 use crate::identity::Rules;
+use crate::observe::{RouteLabel, RouteLabels};
 use http::{HeaderMap, HeaderName, Method};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -39,10 +40,14 @@ pub struct RequestHead<'a> {
 /// A rule that matched.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    /// Its position, from 0: with the host it names a route in logs and metrics.
+    /// Its position in the configuration, from 0.
     pub index: u32,
-    /// A short name for logs and metrics: host and path as written, or `*`.
+    /// Its place in the table: [`RouteTable::rule`] finds it there.
+    pub place: u32,
+    /// A short name for logs: host and path as written, or `*`.
     pub label: Arc<str>,
+    /// The same for metrics, as far as they tell routes apart.
+    pub counted: RouteLabel,
     /// How long a whole request may take, where the rule says so.
     pub timeout: Option<Duration>,
     /// What it does to its requests beyond choosing a cluster; mostly nothing.
@@ -79,6 +84,8 @@ pub struct Workload {
 #[derive(Debug, Default, PartialEq)]
 pub struct RouteTable {
     rules: Box<[(Matcher, Rule)]>,
+    /// What metrics call the rules; sorted.
+    labels: Box<[RouteLabel]>,
     index: Index,
     clusters: Box<[Arc<str>]>,
     /// By cluster.
@@ -102,9 +109,11 @@ impl RouteTable {
             config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
         let (tcp, http): (Vec<_>, Vec<_>) =
             config.routes.iter().zip(0u32..).partition(|(route, _)| is_tcp(route, config));
-        let rules: Box<[(Matcher, Rule)]> =
-            http.into_iter().filter_map(|(route, index)| compile_rule(route, index, &ids)).collect();
-        let tcp = tcp.into_iter().filter_map(|(route, index)| Some((route, compile_rule(route, index, &ids)?.1)));
+        let mut labels = RouteLabels::default();
+        let mut compile = |(route, index)| compile_rule(route, index, &ids, &mut labels);
+        let mut rules: Box<[(Matcher, Rule)]> = http.into_iter().filter_map(&mut compile).collect();
+        rules.iter_mut().zip(0..).for_each(|((_, rule), place)| rule.place = place);
+        let tcp = tcp.into_iter().filter_map(|(route, index)| Some((route, compile((route, index))?.1)));
         let connections = Connections::compile(config, tcp.collect());
 
         let index = Index::new(rules.iter().map(|(matcher, _)| matcher));
@@ -133,6 +142,7 @@ impl RouteTable {
         }
         Self {
             rules,
+            labels: labels.sorted(),
             index,
             clusters,
             affinities: config.clusters.values().map(|c| Affinity::compile(&c.affinity)).collect(),
@@ -155,6 +165,18 @@ impl RouteTable {
             self.index.first(host, request.path, matches)
         };
         self.rules.get(position? as usize).map(|(_, rule)| rule)
+    }
+
+    /// The rule at a place.
+    #[must_use]
+    pub fn rule(&self, place: u32) -> Option<&Rule> {
+        self.rules.get(place as usize).map(|(_, rule)| rule)
+    }
+
+    /// Whether metrics tell a rule of this label from others.
+    #[must_use]
+    pub fn counts(&self, label: &RouteLabel) -> bool {
+        self.labels.binary_search(label).is_ok()
     }
 
     /// The workload that a connection belongs to: by the listener, then by the narrowest network of its source address.
@@ -212,7 +234,12 @@ impl RouteTable {
     }
 }
 
-fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Option<(Matcher, Rule)> {
+fn compile_rule(
+    route: &Route,
+    index: u32,
+    ids: &HashMap<&str, ClusterId>,
+    labels: &mut RouteLabels,
+) -> Option<(Matcher, Rule)> {
     let matcher = Matcher::compile(&route.matches)?;
     let mut targets = Vec::new();
     if let Some(cluster) = &route.cluster {
@@ -231,7 +258,9 @@ fn compile_rule(route: &Route, index: u32, ids: &HashMap<&str, ClusterId>) -> Op
     let timeout = route.timeout.map(|t| t.0).filter(|t| !t.is_zero());
     let idempotent = route.idempotent;
     let actions = Actions::compile(route, ids)?.map(Arc::new);
-    Some((matcher, Rule { index, label: route.label().into(), timeout, actions, idempotent, targets: targets.into() }))
+    let label: Arc<str> = route.label().into();
+    let (place, counted, targets) = (0, labels.of(&label), targets.into());
+    Some((matcher, Rule { index, place, label, counted, timeout, actions, idempotent, targets }))
 }
 
 #[cfg(test)]
@@ -276,6 +305,21 @@ mod tests {
             assert_eq!(found(&table, "shop", "/v2"), Some(first + 2), "a wildcard wants a label");
             assert_eq!(found(&table, "y", "/"), None);
         }
+    }
+
+    #[test]
+    fn a_rule_is_found_by_its_place_and_counted_by_its_label() {
+        let rules = vec![rule(host("x"), "a"), rule(host("y"), "nowhere"), rule(host("z"), "b"), rule(host("x"), "c")];
+        let table = RouteTable::compile(&config(rules));
+        let method = Method::GET;
+        let head = RequestHead { host: "z", path: "/", query: "", method: &method, headers: &HeaderMap::new() };
+        let found = table.find(&head).unwrap();
+        assert_eq!((found.index, found.place, &*found.label, found.counted.as_str()), (2, 1, "z", "z"));
+        assert_eq!(table.rule(found.place), Some(found));
+        let [x, z] = [0, 1].map(|place| table.rule(place).unwrap().counted.clone());
+        assert_eq!(table.rule(2).unwrap().counted, x, "what has the same label is counted together");
+        let other = RouteTable::compile(&config(vec![rule(host("z"), "c")]));
+        assert!(table.counts(&x) && table.counts(&z) && other.counts(&z) && !other.counts(&x));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use futures_util::stream;
 use pathloom_integration::client::grpc::Client;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::fleet::grpc::Number;
+use pathloom_integration::metrics::Metrics;
 use pathloom_integration::wait;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -73,6 +74,29 @@ async fn every_kind_of_grpc_call_works_and_fails_as_without_the_sidecar() {
     let fleet = Fleet::start(2).await;
     let sidecar = sidecar(grpc_catalog(&fleet.yaml())).start().await;
     every_kind_of_call(sidecar.address("in")).await;
+    // What each came to, as calls beside the requests that they are.
+    for (status, server_error, client_error, calls) in [
+        ("OK", None, None, 4.0),
+        ("INVALID_ARGUMENT", None, Some("INVALID_ARGUMENT"), 1.0),
+        ("UNIMPLEMENTED", Some("UNIMPLEMENTED"), Some("UNIMPLEMENTED"), 1.0),
+        ("ABORTED", None, Some("ABORTED"), 1.0),
+    ] {
+        for (name, error, route) in [
+            ("rpc_server_call_duration_seconds_count", server_error, Some("*")),
+            ("rpc_client_call_duration_seconds_count", client_error, None),
+        ] {
+            let labels = [("cluster", "catalog"), ("rpc_system_name", "grpc"), ("rpc_response_status_code", status)];
+            let counted = |metrics: &Metrics| metrics.sum(name, &labels);
+            sidecar.counted(counted, calls).await;
+            let metrics = sidecar.metrics().await;
+            let all = metrics.0.iter().filter(|s| s.name == name && s.labels["rpc_response_status_code"] == status);
+            for labels in all.map(|sample| &sample.labels) {
+                assert_eq!(labels.get("error_type").map(String::as_str), error, "{labels:?}");
+                assert_eq!(labels.get("http_route").map(String::as_str), route, "{labels:?}");
+                assert!(!labels.contains_key("rpc_method"), "a client can make it up: {labels:?}");
+            }
+        }
+    }
     sidecar.assert_no_panic();
 }
 

@@ -5,6 +5,7 @@ use pathloom_integration::client::raw::find;
 use pathloom_integration::client::{VERSIONS, Version, text};
 use pathloom_integration::fleet::{Fleet, list, raw::RawEndpoint, raw::read_head};
 use pathloom_integration::load::Load;
+use pathloom_integration::metrics::Metrics;
 use pathloom_integration::wait;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -140,6 +141,48 @@ async fn sampled_requests_become_spans_and_a_dead_collector_costs_nothing() {
     for word in ["POST /v1/traces", "http.request.method", "pathloom."] {
         assert!(find(&got, word.as_bytes()).is_some(), "{word} is in no span");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durations_are_told_by_route_for_as_long_as_there_is_that_route() {
+    let fleet = Fleet::start(1).await;
+    let yaml = |routes: &str| {
+        format!(
+            "workloads: {{ frontend: {{ listen: '@in@' }} }}\nroutes: [{routes}]\n\
+             clusters: {{ catalog: {{ endpoints: {} }} }}\n",
+            fleet.yaml()
+        )
+    };
+    let (items, users) =
+        ("{ match: { path_prefix: /items }, cluster: catalog }", "{ match: { path: /users }, cluster: catalog }");
+    let mut sidecar = sidecar(yaml(&[items, users].join(", "))).start().await;
+    let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    for path in ["/items/1", "/items/2", "/users", "/nowhere"] {
+        client.get(path).await.unwrap();
+    }
+    let by_route = |route: &'static str| {
+        move |metrics: &Metrics| metrics.sum("http_server_request_duration_seconds_count", &[("http_route", route)])
+    };
+    sidecar.counted(by_route("*/items/*"), 2.0).await;
+    sidecar.counted(by_route("*/users"), 1.0).await;
+    let all = |metrics: &Metrics| metrics.sum("http_server_request_duration_seconds_count", &[]);
+    sidecar.counted(all, 4.0).await;
+    // One route goes, another one comes before the one that stays: its place is another one, and its counts go on.
+    let others = "{ match: { path: /others }, cluster: catalog }";
+    sidecar.reload_and_wait(&yaml(&[others, items].join(", "))).await;
+    for path in ["/items/3", "/others", "/others"] {
+        client.get(path).await.unwrap();
+    }
+    for (route, count) in [("*/items/*", 3.0), ("*/others", 2.0), ("*/users", 0.0)] {
+        sidecar.counted(by_route(route), count).await;
+    }
+    let answered = |metrics: &Metrics| metrics.sum("pathloom_requests_total", &[("cluster", "catalog")]);
+    sidecar.counted(answered, 6.0).await;
+    // It comes back, and goes on from where it was.
+    sidecar.reload_and_wait(&yaml(&[users, items].join(", "))).await;
+    sidecar.counted(by_route("*/users"), 1.0).await;
+    assert_eq!(sidecar.metrics().await.sum("rpc_server_call_duration_seconds_count", &[]), 0.0);
+    sidecar.assert_no_panic();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Traces across services and sidecars: one tree at a receiver of OTLP, whatever becomes of that receiver.
 
+use crate::identity::Authority;
 use crate::{catalog, sidecar};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -19,6 +20,7 @@ use pathloom_integration::client::Version;
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::load::Load;
 use pathloom_integration::otlp::{Answers, Arrived, Receiver};
+use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::{ports, wait};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -232,4 +234,84 @@ async fn a_receiver_that_is_dead_or_hung_or_slow_is_noticed_by_nobody_but_a_coun
             sidecar.assert_no_panic();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_wants_tls_and_a_token_gets_them_and_a_wrong_authority_is_told_of() {
+    const TOKEN: &str = "planted-token-83b1";
+    let (authority, stranger) = (Authority::new("mesh.local"), Authority::new("other.local"));
+    let address = ports::free(ports::own_ip(3));
+    authority.issue("collector", "spiffe://mesh.local/collector", &["--dns", &address.ip().to_string()]);
+    authority.issue("node", "spiffe://mesh.local/node", &[]);
+    let (ca, wrong) = (authority.ca().join("ca.pem"), stranger.ca().join("ca.pem"));
+    let of_collector = ["cert.pem", "key.pem"].map(|name| authority.file("collector", name));
+    let receiver = Receiver::start_secured(address, [&of_collector[0], &of_collector[1], &ca]).await;
+    let believed = authority.file("node", "believed.pem");
+    let of_node = ["cert.pem", "key.pem"].map(|name| authority.file("node", name).display().to_string());
+    let fleet = Fleet::start(1).await;
+    for (protocol, path) in [("http", "/v1/traces"), ("grpc", "")] {
+        let yaml = |authorities: &std::path::Path| {
+            let tls = format!(
+                "tls: {{ authorities: '{}', certificate: '{}', key: '{}' }}",
+                authorities.display(),
+                of_node[0],
+                of_node[1]
+            );
+            let traces = format!(
+                "traces: {{ otlp: 'https://{address}{path}', protocol: {protocol}, {tls}, \
+                 headers: {{ x-team: '${{TOKEN}}', authorization: 'Bearer ${{TOKEN}}' }}, sample: 100% }}"
+            );
+            catalog(&fleet.yaml(), "")
+                + &format!("telemetry: {{ log: trace, access_log: {{ to: 'off' }}, {traces} }}\n")
+        };
+        std::fs::copy(&ca, &believed).unwrap();
+        let before = receiver.arrived().len();
+        let mut sidecar = sidecar(yaml(&ca)).variable("TOKEN", TOKEN).start().await;
+        for span in further(&sidecar, &receiver).await.split_off(before) {
+            assert_eq!((span.service.as_str(), span.grpc), ("pathloom", protocol == "grpc"));
+            assert_eq!(span.headers["x-team"], TOKEN);
+            assert_eq!(span.headers["authorization"], format!("Bearer {TOKEN}"));
+        }
+
+        // An authority that did not issue the collector's certificate: requests do not notice.
+        std::fs::copy(&wrong, &believed).unwrap();
+        sidecar.reload_and_wait(&yaml(&believed)).await;
+        let before = receiver.arrived().len();
+        let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+        wait::eventually("spans to be dropped", async || {
+            assert_eq!(client.get("/traced").await.unwrap().status(), 200);
+            let dropped = sidecar.metrics().await.get("pathloom_spans_dropped_total", &[]).unwrap_or(f64::NAN);
+            if dropped > 0.0 { Ok(()) } else { Err(dropped) }
+        })
+        .await;
+        sidecar.logged("the trace collector does not take spans").await;
+        sidecar.logged("invalid peer certificate").await;
+        assert_eq!(receiver.arrived().len(), before);
+
+        // The file is replaced, and nobody reloads.
+        std::fs::copy(&ca, &believed).unwrap();
+        further(&sidecar, &receiver).await;
+        // A file of no use is named, and what there was goes on.
+        std::fs::write(&believed, "no certificate").unwrap();
+        further(&sidecar, &receiver).await;
+        sidecar.logged("telemetry.traces.tls.authorities: ").await;
+        further(&sidecar, &receiver).await;
+        let shown = sidecar.get("/config").await.1 + &sidecar.get("/metrics").await.1 + &sidecar.stderr();
+        assert!(shown.contains("x-team"));
+        let leaks: Vec<&str> = shown.lines().filter(|line| line.contains(TOKEN)).take(5).collect();
+        assert!(leaks.is_empty(), "{leaks:#?}");
+        sidecar.assert_no_panic();
+    }
+}
+
+/// Sends requests until further spans have arrived; all that did.
+async fn further(sidecar: &Sidecar, receiver: &Receiver) -> Vec<Arrived> {
+    let before = receiver.arrived().len();
+    let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    wait::eventually("further spans", async || {
+        assert_eq!(client.get("/traced").await.unwrap().status(), 200);
+        let all = receiver.arrived();
+        if all.len() > before { Ok(all) } else { Err(format!("{} spans", all.len())) }
+    })
+    .await
 }

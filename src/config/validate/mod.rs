@@ -9,6 +9,7 @@
 mod admission;
 mod connections;
 mod discover;
+mod files;
 mod gateway;
 mod identity;
 mod mesh;
@@ -18,6 +19,7 @@ mod settings;
 mod sharing;
 mod steering;
 mod syntax;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -134,6 +136,7 @@ impl Findings {
 pub fn validate(config: &Config) -> Vec<Finding> {
     let mut findings = Findings::default();
     settings::check(config, &mut findings);
+    telemetry::check(&config.telemetry, &mut findings);
     mesh::check(config, &mut findings);
     admission::check(config, &mut findings);
     identity::check(config, &mut findings);

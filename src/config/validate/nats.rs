@@ -1,6 +1,6 @@
 //! NATS: servers that can be connected to, one proof of who this node is, subjects that mean what they should.
 
-use super::{Findings, Path, syntax};
+use super::{Findings, Path, files, syntax};
 use crate::config::schema::{Config, Nats};
 use crate::config::units::ByteSize;
 use std::net::IpAddr;
@@ -26,7 +26,8 @@ pub fn check(config: &Config, findings: &mut Findings) {
     }
     subjects(nats, &path, findings);
     proof(nats, &path, findings);
-    tls(nats, &path, findings);
+    let tls = &nats.tls;
+    files::tls([&tls.authorities, &tls.certificate, &tls.key], &path.key("tls"), findings);
     if nats.servers.is_empty() {
         return;
     }
@@ -152,24 +153,6 @@ fn proof(nats: &Nats, path: &Path, findings: &mut Findings) {
         findings.check(path.key(key), syntax::text(value, MAX_SECRET));
     }
     for (key, file) in [("nkey", &nats.nkey), ("credentials", &nats.credentials)] {
-        names_a_file(file, path.key(key), key, findings);
-    }
-}
-
-fn names_a_file(file: &Option<std::path::PathBuf>, path: Path, key: &str, findings: &mut Findings) {
-    if file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
-        findings.error(path, format!("`{key}` names no file"), "write the file's path");
-    }
-}
-
-fn tls(nats: &Nats, path: &Path, findings: &mut Findings) {
-    let (tls, path) = (&nats.tls, path.key("tls"));
-    for (key, file) in [("authorities", &tls.authorities), ("certificate", &tls.certificate), ("key", &tls.key)] {
-        names_a_file(file, path.key(key), key, findings);
-    }
-    if tls.certificate.is_some() != tls.key.is_some() {
-        let (there, missing) = if tls.key.is_some() { ("key", "certificate") } else { ("certificate", "key") };
-        let message = format!("`{there}` is of no use without `{missing}`");
-        findings.error(path.key(there).name(), message, format!("add `{missing}`, or remove it"));
+        files::named(file, path.key(key), key, findings);
     }
 }

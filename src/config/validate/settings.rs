@@ -1,8 +1,8 @@
-//! What can be judged a section at a time: the process, the listeners, the model, telemetry.
+//! What can be judged a section at a time: the process, the listeners, the model.
 
 use super::syntax::{self, MAX_NAME};
 use super::{Findings, Path, steering};
-use crate::config::schema::{Admin, AdminAddress, Auto, Compare, Config, Guards, Model, Record, Telemetry, Triggers};
+use crate::config::schema::{Admin, AdminAddress, Auto, Compare, Config, Guards, Model, Triggers};
 use crate::config::units::{ByteSize, Share, Timespan};
 use std::time::Duration;
 
@@ -20,16 +20,6 @@ pub const MAX_STREAMS: u32 = u32::MAX >> 1;
 pub const MIN_TICK: Timespan = Timespan(Duration::from_millis(10));
 /// Above it the softmax is flat, to any difference that latencies have.
 pub const MAX_TEMPERATURE: f64 = 100.0;
-
-/// A recording's windows are whole seconds and hold a few calls each.
-pub const MIN_WINDOW: Timespan = Timespan(Duration::from_secs(1));
-/// A longer window says nothing of a mesh that changes.
-pub const MAX_WINDOW: Timespan = Timespan(Duration::from_secs(3_600));
-/// A smaller file would be a new one for each window.
-pub const MIN_ROTATE: ByteSize = ByteSize(1024);
-/// How many files of full size must have room: one for nodes and one for links that are written, and as many before.
-const PARTS_KEPT: u64 = 4;
-
 /// The longest path of a Unix socket, in bytes (`sockaddr_un`, without the zero at its end).
 pub const MAX_SOCKET_PATH: usize = 107;
 
@@ -40,7 +30,6 @@ pub fn check(config: &Config, findings: &mut Findings) {
     admin(&config.admin, findings);
     listeners(config, findings);
     model(&config.model, findings);
-    telemetry(&config.telemetry, findings);
     if let Auto::Set(threads) = config.process.threads
         && !(1..=MAX_THREADS).contains(&threads)
     {
@@ -202,59 +191,6 @@ fn triggers(triggers: &Triggers, tick: Timespan, path: &Path, findings: &mut Fin
             format!("ticks are {tick} apart anyway, so that nothing can be triggered before {}", triggers.min_interval);
         findings.warning(path.key("min_interval"), message, format!("write `{tick}` or less"));
         findings.resting_on(Path::of(&["model", "tick"]));
-    }
-}
-
-fn telemetry(telemetry: &Telemetry, findings: &mut Findings) {
-    let path = Path::of(&["telemetry"]);
-    let to = path.key("access_log").key("to");
-    if telemetry.access_log.to.trim().is_empty() {
-        findings.error(to, "the access log goes nowhere", "write `stdout`, `stderr`, `off`, or a file's path");
-    } else {
-        findings.check(to, syntax::text(&telemetry.access_log.to, 4_096));
-    }
-    findings.check(path.key("log"), syntax::log_filter(&telemetry.log));
-    above_zero(&path, &[("idle_links", telemetry.idle_links)], findings);
-    record(&telemetry.record, &path.key("record"), findings);
-    let traces = path.key("traces");
-    if !telemetry.traces.otlp.is_empty() {
-        match syntax::otlp(&telemetry.traces.otlp, telemetry.traces.protocol) {
-            Ok(None) => {}
-            Ok(Some(doubt)) => findings.warning(traces.key("otlp"), doubt.message, doubt.remedy),
-            Err(wrong) => findings.error(traces.key("otlp"), wrong.message, wrong.remedy),
-        }
-    }
-    let propagators = &telemetry.traces.propagators;
-    if propagators.is_empty() {
-        let remedy = "write `[tracecontext]`, or `[tracecontext, b3]` to be understood by both";
-        findings.error(traces.key("propagators"), "no header carries a trace", remedy);
-    }
-    if (1..propagators.len()).any(|n| propagators.iter().take(n).any(|p| Some(p) == propagators.get(n))) {
-        findings.error(traces.key("propagators"), "a propagator is there twice", "write each once");
-    }
-    share(telemetry.traces.sample, traces.key("sample"), findings);
-}
-
-fn record(record: &Record, path: &Path, findings: &mut Findings) {
-    if record.to.trim().is_empty() {
-        findings.error(path.key("to"), "the recording goes nowhere", "write a folder's path, or `off`");
-    } else {
-        findings.check(path.key("to"), syntax::text(&record.to, 4_096));
-    }
-    if !(MIN_WINDOW..=MAX_WINDOW).contains(&record.window) {
-        let message = format!("a window of {} is out of range", record.window);
-        findings.error(path.key("window"), message, format!("write `{MIN_WINDOW}` to `{MAX_WINDOW}`"));
-    }
-    if record.rotate < MIN_ROTATE {
-        let message = format!("files of {} hold next to nothing", record.rotate);
-        findings.error(path.key("rotate"), message, format!("write `{MIN_ROTATE}` or more"));
-    }
-    let least = ByteSize(record.rotate.0.saturating_mul(PARTS_KEPT));
-    if record.keep < least {
-        let message =
-            format!("{} cannot be kept in files of {}: two are always being written", record.keep, record.rotate);
-        findings.error(path.key("keep"), message, format!("write `{least}` or more"));
-        findings.resting_on(path.key("rotate"));
     }
 }
 

@@ -260,6 +260,14 @@ pub fn method(text: &str) -> Result<Option<Wrong>, Wrong> {
     Ok(Some(Wrong { message: format!("`{text}` is not one of HTTP's common methods"), remedy }))
 }
 
+/// The host of an authority, without brackets.
+pub fn without_port(authority: &str) -> &str {
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split(':').next().unwrap_or(authority),
+    }
+}
+
 /// The URL of an OTLP collector. `Ok(Some(_))` is a warning.
 pub fn otlp(text: &str, protocol: Otlp) -> Result<Option<Wrong>, Wrong> {
     let remedy = match protocol {

@@ -5,7 +5,8 @@
 //! is refused: both `Transfer-Encoding` and `Content-Length`, lengths that differ, a coding other than `chunked`, a
 //! coding in an HTTP/1.0 answer (sections 6.1 to 6.3).
 
-use super::super::headers::{Seen, digits, one_length};
+use super::super::headers::{digits, one_length};
+use super::super::seen::Seen;
 use super::super::wire1::{Framing, Header, Kind, LineStart, Lines, Malformed, Names, Options};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};

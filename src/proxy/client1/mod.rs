@@ -35,8 +35,8 @@ pub(super) use answer::{Parsed, parse as parse_answer};
 pub(super) use exchange::{Ended, Exchange};
 pub(super) use send::Sending;
 
+use super::dialing::Open;
 use super::transport::{Joint, Transport};
-use super::upstream::Open;
 use super::wire1::{Decoder, Incomplete, Malformed, Piece, READ, Raw, Scratch};
 use crate::balance::EndpointId;
 use crate::links::Time;

@@ -4,9 +4,9 @@
 //! many words.
 
 use super::super::added::Added;
-use super::super::body::RequestBody;
 use super::super::headers::digits;
 use super::super::propagation::Carried;
+use super::super::upload::RequestBody;
 use super::super::wire1::{Lines, Rest, Scratch, USUAL_HEAD, Writer, announced, line};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;

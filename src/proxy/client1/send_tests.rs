@@ -1,7 +1,7 @@
 //! What goes out, however little the other side takes.
 
 use super::super::super::added::Usual;
-use super::super::super::headers::Seen;
+use super::super::super::seen::Seen;
 use super::super::super::wire1::{Out, Unwritten};
 use super::*;
 use bytes::Bytes;

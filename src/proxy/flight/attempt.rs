@@ -15,11 +15,11 @@ use crate::balance::{Candidate, Choice, Generation, Table};
 use crate::links::orca::Report;
 use crate::links::{Outcome, Time};
 use crate::observe::{DurationKind, Reason};
-use crate::proxy::body::Progress;
 use crate::proxy::core::Core;
 use crate::proxy::ids::Trace;
 use crate::proxy::names::{ENDPOINT_LOAD_METRICS, ENDPOINT_LOAD_METRICS_BIN, GRPC_STATUS};
 use crate::proxy::spans::Spans;
+use crate::proxy::upload::Progress;
 use crate::route::ClusterId;
 use http::{HeaderMap, Method, StatusCode};
 
@@ -39,6 +39,8 @@ pub(in crate::proxy) struct Attempt {
     pub failed: bool,
     /// The status that it answered with; 0 is none.
     status: u16,
+    /// The gRPC status that it answered with.
+    pub grpc_status: Option<u16>,
     /// Why it failed.
     pub reason: Option<Reason>,
 }
@@ -52,8 +54,8 @@ impl Attempt {
             candidate.link.begin(core.index, now);
         }
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        let (latency_s, status, reason) = (None, 0, None);
-        Self { index, estimate_s, begun: now, latency_s, recorded: false, failed: false, status, reason }
+        let (latency_s, status, grpc_status, reason) = (None, 0, None, None);
+        Self { index, estimate_s, begun: now, latency_s, recorded: false, failed: false, status, grpc_status, reason }
     }
 
     /// Its candidate's place in the table.
@@ -63,7 +65,7 @@ impl Attempt {
 
     /// The endpoint answered with this.
     pub(in crate::proxy) fn answered(&mut self, at: &At<'_>, status: StatusCode, grpc_status: Option<u16>) {
-        self.status = status.as_u16();
+        (self.status, self.grpc_status) = (status.as_u16(), grpc_status);
         if let Some(spans) = at.spans {
             spans.answered(self.index(), status, grpc_status);
         }
@@ -86,7 +88,15 @@ impl Attempt {
                 (status, reason) => DurationKind::new(method, status, reason),
             };
             let exemplar = at.trace.filter(|trace| trace.sampled).map(|trace| move || trace.ids());
-            at.table.traffic.tried(at.core.index, kind, now.0.saturating_sub(self.begun.0), exemplar);
+            let took_ns = now.0.saturating_sub(self.begun.0);
+            at.table.traffic.tried(at.core.index, kind, took_ns, exemplar);
+            if at.grpc {
+                let kind = match (self.status, self.reason) {
+                    (0, None) => DurationKind::cancelled_call(),
+                    (_, reason) => DurationKind::call(self.grpc_status, reason),
+                };
+                at.table.traffic.tried_call(at.core.index, kind, took_ns, exemplar);
+            }
         }
         if let Some(spans) = at.spans {
             spans.ended(self.index(), now);
@@ -142,6 +152,8 @@ pub(in crate::proxy) struct At<'a> {
     pub trace: Option<&'a Trace>,
     /// The request's method; a connection has none.
     pub method: Option<&'a Method>,
+    /// It is a gRPC call.
+    pub grpc: bool,
 }
 
 impl Flight {
@@ -158,8 +170,8 @@ impl Flight {
         let generation = &*self.held.generation;
         if let Some(table) = generation.table(cluster, workload) {
             let (spans, trace) = (self.spans.as_deref(), self.trace.as_ref());
-            let method = (!self.opaque).then_some(&self.method);
-            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace, method });
+            let (method, grpc) = ((!self.opaque).then_some(&self.method), self.grpc);
+            act(attempt, &At { core: &self.core, generation, cluster, table, spans, trace, method, grpc });
         }
     }
 

@@ -3,7 +3,8 @@
 //! Every block is decoded, also that of a stream which is not served: both sides' tables must say the same.
 
 use super::super::client1::Head;
-use super::super::headers::{Seen, digits};
+use super::super::headers::digits;
+use super::super::seen::Seen;
 use super::super::wire1::Scratch;
 use super::super::wire2::{Code, FrameHead, Refused, flags, kind, put_rst, unpadded};
 use super::incoming::{Asked, Broken};

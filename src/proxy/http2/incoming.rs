@@ -5,7 +5,7 @@
 //! What a peer may not do ends its stream, or the connection where the standard says so, or where the state that both
 //! sides share is in doubt.
 
-use super::super::headers::Seen;
+use super::super::seen::Seen;
 use super::super::wire1::Scratch;
 use super::super::wire2::{Code, FrameHead, HEAD, PREFACE, Settings, flags, kind, put_rst};
 use super::data::Data;

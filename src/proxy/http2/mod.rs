@@ -27,6 +27,7 @@
 //! HTTP/1.1 (`h2c`), which nobody uses and RFC 9113 has dropped.
 
 mod data;
+mod ending;
 mod floods;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;

@@ -9,8 +9,8 @@
 use super::super::body::ResponseBody;
 use super::super::conn::Conn;
 use super::super::deadlines::Deadlines;
-use super::super::headers::Seen;
 use super::super::inbound::Inbound;
+use super::super::seen::Seen;
 use super::super::transport::Transport;
 use super::super::watch::Watch;
 use super::handle::{Handle, Sender};

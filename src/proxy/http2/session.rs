@@ -6,6 +6,7 @@
 //! | `incoming` | frames that came |
 //! | `heads`, `data` | header blocks that came, and bodies |
 //! | `streams` | streams, and which ids are whose |
+//! | `ending` | how streams end |
 //! | `output` | frames that go |
 //! | `sending` | who may send how much, and when |
 //! | `handle` | a stream, as who serves it or asks for it sees it |
@@ -25,13 +26,13 @@
 use super::super::transport::Transport;
 use super::super::wire1::Scratch;
 use super::super::wire2::{
-    Code, Deflate, Inflate, Settings, put_goaway, put_ping, put_rst, put_settings_ack, put_window_update,
+    Code, Deflate, Inflate, Settings, put_goaway, put_ping, put_settings_ack, put_window_update,
 };
 use super::floods::Floods;
 use super::heads::Block;
 use super::incoming::Reading;
 use super::output::Output;
-use super::streams::{Ended, Streams, Wakers};
+use super::streams::{Ended, Streams};
 use super::{CONNECTION_WINDOW, MAX_HELD, STREAM_WINDOW};
 use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
@@ -429,40 +430,6 @@ impl Engine {
         Ok(())
     }
 
-    /// A stream is over before its time, by no frame of ours.
-    pub fn end_stream(&mut self, slot: u32, ended: Ended) {
-        let Some(stream) = self.streams.get(slot) else { return };
-        stream.ended = Some(ended);
-        stream.wake_reader();
-        stream.wake_writer();
-        self.close(slot);
-    }
-
-    /// Resets a stream, whose other end may not know yet.
-    pub fn reset(&mut self, slot: u32, code: Code, scratch: &Scratch) {
-        let Some(stream) = self.streams.get(slot).filter(|stream| !stream.closed()) else { return };
-        let (id, receiving) = (stream.id, stream.receiving);
-        if receiving {
-            // Nobody gets what came of a message that is none.
-            let dropped = stream.arrived.clear();
-            self.streams.resets.note(id);
-            self.give_back(dropped, scratch);
-        }
-        put_rst(self.out.buffer(scratch), id, code);
-        self.end_stream(slot, Ended::Local(code));
-        self.rouse();
-    }
-
-    /// A stream is closed: another one may be opened, and the next in line may send.
-    pub fn close(&mut self, slot: u32) {
-        self.streams.close(slot);
-        self.leave_line(slot);
-        self.admit();
-        if self.streams.open() == 0 && self.role == Role::Client && self.over() {
-            self.rouse();
-        }
-    }
-
     /// So much came, and waits to be taken.
     pub fn hold(&mut self, length: usize, scratch: &Scratch) {
         self.receive_window -= length as i64;
@@ -490,24 +457,5 @@ impl Engine {
             put_window_update(self.out.buffer(scratch), 0, more);
             self.rouse();
         }
-    }
-
-    /// Lets a stream go that nobody holds any more.
-    pub fn let_go(&mut self, slot: u32, scratch: &Scratch) -> Option<Wakers> {
-        let stream = self.streams.get(slot)?;
-        stream.handles = stream.handles.saturating_sub(1);
-        if stream.handles > 0 {
-            return None;
-        }
-        let left = stream.arrived.clear();
-        if !stream.closed() {
-            // A whole answer is out: the rest of the request is not wanted (RFC 9113, section 8.1).
-            let answered = self.role == Role::Server && !stream.sending;
-            self.reset(slot, if answered { Code::NO_ERROR } else { Code::CANCEL }, scratch);
-        }
-        if left > 0 {
-            self.give_back(left, scratch);
-        }
-        self.streams.remove(slot)
     }
 }

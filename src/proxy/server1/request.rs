@@ -8,7 +8,8 @@
 //! request has an id and a line in the log. Empty lines before a request are skipped, as section 2.2 asks.
 
 use super::super::failure::Failure;
-use super::super::headers::{Seen, digits, members};
+use super::super::headers::{digits, members};
+use super::super::seen::Seen;
 use super::super::wire1::{Framing, Header, Kind, LineStart, Lines, Names, Options};
 use bytes::{Buf, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING};

@@ -2,12 +2,14 @@
 
 mod bodies;
 mod clients;
+mod early;
 mod endpoints;
 mod exchange;
 mod hedges;
 mod http2;
 mod life;
 mod mirrors;
+mod peers;
 mod retries;
 mod shapes;
 mod spans;

@@ -157,8 +157,8 @@ async fn headers_that_cannot_be_read_are_counted_and_replaced() {
         for name in ["traceparent", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled"] {
             assert_eq!(headers.get_all(name).iter().count(), 1, "{name} {headers:?}");
         }
-        let seen = super::super::headers::Seen::in_headers(headers);
-        let read = Propagators::new(&Propagator::ALL).take(&mut headers.clone(), &seen, || panic!("{headers:?}"));
+        let seen = super::super::seen::Seen::in_headers(headers);
+        let read = Propagators::new(&Propagator::ALL).take(&mut headers.clone(), &seen, |_| panic!("{headers:?}"));
         assert!(read.is_some_and(|caller| caller.ids.is_some()), "{headers:?}");
     }
     let logged = proxy.logged(3).await;
@@ -180,4 +180,37 @@ async fn a_copy_for_a_mirror_hangs_below_the_request_and_is_no_try() {
         assert_eq!(parent(&told.lock().unwrap()[0], &[Propagator::TraceContext]), logged.span, "{endpoint:?}");
         assert_eq!(logged.tries.len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_tracestate_is_passed_on_with_its_traceparent_and_not_beside_one_that_cannot_be_read() {
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (client, endpoint) in [(Http1, Http1), (Http1, Http2), (Http2, Http1), (Http2, Http2)] {
+        let (addresses, told) = endpoints(endpoint, &[Some(200); 5]).await;
+        let proxy = traced(&config(endpoint, &addresses[..1]), &[Propagator::TraceContext, Propagator::B3]);
+        let b3 = ("b3", "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1");
+        let state = ("tracestate", "vendor=1");
+        let other = ("tracestate", "other=2");
+        for (given, expected) in [
+            (&[("x-a", "1"), state, ("traceparent", good), other, ("x-z", "2")][..], 2),
+            (&[("x-a", "1"), state, ("traceparent", "00-zz"), other, ("x-z", "2")], 0),
+            (&[("x-a", "1"), ("traceparent", "00-zz"), ("x-z", "2"), state, b3], 0),
+            (&[("x-a", "1"), ("traceparent", good), ("traceparent", good), state, ("x-z", "2")], 0),
+            (&[("x-a", "1"), ("traceparent", "00-zz"), ("x-z", "2")], 0),
+        ] {
+            told.lock().unwrap().clear();
+            assert_eq!(ask(&proxy, client, "/a", given, "").await.status, StatusCode::OK);
+            let headers = told.lock().unwrap().remove(0);
+            let states = headers.get_all("tracestate").iter().flat_map(|v| v.to_str().unwrap().split(',')).count();
+            let case = format!("{client:?} {endpoint:?} {given:?} {headers:?}");
+            assert_eq!(states, expected, "{case}");
+            assert_eq!([&headers["x-a"], &headers["x-z"]], ["1", "2"], "{case}");
+            assert!(endpoint == Http2 || headers["host"].to_str().unwrap().len() > 2, "{case}");
+        }
+    }
+    // What it does not read itself is none of its business.
+    let (addresses, told) = endpoints(Http1, &[Some(200)]).await;
+    let proxy = traced(&config(Http1, &addresses), &[Propagator::B3]);
+    ask(&proxy, Http1, "/a", &[("traceparent", "00-zz"), ("tracestate", "vendor=1")], "").await;
+    assert_eq!(told.lock().unwrap()[0]["tracestate"], "vendor=1");
 }

@@ -7,7 +7,7 @@
 //!
 //! Names that the routes in force ask for mean something to this proxy whatever they are (`route_by`).
 
-use super::super::headers::Seen;
+use super::super::seen::Seen;
 use super::Malformed;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, TRAILER, TRANSFER_ENCODING};

@@ -403,6 +403,26 @@ impl Lines {
         self.text.extend_from_slice(value);
     }
 
+    /// Removes all lines of this name.
+    pub(in crate::proxy) fn remove(&mut self, name: &str) {
+        let mut at = self.from;
+        while let Some(rest) = self.text.get(at..).filter(|rest| !rest.is_empty()) {
+            // Behind the end of the line before it.
+            let line = rest.get(2..).unwrap_or_default();
+            let line = line.windows(2).position(|end| end == b"\r\n").and_then(|end| line.get(..end)).unwrap_or(line);
+            let length = 2 + line.len();
+            let named = line.iter().position(|b| *b == b':').and_then(|end| line.get(..end));
+            if !named.is_some_and(|named| named.eq_ignore_ascii_case(name.as_bytes())) {
+                at += length;
+                continue;
+            }
+            self.text.drain(at..self.text.len().min(at + length));
+            if let Some(host) = self.host.as_mut().filter(|host| host.start > at) {
+                *host = host.start - length..host.end - length;
+            }
+        }
+    }
+
     /// Puts them among the others, for whoever has no use for text, but for `Host`. Each is a name and a value, as they
     /// were read.
     pub(in crate::proxy) fn put_into(&self, headers: &mut HeaderMap) -> Result<(), Malformed> {

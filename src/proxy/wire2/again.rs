@@ -4,7 +4,7 @@
 //! begin is most often the same as last time; then the map is a copy of that one, which costs a third. What is
 //! remembered are the entries' turns, which stay the same when others go into the table.
 
-use super::super::headers::Seen;
+use super::super::seen::Seen;
 use super::field::Field;
 use super::head::Head;
 use super::table::{Table, Turn};

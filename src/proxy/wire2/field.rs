@@ -2,7 +2,7 @@
 //!
 //! A field that may not stand in any message is `Bad`: its size is all that matters of it, for the table must follow.
 
-use super::super::headers::Seen;
+use super::super::seen::Seen;
 use http::header::{HeaderName, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode};

@@ -3,7 +3,7 @@
 //! Pseudo-headers come first, each once: a request's are its method, scheme, path and authority; a response's its status
 //! alone; trailers have none. A message beyond the limit of its size keeps nothing more, and is not looked at further.
 
-use super::super::headers::Seen;
+use super::super::seen::Seen;
 use super::super::wire1::Scratch;
 use super::Code;
 use super::again::{Made, is_header};

@@ -1,6 +1,6 @@
 //! Reads header blocks (RFC 7541, section 6).
 
-use super::super::headers::Seen;
+use super::super::seen::Seen;
 use super::super::wire1::Scratch;
 use super::Code;
 use super::again::{Again, Run, is_header};

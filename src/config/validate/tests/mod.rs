@@ -11,6 +11,7 @@ mod resilience;
 mod settings;
 mod sharing;
 mod steering;
+mod telemetry;
 mod traffic;
 
 use super::*;

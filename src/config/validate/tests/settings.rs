@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::units::{ByteSize, Share};
 use crate::config::validate::settings;
-use crate::config::{Auto, Compare, Otlp, Propagator};
+use crate::config::{Auto, Compare};
 
 #[test]
 fn a_sound_configuration_has_no_findings() {
@@ -122,92 +122,4 @@ fn guards_and_triggers() {
     error("model.triggers.min_interval: ", |c| c.model.triggers.min_interval = ms(0));
     fine(|c| c.model.triggers.min_interval = ms(1_000));
     warning("model.triggers.min_interval: ", |c| c.model.triggers.min_interval = ms(1_001));
-}
-
-#[test]
-fn record() {
-    error("telemetry.record.to: ", |c| c.telemetry.record.to.clear());
-    fine(|c| c.telemetry.record.to = "/var/lib/pathloom/recording".into());
-    for window in [1_000, 3_600_000] {
-        fine(|c| c.telemetry.record.window = ms(window));
-    }
-    for window in [0, 999, 3_600_001] {
-        error("telemetry.record.window: ", |c| c.telemetry.record.window = ms(window));
-    }
-    fine(|c| c.telemetry.record.rotate = ByteSize(1_024));
-    error("telemetry.record.rotate: ", |c| c.telemetry.record.rotate = ByteSize(1_023));
-    fine(|c| c.telemetry.record.keep = ByteSize(256 << 20));
-    error("telemetry.record.keep: ", |c| c.telemetry.record.keep = ByteSize((256 << 20) - 1));
-}
-
-#[test]
-fn telemetry() {
-    error("telemetry.access_log.to: ", |c| c.telemetry.access_log.to.clear());
-    error("telemetry.idle_links: ", |c| c.telemetry.idle_links = ms(0));
-    for rate in [-0.1, 1.1, f64::NAN] {
-        error("telemetry.traces.sample: ", |c| c.telemetry.traces.sample = Share(rate));
-    }
-    for log in ["info", "off", "WARN", "pathloom=debug,info", "info,hyper::proto=warn", "pathloom[request]=trace"] {
-        fine(|c| c.telemetry.log = log.into());
-    }
-    for (log, expected) in [
-        ("", "the log's filter is empty"),
-        ("inof", "`inof` is not a log level / did you mean `info`?"),
-        ("warning", "did you mean `warn`?"),
-        ("pathloom=verbose", "`verbose` is not a log level"),
-        ("info,a=b=c", "`c` is not a log level"),
-        ("info,,debug", "is not a log level"),
-        ("pathloom[=info", "is not a log filter"),
-    ] {
-        error(expected, |c| c.telemetry.log = log.into());
-    }
-    for otlp in [
-        "",
-        "http://127.0.0.1:4318/v1/traces",
-        "https://collector.example/v1/traces",
-        "http://[::1]:4318/x",
-        "http://a:65535/x",
-    ] {
-        fine(|c| c.telemetry.traces.otlp = otlp.into());
-    }
-    for otlp in [
-        "127.0.0.1:4318",
-        "grpc://a/b",
-        "http://",
-        "http:///v1",
-        "http://a:0/x",
-        "http://a:65536/x",
-        "http://a:b/x",
-        "http://a b/x",
-        "http://u:p@a/x",
-        "http://*.a/x",
-    ] {
-        error("is not a collector's URL", |c| c.telemetry.traces.otlp = otlp.into());
-    }
-    for otlp in ["http://127.0.0.1:4317", "http://collector:4317/", "http://[::1]"] {
-        fine(|c| {
-            c.telemetry.traces.otlp = otlp.into();
-            c.telemetry.traces.protocol = Otlp::Grpc;
-        });
-    }
-    for (otlp, doubt) in [
-        ("http://a:4318", "4318 is by custom the port of OTLP over HTTP"),
-        ("http://a:4317/v1/traces", "gRPC has a path of its own, and this one is not used / write `http://a:4317`"),
-    ] {
-        warning(doubt, |c| {
-            c.telemetry.traces.otlp = otlp.into();
-            c.telemetry.traces.protocol = Otlp::Grpc;
-        });
-    }
-    error("no header carries a trace", |c| c.telemetry.traces.propagators = vec![]);
-    error("a propagator is there twice", |c| {
-        c.telemetry.traces.propagators = vec![Propagator::B3, Propagator::TraceContext, Propagator::B3];
-    });
-    fine(|c| c.telemetry.traces.propagators = Propagator::ALL.to_vec());
-    warning("4317 is by custom the port of OTLP over gRPC", |c| {
-        c.telemetry.traces.otlp = "http://a:4317/v1/traces".into()
-    });
-    warning("the URL has no path, and is used as it stands / write `http://a:4318/v1/traces`", |c| {
-        c.telemetry.traces.otlp = "http://a:4318".into()
-    });
 }

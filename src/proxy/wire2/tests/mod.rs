@@ -6,7 +6,7 @@ mod standard;
 
 use super::inflate::{Inflate, Refused};
 use super::number::{put_number, put_plain};
-use crate::proxy::headers::Seen;
+use crate::proxy::seen::Seen;
 use crate::proxy::wire1::Scratch;
 use http::{HeaderMap, request, response};
 

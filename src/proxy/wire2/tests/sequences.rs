@@ -86,7 +86,7 @@ proptest! {
                     deflate.response(&mut out, status, &headers);
                     let (parts, seen) = inflate.response(&out, ROOM, &scratch).unwrap();
                     prop_assert_eq!((parts.status, &parts.headers), (status, &headers));
-                    prop_assert_eq!(seen, crate::proxy::headers::Seen::in_headers(&headers));
+                    prop_assert_eq!(seen, crate::proxy::seen::Seen::in_headers(&headers));
                     scratch.recycle_map(parts.headers);
                 }
                 Step::Trailers(fields) => {
@@ -214,7 +214,7 @@ fn a_run_that_comes_again_is_what_it_says_each_time() {
         match inflate.response(&out, limit, &scratch) {
             Ok((parts, seen)) => {
                 assert_eq!((parts.status, &parts.headers), (status, &headers), "{round}");
-                assert_eq!((seen, limit), (crate::proxy::headers::Seen::in_headers(&headers), ROOM));
+                assert_eq!((seen, limit), (crate::proxy::seen::Seen::in_headers(&headers), ROOM));
             }
             Err(refused) => assert_eq!((refused, limit), (Refused::TooLarge, 150), "{round}"),
         }
