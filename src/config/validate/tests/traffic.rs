@@ -38,7 +38,7 @@ fn a_rewrite_replaces_what_was_matched() {
     assert_eq!(route("rewrite: { path: /new, host: o.shop }, cluster: c"), NONE);
     assert_eq!(
         route("match: { path_prefix: /v1 }, rewrite: { path: /new, path_prefix: /v2 }, cluster: c"),
-        ["2:51 the path is replaced whole, and its prefix, too"]
+        ["2:52 the path is replaced whole, and its prefix, too"]
     );
     for path in ["new", "/new?a=b", "/ne w", "/<new>"] {
         assert_eq!(route(&format!("rewrite: {{ path: \"{path}\" }}, cluster: c")).len(), 1, "{path}");
