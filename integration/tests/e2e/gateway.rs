@@ -305,7 +305,7 @@ async fn a_status_is_written_once_and_again_only_when_it_changes() {
     bench.api.put([refused(1, "retry")]);
     let entry = written(&bench.api, "refused", 1).await;
     assert_eq!(condition(&entry, 0), ["Accepted", "False", "UnsupportedValue"]);
-    assert!(entry["conditions"][0]["message"].as_str().unwrap().contains("`retry`"), "{entry}");
+    assert!(entry["conditions"][0]["message"].as_str().unwrap().contains("`retry.backoff`"), "{entry}");
     assert_eq!(bench.api.patches(), 2);
     // A new word on one object has to wait. By then the first one could be written again, and would be before this one.
     bench.api.put([refused(2, "sessionPersistence")]);
