@@ -198,7 +198,7 @@ class Chart(unittest.TestCase):
             return [(r["apiGroups"], r["resources"], r["verbs"]) for r in made["ClusterRole", "pathloom"]["rules"]]
 
         slices = (["discovery.k8s.io"], ["endpointslices"], ["list", "watch"])
-        routes = (["gateway.networking.k8s.io"], ["httproutes", "grpcroutes"], ["list", "watch"])
+        routes = (["gateway.networking.k8s.io"], ["httproutes", "grpcroutes", "referencegrants"], ["list", "watch"])
         services = ([""], ["services"], ["list", "watch"])
         status = (["gateway.networking.k8s.io"], ["httproutes/status", "grpcroutes/status"], ["patch"])
         self.assertEqual(rules({"enabled": False, "status": True}), [slices])

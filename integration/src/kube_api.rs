@@ -1,5 +1,5 @@
-//! A Kubernetes API server that does what a test says, as far as EndpointSlices, Services, HTTPRoutes and GRPCRoutes go: lists,
-//! watches with bookmarks, versions that are past, watches that break off, refusals; and patches of a route's status.
+//! A Kubernetes API server that does what a test says, as far as EndpointSlices, Services, HTTPRoutes, GRPCRoutes and
+//! ReferenceGrants go, each of which may also not be installed: lists, watches with bookmarks, versions that are past, watches that break off, refusals; and patches of a route's status.
 //!
 //! What it answers is written as a real server (1.33) writes it. It keeps the objects of all namespaces, numbers each change,
 //! and sends what changed since the version that a watch begins with.
@@ -36,6 +36,8 @@ struct State {
     oldest: u64,
     /// How requests are refused, if they are.
     refuses: Option<u16>,
+    /// A kind that it does not know.
+    unknown: Option<Kind>,
     /// How often each was asked for: lists, watches, patches of a status.
     lists: usize,
     watches: usize,
@@ -45,11 +47,12 @@ struct State {
 }
 
 /// What it knows of: each kind with its API and what that calls many of them.
-const KINDS: [(&str, &str, &str); 4] = [
+const KINDS: [(&str, &str, &str); 5] = [
     ("EndpointSlice", "apis/discovery.k8s.io/v1", "endpointslices"),
     ("Service", "api/v1", "services"),
     ("HTTPRoute", "apis/gateway.networking.k8s.io/v1", "httproutes"),
     ("GRPCRoute", "apis/gateway.networking.k8s.io/v1", "grpcroutes"),
+    ("ReferenceGrant", "apis/gateway.networking.k8s.io/v1beta1", "referencegrants"),
 ];
 
 /// One of [`KINDS`].
@@ -126,6 +129,7 @@ impl KubeApi {
             version: 1_000,
             oldest: 0,
             refuses: None,
+            unknown: None,
             lists: 0,
             watches: 0,
             patches: 0,
@@ -252,6 +256,11 @@ impl KubeApi {
     /// Refuses all requests with this status, or none any more.
     pub fn refuse(&self, status: Option<u16>) {
         self.shared.state.lock().unwrap().refuses = status;
+    }
+
+    /// Does not know this kind, as where its definition (CRD) is not installed, or knows all again.
+    pub fn uninstall(&self, kind: Option<Kind>) {
+        self.shared.state.lock().unwrap().unknown = kind;
     }
 
     /// Gives lists in parts of so many objects.
@@ -391,6 +400,9 @@ fn answer(shared: &Arc<Shared>, uri: &http::Uri, kind: Kind, namespace: Option<S
     let mut state = shared.state.lock().unwrap();
     if let Some(code) = state.refuses {
         return full(code, &status(code, "Refused", "as scripted"));
+    }
+    if state.unknown == Some(kind) {
+        return full(404, &status(404, "NotFound", "the server could not find the requested resource"));
     }
     if query.get("watch").is_some_and(|watch| watch == "true") {
         state.watches += 1;

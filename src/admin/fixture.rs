@@ -119,6 +119,7 @@ pub fn gateway() -> GatewayView {
         resource,
         source: format!("{resource} of all namespaces"),
         listed: true,
+        absent: false,
         trouble,
         failures: 0,
     };

@@ -25,9 +25,9 @@ pub fn families(view: Option<&GatewayView>) -> Vec<Family> {
     let mut clusters = gauge("gateway_clusters", "Clusters that were made for routes of the Gateway API.");
     let mut failing = gauge(
         "gateway_failing",
-        "1 while routes or Services cannot be watched and what they told last is kept, 0 otherwise.",
+        "1 while routes, Services or ReferenceGrants cannot be watched and what they told last is kept, 0 otherwise.",
     );
-    let mut failures = counter("gateway_failures", "Failures to watch routes or Services.");
+    let mut failures = counter("gateway_failures", "Failures to watch routes, Services or ReferenceGrants.");
     let mut writes = counter("gateway_status_writes", "Writes of routes' status, by whether they succeeded.");
     if let Some(view) = view {
         for state in STATES {
@@ -71,6 +71,7 @@ fn watch(watch: &WatchView) -> Json {
     let trouble = watch.trouble.as_ref();
     let state = match (trouble, watch.listed) {
         (Some(_), _) => "failing",
+        (None, _) if watch.absent => "absent",
         (None, true) => "working",
         (None, false) => "waiting",
     };
@@ -148,6 +149,15 @@ mod tests {
         );
         assert_eq!(one["parents"][0]["accepted"]["status"], json!(false));
         assert_eq!(routes(None), Json::Null);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_installed_and_need_not_be_is_no_failure() {
+        let mut view = fixture::gateway();
+        view.watches[0].absent = true;
+        let states = routes(Some(&view));
+        let state = |n: usize| states["watches"][n]["state"].clone();
+        assert_eq!((state(0), state(1)), (json!("absent"), json!("failing")));
     }
 
     #[test]

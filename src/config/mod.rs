@@ -10,7 +10,7 @@
 //! All errors of a file are found in one go, each with its place, the line itself and a remedy (`diagnostic`). A file
 //! is never half in effect: it is a [`Loaded`] configuration or a list of [`Errors`]. What a reload cannot change is
 //! named by [`restart_needed`]. The sentences in `schema` are the JSON schema, the reference file and the README's
-//! table (`reference`).
+//! table (`reference`). What a regular expression may be says `pattern`.
 //!
 //! This room knows no other, opens no socket, and looks at nothing but the file and the environment.
 
@@ -21,6 +21,7 @@ mod diff;
 mod endpoints;
 mod environment;
 mod load;
+mod pattern;
 pub mod reference;
 pub mod schema;
 mod secret;
@@ -38,6 +39,7 @@ pub use diagnostic::{Diagnostic, Errors, Severity};
 pub use diff::{keep_started, restart_needed};
 pub use endpoints::load_endpoints;
 pub use load::{Loaded, MAX_BYTES, digest, load_bytes, load_file, load_str, load_with};
+pub use pattern::{BadPattern, MAX_PATTERN, Pattern};
 pub use reference::{json_schema, key_table_markdown, reference_yaml};
 pub use schema::*;
 pub use secret::{Secret, names_a_secret, without_secrets};

@@ -162,11 +162,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// A short name for logs and metrics: host and path as written, or `*`.
+    /// A short name for logs and metrics: host and path as written, a regular expression behind a `~`, or `*`.
     #[must_use]
     pub fn label(&self) -> String {
         let m = &self.matches;
-        let path = m.path.clone().or_else(|| m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/'))));
+        let prefix = || m.path_prefix.as_ref().map(|p| format!("{}/*", p.trim_end_matches('/')));
+        let path = m.path.clone().or_else(prefix).or_else(|| m.path_regex.as_ref().map(|regex| format!("~{regex}")));
         match (m.host.as_deref(), path) {
             (None, None) => "*".to_owned(),
             (host, path) => format!("{}{}", host.unwrap_or("*"), path.unwrap_or_default()),
@@ -184,12 +185,18 @@ pub struct RouteMatch {
     pub path: Option<String>,
     /// A prefix of the path, matched at `/` boundaries: `/v2` matches `/v2` and `/v2/x`, not `/v20`.
     pub path_prefix: Option<String>,
+    /// A regular expression that matches the whole path (`/v[0-9]+/items`), in the syntax of Rust's `regex` with ASCII classes.
+    pub path_regex: Option<String>,
     /// Headers and the exact value each must have.
     pub headers: BTreeMap<String, String>,
+    /// Headers and the regular expression that matches a whole value of each.
+    pub headers_regex: BTreeMap<String, String>,
     /// Cookies and the exact value each must have.
     pub cookies: BTreeMap<String, String>,
     /// Parameters of the query (`?v=2`) and the exact value each must have, written without percent-encoding.
     pub query: BTreeMap<String, String>,
+    /// Parameters of the query and the regular expression that matches a whole value of each, once it is decoded.
+    pub query_regex: BTreeMap<String, String>,
     /// The method.
     pub method: Option<String>,
     /// The port that a TCP connection was made to; only where the route leads to clusters with `protocol: tcp`, whose other condition is `host`: the name that TLS asks for.

@@ -2,8 +2,9 @@
 //! look at an empty pointer.
 //!
 //! **Redirects** lead where the configuration says and nowhere else: what a client wrote can follow a host that the
-//! operator named, or the one that the client asked itself, but never begins the answer's `Location`. So no link to this
-//! host can be made to lead to another one (`//elsewhere`). A `Location` is parsed as a header's value before it is
+//! operator named, or the one that the client asked itself, but never begins the answer's `Location`: what is left of a path
+//! whose prefix was taken away begins with one slash there. So no link to this host can be made to lead to another one
+//! (`//elsewhere`). A `Location` is parsed as a header's value before it is
 //! sent, and a request's target holds no line end.
 
 use super::ClusterId;
@@ -68,14 +69,25 @@ pub struct Redirect {
     pub status: StatusCode,
     scheme: Option<&'static str>,
     host: Option<Box<str>>,
+    port: Option<u16>,
     path: Option<Box<str>>,
+    prefix: Option<NewPrefix>,
+}
+
+/// Another prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NewPrefix {
+    /// How long the one that was matched is, without a slash at its end.
+    length: usize,
+    /// What takes its place, without a slash at its end.
+    to: Box<str>,
 }
 
 /// What an endpoint is asked for in place of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
-    /// How long the matched prefix is, and what takes its place; neither ends with a slash.
-    prefix: Option<(usize, Box<str>)>,
+    path: Option<PathAndQuery>,
+    prefix: Option<NewPrefix>,
     /// The host.
     pub host: Option<HeaderValue>,
 }
@@ -93,7 +105,7 @@ impl Actions {
     /// before.
     pub(super) fn compile(route: &Route, ids: &HashMap<&str, ClusterId>) -> Option<Option<Self>> {
         let actions = Self {
-            redirect: Redirect::compile(&route.redirect)?,
+            redirect: Redirect::compile(route)?,
             rewrite: Rewrite::compile(route)?,
             request: HeaderEdits::compile(&route.headers.request)?,
             response: HeaderEdits::compile(&route.headers.response)?,
@@ -146,7 +158,8 @@ impl Mirror {
 }
 
 impl Redirect {
-    fn compile(redirect: &config::Redirect) -> Option<Option<Self>> {
+    fn compile(route: &Route) -> Option<Option<Self>> {
+        let redirect = &route.redirect;
         if !redirect.is_set() {
             return Some(None);
         }
@@ -157,7 +170,9 @@ impl Redirect {
                 Scheme::Https => "https:",
             }),
             host: redirect.host.as_deref().map(Into::into),
+            port: redirect.port,
             path: redirect.path.as_deref().map(Into::into),
+            prefix: NewPrefix::compile(route, redirect.path_prefix.as_deref()),
         }))
     }
 
@@ -165,19 +180,36 @@ impl Redirect {
     #[must_use]
     pub fn location(&self, target: &Uri, asked: &str) -> Option<HeaderValue> {
         let mut location = String::new();
-        if self.scheme.is_some() || self.host.is_some() {
+        if self.scheme.is_some() || self.host.is_some() || self.port.is_some() {
             location.push_str(self.scheme.unwrap_or_default());
             location.push_str("//");
             // Another scheme has another port, which nobody named.
             location.push_str(self.host.as_deref().unwrap_or_else(|| super::matcher::host_without_port(asked)));
+            if let Some(port) = self.port {
+                location.push(':');
+                location.push_str(itoa::Buffer::new().format(port));
+            }
         }
-        // What follows a host must not go on with its name: `*` is a target, too.
-        location.push_str(match self.path.as_deref() {
-            Some(path) => path,
-            None if target.path().starts_with('/') => target.path(),
-            None => "/",
-        });
-        if let Some(query) = target.query().filter(|_| !self.path.as_deref().is_some_and(|path| path.contains('?'))) {
+        let mut query = target.query();
+        match (&self.path, &self.prefix) {
+            (Some(path), _) => {
+                location.push_str(path);
+                query = query.filter(|_| !path.contains('?'));
+            }
+            (None, Some(prefix)) => {
+                let [slash, to, rest] = prefix.replaced(target.path())?;
+                // Two slashes at the beginning, or what is read as such, would name a host.
+                let (slash, rest) = match location.is_empty() && to.is_empty() {
+                    true => ("/", rest.trim_start_matches(['/', '\\'])),
+                    false => (slash, rest),
+                };
+                [slash, to, rest].into_iter().for_each(|part| location.push_str(part));
+            }
+            (None, None) if target.path().starts_with('/') => location.push_str(target.path()),
+            // What follows a host must not go on with its name: `*` is a target, too.
+            (None, None) => location.push('/'),
+        }
+        if let Some(query) = query {
             location.push('?');
             location.push_str(query);
         }
@@ -187,26 +219,46 @@ impl Redirect {
 
 impl Rewrite {
     fn compile(route: &Route) -> Option<Self> {
-        let config::Rewrite { path_prefix, host } = &route.rewrite;
-        let prefix = match (&route.matches.path_prefix, path_prefix) {
-            (Some(from), Some(to)) => Some((from.trim_end_matches('/').len(), to.trim_end_matches('/').into())),
-            _ => None,
+        let config::Rewrite { path_prefix, path, host } = &route.rewrite;
+        let path = match path {
+            Some(path) => Some(path.parse::<PathAndQuery>().ok()?),
+            None => None,
         };
+        let prefix = NewPrefix::compile(route, path_prefix.as_deref());
         let host = match host {
             Some(host) => Some(host.parse::<HeaderValue>().ok()?),
             None => None,
         };
-        Some(Self { prefix, host })
+        Some(Self { path, prefix, host })
     }
 
-    /// The target with another prefix, for a path that has the one that was matched. None where it stays as it is.
+    /// The target with another path or prefix, for a path that has the one that was matched. None where it stays as it is.
     #[must_use]
     pub fn target(&self, target: &Uri) -> Option<PathAndQuery> {
-        let (length, to) = self.prefix.as_ref()?;
-        let rest = target.path().get(*length..)?;
-        let slash = if to.is_empty() && !rest.starts_with('/') { "/" } else { "" };
+        let [slash, to, rest] = match (&self.path, &self.prefix) {
+            // It is shared, and nothing is copied.
+            (Some(path), _) if target.query().is_none() => return Some(path.clone()),
+            (Some(path), _) => [path.path(), "", ""],
+            (None, Some(prefix)) => prefix.replaced(target.path())?,
+            (None, None) => return None,
+        };
         let (mark, query) = target.query().map_or(("", ""), |query| ("?", query));
         PathAndQuery::from_maybe_shared(Bytes::from([slash, to, rest, mark, query].concat())).ok()
+    }
+}
+
+impl NewPrefix {
+    /// What takes the place of the prefix that a route matches.
+    fn compile(route: &Route, to: Option<&str>) -> Option<Self> {
+        let length = route.matches.path_prefix.as_ref()?.trim_end_matches('/').len();
+        Some(Self { length, to: to?.trim_end_matches('/').into() })
+    }
+
+    /// A path with it, in three parts; None for one that is shorter than what was matched.
+    fn replaced<'p>(&'p self, path: &'p str) -> Option<[&'p str; 3]> {
+        let rest = path.get(self.length..)?;
+        let slash = if self.to.is_empty() && !rest.starts_with('/') { "/" } else { "" };
+        Some([slash, &self.to, rest])
     }
 }
 
@@ -282,6 +334,36 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_replaced_whole_and_its_query_stays() {
+        for (target, wanted) in [("/", "/new"), ("/a/b", "/new"), ("/a?b=%20/c", "/new?b=%20/c"), ("/a?", "/new?")] {
+            let made = actions("{ rewrite: { path: /new }, cluster: c }").rewrite.target(&target.parse().unwrap());
+            assert_eq!(made.unwrap().as_str(), wanted, "{target}");
+        }
+        let host = actions("{ rewrite: { host: other.shop }, cluster: c }").rewrite;
+        assert_eq!(host.target(&"/a".parse().unwrap()), None, "it stays");
+    }
+
+    #[test]
+    fn a_redirect_to_another_prefix_leads_to_no_other_host() {
+        for (from, redirect, target, wanted) in [
+            ("/v1", "path_prefix: /v2", "/v1/a?b=c", "/v2/a?b=c"),
+            ("/v1", "path_prefix: /v2", "/v1", "/v2"),
+            ("/v1", "path_prefix: /", "/v1", "/"),
+            ("/v1", "path_prefix: /", "/v1/a", "/a"),
+            ("/v1", "path_prefix: /", "/v1//evil.com/a", "/evil.com/a"),
+            ("/v1", "path_prefix: /", "/v1///\\evil.com", "/evil.com"),
+            ("/v1", "path_prefix: /", "/v1/\\evil.com", "/evil.com"),
+            ("/v1", "path_prefix: /v2", "/v1//evil.com", "/v2//evil.com"),
+            ("/v1", "path_prefix: /, host: other.shop", "/v1//evil.com", "//other.shop//evil.com"),
+            ("/", "path_prefix: /v2, scheme: https", "/a", "https://shop/v2/a"),
+        ] {
+            let route = format!("{{ match: {{ path_prefix: {from} }}, redirect: {{ {redirect} }} }}");
+            let location = actions(&route).redirect.unwrap().location(&target.parse().unwrap(), "shop:8080").unwrap();
+            assert_eq!(location, wanted, "{redirect}: {target}");
+        }
+    }
+
+    #[test]
     fn a_redirect_leads_where_the_operator_says_and_nowhere_else() {
         for (redirect, target, wanted) in [
             ("path: /new", "/old?a=b", "/new?a=b"),
@@ -295,6 +377,8 @@ mod tests {
             ("scheme: https", "http://elsewhere/x", "https://shop/x"),
             ("scheme: https", "*", "https://shop/"),
             ("scheme: http, host: a.b, path: /c, status: 308", "/old", "http://a.b/c"),
+            ("port: 8443", "//evil.com?a=b", "//shop:8443//evil.com?a=b"),
+            ("port: 8443, scheme: https, path: /new", "/old", "https://shop:8443/new"),
         ] {
             let redirect = actions(&format!("{{ redirect: {{ {redirect} }} }}")).redirect.unwrap();
             let location = redirect.location(&target.parse().unwrap(), "shop:8080").unwrap();

@@ -128,6 +128,7 @@ mod tests {
     use super::*;
     use crate::config::RouteMatch;
     use crate::route::RequestHead;
+    use crate::route::matcher::Patterns;
     use http::{HeaderMap, Method};
     use proptest::prelude::*;
 
@@ -167,7 +168,7 @@ mod tests {
             rules in rules(),
             asked in prop::collection::vec(("[aB]{0,2}(\\.[ab]){0,2}", "\\*|(/[ab]{0,2}){0,4}", any::<bool>()), 20),
         ) {
-            let compiled: Vec<Matcher> = rules.iter().map(|r| Matcher::compile(r).unwrap()).collect();
+            let compiled: Vec<Matcher> = rules.iter().map(|r| Matcher::compile(r, &mut Patterns::default()).unwrap()).collect();
             let index = Index::new(compiled.iter());
             for (host, path, put) in asked {
                 let (method, headers) = (if put { Method::PUT } else { Method::GET }, HeaderMap::new());

@@ -1,11 +1,14 @@
 //! What a request must look like.
+//!
+//! Host and path are looked up in an index, and the rest is asked of the rules that it finds. A path by a regular expression
+//! is among the rest, so that rules without one cost what they cost where there are none.
 
 use super::RequestHead;
 use super::pairs;
-use crate::config::RouteMatch;
+use crate::config::{Pattern, RouteMatch};
 use http::header::COOKIE;
 use http::{HeaderName, HeaderValue, Method};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A host, as a rule asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +74,20 @@ struct More {
     headers: Box<[(HeaderName, HeaderValue)]>,
     cookies: Wanted,
     query: Wanted,
+    path_pattern: Option<Pattern>,
+    header_patterns: Box<[(HeaderName, Pattern)]>,
+    query_patterns: Box<[(Box<str>, Pattern)]>,
+}
+
+/// Patterns by their texts, each compiled once however many rules have it.
+#[derive(Debug, Default)]
+pub struct Patterns<'c>(HashMap<&'c str, Option<Pattern>>);
+
+impl<'c> Patterns<'c> {
+    /// A pattern. `None` when it is none, which validation has told before.
+    fn get(&mut self, text: &'c str) -> Option<Pattern> {
+        self.0.entry(text).or_insert_with(|| Pattern::new(text).ok()).clone()
+    }
 }
 
 impl More {
@@ -81,6 +98,14 @@ impl More {
                 .iter()
                 .all(|(name, value)| pairs::cookies(request.headers, name).any(|v| v == value.as_bytes()))
             && self.query.iter().all(|(name, value)| pairs::in_query(request.query, name, value))
+            && self.path_pattern.as_ref().is_none_or(|pattern| pattern.matches(request.path.as_bytes()))
+            && self.header_patterns.iter().all(|(name, pattern)| {
+                request.headers.get_all(name).iter().any(|value| pattern.matches(value.as_bytes()))
+            })
+            && self
+                .query_patterns
+                .iter()
+                .all(|(name, pattern)| pairs::query_values(request.query, name).any(|value| pattern.matches(&value)))
     }
 }
 
@@ -93,7 +118,7 @@ fn wanted(pairs: &BTreeMap<String, String>) -> Wanted {
 
 impl Matcher {
     /// Compiles a rule's conditions. `None` when one can never hold, which validation has told before.
-    pub fn compile(rule: &RouteMatch) -> Option<Self> {
+    pub fn compile<'c>(rule: &'c RouteMatch, patterns: &mut Patterns<'c>) -> Option<Self> {
         let host = HostMatch::compile(rule.host.as_deref());
         let path = match (&rule.path, &rule.path_prefix) {
             (Some(path), _) => PathMatch::Exact(path.as_str().into()),
@@ -110,8 +135,24 @@ impl Matcher {
             .map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?)))
             .collect::<Option<Box<[_]>>>()?;
         let (cookies, query) = (wanted(&rule.cookies), wanted(&rule.query));
-        let some = !(headers.is_empty() && cookies.is_empty() && query.is_empty());
-        let more = some.then(|| Box::new(More { headers, cookies, query }));
+        let path_pattern = match &rule.path_regex {
+            None => None,
+            Some(regex) => Some(patterns.get(regex)?),
+        };
+        let header_patterns = rule
+            .headers_regex
+            .iter()
+            .map(|(name, regex)| Some((name.parse::<HeaderName>().ok()?, patterns.get(regex)?)))
+            .collect::<Option<Box<[_]>>>()?;
+        let query_patterns = rule
+            .query_regex
+            .iter()
+            .map(|(name, regex)| Some((name.as_str().into(), patterns.get(regex)?)))
+            .collect::<Option<Box<[_]>>>()?;
+        let exact = headers.is_empty() && cookies.is_empty() && query.is_empty();
+        let none = path_pattern.is_none() && header_patterns.is_empty() && query_patterns.is_empty();
+        let more = More { headers, cookies, query, path_pattern, header_patterns, query_patterns };
+        let more = (!(exact && none)).then(|| Box::new(more));
         Some(Self { host, path, method, more })
     }
 
@@ -119,11 +160,12 @@ impl Matcher {
     pub fn asked_headers(&self) -> impl Iterator<Item = &HeaderName> {
         self.more.iter().flat_map(|more| {
             let cookie = (!more.cookies.is_empty()).then_some(&COOKIE);
-            more.headers.iter().map(|(name, _)| name).chain(cookie)
+            let by_pattern = more.header_patterns.iter().map(|(name, _)| name);
+            more.headers.iter().map(|(name, _)| name).chain(by_pattern).chain(cookie)
         })
     }
 
-    /// Whether method, headers, cookies and query are as asked: for a rule that was found by its host and its path.
+    /// Whether method, headers, cookies and query are as asked, and a path that is asked for by a regular expression: for a rule that was found by its host and its path.
     #[inline]
     pub fn matches_rest(&self, request: &RequestHead<'_>) -> bool {
         self.method.as_ref().is_none_or(|m| m == request.method) && self.more.as_ref().is_none_or(|m| m.holds(request))

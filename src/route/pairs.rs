@@ -6,6 +6,7 @@
 
 use http::HeaderMap;
 use http::header::COOKIE;
+use std::borrow::Cow;
 
 /// The values of a request's cookies of this name.
 pub fn cookies<'r>(headers: &'r HeaderMap, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
@@ -21,23 +22,41 @@ pub fn in_query(query: &str, name: &str, value: &str) -> bool {
     })
 }
 
-/// Whether a text reads so once it is decoded. A `%` that begins no code stands for itself.
+/// The values of a query's parameters of this name, decoded: a copy only where something is to be decoded.
+pub fn query_values<'r>(query: &'r str, name: &'r str) -> impl Iterator<Item = Cow<'r, [u8]>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).filter(move |(its, _)| reads(its, name)).map(
+        |(_, value)| match value.bytes().any(|b| matches!(b, b'%' | b'+')) {
+            true => Cow::Owned(Decoded(value.as_bytes()).collect()),
+            false => Cow::Borrowed(value.as_bytes()),
+        },
+    )
+}
+
+/// Whether a text reads so once it is decoded.
 fn reads(encoded: &str, plain: &str) -> bool {
-    let (mut bytes, mut wanted) = (encoded.as_bytes(), plain.as_bytes());
-    loop {
-        let (byte, rest) = match bytes {
-            [] => return wanted.is_empty(),
+    Decoded(encoded.as_bytes()).eq(plain.bytes())
+}
+
+/// What a text reads once it is decoded, byte by byte. A `%` that begins no code stands for itself.
+struct Decoded<'t>(&'t [u8]);
+
+impl Iterator for Decoded<'_> {
+    type Item = u8;
+
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        let (byte, rest) = match self.0 {
+            [] => return None,
             [b'%', high, low, rest @ ..] => match (digit(*high), digit(*low)) {
                 (Some(high), Some(low)) => (high << 4 | low, rest),
-                _ => (b'%', bytes.get(1..).unwrap_or_default()),
+                _ => (b'%', self.0.get(1..).unwrap_or_default()),
             },
             [b'+', rest @ ..] => (b' ', rest),
             [byte, rest @ ..] => (*byte, rest),
         };
-        match wanted.split_first() {
-            Some((first, after)) if *first == byte => (bytes, wanted) = (rest, after),
-            _ => return false,
-        }
+        self.0 = rest;
+        Some(byte)
     }
 }
 
@@ -91,5 +110,14 @@ mod tests {
         ] {
             assert!(!in_query(query, name, value), "{query}");
         }
+    }
+    #[test]
+    fn all_values_of_a_parameter_are_there_as_they_read() {
+        let all = |query: &'static str| {
+            query_values(query, "v").map(|value| String::from_utf8(value.into_owned()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(all("v=1&w=2&v=a%2Fb+c&v&%76=%"), ["1", "a/b c", "", "%"]);
+        assert!(all("").is_empty() && all("w=v&V=1").is_empty());
+        assert!(matches!(query_values("v=plain", "v").next(), Some(Cow::Borrowed(b"plain"))), "nothing is copied");
     }
 }

@@ -4,7 +4,7 @@ use super::actions::Actions;
 use super::affinity::Affinity;
 use super::connections::{Connections, is_tcp};
 use super::index::Index;
-use super::matcher::{Matcher, host_without_port};
+use super::matcher::{Matcher, Patterns, host_without_port};
 use crate::config::{Config, Route, SourceNet, TlsMode};
 use crate::identity::Rules;
 use crate::observe::{RouteLabel, RouteLabels};
@@ -109,8 +109,8 @@ impl RouteTable {
             config.clusters.keys().zip(0u32..).map(|(n, i)| (n.as_str(), ClusterId(i))).collect();
         let (tcp, http): (Vec<_>, Vec<_>) =
             config.routes.iter().zip(0u32..).partition(|(route, _)| is_tcp(route, config));
-        let mut labels = RouteLabels::default();
-        let mut compile = |(route, index)| compile_rule(route, index, &ids, &mut labels);
+        let (mut labels, mut patterns) = (RouteLabels::default(), Patterns::default());
+        let mut compile = |(route, index)| compile_rule(route, index, &ids, &mut labels, &mut patterns);
         let mut rules: Box<[(Matcher, Rule)]> = http.into_iter().filter_map(&mut compile).collect();
         rules.iter_mut().zip(0..).for_each(|((_, rule), place)| rule.place = place);
         let tcp = tcp.into_iter().filter_map(|(route, index)| Some((route, compile((route, index))?.1)));
@@ -234,13 +234,14 @@ impl RouteTable {
     }
 }
 
-fn compile_rule(
-    route: &Route,
+fn compile_rule<'c>(
+    route: &'c Route,
     index: u32,
     ids: &HashMap<&str, ClusterId>,
     labels: &mut RouteLabels,
+    patterns: &mut Patterns<'c>,
 ) -> Option<(Matcher, Rule)> {
-    let matcher = Matcher::compile(&route.matches)?;
+    let matcher = Matcher::compile(&route.matches, patterns)?;
     let mut targets = Vec::new();
     if let Some(cluster) = &route.cluster {
         targets.push((1u64 << 32, *ids.get(cluster.as_str())?));
@@ -355,6 +356,44 @@ mod tests {
             ["x-beta", "cookie"]
         );
         assert!(asked(RouteMatch { query: with("v"), ..RouteMatch::default() }).is_empty());
+        assert_eq!(asked(RouteMatch { headers_regex: with("X-Beta"), ..RouteMatch::default() }), ["x-beta"]);
+    }
+
+    #[test]
+    fn regular_expressions_match_whole_paths_and_values_in_the_order_of_the_rules() {
+        let with = |name: &str, regex: &str| BTreeMap::from([(name.to_owned(), regex.to_owned())]);
+        let path = |regex: &str| RouteMatch { path_regex: Some(regex.to_owned()), ..RouteMatch::default() };
+        let exact = RouteMatch { path: Some("/v7/items".into()), ..RouteMatch::default() };
+        let of_host = RouteMatch { host: Some("*.shop".into()), ..path("/[a-z]+") };
+        let rules = vec![
+            rule(path("/v[0-9]+/items"), "a"),
+            rule(exact, "b"),
+            rule(of_host, "c"),
+            rule(RouteMatch { headers_regex: with("X-Beta", "[12]|on"), ..RouteMatch::default() }, "a"),
+            rule(RouteMatch { query_regex: with("v", "a b|c+"), ..RouteMatch::default() }, "a"),
+        ];
+        for (first, table) in with_and_without_index(rules) {
+            let asked = |host: &str, path: &str, query: &str, beta: &[&'static str]| {
+                let mut headers = HeaderMap::new();
+                for value in beta {
+                    headers.append("x-beta", value.parse().unwrap());
+                }
+                let request = RequestHead { host, path, query, method: &Method::GET, headers: &headers };
+                table.find(&request).map(|rule| rule.index - first)
+            };
+            assert_eq!(
+                asked("x", "/v7/items", "", &[]),
+                Some(0),
+                "before the exact one, because it was written before"
+            );
+            assert_eq!(asked("x", "/v7/items/", "", &[]), None, "the whole path, and no part of it");
+            assert_eq!(asked("x", "/a/v7/items", "", &[]), None);
+            assert_eq!((asked("a.shop", "/abc", "", &[]), asked("shop", "/abc", "", &[])), (Some(2), None));
+            assert_eq!(asked("x", "/", "", &["3", "on"]), Some(3), "one of the values");
+            assert_eq!((asked("x", "/", "", &["12"]), asked("x", "/", "", &[])), (None, None));
+            assert_eq!((asked("x", "/", "v=x&v=a%20b", &[]), asked("x", "/", "v=ccc", &[])), (Some(4), Some(4)));
+            assert_eq!((asked("x", "/", "v=%2Bccc", &[]), asked("x", "/", "w=c", &[])), (None, None));
+        }
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //! flow, and none of those fails; what cannot be followed is named and changes nothing; what was told last stays.
 
 use crate::{QUICK, shown, sidecar};
+use http::Request;
 use pathloom_integration::client::grpc::Client;
-use pathloom_integration::client::{VERSIONS, Version};
+use pathloom_integration::client::{VERSIONS, Version, text};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::fleet::grpc::Number;
 use pathloom_integration::kube_api::{KubeApi, pod, slice};
 use pathloom_integration::load::Load;
 use pathloom_integration::sidecar::Sidecar;
-use pathloom_integration::wait;
+use pathloom_integration::{body, wait};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -23,10 +24,14 @@ struct Bench {
 }
 
 fn service(name: &str) -> Value {
+    service_of("shop", name)
+}
+
+fn service_of(namespace: &str, name: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": { "namespace": "shop", "name": name, "uid": format!("uid-{name}") },
+        "metadata": { "namespace": namespace, "name": name, "uid": format!("uid-{name}") },
         "spec": { "type": "ClusterIP", "ports": [{ "name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080 }] },
     })
 }
@@ -120,7 +125,7 @@ async fn watches(sidecar: &Sidecar, code: Option<&str>) {
             (Some(code), Some(reason)) => reason.starts_with(code),
             _ => false,
         };
-        if seen.as_array().is_some_and(|all| all.len() == 3 && all.iter().all(right)) { Ok(()) } else { Err(seen) }
+        if seen.as_array().is_some_and(|all| all.len() == 4 && all.iter().all(right)) { Ok(()) } else { Err(seen) }
     })
     .await;
 }
@@ -194,7 +199,7 @@ async fn what_was_told_last_stays_whatever_happens_to_the_server_and_nonsense_is
     bench.only(&load, &[0, 1]).await;
     // One that cannot be read, one that asks for too much, one whose new version does, one that leads nowhere.
     let regex = json!([{
-        "matches": [{ "path": { "type": "RegularExpression", "value": "/.*" } }], "backendRefs": [{ "name": "next", "port": 80 }],
+        "matches": [{ "path": { "type": "RegularExpression", "value": "/[" } }], "backendRefs": [{ "name": "next", "port": 80 }],
     }]);
     bench.api.put([
         http("broken", 1, json!("many")),
@@ -209,7 +214,7 @@ async fn what_was_told_last_stays_whatever_happens_to_the_server_and_nonsense_is
     let refused = state(&sidecar, "shop/regex", "refused").await;
     let accepted = &refused["parents"][0]["accepted"];
     assert!(accepted["reason"] == "UnsupportedValue", "{refused}");
-    assert!(accepted["message"].as_str().unwrap().contains("`RegularExpression` is not supported"), "{refused}");
+    assert!(accepted["message"].as_str().unwrap().contains("`/[` is not a regular expression"), "{refused}");
     state(&sidecar, "shop/broken", "refused").await;
     let astray = state(&sidecar, "shop/astray", "unresolved").await;
     assert_eq!(astray["parents"][0]["resolved_refs"]["reason"], "BackendNotFound");
@@ -226,7 +231,7 @@ async fn what_was_told_last_stays_whatever_happens_to_the_server_and_nonsense_is
     bench.api.break_watches();
     wait::eventually("other lists", async || {
         let (now, _) = bench.api.asked();
-        if now >= lists + 3 { Ok(()) } else { Err(now) }
+        if now >= lists + 4 { Ok(()) } else { Err(now) }
     })
     .await;
     wait::eventually("one route less", async || {
@@ -244,7 +249,7 @@ async fn what_was_told_last_stays_whatever_happens_to_the_server_and_nonsense_is
     watches(&sidecar, None).await;
     bench.api.stop().await;
     watches(&sidecar, Some("unreachable")).await;
-    assert_eq!(sidecar.metrics().await.sum("pathloom_gateway_failing", &[]), 3.0);
+    assert_eq!(sidecar.metrics().await.sum("pathloom_gateway_failing", &[]), 4.0);
     bench.only(&load, &[0, 1]).await;
     // What changed meanwhile is heard as soon as it is back.
     bench.api.put([weights(3, 0, 1)]);
@@ -291,12 +296,16 @@ async fn a_status_is_written_once_and_again_only_when_it_changes() {
     assert_eq!(object["status"]["parents"][0], theirs, "others' words stay");
     // Another route, which is refused, gets its word; the first one needs none again.
     let refused = |generation: u64, key: &str| {
-        http("refused", generation, json!([{ key: {}, "backendRefs": [{ "name": "next", "port": 80 }] }]))
+        http(
+            "refused",
+            generation,
+            json!([{ key: { "backoff": "1s" }, "backendRefs": [{ "name": "next", "port": 80 }] }]),
+        )
     };
     bench.api.put([refused(1, "retry")]);
     let entry = written(&bench.api, "refused", 1).await;
     assert_eq!(condition(&entry, 0), ["Accepted", "False", "UnsupportedValue"]);
-    assert!(entry["conditions"][0]["message"].as_str().unwrap().contains("`retry`"), "{entry}");
+    assert!(entry["conditions"][0]["message"].as_str().unwrap().contains("`retry.backoff`"), "{entry}");
     assert_eq!(bench.api.patches(), 2);
     // A new word on one object has to wait. By then the first one could be written again, and would be before this one.
     bench.api.put([refused(2, "sessionPersistence")]);
@@ -332,5 +341,118 @@ async fn grpc_routes_lead_calls_by_their_service_and_method() {
     let status = wait::soon("a call that no route is for", other).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unimplemented, "{status}");
     assert_eq!(bench.fleet.endpoints[0].state.requests() + bench.fleet.endpoints[1].state.requests(), 0);
+    sidecar.assert_no_panic();
+}
+
+/// Waits until a request for a path gets this answer.
+async fn answered(sidecar: &Sidecar, path: &str, wanted: u16) {
+    wait::eventually(&format!("{wanted} for {path}"), async || {
+        let mut client = Version::Http1.connect(sidecar.address("in")).await.map_err(|e| e.to_string())?;
+        let answer = client.get(path).await.map_err(|e| e.to_string())?;
+        if answer.status() == wanted { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_lets_a_route_lead_to_another_namespace_and_a_cluster_without_grants_works() {
+    let bench = Bench::start().await;
+    bench.api.uninstall(Some("ReferenceGrant"));
+    let port = bench.fleet.endpoints[0].address.port();
+    let stock = vec![pod(bench.fleet.endpoints[3].address.ip(), true, true, false)];
+    bench.api.put([service_of("other", "stock"), slice("other", "stock", "stock-a", port, stock)]);
+    let abroad = json!([{
+        "matches": [{ "path": { "type": "Exact", "value": "/stock" } }],
+        "backendRefs": [{ "name": "stock", "namespace": "other", "port": 80 }],
+    }]);
+    bench.api.put([weights(1, 1, 0), http("abroad", 1, abroad)]);
+    let sidecar = bench.sidecar(yaml("")).await;
+    answered(&sidecar, "/", 200).await;
+    let refused = state(&sidecar, "shop/abroad", "unresolved").await;
+    assert_eq!(refused["parents"][0]["resolved_refs"]["reason"], "RefNotPermitted", "{refused}");
+    assert_eq!(refused["parents"][0]["accepted"]["reason"], "Accepted", "{refused}");
+    answered(&sidecar, "/stock", 503).await;
+    let seen = sidecar.routing().await["gateway_api"]["watches"].clone();
+    let of_grants = seen.as_array().into_iter().flatten().find(|w| w["source"] == "referencegrants of all namespaces");
+    assert_eq!(of_grants.map(|w| &w["state"]), Some(&json!("absent")), "{seen}");
+    assert_eq!(sidecar.metrics().await.sum("pathloom_gateway_failing", &[]), 0.0);
+    // The kind comes, and a grant with it.
+    bench.api.uninstall(None);
+    watches(&sidecar, None).await;
+    let grant = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1beta1",
+        "kind": "ReferenceGrant",
+        "metadata": { "namespace": "other", "name": "shop", "uid": "uid-grant" },
+        "spec": {
+            "from": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "shop" }],
+            "to": [{ "group": "", "kind": "Service", "name": "stock" }],
+        },
+    });
+    bench.api.put([grant]);
+    state(&sidecar, "shop/abroad", "accepted").await;
+    answered(&sidecar, "/stock", 200).await;
+    assert_eq!(bench.fleet.endpoints[3].state.requests(), 1, "nobody else is in that namespace");
+    // Without it nobody may.
+    bench.api.delete_a("ReferenceGrant", "other", "shop");
+    answered(&sidecar, "/stock", 503).await;
+    answered(&sidecar, "/", 200).await;
+    let said = sidecar.stderr().matches("the kind is not installed").count();
+    assert_eq!(said, 1, "{}", sidecar.stderr());
+    sidecar.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regular_expressions_and_new_paths_hold_for_requests_over_both_versions() {
+    let bench = Bench::start().await;
+    let next = json!([{ "name": "next", "port": 80 }]);
+    let regex = |what: &str, name: &str, value: &str| json!({ what: [{ "type": "RegularExpression", "name": name, "value": value }] });
+    let filter = |what: &str, key: &str, said: Value| json!([{ "type": what, key: said }]);
+    let rules = json!([
+        { "matches": [{ "path": { "type": "RegularExpression", "value": "/v[0-9]+/items" } }], "backendRefs": next },
+        { "matches": [regex("headers", "x-beta", "on|[12]")], "backendRefs": next },
+        { "matches": [regex("queryParams", "v", "a b|c+")], "backendRefs": next },
+        {
+            "matches": [{ "path": { "value": "/whole" } }],
+            "filters": filter("URLRewrite", "urlRewrite", json!({ "path": { "type": "ReplaceFullPath", "replaceFullPath": "/bytes/7" } })),
+            "backendRefs": next,
+        },
+        {
+            "matches": [{ "path": { "value": "/old" } }],
+            "filters": filter("RequestRedirect", "requestRedirect", json!({
+                "statusCode": 308, "port": 8443,
+                "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/new" },
+            })),
+        },
+    ]);
+    bench.api.put([weights(1, 1, 0), http("more", 1, rules)]);
+    let sidecar = bench.sidecar(yaml("")).await;
+    state(&sidecar, "shop/more", "accepted").await;
+    answered(&sidecar, "/old", 308).await;
+    for version in VERSIONS {
+        let mut client = version.connect(sidecar.address("in")).await.unwrap();
+        let mut ask = async |path: &str, beta: &str| {
+            let request = Request::get(format!("http://catalog.shop{path}")).header("x-beta", beta);
+            wait::soon("an answer", client.exchange(request.body(body::empty()).unwrap())).await.unwrap()
+        };
+        for (path, beta, is_next) in [
+            ("/v12/items", "", true),
+            ("/v12/items/1", "", false),
+            ("/a/v12/items", "", false),
+            ("/", "on", true),
+            ("/", "one", false),
+            ("/?v=a%20b", "", true),
+            ("/?v=ccc", "", true),
+            ("/?v=cca", "", false),
+        ] {
+            let answer = ask(path, beta).await;
+            assert_eq!(answer.status(), 200, "{version:?} {path}");
+            let endpoint: usize = text(&answer, "x-endpoint").parse().unwrap();
+            assert_eq!(endpoint >= 2, is_next, "{version:?} {path} {beta}: {endpoint}");
+        }
+        assert_eq!(ask("/whole/and/more", "").await.body().len(), 7, "{version:?}");
+        assert_eq!(ask("/whole?length", "").await.body().len(), 7, "{version:?}");
+        let moved = ask("/old/a?b=c", "").await;
+        assert_eq!((moved.status().as_u16(), text(&moved, "location")), (308, "//catalog.shop:8443/new/a?b=c"));
+    }
     sidecar.assert_no_panic();
 }

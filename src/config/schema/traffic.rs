@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub struct Rewrite {
     /// Stands in the place of the prefix that `match.path_prefix` found; `/` takes it away.
     pub path_prefix: Option<String>,
+    /// Stands in the place of the whole path; the query stays.
+    pub path: Option<String>,
     /// The host that the endpoint is asked for, with a port where it needs one.
     pub host: Option<String>,
 }
@@ -25,8 +27,12 @@ pub struct Redirect {
     pub scheme: Option<Scheme>,
     /// The host to ask, with a port where it needs one.
     pub host: Option<String>,
+    /// The port to ask at the host that was asked; with `host` it is written there.
+    pub port: Option<u16>,
     /// The path to ask for, with a query of its own or else the one that was asked with.
     pub path: Option<String>,
+    /// Stands in the place of the prefix that `match.path_prefix` found; `/` takes it away.
+    pub path_prefix: Option<String>,
 }
 
 /// A URL's scheme.
@@ -131,7 +137,7 @@ impl Default for Mirror {
 
 impl Default for Redirect {
     fn default() -> Self {
-        Self { status: 302, scheme: None, host: None, path: None }
+        Self { status: 302, scheme: None, host: None, port: None, path: None, path_prefix: None }
     }
 }
 
@@ -139,6 +145,7 @@ impl Redirect {
     /// Whether it sends anybody anywhere.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.scheme.is_some() || self.host.is_some() || self.path.is_some()
+        let Self { status: _, scheme, host, port, path, path_prefix } = self;
+        scheme.is_some() || host.is_some() || port.is_some() || path.is_some() || path_prefix.is_some()
     }
 }

@@ -85,13 +85,28 @@ fn route(config: &Config, route: &Route, path: &Path, findings: &mut Findings) {
             findings.resting_on(Path::of(&["clusters"]));
         }
         (true, false) => {
-            let RouteMatch { path: exact, path_prefix, headers, cookies, query, method, .. } = &route.matches;
+            let RouteMatch {
+                host: _,
+                path: exact,
+                path_prefix,
+                path_regex,
+                headers,
+                headers_regex,
+                cookies,
+                query,
+                query_regex,
+                method,
+                port: _,
+            } = &route.matches;
             let given = [
                 ("path", exact.is_some()),
                 ("path_prefix", path_prefix.is_some()),
+                ("path_regex", path_regex.is_some()),
                 ("headers", !headers.is_empty()),
+                ("headers_regex", !headers_regex.is_empty()),
                 ("cookies", !cookies.is_empty()),
                 ("query", !query.is_empty()),
+                ("query_regex", !query_regex.is_empty()),
                 ("method", method.is_some()),
             ];
             for (key, _) in given.into_iter().filter(|(_, given)| *given) {

@@ -224,6 +224,14 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
             );
         }
     }
+    if let Some(regex) = &matches.path_regex {
+        findings.check(path.key("path_regex"), syntax::pattern(regex));
+        let other = matches.path.as_ref().map(|_| "path").or(matches.path_prefix.as_ref().map(|_| "path_prefix"));
+        if let Some(other) = other {
+            let message = format!("the route has both `{other}` and `path_regex`");
+            findings.error(path.key("path_regex").name(), message, "keep one of them");
+        }
+    }
     match matches.method.as_deref().map(syntax::method) {
         None | Some(Ok(None)) => {}
         Some(Ok(Some(doubt))) => findings.warning(path.key("method"), doubt.message, doubt.remedy),
@@ -233,14 +241,30 @@ fn conditions(matches: &RouteMatch, path: &Path, findings: &mut Findings) {
         findings.check(path.key("cookies").key(name).name(), syntax::cookie_name(name));
         findings.check(path.key("cookies").key(name), syntax::cookie_value(value));
     }
-    for name in matches.query.keys().filter(|name| name.is_empty()) {
-        findings.error(path.key("query").key(name).name(), "a parameter of the query needs a name", "name it");
+    for (key, parameters) in [("query", &matches.query), ("query_regex", &matches.query_regex)] {
+        for name in parameters.keys().filter(|name| name.is_empty()) {
+            findings.error(path.key(key).key(name).name(), "a parameter of the query needs a name", "name it");
+        }
     }
+    for (name, regex) in &matches.query_regex {
+        findings.check(path.key("query_regex").key(name), syntax::pattern(regex));
+    }
+    headers(&matches.headers, &path.key("headers"), syntax::header_value, findings);
+    headers(&matches.headers_regex, &path.key("headers_regex"), syntax::pattern, findings);
+}
+
+/// Headers, each of them once, and what each must be.
+fn headers(
+    wanted: &BTreeMap<String, String>,
+    path: &Path,
+    check: impl Fn(&str) -> Result<(), syntax::Wrong>,
+    findings: &mut Findings,
+) {
     let mut folded: HashMap<String, &str> = HashMap::new();
-    for (name, value) in &matches.headers {
-        let header = path.key("headers").key(name);
+    for (name, value) in wanted {
+        let header = path.key(name);
         findings.check(header.name(), syntax::header_name(name));
-        findings.check(header.clone(), syntax::header_value(value));
+        findings.check(header.clone(), check(value));
         if let Some(other) = folded.insert(name.to_ascii_lowercase(), name) {
             findings.error(header.name(), format!("`{name}` and `{other}` are the same header"), "keep one of them");
         }

@@ -1,7 +1,7 @@
 //! The forms of single values: hosts, paths, header names, methods, names, URLs, log filters.
 
-use crate::config::Otlp;
 use crate::config::suggest::nearest;
+use crate::config::{BadPattern, MAX_PATTERN, Otlp, Pattern};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// How long a name may be: what DNS allows, which is where names come from and go to.
@@ -170,6 +170,35 @@ pub fn path(text: &str) -> Result<(), Wrong> {
         return wrong("a path holds only visible ASCII characters", "write others percent-encoded: `%20` for a space");
     }
     Ok(())
+}
+
+/// A regular expression.
+pub fn pattern(text: &str) -> Result<(), Wrong> {
+    match Pattern::new(text) {
+        Ok(_) => Ok(()),
+        Err(BadPattern::Empty) => wrong("the regular expression is empty", "write one, or remove the key"),
+        Err(BadPattern::TooLong(bytes)) => {
+            let message = format!("a regular expression of {bytes} bytes is too long");
+            wrong(message, format!("use at most {MAX_PATTERN}"))
+        }
+        Err(BadPattern::TooLarge) => {
+            let message = format!("the regular expression `{text}` is too large once it is compiled");
+            wrong(message, "repeat less: `+` in place of `{1,1000}`")
+        }
+        Err(BadPattern::Unreadable(why)) => {
+            let remedy = "write it as for Rust's `regex` or RE2: no look-around, no references back, ASCII classes";
+            wrong(format!("`{text}` is not a regular expression: {why}"), remedy)
+        }
+    }
+}
+
+/// A path, as an endpoint can be asked for it.
+pub fn path_to_be(text: &str) -> Result<(), Wrong> {
+    path(text)?;
+    match http::uri::PathAndQuery::try_from(text) {
+        Ok(_) => Ok(()),
+        Err(_) => wrong(format!("`{text}` holds a character that no request's path holds"), "write it percent-encoded"),
+    }
 }
 
 /// A token as in RFC 9110, section 5.6.2.

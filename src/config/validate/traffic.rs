@@ -101,14 +101,26 @@ fn rewrite(route: &Route, path: &Path, findings: &mut Findings) {
     }
     if let Some(prefix) = &route.rewrite.path_prefix {
         findings.check(path.key("path_prefix"), syntax::path(prefix));
-        if route.matches.path_prefix.is_none() {
-            let remedy = "add `match: { path_prefix: /v1 }`; `path_prefix: /` is every path's prefix";
-            findings.error(
-                path.key("path_prefix").name(),
-                "the route matches no prefix that could be replaced",
-                remedy,
-            );
-        }
+        replaced(route, path, findings);
+    }
+    if let Some(whole) = &route.rewrite.path {
+        findings.check(path.key("path"), syntax::path_to_be(whole));
+        one_path(&route.rewrite.path_prefix, path, findings);
+    }
+}
+
+/// There must be a prefix where one is replaced.
+fn replaced(route: &Route, path: &Path, findings: &mut Findings) {
+    if route.matches.path_prefix.is_none() {
+        let remedy = "add `match: { path_prefix: /v1 }`; `path_prefix: /` is every path's prefix";
+        findings.error(path.key("path_prefix").name(), "the route matches no prefix that could be replaced", remedy);
+    }
+}
+
+/// A path is replaced whole, or its prefix is.
+fn one_path(prefix: &Option<String>, path: &Path, findings: &mut Findings) {
+    if prefix.is_some() {
+        findings.error(path.key("path").name(), "the path is replaced whole, and its prefix, too", "keep one of them");
     }
 }
 
@@ -117,7 +129,8 @@ fn redirect(route: &Route, path: &Path, findings: &mut Findings) {
     let here = path.key("redirect");
     if !redirect.is_set() {
         if *redirect != Redirect::default() {
-            let remedy = "say where: `host: other.shop`, `path: /new` or `scheme: https`";
+            let remedy =
+                "say where: `host: other.shop`, `path: /new`, `path_prefix: /v2`, `port: 8443` or `scheme: https`";
             findings.error(here.name(), "the redirect leads nowhere", remedy);
         }
         return;
@@ -135,6 +148,20 @@ fn redirect(route: &Route, path: &Path, findings: &mut Findings) {
     }
     if let Some(target) = &redirect.path {
         findings.check(here.key("path"), syntax::target(target));
+        one_path(&redirect.path_prefix, &here, findings);
+    }
+    if let Some(prefix) = &redirect.path_prefix {
+        findings.check(here.key("path_prefix"), syntax::path(prefix).and_then(|()| syntax::target(prefix)));
+        replaced(route, &here, findings);
+    }
+    if let Some(port) = redirect.port {
+        if port == 0 {
+            findings.error(here.key("port"), "0 is no port", "write 1 to 65535");
+        }
+        if let Some(host) = &redirect.host {
+            let remedy = format!("write it there: `host: \"{host}:{port}\"`, without a port of its own before");
+            findings.error(here.key("port").name(), "the port of another host is said with it", remedy);
+        }
     }
     let Route { rewrite, headers, fault, mirror, rate, .. } = route;
     let more = *rewrite != Default::default() || *headers != Default::default();

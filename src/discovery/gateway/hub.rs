@@ -1,21 +1,25 @@
-//! What is known of routes and Services, and what is made of all of it together.
+//! What is known of routes, Services and ReferenceGrants: objects as they were told last.
 //!
 //! Watches write here, each for one kind in one namespace or in all; the merge reads. What was told stays until it is told
 //! otherwise. There is a bound to everything: objects ([`MAX_OBJECTS`]), rules and clusters (the configuration's).
+//!
+//! **Without ReferenceGrants.** A cluster may have routes and not this kind (404): then there are no grants, which is said once
+//! and is no failure. Where they cannot be read for another reason, what they told last counts, which is none at the start.
 
-use super::rules::Refusal;
-use super::translate::{self, Age, Backend, Made, Outcome, Rank, TOO_MANY, UNRESOLVED, World, accepted, age, resolved};
-use super::types::{Key, Kind, Meta, ParentRef, RouteObject, ServiceObject, Spec};
-use crate::config::{Cluster, Config, Route};
+use super::grants::Grant;
+use super::merge::{Candidate, Good, Translation, candidate, together};
+use super::translate::{Outcome, World};
+use super::types::{Key, Kind, Meta, RouteObject, ServiceObject};
+use crate::config::Config;
 use crate::discovery::finds::{Fault, Trouble};
 use crate::discovery::listing::told;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// The most routes that are kept, and the most Services.
+/// The most routes that are kept, the most Services, and the most ReferenceGrants.
 pub const MAX_OBJECTS: usize = 20_000;
 
 /// What is watched.
@@ -25,11 +29,13 @@ pub enum Resource {
     Routes(Kind),
     /// Services, for their ports.
     Services,
+    /// ReferenceGrants, for backends of another namespace.
+    Grants,
 }
 
 impl Resource {
     /// All that is needed.
-    pub const ALL: [Self; 3] = [Self::Routes(Kind::Http), Self::Routes(Kind::Grpc), Self::Services];
+    pub const ALL: [Self; 4] = [Self::Routes(Kind::Http), Self::Routes(Kind::Grpc), Self::Services, Self::Grants];
 
     /// What the API server calls it.
     #[must_use]
@@ -37,6 +43,7 @@ impl Resource {
         match self {
             Self::Routes(kind) => kind.plural(),
             Self::Services => "services",
+            Self::Grants => "referencegrants",
         }
     }
 }
@@ -53,20 +60,15 @@ pub struct Watched {
     pub trouble: Option<Trouble>,
     /// Failures so far.
     pub failures: u64,
-}
-
-/// A version of a route that was followed.
-#[derive(Debug)]
-struct Good {
-    uid: String,
-    generation: i64,
-    spec: Spec,
+    /// The API server does not know the kind, which says that there are no objects of it.
+    pub absent: bool,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     routes: BTreeMap<Key, RouteObject>,
     services: BTreeMap<(String, String), ServiceObject>,
+    grants: BTreeMap<(String, String), Grant>,
     watches: BTreeMap<Watch, Watched>,
     /// The last version of each route that could be followed.
     good: BTreeMap<Key, Good>,
@@ -88,34 +90,6 @@ pub struct Hub {
     writes: Mutex<(u64, u64)>,
     /// Whether each watch has said something.
     spoken: watch::Sender<bool>,
-}
-
-/// What all routes together become.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Translation {
-    /// The rules, first match first.
-    pub routes: Vec<Route>,
-    /// The clusters that they lead to.
-    pub clusters: BTreeMap<String, Cluster>,
-    /// What became of each route.
-    pub outcomes: Vec<Outcome>,
-}
-
-impl Translation {
-    /// Whether requests go the same ways by both.
-    pub fn leads_as(&self, other: &Self) -> bool {
-        self.routes == other.routes && self.clusters == other.clusters
-    }
-}
-
-/// A route that may be followed, with what it becomes.
-struct Candidate {
-    key: Key,
-    age: Age,
-    generation: i64,
-    parents: Vec<(ParentRef, Option<Refusal>)>,
-    made: Made,
-    kept: Option<i64>,
 }
 
 impl Hub {
@@ -166,6 +140,11 @@ impl Hub {
                     objects.iter().filter_map(|object| Some(ServiceObject::read(object)?.0)).collect();
                 known.services.retain(|id, _| !here(&id.0) || named.contains(id));
             }
+            Resource::Grants => {
+                let named: HashSet<(String, String)> =
+                    objects.iter().filter_map(|object| Some(Grant::read(object)?.0)).collect();
+                known.grants.retain(|id, _| !here(&id.0) || named.contains(id));
+            }
         }
         known.beyond = 0;
         objects.iter().for_each(|object| known.set(*resource, object));
@@ -191,6 +170,11 @@ impl Hub {
                     known.services.remove(&id);
                 }
             }
+            Resource::Grants => {
+                if let Some((id, _)) = Grant::read(object) {
+                    known.grants.remove(&id);
+                }
+            }
         }
     }
 
@@ -198,7 +182,7 @@ impl Hub {
     pub fn works(&self, watch: &Watch) {
         let mut known = self.known();
         if let Some(watched) = known.watches.get_mut(watch) {
-            watched.listed = true;
+            (watched.listed, watched.absent) = (true, false);
             if let Some(was) = watched.trouble.take() {
                 let after_s = was.since.elapsed().as_secs();
                 tracing::info!(source = name(watch), after_s, "discovery of routes works again");
@@ -209,6 +193,9 @@ impl Hub {
 
     /// A watch does not work.
     pub fn fails(&self, watch: &Watch, fault: Fault, text: String) {
+        if watch.0 == Resource::Grants && fault == Fault::NoSuchName {
+            return self.absent(watch);
+        }
         let mut known = self.known();
         if let Some(watched) = known.watches.get_mut(watch) {
             watched.failures += 1;
@@ -219,6 +206,20 @@ impl Hub {
             }
             let since = watched.trouble.as_ref().map_or_else(Instant::now, |trouble| trouble.since);
             watched.trouble = Some(Trouble { fault, text, since });
+        }
+        self.news(&known);
+    }
+
+    /// The API server does not know what a watch is for: there is nothing of it.
+    fn absent(&self, watch: &Watch) {
+        self.replace(watch, &[]);
+        let mut known = self.known();
+        if let Some(watched) = known.watches.get_mut(watch) {
+            if !watched.absent {
+                let source = name(watch);
+                tracing::info!(source, "the kind is not installed, so no backend in another namespace is allowed");
+            }
+            (watched.listed, watched.absent, watched.trouble) = (true, true, None);
         }
         self.news(&known);
     }
@@ -311,7 +312,7 @@ impl Known {
                     self.beyond += 1;
                     return;
                 }
-                if self.good.get(&key).is_some_and(|good| good.uid != route.meta.uid) {
+                if self.good.get(&key).is_some_and(|good| good.uid() != route.meta.uid) {
                     self.good.remove(&key);
                 }
                 self.routes.insert(key, route);
@@ -324,6 +325,14 @@ impl Known {
                 }
                 self.services.insert(id, service);
             }
+            Resource::Grants => {
+                let Some((id, grant)) = Grant::read(object) else { return };
+                if self.grants.len() >= MAX_OBJECTS && !self.grants.contains_key(&id) {
+                    self.beyond += 1;
+                    return;
+                }
+                self.grants.insert(id, grant);
+            }
         }
     }
 
@@ -333,117 +342,26 @@ impl Known {
             of.peek().is_some() && of.all(|(_, watched)| watched.listed)
         };
         let routes = Kind::ALL.iter().any(|kind| listed(Resource::Routes(*kind)));
-        if !listed(Resource::Services) || !routes {
+        // What somebody may do who asked and could not be told, nobody may. Who was not told yet waits.
+        let grants = self.watches.iter().filter(|((watched, _), _)| *watched == Resource::Grants);
+        let heard = grants.map(|(_, watched)| watched).all(|watched| watched.listed || watched.trouble.is_some());
+        if !listed(Resource::Services) || !routes || !heard {
             return None;
         }
-        let Self { routes, services, good, .. } = self;
+        let Self { routes, services, grants, good, .. } = self;
         good.retain(|key, _| routes.contains_key(key));
-        let mut world = World { settings: &config.gateway_api, services, with_grpc: HashSet::new() };
-        let mut candidates = Vec::new();
+        let mut world = World { settings: &config.gateway_api, services, grants, with_grpc: HashSet::new() };
+        let mut candidates: Vec<Candidate> = Vec::new();
         for kind in [Kind::Grpc, Kind::Http] {
             for (key, object) in routes.iter().filter(|(key, _)| key.kind == kind) {
                 candidates.extend(candidate(&world, key, object, good));
             }
-            let followed = candidates.iter().filter(|c: &&Candidate| c.key.kind == Kind::Grpc);
+            let followed = candidates.iter().filter(|c| c.key.kind == Kind::Grpc);
             let parents = followed.flat_map(|c| c.parents.iter().map(move |parent| (&c.key, parent)));
             let of_services = parents.filter(|(_, (parent, refusal))| refusal.is_none() && parent.kind() == "Service");
             world.with_grpc =
                 of_services.map(|(key, (parent, _))| (key.namespace.clone(), parent.name.clone())).collect();
         }
-        candidates.sort_by(|a, b| (&a.age, a.key.kind).cmp(&(&b.age, b.key.kind)));
         Some(together(config, candidates))
     }
-}
-
-/// A route with what it becomes. None where it is not this proxy's business.
-fn candidate(world: &World<'_>, key: &Key, object: &RouteObject, good: &mut BTreeMap<Key, Good>) -> Option<Candidate> {
-    let made = |spec: &Spec| {
-        let parents = world.parents(key, spec);
-        let hosts: BTreeSet<Option<String>> =
-            parents.iter().filter_map(|(_, hosts)| hosts.as_ref().ok()).flatten().cloned().collect();
-        let made = world.made(key, &object.meta, spec, &hosts);
-        let parents = parents.into_iter().map(|(parent, hosts)| (parent, hosts.err())).collect::<Vec<_>>();
-        (parents, made)
-    };
-    let (parents, now) = match &object.spec {
-        Ok(spec) => made(spec),
-        Err((why, parents)) => {
-            let spec = Spec { parents: parents.clone(), hostnames: Vec::new(), rules: Vec::new() };
-            (made(&spec).0, super::rules::unsupported(format!("the route cannot be read: {why}")))
-        }
-    };
-    if parents.is_empty() {
-        return None;
-    }
-    let (age, generation) = (age(&object.meta), object.meta.generation);
-    let candidate =
-        |parents, made, kept| Some(Candidate { key: key.clone(), age: age.clone(), generation, parents, made, kept });
-    match (now, &object.spec) {
-        (Ok(made), Ok(spec)) => {
-            let (uid, spec) = (object.meta.uid.clone(), spec.clone());
-            good.insert(key.clone(), Good { uid, generation, spec });
-            candidate(parents, made, None)
-        }
-        (Err(mut refusal), _) => {
-            let before = good.get(key).map(|good| (good.generation, made(&good.spec)));
-            let (kept, made) = match before {
-                Some((generation, (_, Ok(made)))) => {
-                    refusal.message = format!("{}; the rules of generation {generation} stay", refusal.message);
-                    (Some(generation), made)
-                }
-                _ => (None, Made::default()),
-            };
-            let parents =
-                parents.into_iter().map(|(p, why)| (p, Some(why.unwrap_or_else(|| refusal.clone())))).collect();
-            candidate(parents, made, kept)
-        }
-        (Ok(_), Err(_)) => None,
-    }
-}
-
-/// All of them, the oldest first, as far as there is room.
-fn together(config: &Config, candidates: Vec<Candidate>) -> Translation {
-    let settings = &config.gateway_api;
-    let template = settings.template.as_ref().and_then(|name| config.clusters.get(name));
-    let template = template.cloned().unwrap_or_default();
-    let mut rules: Vec<(Rank, Route)> = Vec::new();
-    let mut backends: BTreeSet<Backend> = BTreeSet::new();
-    let mut outcomes = Vec::new();
-    for mut candidate in candidates {
-        let more = candidate.made.backends.difference(&backends).count();
-        let full = [
-            (rules.len() + candidate.made.rules.len() > settings.most_rules, "rules", "most_rules"),
-            (backends.len() + more > settings.most_clusters, "clusters", "most_clusters"),
-        ];
-        if let Some((_, what, key)) = full.into_iter().find(|(is, ..)| *is) {
-            let message = format!("there are more {what} than `gateway_api.{key}`, and older routes go first");
-            for (_, refusal) in &mut candidate.parents {
-                refusal.get_or_insert_with(|| Refusal::new(TOO_MANY, message.clone()));
-            }
-            (candidate.made, candidate.kept) = (Made::default(), None);
-        }
-        let Candidate { key, generation, parents, made, kept, .. } = candidate;
-        let missing = made.missing.clone();
-        let condition =
-            |(parent, refusal): (ParentRef, Option<Refusal>)| (parent, accepted(refusal), resolved(missing.clone()));
-        let outcome = Outcome {
-            key,
-            generation,
-            parents: parents.into_iter().map(condition).collect(),
-            rules: made.rules.len(),
-            kept,
-        };
-        backends.extend(made.backends);
-        rules.extend(made.rules);
-        outcomes.push(outcome);
-    }
-    rules.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let routes: Vec<Route> = rules.into_iter().map(|(_, route)| route).collect();
-    let mut clusters: BTreeMap<String, Cluster> =
-        backends.iter().map(|backend| (backend.cluster(), backend.made(&template))).collect();
-    let leads = |route: &Route| route.cluster.as_deref() == Some(UNRESOLVED) || route.split.contains_key(UNRESOLVED);
-    if routes.iter().any(leads) {
-        clusters.insert(UNRESOLVED.to_owned(), translate::unresolved(&template));
-    }
-    Translation { routes, clusters, outcomes }
 }

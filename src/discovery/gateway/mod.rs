@@ -10,8 +10,11 @@
 //! | --- | --- |
 //! | `types` | the API's objects, as far as they are used |
 //! | `rules` | one rule: matches, filters, times |
+//! | `backend` | a Service and its port, as a cluster |
 //! | `translate` | parents, backends, order, what is refused and why |
-//! | `hub` | what is known, and what is made of all of it together |
+//! | `grants` | ReferenceGrants: who may lead to a Service of another namespace |
+//! | `hub` | what is known |
+//! | `merge` | what is made of all of it together |
 //! | `following` | what is in force, and what is to be |
 //! | `conditions` | what is written into a route's status |
 //! | `view` | what operators see of it |
@@ -20,14 +23,17 @@
 //! with the reason; where an earlier version of it was followed, that one's rules stay until there is a good one, and it says
 //! so. Nothing is made before the Services were listed once, and nothing is taken away because one kind cannot be asked.
 //!
-//! What it deliberately does not do: read Gateways, ReferenceGrants or policies; know who calls (a route for the callers of
+//! What it deliberately does not do: read Gateways or policies; know who calls (a route for the callers of
 //! one namespace); watch more than it needs.
 
 #![cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "nobody tells of any route then"))]
 
+mod backend;
 mod conditions;
 mod following;
+mod grants;
 mod hub;
+mod merge;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -41,7 +47,7 @@ pub(super) use following::Following;
 pub(super) use hub::Hub;
 #[cfg(any(test, feature = "kubernetes"))]
 pub(super) use hub::Resource;
-pub(super) use hub::Translation;
+pub(super) use merge::Translation;
 pub use translate::ROUTE_REASONS;
 #[cfg(feature = "kubernetes")]
 pub(super) use types::Key;

@@ -2,11 +2,15 @@
 //!
 //! Each match of it becomes one rule. What this proxy cannot do is never left out of a rule silently: it would then do another
 //! thing than its author wrote. So the whole route is refused, with the place and what is wrong there.
+//!
+//! Regular expressions match whole paths and values, in the syntax that `config::Pattern` says: the API leaves both to who
+//! implements it.
 
+use super::backend::Terms;
 use super::types::{Filter, GrpcMatch, HeaderFilter, HttpMatch, Matches, NamedMatch, PathModifier, RedirectFilter};
-use super::types::{RewriteFilter, Rule};
-use crate::config::{HeaderEdits, Redirect, Rewrite, Route, RouteMatch, Scheme, Timespan};
-use std::collections::BTreeMap;
+use super::types::{Retry, RewriteFilter, Rule};
+use crate::config::{HeaderEdits, MAX_RETRIES, Pattern, Redirect, Rewrite, Route, RouteMatch, Scheme, Timespan};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 /// Why a route, or a parent of it, is not followed.
@@ -45,6 +49,9 @@ impl std::fmt::Display for Refusal {
 /// What this proxy does not do, or cannot be.
 pub const UNSUPPORTED: &str = "UnsupportedValue";
 
+/// The codes after which requests can be tried again.
+const GATEWAY_ERRORS: [u16; 3] = [502, 503, 504];
+
 /// That something is not supported.
 pub fn unsupported<T>(message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::new(UNSUPPORTED, message))
@@ -52,9 +59,6 @@ pub fn unsupported<T>(message: impl Into<String>) -> Result<T, Refusal> {
 
 /// What every rule of the table that comes of a rule has in common: all but where it leads, and what it matches.
 pub fn common(rule: &Rule) -> Result<Route, Refusal> {
-    if rule.retry {
-        return unsupported("`retry` is not supported: the cluster's `retries` say what is tried again");
-    }
     if rule.session {
         return unsupported(
             "`sessionPersistence` is not supported: write the route in the configuration, with `affinity`",
@@ -80,10 +84,24 @@ pub fn common(rule: &Rule) -> Result<Route, Refusal> {
     Ok(route)
 }
 
-/// How long an endpoint may take to begin its answer, where the rule says so.
-pub fn answer_within(rule: &Rule) -> Result<Option<Duration>, Refusal> {
+/// What a rule says of waiting for an answer, and of trying again.
+pub fn terms(rule: &Rule) -> Result<Terms, Refusal> {
     let within = rule.timeouts.backend_request.as_deref().map(duration).transpose()?;
-    Ok(within.filter(|time| !time.is_zero()))
+    let answer_within = within.filter(|time| !time.is_zero());
+    let Some(Retry { codes, attempts, backoff }) = &rule.retry else {
+        return Ok(Terms { answer_within, ..Terms::default() });
+    };
+    if backoff.is_some() {
+        return unsupported("`retry.backoff` is not supported: another endpoint is asked at once, within a budget");
+    }
+    if let Some(many) = attempts.filter(|attempts| *attempts > MAX_RETRIES) {
+        return unsupported(format!("{many} `retry.attempts` are too many: write at most {MAX_RETRIES}"));
+    }
+    let codes: BTreeSet<u16> = codes.iter().copied().collect();
+    if !codes.is_empty() && !codes.iter().eq(&GATEWAY_ERRORS) {
+        return unsupported("`retry.codes` other than 502, 503 and 504 together are not supported");
+    }
+    Ok(Terms { answer_within, attempts: *attempts, gateway_errors: !codes.is_empty() })
 }
 
 /// The matches of a rule; one that matches everything where it has none.
@@ -112,51 +130,75 @@ fn http(wanted: &HttpMatch, prefix_is_replaced: bool) -> Result<RouteMatch, Refu
         "Exact" => made.path = Some(value),
         "PathPrefix" if value == "/" && !prefix_is_replaced => {}
         "PathPrefix" => made.path_prefix = Some(value),
+        "RegularExpression" => made.path_regex = Some(value),
         other => {
             return unsupported(format!(
-                "a path of the type `{other}` is not supported: write `Exact` or `PathPrefix`"
+                "a path of the type `{other}` is not supported: write `Exact`, `PathPrefix` or `RegularExpression`"
             ));
         }
     }
-    made.headers = exactly("header", &wanted.headers, str::to_ascii_lowercase)?;
-    made.query = exactly("query parameter", &wanted.query_params, str::to_owned)?;
+    (made.headers, made.headers_regex) = named("header", &wanted.headers, str::to_ascii_lowercase)?;
+    (made.query, made.query_regex) = named("query parameter", &wanted.query_params, str::to_owned)?;
     Ok(made)
 }
 
 fn grpc(wanted: &GrpcMatch) -> Result<RouteMatch, Refusal> {
     let mut made = RouteMatch::default();
     if let Some(method) = &wanted.method {
-        if let Some(how) = method.how.as_deref().filter(|how| *how != "Exact") {
-            return unsupported(format!("a method of the type `{how}` is not supported: write `Exact`"));
-        }
+        let is_regex = is_regex("method", method.how.as_deref())?;
         let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         match (said(&method.service), said(&method.method)) {
-            (Some(service), Some(method)) => made.path = Some(format!("/{service}/{method}")),
-            (Some(service), None) => made.path_prefix = Some(format!("/{service}")),
-            (None, Some(_)) => {
-                return unsupported("a `method` without its `service` is not supported: name the service");
-            }
+            (Some(service), Some(method)) if !is_regex => made.path = Some(format!("/{service}/{method}")),
+            (Some(service), None) if !is_regex => made.path_prefix = Some(format!("/{service}")),
             (None, None) => {}
+            (service, method) => {
+                let part = |text: Option<String>| match text {
+                    None => Ok("[^/]+".to_owned()),
+                    Some(text) if is_regex => group(text),
+                    Some(text) => Ok(Pattern::escaped(&text)),
+                };
+                made.path_regex = Some(format!("/{}/{}", part(service)?, part(method)?));
+            }
         }
     }
-    made.headers = exactly("header", &wanted.headers, str::to_ascii_lowercase)?;
+    (made.headers, made.headers_regex) = named("header", &wanted.headers, str::to_ascii_lowercase)?;
     Ok(made)
 }
 
-/// Names with their values; of several that are the same the first one counts, as the API has it.
-fn exactly(
-    what: &str,
-    wanted: &[NamedMatch],
-    folded: impl Fn(&str) -> String,
-) -> Result<BTreeMap<String, String>, Refusal> {
-    let mut all = BTreeMap::new();
-    for one in wanted {
-        if let Some(how) = one.how.as_deref().filter(|how| *how != "Exact") {
-            return unsupported(format!("a {what} of the type `{how}` is not supported: write `Exact`"));
-        }
-        all.entry(folded(&one.name)).or_insert_with(|| one.value.clone());
+/// A regular expression as a part of another. It must be one by itself, or it would get out of its group.
+fn group(text: String) -> Result<String, Refusal> {
+    match Pattern::new(&text) {
+        Ok(_) => Ok(format!("(?:{text})")),
+        Err(_) => unsupported(format!("`{text}` is not a regular expression, or is too large")),
     }
-    Ok(all)
+}
+
+/// Whether something is matched by a regular expression, and not exactly.
+fn is_regex(what: &str, how: Option<&str>) -> Result<bool, Refusal> {
+    match how.unwrap_or("Exact") {
+        "Exact" => Ok(false),
+        "RegularExpression" => Ok(true),
+        other => unsupported(format!(
+            "a {what} of the type `{other}` is not supported: write `Exact` or `RegularExpression`"
+        )),
+    }
+}
+
+/// Names, with exact values and with regular expressions.
+type Named = (BTreeMap<String, String>, BTreeMap<String, String>);
+
+/// Names with what is wanted of their values; of several that are the same the first one counts, as the API has it.
+fn named(what: &str, wanted: &[NamedMatch], folded: impl Fn(&str) -> String) -> Result<Named, Refusal> {
+    let (mut exact, mut by_regex) = Named::default();
+    let mut seen = HashSet::new();
+    for one in wanted {
+        let is_regex = is_regex(what, one.how.as_deref())?;
+        let name = folded(&one.name);
+        if seen.insert(name.clone()) {
+            if is_regex { &mut by_regex } else { &mut exact }.insert(name, one.value.clone());
+        }
+    }
+    Ok((exact, by_regex))
 }
 
 fn apply(filter: &Filter, route: &mut Route) -> Result<(), Refusal> {
@@ -204,41 +246,44 @@ fn redirect(filter: &RedirectFilter) -> Result<Redirect, Refusal> {
         Some("https") => Some(Scheme::Https),
         Some(other) => return unsupported(format!("a redirect to the scheme `{other}` is not supported")),
     };
-    let path = match &filter.path {
-        None => None,
-        Some(PathModifier { how, replace_full_path: Some(path), .. }) if how == "ReplaceFullPath" => Some(path.clone()),
-        Some(PathModifier { how, .. }) => {
-            return unsupported(format!(
-                "a redirect's path of the type `{how}` is not supported: write `ReplaceFullPath`"
-            ));
-        }
+    let (path, path_prefix) = filter.path.as_ref().map_or(Ok((None, None)), new_path)?;
+    // The API wants no port that goes without saying.
+    let usual = |port: &u16| matches!((scheme, port), (Some(Scheme::Http), 80) | (Some(Scheme::Https), 443));
+    let port = filter.port.filter(|port| !usual(port));
+    let (host, port) = match (&filter.hostname, port) {
+        (Some(host), Some(port)) => (Some(format!("{host}:{port}")), None),
+        (host, port) => (host.clone(), port),
     };
-    let host = match (&filter.hostname, filter.port) {
-        (Some(host), Some(port)) => Some(format!("{host}:{port}")),
-        (Some(host), None) => Some(host.clone()),
-        (None, None) => None,
-        (None, Some(_)) => return unsupported("a redirect's `port` needs a `hostname` beside it"),
-    };
-    let made = Redirect { status: filter.status_code.unwrap_or(302), scheme, host, path };
+    let made = Redirect { status: filter.status_code.unwrap_or(302), scheme, host, port, path, path_prefix };
     if !made.is_set() {
-        return unsupported("the redirect leads nowhere: write `hostname`, `path` or `scheme`");
+        return unsupported("the redirect leads nowhere: write `hostname`, `path`, `port` or `scheme`");
     }
     Ok(made)
 }
 
 fn rewrite(filter: &RewriteFilter) -> Result<Rewrite, Refusal> {
-    let path_prefix = match &filter.path {
-        None => None,
-        Some(PathModifier { how, replace_prefix_match: Some(to), .. }) if how == "ReplacePrefixMatch" => {
-            Some(if to.is_empty() { "/".to_owned() } else { to.clone() })
+    let (path, path_prefix) = filter.path.as_ref().map_or(Ok((None, None)), new_path)?;
+    Ok(Rewrite { path, path_prefix, host: filter.hostname.clone() })
+}
+
+/// What takes the place of a whole path, or of the prefix that was matched.
+fn new_path(path: &PathModifier) -> Result<(Option<String>, Option<String>), Refusal> {
+    // Nothing in the place of a prefix takes it away; a path always begins so.
+    let slash = |to: &String| if to.is_empty() { "/".to_owned() } else { to.clone() };
+    match path {
+        PathModifier { how, replace_full_path: Some(to), .. } if how == "ReplaceFullPath" => {
+            Ok((Some(slash(to)), None))
         }
-        Some(PathModifier { how, .. }) => {
-            return unsupported(format!(
-                "a path of the type `{how}` is not supported here: write `ReplacePrefixMatch`"
-            ));
+        PathModifier { how, replace_prefix_match: Some(to), .. } if how == "ReplacePrefixMatch" => {
+            Ok((None, Some(slash(to))))
         }
-    };
-    Ok(Rewrite { path_prefix, host: filter.hostname.clone() })
+        PathModifier { how, .. } if matches!(how.as_str(), "ReplaceFullPath" | "ReplacePrefixMatch") => {
+            unsupported(format!("`{how}` does not say with what"))
+        }
+        PathModifier { how, .. } => unsupported(format!(
+            "a path of the type `{how}` is not supported: write `ReplaceFullPath` or `ReplacePrefixMatch`"
+        )),
+    }
 }
 
 /// A length of time as the API writes it (GEP-2257): `1h30m`, `10s`, `250ms`.

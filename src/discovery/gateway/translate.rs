@@ -5,21 +5,21 @@
 //! API wants it of a mesh. A parent that is a Gateway, and named in the configuration, stands for requests to `hostnames`.
 //! A route belongs to the namespace of its parent: nobody takes over another's Service.
 //!
-//! **Which rule first** (the API's own order): the more exact host; an exact path; the longer prefix; a method; more headers;
-//! more parameters of the query; the older route; its name; its place in the route. Of a Service that has GRPCRoutes no
-//! HTTPRoute is followed.
+//! **Which rule first** (the API's own order): the more exact host; an exact path; a regular expression, the longer one first
+//! (the API leaves its place open); the longer prefix; a method; more headers; more parameters of the query; the older route;
+//! its name; its place in the route. Of a Service that has GRPCRoutes no HTTPRoute is followed.
 //!
 //! **Backends.** Each Service and port becomes a cluster, whose endpoints are found by their EndpointSlices. A share of one
 //! that does not exist, or may not be used, goes to the cluster [`UNRESOLVED`], which has no endpoints: a clear 503.
 
+use super::backend::{Backend, Terms, unresolved};
+use super::grants::Grant;
 use super::rules::{self, Refusal, UNSUPPORTED, unsupported};
 use super::types::{BackendRef, Key, Kind, Meta, ParentRef, Rule, ServiceObject, Spec};
-use crate::config::{self, Cluster, Config, Discover, GatewayApi, Mirror, Port, Protocol, Route, RouteMatch};
-use crate::config::{Severity, Share, Timespan};
+use crate::config::{self, Cluster, Config, GatewayApi, Mirror, Route, RouteMatch, Severity, Share};
 use crate::discovery::listing::told_in_full;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
 
 /// Where shares go whose backend cannot be found.
 pub const UNRESOLVED: &str = "kube.unresolved";
@@ -59,56 +59,6 @@ impl From<Refusal> for Condition {
         debug_assert!(ROUTE_REASONS.contains(&refusal.reason), "{}", refusal.reason);
         Self { holds: false, reason: refusal.reason, message: told_in_full(&refusal) }
     }
-}
-
-/// A backend's cluster: the Service, its port, and what else makes it another one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Backend {
-    namespace: String,
-    service: String,
-    port: u16,
-    /// As EndpointSlices name it.
-    port_name: String,
-    http2: bool,
-    answer_within: Option<Duration>,
-}
-
-impl Backend {
-    /// The name of its cluster.
-    pub fn cluster(&self) -> String {
-        let mut name = format!("kube.{}.{}.{}", self.namespace, self.service, self.port);
-        if self.http2 {
-            name.push_str(".h2");
-        }
-        if let Some(within) = self.answer_within {
-            name.push_str(&format!(".{}ms", within.as_millis()));
-        }
-        name
-    }
-
-    /// Its cluster, by this template.
-    pub fn made(&self, template: &Cluster) -> Cluster {
-        let mut cluster = unresolved(template);
-        cluster.service = format!("{}.{}", self.service, self.namespace);
-        cluster.discover = vec![Discover {
-            kubernetes: Some(format!("{}/{}", self.namespace, self.service)),
-            port: Some(self.port_name.clone()).filter(|name| !name.is_empty()).map(Port::Name),
-            ..Discover::default()
-        }];
-        if self.http2 {
-            cluster.protocol = Protocol::Http2;
-        }
-        if let Some(within) = self.answer_within {
-            cluster.timeouts.response_headers = Timespan(within);
-        }
-        cluster
-    }
-}
-
-/// A cluster without endpoints, by this template.
-pub fn unresolved(template: &Cluster) -> Cluster {
-    let (endpoints, discover, addresses) = Default::default();
-    Cluster { service: String::new(), endpoints, discover, addresses, ..template.clone() }
 }
 
 /// Which of two rules comes first; in the order of its fields.
@@ -151,6 +101,8 @@ pub struct World<'a> {
     pub settings: &'a GatewayApi,
     /// The Services, by namespace and name.
     pub services: &'a BTreeMap<(String, String), ServiceObject>,
+    /// The ReferenceGrants, by namespace and name.
+    pub grants: &'a BTreeMap<(String, String), Grant>,
     /// Those that have GRPCRoutes.
     pub with_grpc: HashSet<(String, String)>,
 }
@@ -231,7 +183,8 @@ impl World<'_> {
             let common = rules::common(rule)
                 .and_then(|route| self.destination(key, (rule, &place), route, &mut made))
                 .map_err(|refusal| refusal.at(&place))?;
-            let matches = rules::matches(rule, common.rewrite.path_prefix.is_some());
+            let replaced = common.rewrite.path_prefix.is_some() || common.redirect.path_prefix.is_some();
+            let matches = rules::matches(rule, replaced);
             for (m, matches) in matches.map_err(|refusal| refusal.at(&place))?.into_iter().enumerate() {
                 all.push(((r, m), Route { matches, ..common.clone() }));
                 if all.len().saturating_mul(hosts.len()) > self.settings.most_rules {
@@ -261,7 +214,7 @@ impl World<'_> {
         mut route: Route,
         made: &mut Made,
     ) -> Result<Route, Refusal> {
-        let within = rules::answer_within(rule)?;
+        let terms = rules::terms(rule)?;
         for filter in &rule.filters {
             let Some(mirror) = filter.request_mirror.as_ref().filter(|_| filter.what == "RequestMirror") else {
                 continue;
@@ -274,7 +227,7 @@ impl World<'_> {
                 (None, Some(percent)) => f64::from(percent) / 100.0,
                 (None, None) => 1.0,
             };
-            match self.backend(key, &mirror.backend_ref, None) {
+            match self.backend(key, &mirror.backend_ref, Terms::default()) {
                 Ok(backend) => {
                     let cluster = Some(backend.cluster());
                     route.mirror = Mirror { cluster, share: Share(share), ..Mirror::default() };
@@ -291,7 +244,7 @@ impl World<'_> {
                 return refused.map_err(|refusal| refusal.at(&here));
             }
             let weight = f64::from(reference.weight.unwrap_or(1));
-            let cluster = match self.backend(key, reference, within) {
+            let cluster = match self.backend(key, reference, terms) {
                 Ok(backend) => {
                     let cluster = backend.cluster();
                     if weight > 0.0 {
@@ -323,7 +276,25 @@ impl World<'_> {
         Ok(route)
     }
 
-    fn backend(&self, key: &Key, wanted: &BackendRef, answer_within: Option<Duration>) -> Result<Backend, Refusal> {
+    /// Whether a route may lead to a Service of another namespace.
+    fn is_permitted(&self, key: &Key, namespace: &str, service: &str) -> bool {
+        let first = (namespace.to_owned(), String::new());
+        let here = self.grants.range(first..).take_while(|((its, _), _)| its == namespace);
+        here.into_iter().any(|(_, grant)| grant.permits(key, service))
+    }
+
+    fn not_permitted(&self, key: &Key, namespace: &str, service: &str) -> String {
+        let counts = &self.settings.namespaces;
+        if !counts.is_empty() && !counts.iter().any(|counting| counting == namespace) {
+            return format!("`{namespace}/{service}` is in a namespace that `gateway_api.namespaces` does not name");
+        }
+        let (kind, from) = (key.kind.name(), &key.namespace);
+        format!(
+            "no ReferenceGrant of `{namespace}` lets {kind}s of `{from}` lead to the Service `{namespace}/{service}`"
+        )
+    }
+
+    fn backend(&self, key: &Key, wanted: &BackendRef, terms: Terms) -> Result<Backend, Refusal> {
         let (group, kind) = (wanted.group.as_deref().unwrap_or(""), wanted.kind.as_deref().unwrap_or("Service"));
         let name = &wanted.name;
         if (group, kind) != ("", "Service") {
@@ -331,9 +302,9 @@ impl World<'_> {
             return Err(Refusal::new("InvalidKind", message));
         }
         let namespace = wanted.namespace.clone().unwrap_or_else(|| key.namespace.clone());
-        if namespace != key.namespace {
-            let message = format!("`{namespace}/{name}` is in another namespace, and ReferenceGrants are not read");
-            return Err(Refusal::new("RefNotPermitted", message));
+        // Before it is looked for: who may not lead there is not told whether there is one.
+        if namespace != key.namespace && !self.is_permitted(key, &namespace, name) {
+            return Err(Refusal::new("RefNotPermitted", self.not_permitted(key, &namespace, name)));
         }
         let none = |message: String| Err(Refusal::new("BackendNotFound", message));
         let Some(service) = self.services.get(&(namespace.clone(), name.clone())).filter(|service| !service.external)
@@ -351,7 +322,7 @@ impl World<'_> {
             port: number,
             port_name: port.name.clone(),
             http2: port.http2 || key.kind == Kind::Grpc,
-            answer_within,
+            terms,
         })
     }
 }
@@ -405,18 +376,19 @@ fn rank(kind: Kind, matches: &RouteMatch, age: Age, place: (usize, usize)) -> Ra
         Some(host) => (1, Reverse(host.len())),
         None => (2, Reverse(0)),
     };
-    let path = match (&matches.path, &matches.path_prefix) {
-        (Some(path), _) => (0, Reverse(path.len())),
-        (None, Some(prefix)) => (1, Reverse(prefix.trim_end_matches('/').len())),
-        (None, None) => (1, Reverse(0)),
+    let path = match (&matches.path, &matches.path_regex, &matches.path_prefix) {
+        (Some(path), ..) => (0, Reverse(path.len())),
+        (None, Some(regex), _) => (1, Reverse(regex.len())),
+        (None, None, Some(prefix)) => (2, Reverse(prefix.trim_end_matches('/').len())),
+        (None, None, None) => (2, Reverse(0)),
     };
     Rank {
         host,
         kind,
         path,
         without_method: matches.method.is_none(),
-        headers: Reverse(matches.headers.len()),
-        query: Reverse(matches.query.len()),
+        headers: Reverse(matches.headers.len() + matches.headers_regex.len()),
+        query: Reverse(matches.query.len() + matches.query_regex.len()),
         age,
         place,
     }

@@ -1,4 +1,5 @@
-//! HTTPRoutes and GRPCRoutes (`gateway.networking.k8s.io/v1`) and Services, as far as they are used here.
+//! HTTPRoutes and GRPCRoutes (`gateway.networking.k8s.io/v1`) and Services, as far as they are used here. (ReferenceGrants stand
+//! in `grants`.)
 //!
 //! What is not known is ignored, as the API wants of its readers, but for what would change where a request goes and is not
 //! supported: that is read, so that it can be refused by its name. Words stay as they are written: `translate` judges them.
@@ -119,7 +120,7 @@ impl Spec {
             filters: rule.filters,
             backends: rule.backend_refs,
             timeouts: rule.timeouts,
-            retry: rule.retry.is_some(),
+            retry: rule.retry,
             session: rule.session_persistence.is_some(),
         };
         Self { parents: raw.parent_refs, hostnames: raw.hostnames, rules: raw.rules.into_iter().map(rule).collect() }
@@ -133,8 +134,7 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     pub backends: Vec<BackendRef>,
     pub timeouts: Timeouts,
-    /// Whether it says something of `retry`.
-    pub retry: bool,
+    pub retry: Option<Retry>,
     /// Whether it says something of `sessionPersistence`.
     pub session: bool,
 }
@@ -169,7 +169,7 @@ struct RawRule<M> {
     #[serde(default)]
     timeouts: Timeouts,
     #[serde(default)]
-    retry: Option<Value>,
+    retry: Option<Retry>,
     #[serde(default)]
     session_persistence: Option<Value>,
 }
@@ -329,6 +329,15 @@ pub struct BackendRef {
 pub struct Timeouts {
     pub request: Option<String>,
     pub backend_request: Option<String>,
+}
+
+/// When a request is tried again.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub struct Retry {
+    pub codes: Vec<u16>,
+    pub attempts: Option<u32>,
+    pub backoff: Option<String>,
 }
 
 /// What is known of a Service.

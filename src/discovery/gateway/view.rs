@@ -1,7 +1,7 @@
 //! What operators see of routes from the Gateway API.
 
-use super::hub::Translation;
 use super::hub::{Hub, Watched, name};
+use super::merge::Translation;
 use super::translate::{Condition, Outcome};
 use crate::discovery::Fault;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct WatchView {
     pub source: String,
     /// Whether it told of all that there is, once.
     pub listed: bool,
+    /// Whether the API server does not know the kind, and can do without it.
+    pub absent: bool,
     /// Why it fails: the reason's code and words, and for how long.
     pub trouble: Option<(Fault, String, Duration)>,
     /// Failures so far.
@@ -100,6 +102,7 @@ impl GatewayView {
             resource: watch.0.plural(),
             source: name(&watch),
             listed: watched.listed,
+            absent: watched.absent,
             trouble: watched.trouble.map(|t| (t.fault, t.text, now.saturating_duration_since(t.since))),
             failures: watched.failures,
         };

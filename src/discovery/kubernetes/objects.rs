@@ -1,4 +1,4 @@
-//! The watches of routes and of the Services that they name: one for each kind, in each namespace that counts or in all.
+//! The watches of routes, of the Services that they name and of the ReferenceGrants that let them: one for each kind, in each namespace that counts or in all.
 
 use super::status;
 use super::watch::{Scope, Sees, Target, kind};
@@ -9,6 +9,9 @@ use kube::api::{ApiResource, DynamicObject};
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
+
+/// The API group of routes and grants.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// One of them, and where it tells.
 struct Seen {
@@ -40,14 +43,15 @@ pub fn watch_routes(section: &GatewayApi, hub: &Arc<Hub>) -> Vec<AbortHandle> {
 /// What the API server knows it as.
 fn of(resource: Resource) -> ApiResource {
     match resource {
-        Resource::Services => kind("", "Service", resource.plural()),
+        Resource::Services => kind("", "Service", "v1", resource.plural()),
+        Resource::Grants => kind(GATEWAY_API, "ReferenceGrant", "v1beta1", resource.plural()),
         Resource::Routes(route) => of_routes(route),
     }
 }
 
 /// What the API server knows routes as.
 pub(super) fn of_routes(route: Kind) -> ApiResource {
-    kind("gateway.networking.k8s.io", route.name(), route.plural())
+    kind(GATEWAY_API, route.name(), "v1", route.plural())
 }
 
 fn json(object: &DynamicObject) -> Value {

@@ -84,12 +84,12 @@ struct Progress {
     failures: u32,
 }
 
-/// The kind of objects of an API group.
-pub(super) fn kind(group: &str, kind: &str, plural: &str) -> ApiResource {
-    let api_version = if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") };
+/// The kind of objects of an API group, in this version of it.
+pub(super) fn kind(group: &str, kind: &str, version: &str, plural: &str) -> ApiResource {
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     ApiResource {
         group: group.to_owned(),
-        version: "v1".to_owned(),
+        version: version.to_owned(),
         api_version,
         kind: kind.to_owned(),
         plural: plural.to_owned(),

@@ -96,6 +96,30 @@ async fn an_endpoint_is_asked_for_what_the_rule_says_and_told_what_the_client_sa
 }
 
 #[tokio::test]
+async fn a_rule_by_regular_expressions_asks_for_another_path_and_the_query_stays() {
+    for (client, endpoint) in PAIRS {
+        let server = Server::echo(endpoint).await;
+        let routes = "[{ match: { path_regex: \"/v[0-9]+/items\", headers_regex: { X-Plain: \"[12]\" } }, \
+                      rewrite: { path: /all }, cluster: c }]";
+        let proxy = TestProxy::start(&shaped(routes, &[("c", endpoint, "", &[server.address])]));
+        for (path, plain, wanted) in [
+            ("/v1/items", "1", Some("/all")),
+            ("/v22/items?a=/v1", "2", Some("/all?a=/v1")),
+            ("/v1/items", "12", None),
+            ("/v1/items/", "1", None),
+        ] {
+            let answer = ask(&proxy, client, path, &[("x-plain", plain)], "").await;
+            let case = format!("{client:?} to {endpoint:?}: {path}: {answer:?}");
+            match wanted {
+                Some(target) => assert!(text(&answer).contains(&format!("{target} HTTP/")), "{case}"),
+                None => assert_eq!(answer.status, 404, "{case}"),
+            }
+        }
+        assert_eq!(proxy.logged(2).await[0].path, "/v1/items", "the log says what the client asked for");
+    }
+}
+
+#[tokio::test]
 async fn headers_are_changed_in_both_directions() {
     for (client, endpoint) in PAIRS {
         let server = Server::http(endpoint, |request| async move {

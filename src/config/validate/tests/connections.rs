@@ -34,6 +34,14 @@ fn a_route_is_for_connections_or_for_requests() {
     error("routes[0].match.port: nobody connects to the port 0", both(RouteMatch { port: Some(0), ..port() }));
     let path = RouteMatch { path: Some("/a".into()), ..RouteMatch::default() };
     error("routes[0].match.path!: a TCP connection has no `path`", both(path));
+    let one = || [("a".to_owned(), "b".to_owned())].into();
+    for (key, matches) in [
+        ("path_regex", RouteMatch { path_regex: Some("/a".into()), ..RouteMatch::default() }),
+        ("headers_regex", RouteMatch { headers_regex: one(), ..RouteMatch::default() }),
+        ("query_regex", RouteMatch { query_regex: one(), ..RouteMatch::default() }),
+    ] {
+        error(&format!("routes[0].match.{key}!: a TCP connection has no `{key}`"), both(matches));
+    }
     let method = RouteMatch { method: Some("GET".into()), ..RouteMatch::default() };
     error("routes[0].match.method!: a TCP connection has no `method`", both(method));
     error("routes[0].idempotent!: a TCP connection is never repeated", |c| {

@@ -35,6 +35,14 @@ fn a_rewrite_replaces_what_was_matched() {
         route("match: { path_prefix: /v1 }, rewrite: { path_prefix: v2 }, cluster: c"),
         ["2:65 the path `v2` does not begin with `/`"]
     );
+    assert_eq!(route("rewrite: { path: /new, host: o.shop }, cluster: c"), NONE);
+    assert_eq!(
+        route("match: { path_prefix: /v1 }, rewrite: { path: /new, path_prefix: /v2 }, cluster: c"),
+        ["2:52 the path is replaced whole, and its prefix, too"]
+    );
+    for path in ["new", "/new?a=b", "/ne w", "/<new>"] {
+        assert_eq!(route(&format!("rewrite: {{ path: \"{path}\" }}, cluster: c")).len(), 1, "{path}");
+    }
     for host in ["*.shop", "a b", "o.shop:0", "o.shop:99999", "o.shop/x", "u@o.shop", "http://o.shop"] {
         assert_eq!(route(&format!("rewrite: {{ host: \"{host}\" }}, cluster: c")).len(), 1, "{host}");
     }
@@ -47,6 +55,18 @@ fn a_redirect_leads_to_one_place_with_a_status_that_redirects() {
     {
         assert_eq!(route(&format!("redirect: {{ {fine} }}")), NONE, "{fine}");
     }
+    assert_eq!(route("match: { path_prefix: /v1 }, redirect: { path_prefix: /v2, port: 8443 }"), NONE);
+    assert_eq!(route("redirect: { path_prefix: /v2 }"), ["2:24 the route matches no prefix that could be replaced"]);
+    assert_eq!(
+        route("match: { path_prefix: /v1 }, redirect: { path: /new, path_prefix: /v2 }"),
+        ["2:53 the path is replaced whole, and its prefix, too"]
+    );
+    for prefix in ["//evil.com", "new", "/new?a=b"] {
+        let keys = format!("match: {{ path_prefix: /v1 }}, redirect: {{ path_prefix: \"{prefix}\" }}");
+        assert_eq!(route(&keys).len(), 1, "{prefix}");
+    }
+    assert_eq!(route("redirect: { port: 0 }"), ["2:30 0 is no port"]);
+    assert_eq!(route("redirect: { host: a.b, port: 80 }"), ["2:35 the port of another host is said with it"]);
     assert_eq!(route("redirect: { status: 301 }, cluster: c"), ["2:12 the redirect leads nowhere"]);
     assert_eq!(
         route("redirect: { path: /new }, cluster: c"),
@@ -145,5 +165,26 @@ fn requests_stay_by_one_thing() {
     assert!(both.len() == 1 && both[0].contains("by one thing only"), "{both:?}");
     for wrong in ["header: \"a b\"", "cookie: \"a;b\""] {
         assert_eq!(with("cluster: c", &format!(", affinity: {{ {wrong} }}")).len(), 1, "{wrong}");
+    }
+}
+
+#[test]
+fn regular_expressions_can_be_read_and_are_not_too_large() {
+    let matched = |keys: &str| route(&format!("match: {{ {keys} }}, cluster: c"));
+    assert_eq!(matched("path_regex: \"/v[0-9]+\", headers_regex: { x-a: a|b }, query_regex: { v: \"[12]\" }"), NONE);
+    assert_eq!(matched("path_regex: \"/[a\""), ["2:33 `/[a` is not a regular expression: unclosed character class"]);
+    assert_eq!(matched("path_regex: \"\""), ["2:33 the regular expression is empty"]);
+    assert_eq!(matched("headers_regex: { x-a: (a }"), ["2:43 `(a` is not a regular expression: unclosed group"]);
+    assert_eq!(matched("query_regex: { v: \"(?:[a-z]{99}){99}\" }").len(), 1);
+    assert_eq!(
+        matched(&format!("path_regex: /{}", "a".repeat(4_096))),
+        ["2:33 a regular expression of 4097 bytes is too long"]
+    );
+    for both in ["path: /a, path_regex: /b", "path_prefix: /a, path_regex: /b"] {
+        let found = matched(both);
+        assert!(found.len() == 1 && found[0].contains("and `path_regex`"), "{found:?}");
+    }
+    for wrong in ["headers_regex: { \"a b\": x }", "headers_regex: { X-A: x, x-a: y }", "query_regex: { \"\": x }"] {
+        assert_eq!(matched(wrong).len(), 1, "{wrong}");
     }
 }
