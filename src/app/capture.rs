@@ -1,8 +1,9 @@
-//! `pathloom capture`: installs, removes and shows the kernel's rules that bring connections here; and whether this process
+//! `pathloom capture`: installs, follows (`follow`), removes and shows the kernel's rules that bring connections here; and whether this process
 //! has the rights that capturing takes, asked before a configuration takes effect that wants it. Without them every
 //! connection to an endpoint would fail.
 
 use super::EXIT_CONFIG;
+use super::follow::{self, FollowArgs};
 use crate::config::{CaptureMode, Config};
 use crate::{capture, config};
 use clap::Subcommand;
@@ -20,6 +21,13 @@ pub enum CaptureCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Installs the rules, and captures the pods of this Kubernetes node that want it (`capture.pods: annotated`) until it is ended.
+    #[command(after_help = "Example:
+  pathloom capture follow --config pathloom.yaml --node node-7
+
+A pod wants it by the annotation `pathloom.dev/capture: enabled`, or by its namespace's label or annotation of that name where the pod
+does not say `disabled`. While the proxy beside it does not answer no pod is captured.")]
+    Follow(FollowArgs),
     /// Removes all that was installed.
     Remove,
     /// Shows what is installed.
@@ -85,6 +93,9 @@ pub fn run(command: CaptureCommand) -> ExitCode {
                 }
             };
             rules.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            if rules.by_pod {
+                eprintln!("note: no pod is captured unless `pathloom capture follow` runs on this node");
+            }
             if dry_run {
                 print!("{}", rules.nft);
                 rules.ip.iter().for_each(|command| println!("ip {command}"));
@@ -92,6 +103,7 @@ pub fn run(command: CaptureCommand) -> ExitCode {
             }
             capture::install(&rules).map(|()| eprintln!("installed; `pathloom capture remove` removes it"))
         }
+        CaptureCommand::Follow(args) => return follow::run(&args),
         CaptureCommand::Remove => capture::remove().map(|()| eprintln!("removed")),
         CaptureCommand::Show => capture::show().map(|rules| match rules {
             Some(rules) => print!("{rules}"),

@@ -9,6 +9,7 @@
 mod ca;
 mod capture;
 mod cli;
+mod follow;
 #[cfg(test)]
 mod guides_tests;
 mod privileges;

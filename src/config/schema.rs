@@ -16,7 +16,7 @@ mod sharing;
 mod steering;
 mod traffic;
 
-pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
+pub use connections::{Capture, CaptureMode, CapturedPods, ListenerProtocol, Unknown};
 pub use discover::{Discover, Port};
 pub use gateway::GatewayApi;
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};
