@@ -209,6 +209,15 @@ impl Rules {
             ));
         }
         self.nft.push_str("  }\n");
+        if self.by_pod {
+            // A destination that is changed to itself is changed by nobody else: without it kube-proxy would change the one of a
+            // Service, and what comes after a connection's first packet would not be known as part of it.
+            self.chain("services", &format!("nat hook prerouting priority {BEFORE_SERVICES}"));
+            for (family, ..) in SETS {
+                self.line(format_args!("meta mark {mark:#x} dnat {family} to {family} daddr"));
+            }
+            self.nft.push_str("  }\n");
+        }
         let versions: &[&str] = match families {
             Families::V4 => &["-4"],
             Families::V6 => &["-6"],
@@ -262,7 +271,7 @@ pub(super) fn replaced() -> String {
 /// The beginning of a transaction in which our chains are as if they had never been, and the sets are as they were.
 fn replaced_but_sets() -> String {
     let mut nft = format!("table {TABLE} {{}}\n");
-    for chain in ["outbound", "inbound"] {
+    for chain in ["outbound", "inbound", "services"] {
         // It must be there to be deleted.
         let _ = write!(nft, "add chain {TABLE} {chain}\nflush chain {TABLE} {chain}\ndelete chain {TABLE} {chain}\n");
     }
@@ -370,7 +379,8 @@ mod tests {
             before,
             "table inet pathloom {}\n\
              add chain inet pathloom outbound\nflush chain inet pathloom outbound\ndelete chain inet pathloom outbound\n\
-             add chain inet pathloom inbound\nflush chain inet pathloom inbound\ndelete chain inet pathloom inbound"
+             add chain inet pathloom inbound\nflush chain inet pathloom inbound\ndelete chain inet pathloom inbound\n\
+             add chain inet pathloom services\nflush chain inet pathloom services\ndelete chain inet pathloom services"
         );
         for line in [
             "  set pods4 { type ipv4_addr; flags timeout; timeout 120s; size 4096; }",
@@ -383,11 +393,15 @@ mod tests {
         ] {
             assert!(table.lines().any(|l| l == line), "{line} is not in\n{table}");
         }
-        assert_eq!(table.matches("redirect").count(), 3, "{table}");
+        assert_eq!((table.matches("redirect").count(), table.matches("dnat").count()), (3, 0), "{table}");
         let transparent = rules(&yaml.replace("MODE", "tproxy").replace("[::]", "0.0.0.0")).unwrap();
         let line =
             "    ip saddr @pods4 tcp dport { 80 } meta l4proto tcp tproxy ip to :15006 meta mark set 0x504d accept\n";
         assert!(transparent.nft.contains(line) && !transparent.nft.contains("@pods6"), "{}", transparent.nft);
+        // Nobody else changes a Service's address.
+        let line = "    type nat hook prerouting priority -110; policy accept;\n    meta l4proto != tcp return\n    \
+                    meta mark 0x504d dnat ip to ip daddr\n";
+        assert!(transparent.nft.contains(line), "{}", transparent.nft);
     }
 
     #[test]
