@@ -3,10 +3,11 @@
 //! connection to an endpoint would fail.
 
 use super::EXIT_CONFIG;
-use super::follow::{self, FollowArgs};
+#[cfg(feature = "kubernetes")]
+use super::follow;
 use crate::config::{CaptureMode, Config};
 use crate::{capture, config};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +33,18 @@ does not say `disabled`. While the proxy beside it does not answer no pod is cap
     Remove,
     /// Shows what is installed.
     Show,
+}
+
+/// What `follow` needs.
+#[derive(Debug, Args)]
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "it is said that this build cannot"))]
+pub struct FollowArgs {
+    /// The YAML file; read again when it changes.
+    #[arg(long, value_name = "FILE", env = "PATHLOOM_CONFIG")]
+    pub config: PathBuf,
+    /// This node, as Kubernetes calls it; the configuration's `node.name` when it is not said.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
 }
 
 /// What a process cannot do that a configuration wants.
@@ -103,7 +116,16 @@ pub fn run(command: CaptureCommand) -> ExitCode {
             }
             capture::install(&rules).map(|()| eprintln!("installed; `pathloom capture remove` removes it"))
         }
+        #[cfg(feature = "kubernetes")]
         CaptureCommand::Follow(args) => return follow::run(&args),
+        #[cfg(not(feature = "kubernetes"))]
+        CaptureCommand::Follow(_) => {
+            eprintln!(
+                "pathloom: this build cannot ask Kubernetes which pods want to be captured: build it with `--features \
+                 kubernetes`, or write `capture.pods: all` and use `pathloom capture install`"
+            );
+            return ExitCode::from(EXIT_CONFIG);
+        }
         CaptureCommand::Remove => capture::remove().map(|()| eprintln!("removed")),
         CaptureCommand::Show => capture::show().map(|rules| match rules {
             Some(rules) => print!("{rules}"),

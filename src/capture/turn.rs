@@ -36,15 +36,15 @@ pub enum Tried {
 pub struct Wait(UnixStream);
 
 impl Turn {
-    /// Takes the right, where nobody has it.
+    /// Takes the right, where nobody has it. Call it on a runtime.
     ///
     /// # Errors
     /// When the system has no sockets to give.
-    pub fn take() -> io::Result<Tried> {
-        Self::take_named(NAME)
+    pub async fn take() -> io::Result<Tried> {
+        Self::take_named(NAME).await
     }
 
-    fn take_named(name: &str) -> io::Result<Tried> {
+    async fn take_named(name: &str) -> io::Result<Tried> {
         let address = SocketAddr::from_abstract_name(name)?;
         for _ in 0..TRIES {
             match UnixListener::bind_addr(&address) {
@@ -59,7 +59,7 @@ impl Turn {
                 Ok(stream) if is_ours(&stream) => return Ok(Tried::Others(Wait(stream))),
                 Ok(_) => break,
                 // It went between the two questions.
-                Err(_) => std::thread::sleep(AGAIN),
+                Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }
         tracing::warn!(
@@ -107,15 +107,15 @@ fn is_ours(stream: &UnixStream) -> bool {
 mod tests {
     use super::*;
 
-    fn turn(name: &str) -> Turn {
-        match Turn::take_named(name).unwrap() {
+    async fn turn(name: &str) -> Turn {
+        match Turn::take_named(name).await.unwrap() {
             Tried::Mine(turn) => turn,
             Tried::Others(_) => panic!("somebody has it"),
         }
     }
 
-    fn wait(name: &str) -> Wait {
-        match Turn::take_named(name).unwrap() {
+    async fn wait(name: &str) -> Wait {
+        match Turn::take_named(name).await.unwrap() {
             Tried::Mine(_) => panic!("nobody has it"),
             Tried::Others(wait) => wait,
         }
@@ -124,19 +124,19 @@ mod tests {
     #[tokio::test]
     async fn the_next_one_waits_for_the_end_of_the_first_who_sees_it_wait() {
         let name = format!("pathloom-test-turns-{}", std::process::id());
-        let first = turn(&name);
+        let first = turn(&name).await;
         assert!(!first.somebody_waits());
-        let next = wait(&name);
+        let next = wait(&name).await;
         assert!(first.somebody_waits());
         let waiting = tokio::spawn(next.until_it_ends());
         drop(first);
         waiting.await.unwrap().unwrap();
         // Who gave up waiting does not count.
-        let second = turn(&name);
-        drop(wait(&name));
+        let second = turn(&name).await;
+        drop(wait(&name).await);
         assert!(!second.somebody_waits());
-        let patient = wait(&name);
-        drop(wait(&name));
+        let patient = wait(&name).await;
+        drop(wait(&name).await);
         assert!(second.somebody_waits());
         drop(patient);
     }

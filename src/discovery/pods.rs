@@ -152,9 +152,9 @@ impl Pods {
 
     fn set_namespace(&mut self, object: &Value, before: impl FnOnce(&str) -> Option<Said>) {
         let Some(namespaces) = &mut self.namespaces else { return };
-        let (name, metadata) = (name(object), &object["metadata"]);
-        let says = match Said::of(&metadata["labels"][CAPTURE]) {
-            Said::Nothing => Said::of(&metadata["annotations"][CAPTURE]),
+        let name = name(object);
+        let says = match Said::of(said(object, "labels", CAPTURE)) {
+            Said::Nothing => Said::of(said(object, "annotations", CAPTURE)),
             label => label,
         };
         name_nonsense("namespace", &name, &says, before(&name));
@@ -166,8 +166,8 @@ impl Pods {
 }
 
 impl Said {
-    fn of(word: &Value) -> Self {
-        match word.as_str() {
+    fn of(word: Option<&str>) -> Self {
+        match word {
             None => Self::Nothing,
             Some("enabled") => Self::Enabled,
             Some("disabled") => Self::Disabled,
@@ -180,7 +180,7 @@ impl Pod {
     fn of(object: &Value) -> Self {
         let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
         let over = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
-        let never = over || spec["hostNetwork"] == true || metadata["labels"][OWN.0] == OWN.1;
+        let never = over || spec["hostNetwork"] == true || said(object, "labels", OWN.0) == Some(OWN.1);
         let listed = status["podIPs"].as_array().into_iter().flatten().map(|ip| &ip["ip"]);
         // Older servers say the first one alone.
         let told = listed.chain([&status["podIP"]]).filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
@@ -188,7 +188,7 @@ impl Pod {
         let usable = |ip: &IpAddr| !never && !ip.is_unspecified() && !ip.is_loopback() && !of_the_node(ip);
         Self {
             namespace: metadata["namespace"].as_str().unwrap_or_default().to_owned(),
-            says: Said::of(&metadata["annotations"][CAPTURE]),
+            says: Said::of(said(object, "annotations", CAPTURE)),
             addresses: told.map(|ip| ip.to_canonical()).filter(usable).collect(),
         }
     }
@@ -203,9 +203,14 @@ fn name_nonsense(kind: &'static str, name: &str, says: &Said, before: Option<Sai
     }
 }
 
+/// One of its labels or annotations.
+fn said<'a>(object: &'a Value, of: &str, key: &str) -> Option<&'a str> {
+    object["metadata"].get(of)?.get(key)?.as_str()
+}
+
 /// Its namespace and its name, or the name alone.
 fn name(object: &Value) -> String {
-    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let text = |key: &str| object["metadata"].get(key).and_then(Value::as_str).unwrap_or_default();
     match text("namespace") {
         "" => text("name").to_owned(),
         namespace => format!("{namespace}/{}", text("name")),
