@@ -47,6 +47,14 @@ fn ip(args: &str) -> Result<(), String> {
     if code == 0 { Ok(()) } else { Err(format!("ip {args}: {}", said.trim())) }
 }
 
+/// Says that there is no such network.
+fn not_to_be_had<T>(why: &str) -> Option<T> {
+    assert!(std::env::var_os(REQUIRED).is_none(), "no network of several hosts: {why}");
+    // Written past the test's own capture: who passes without having run must be heard.
+    let _ = writeln!(std::io::stderr(), "SKIPPED, no network of several hosts: {why}");
+    None
+}
+
 /// The group of an IPv6 address that is written with the digits of this number.
 fn digits(number: u8) -> u16 {
     u16::from_str_radix(&number.to_string(), 16).expect("digits")
@@ -66,12 +74,7 @@ impl Lan {
         };
         match made {
             Ok(lan) => Some(lan),
-            Err(why) => {
-                assert!(std::env::var_os(REQUIRED).is_none(), "no network of several hosts: {why}");
-                // Written past the test's own capture: who passes without having run must be heard.
-                let _ = writeln!(std::io::stderr(), "SKIPPED, no network of several hosts: {why}");
-                None
-            }
+            Err(why) => not_to_be_had(&why),
         }
     }
 
@@ -112,40 +115,47 @@ impl Lan {
         }
     }
 
-    /// A further host behind one of these, which passes its packets on; all others know the way back.
+    /// A further host behind one of these, which passes its packets on; all others know the way back. None where that is not to
+    /// be had, as at [`Self::start`].
     ///
     /// # Panics
-    /// When it cannot be made.
-    pub fn behind(&mut self, node: u8, number: u8) -> Host {
-        let (host, front) = (self.namespace(number), self.namespace(node));
+    /// When it is not to be had and must be (`make test-network`).
+    pub fn behind(&mut self, node: u8, number: u8) -> Option<Host> {
         self.hosts.push(number);
-        let run = |args: String| ip(&args).expect("the host behind");
-        run(format!("netns add {host}"));
-        run(format!("-n {host} link add name lan type veth peer name pod{number} netns {front}"));
-        run(format!("-n {front} addr add 10.78.{number}.1/24 dev pod{number}"));
-        run(format!("-n {front} addr add fd78:{number}::1/64 dev pod{number} nodad"));
-        run(format!("-n {front} link set pod{number} up"));
-        run(format!("-n {host} addr add 10.78.{number}.2/24 dev lan"));
-        run(format!("-n {host} addr add fd78:{number}::2/64 dev lan nodad"));
-        run(format!("-n {host} link set lo up"));
-        run(format!("-n {host} link set lan up"));
-        run(format!("-n {host} route add default via 10.78.{number}.1"));
-        run(format!("-n {host} -6 route add default via fd78:{number}::1"));
+        match self.make_behind(node, number) {
+            Ok(host) => Some(host),
+            Err(why) => not_to_be_had(&why),
+        }
+    }
+
+    fn make_behind(&self, node: u8, number: u8) -> Result<Host, String> {
+        let (host, front) = (self.namespace(number), self.namespace(node));
+        ip(&format!("netns add {host}"))?;
+        ip(&format!("-n {host} link add name lan type veth peer name pod{number} netns {front}"))?;
+        ip(&format!("-n {front} addr add 10.78.{number}.1/24 dev pod{number}"))?;
+        ip(&format!("-n {front} addr add fd78:{number}::1/64 dev pod{number} nodad"))?;
+        ip(&format!("-n {front} link set pod{number} up"))?;
+        ip(&format!("-n {host} addr add 10.78.{number}.2/24 dev lan"))?;
+        ip(&format!("-n {host} addr add fd78:{number}::2/64 dev lan nodad"))?;
+        ip(&format!("-n {host} link set lo up"))?;
+        ip(&format!("-n {host} link set lan up"))?;
+        ip(&format!("-n {host} route add default via 10.78.{number}.1"))?;
+        ip(&format!("-n {host} -6 route add default via fd78:{number}::1"))?;
         for other in self.joined.iter().filter(|other| **other != node) {
             let other = self.namespace(*other);
-            run(format!("-n {other} route replace 10.78.{number}.0/24 via 10.77.0.{node}"));
-            run(format!("-n {other} -6 route replace fd78:{number}::/64 via fd77::{node}"));
+            ip(&format!("-n {other} route replace 10.78.{number}.0/24 via 10.77.0.{node}"))?;
+            ip(&format!("-n {other} -6 route replace fd78:{number}::/64 via fd77::{node}"))?;
         }
-        self.host(node).here(|| {
-            for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                std::fs::write(format!("/proc/sys/net/{switch}"), "1").expect("packets are passed on");
-            }
-        });
-        Host {
+        let passes_on = |switch: &str| {
+            let file = format!("/proc/sys/net/{switch}");
+            std::fs::write(&file, "1").map_err(|error| format!("{file}: {error}"))
+        };
+        self.host(node).here(|| passes_on("ipv4/ip_forward").and_then(|()| passes_on("ipv6/conf/all/forwarding")))?;
+        Ok(Host {
             namespace: host,
             v4: Ipv4Addr::new(10, 78, number, 2).into(),
             v6: Ipv6Addr::new(0xfd78, digits(number), 0, 0, 0, 0, 0, 2).into(),
-        }
+        })
     }
 
     /// Cuts a host off from the others, or joins it to them again.

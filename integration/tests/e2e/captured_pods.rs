@@ -165,7 +165,7 @@ fn write(file: &Path, text: &str) {
 /// On a node with two pods; not where there is none to be had.
 fn on_a_node(mode: &str, what: impl AsyncFnOnce(Bench) + Send) {
     let Some(mut lan) = Lan::start(&[NODE, FAR]) else { return };
-    let (a, b) = (lan.behind(NODE, POD_A), lan.behind(NODE, POD_B));
+    let (Some(a), Some(b)) = (lan.behind(NODE, POD_A), lan.behind(NODE, POD_B)) else { return };
     let (node, far) = (lan.host(NODE), lan.host(FAR));
     serve_http(&far, 80, "far");
     serve_first(&far, 9999, "other");
