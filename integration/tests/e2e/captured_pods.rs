@@ -259,9 +259,8 @@ fn an_agent_that_leaves_captures_nobody_unless_another_one_waits() {
         logged(&first, "since the file is wrong").await;
         write(&bench.file, &rules);
         bench.captured(&a, true, &first).await;
-        // Somebody removes them all: they are back with the next news.
+        // Somebody removes them all: they are back with the next news, which may have come already.
         assert_eq!(capture(&["remove"]).0, 0);
-        assert_eq!(shown(), "");
         bench.pod("b", json!({ CAPTURE: "enabled" }));
         bench.captured(&bench.b, true, &first).await;
         bench.captured(&a, true, &first).await;
