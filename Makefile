@@ -121,7 +121,7 @@ test-network: setup ## Tests capture on several hosts, in network namespaces; ne
 	@{ command -v nft && command -v ip; } >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends nftables iproute2; } \
 		|| { echo "make: nft or ip is missing: sudo apt-get install nftables iproute2" >&2; exit 1; }
-	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --test e2e -- network:: --nocapture
+	PATHLOOM_NETWORK=required cargo test --quiet --package pathloom-integration --features kubernetes --test e2e -- network:: captured_pods:: --nocapture
 
 # PATHLOOM_BINARY names a binary that is there already: `make test` gives the one that its tests ran.
 BUILT_BEFORE := $(PATHLOOM_BINARY)

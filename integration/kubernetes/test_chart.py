@@ -101,6 +101,10 @@ EVERYTHING = {
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}},
     "serviceAccount": {"annotations": {"a": "b"}},
 }
+ANNOTATED = {
+    "capture": {"enabled": True, "pods": "annotated"},
+    "config": {"workloads": {"captured": {"listen": "[::]:15006", "capture": "tproxy"}}},
+}
 APART = {
     "hostNetwork": False,
     "ports": [{"name": "in", "containerPort": 15001, "hostPort": 15001}],
@@ -112,7 +116,7 @@ APART = {
 
 class Chart(unittest.TestCase):
     def test_every_rendering_is_right_by_kubernetes_schemas_and_its_configuration_by_pathloom(self):
-        for values in [{}, EVERYTHING, APART]:
+        for values in [{}, EVERYTHING, ANNOTATED, APART]:
             objects = rendered(values)
             for (kind, name), made in objects.items():
                 if kind == "ServiceMonitor":
@@ -288,10 +292,65 @@ class Chart(unittest.TestCase):
             ({"metrics": {"port": 70000}}, "port"),
             ({"spire": {"enabled": True}, "config": {"identity": {"certificate": "/a.pem"}}}, "`config.identity.certificate` both say"),
             ({"spire": {"hostPath": "run"}}, "hostPath"),
+            ({**ANNOTATED, "hostNetwork": False}, "needs `hostNetwork: true`"),
+            ({**ANNOTATED, "rbac": {"create": False}}, "needs `rbac.create: true`"),
+            ({"capture": ANNOTATED["capture"]}, "write `capture: tproxy`"),
+            ({"config": {"capture": {"pods": "annotated"}}}, "`config.capture.pods` is what"),
+            ({"capture": {"pods": "some"}}, "pods"),
             ({"imaeg": {}}, "imaeg"),
         ]:
             with self.subTest(values=values):
                 self.assertIn(words, refused(values))
+
+    def test_annotated_pods_are_followed_by_a_container_that_may_see_them_and_write_rules(self):
+        objects = rendered({**ANNOTATED, "volumeMounts": EVERYTHING["volumeMounts"], "volumes": EVERYTHING["volumes"]})
+        self.assertEqual(config(objects)["capture"], {"pods": "annotated"})
+        containers = pods(objects)["containers"]
+        self.assertEqual([c["name"] for c in containers], ["pathloom", "capture"])
+        agent = containers[1]
+        self.assertEqual(agent["args"], ["capture", "follow", "--config=/etc/pathloom/pathloom.yaml", "--node=$(NODE_NAME)"])
+        self.assertIn("NODE_NAME", [e["name"] for e in agent["env"]])
+        self.assertEqual(agent["image"], proxy(objects)["image"])
+        self.assertEqual(agent["securityContext"]["capabilities"], {"drop": ["ALL"], "add": ["NET_ADMIN"]})
+        self.assertTrue(agent["securityContext"]["readOnlyRootFilesystem"])
+        self.assertFalse(agent["securityContext"]["allowPrivilegeEscalation"])
+        self.assertEqual(agent["resources"], {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}})
+        # What the proxy's configuration may name lies there as well: the operators' socket, the files.
+        mounts = [m["mountPath"] for m in agent["volumeMounts"]]
+        self.assertEqual(mounts, ["/etc/pathloom", "/run/pathloom", "/etc/mesh"])
+        # It installs the rules itself: before the proxy is ready nobody is captured.
+        self.assertNotIn("capture", {c["name"] for c in pods(objects)["initContainers"]})
+        # Nobody is captured any more when the proxy stops listening.
+        self.assertEqual(proxy(objects)["lifecycle"], {"preStop": {"exec": {"command": ["sleep", "1"]}}})
+        # The same command on the same file: it is the one that the binary has.
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "pathloom.yaml"
+            file.write_text(config_text(objects))
+            args = [part.replace("/etc/pathloom/pathloom.yaml", str(file)) for part in agent["args"]]
+            done = subprocess.run([PATHLOOM, *args, "--help"], env={**os.environ, **NAMED}, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            done = subprocess.run(
+                [PATHLOOM, "capture", "install", "--dry-run", "--config", str(file)], env={**os.environ, **NAMED}, capture_output=True, text=True, check=False
+            )
+            self.assertIn("ip saddr @pods4", done.stdout, done.stderr)
+        # Everywhere, whatever namespaces discovery reads; and what it may is no more than that.
+        for values in [{}, {"rbac": {"namespaces": ["shop"]}}]:
+            objects = rendered({**ANNOTATED, **values})
+            self.assertEqual(
+                objects["ClusterRole", "pathloom-capture"]["rules"],
+                [{"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]}],
+            )
+            binding = objects["ClusterRoleBinding", "pathloom-capture"]
+            self.assertEqual(binding["roleRef"]["name"], "pathloom-capture")
+            self.assertEqual(binding["subjects"][0], {"kind": "ServiceAccount", "name": "pathloom", "namespace": "pathloom"})
+
+    def test_without_annotated_pods_nobody_follows_any(self):
+        for values in [{}, {"capture": {"pods": "annotated"}}, {"capture": {"enabled": True}}]:
+            objects = rendered(values)
+            self.assertEqual([c["name"] for c in pods(objects)["containers"]], ["pathloom"])
+            self.assertNotIn("lifecycle", proxy(objects))
+            self.assertNotIn("capture", config(objects))
+            self.assertFalse(any(name.endswith("-capture") for _, name in objects))
 
     def test_every_value_is_in_the_schema_with_its_default(self):
         values = yaml.safe_load((HOME / "chart" / "values.yaml").read_text())

@@ -1,5 +1,6 @@
-//! A Kubernetes API server that does what a test says, as far as EndpointSlices, Services, HTTPRoutes, GRPCRoutes and
-//! ReferenceGrants go, each of which may also not be installed: lists, watches with bookmarks, versions that are past, watches that break off, refusals; and patches of a route's status.
+//! A Kubernetes API server that does what a test says, as far as EndpointSlices, Services, HTTPRoutes, GRPCRoutes,
+//! ReferenceGrants, Pods and Namespaces go, each of which may also not be installed: lists, watches with bookmarks, versions
+//! that are past, watches that break off, refusals; and patches of a route's status.
 //!
 //! What it answers is written as a real server (1.33) writes it. It keeps the objects of all namespaces, numbers each change,
 //! and sends what changed since the version that a watch begins with.
@@ -47,9 +48,11 @@ struct State {
 }
 
 /// What it knows of: each kind with its API and what that calls many of them.
-const KINDS: [(&str, &str, &str); 5] = [
+const KINDS: [(&str, &str, &str); 7] = [
     ("EndpointSlice", "apis/discovery.k8s.io/v1", "endpointslices"),
     ("Service", "api/v1", "services"),
+    ("Pod", "api/v1", "pods"),
+    ("Namespace", "api/v1", "namespaces"),
     ("HTTPRoute", "apis/gateway.networking.k8s.io/v1", "httproutes"),
     ("GRPCRoute", "apis/gateway.networking.k8s.io/v1", "grpcroutes"),
     ("ReferenceGrant", "apis/gateway.networking.k8s.io/v1beta1", "referencegrants"),
@@ -114,6 +117,30 @@ pub fn slice(namespace: &str, service: &str, name: &str, port: u16, endpoints: V
         "addressType": "IPv4",
         "endpoints": endpoints,
         "ports": [{ "name": "http", "port": port, "protocol": "TCP" }],
+    })
+}
+
+/// A pod of the namespace `shop` on a node, with these annotations.
+#[must_use]
+pub fn running(node: &str, name: &str, ips: &[IpAddr], annotations: &Value) -> Value {
+    let ips: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "shop", "uid": "77b1", "annotations": annotations, "labels": { "app": name } },
+        "spec": { "nodeName": node, "containers": [{ "name": "app", "image": "app:1" }] },
+        "status": { "phase": "Running", "hostIP": "10.77.0.1", "podIP": ips.first().map(|ip| ip["ip"].clone()), "podIPs": ips },
+    })
+}
+
+/// A namespace with these labels.
+#[must_use]
+pub fn namespace(name: &str, labels: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": name, "labels": labels },
+        "status": { "phase": "Active" },
     })
 }
 
@@ -396,7 +423,8 @@ fn answer(shared: &Arc<Shared>, uri: &http::Uri, kind: Kind, namespace: Option<S
         .collect();
     let selector = query.get("labelSelector").map(String::as_str).unwrap_or_default();
     let service = selector.strip_prefix("kubernetes.io/service-name=").map(str::to_owned);
-    let chosen = Chosen { kind, namespace, service };
+    let node = query.get("fieldSelector").and_then(|fields| fields.strip_prefix("spec.nodeName=")).map(str::to_owned);
+    let chosen = Chosen { kind, namespace, service, node };
     let mut state = shared.state.lock().unwrap();
     if let Some(code) = state.refuses {
         return full(code, &status(code, "Refused", "as scripted"));
@@ -431,6 +459,7 @@ struct Chosen {
     kind: Kind,
     namespace: Option<String>,
     service: Option<String>,
+    node: Option<String>,
 }
 
 impl Chosen {
@@ -440,6 +469,7 @@ impl Chosen {
         let named = metadata["labels"]["kubernetes.io/service-name"].as_str();
         kind_of(object).is_none_or(|kind| kind == self.kind)
             && self.service.as_deref().is_none_or(|service| named.is_none_or(|name| name == service))
+            && self.node.as_deref().is_none_or(|node| object["spec"]["nodeName"].as_str().is_none_or(|its| its == node))
             && self.namespace.as_deref().is_none_or(|n| metadata["namespace"].as_str().is_none_or(|its| its == n))
     }
 }

@@ -1,11 +1,13 @@
-//! `pathloom capture`: installs, removes and shows the kernel's rules that bring connections here; and whether this process
+//! `pathloom capture`: installs, follows (`follow`), removes and shows the kernel's rules that bring connections here; and whether this process
 //! has the rights that capturing takes, asked before a configuration takes effect that wants it. Without them every
 //! connection to an endpoint would fail.
 
 use super::EXIT_CONFIG;
+#[cfg(feature = "kubernetes")]
+use super::follow;
 use crate::config::{CaptureMode, Config};
 use crate::{capture, config};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,10 +22,29 @@ pub enum CaptureCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Installs the rules, and captures the pods of this Kubernetes node that want it (`capture.pods: annotated`) until it is ended.
+    #[command(after_help = "Example:
+  pathloom capture follow --config pathloom.yaml --node node-7
+
+A pod wants it by the annotation `pathloom.dev/capture: enabled`, or by its namespace's label or annotation of that name where the pod
+does not say `disabled`. While the proxy beside it does not answer no pod is captured.")]
+    Follow(FollowArgs),
     /// Removes all that was installed.
     Remove,
     /// Shows what is installed.
     Show,
+}
+
+/// What `follow` needs.
+#[derive(Debug, Args)]
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "it is said that this build cannot"))]
+pub struct FollowArgs {
+    /// The YAML file; read again when it changes.
+    #[arg(long, value_name = "FILE", env = "PATHLOOM_CONFIG")]
+    pub config: PathBuf,
+    /// This node, as Kubernetes calls it; the configuration's `node.name` when it is not said.
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
 }
 
 /// What a process cannot do that a configuration wants.
@@ -85,12 +106,25 @@ pub fn run(command: CaptureCommand) -> ExitCode {
                 }
             };
             rules.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            if rules.by_pod {
+                eprintln!("note: no pod is captured unless `pathloom capture follow` runs on this node");
+            }
             if dry_run {
                 print!("{}", rules.nft);
                 rules.ip.iter().for_each(|command| println!("ip {command}"));
                 return ExitCode::SUCCESS;
             }
             capture::install(&rules).map(|()| eprintln!("installed; `pathloom capture remove` removes it"))
+        }
+        #[cfg(feature = "kubernetes")]
+        CaptureCommand::Follow(args) => return follow::run(&args),
+        #[cfg(not(feature = "kubernetes"))]
+        CaptureCommand::Follow(_) => {
+            eprintln!(
+                "pathloom: this build cannot ask Kubernetes which pods want to be captured: build it with `--features \
+                 kubernetes`, or write `capture.pods: all` and use `pathloom capture install`"
+            );
+            return ExitCode::from(EXIT_CONFIG);
         }
         CaptureCommand::Remove => capture::remove().map(|()| eprintln!("removed")),
         CaptureCommand::Show => capture::show().map(|rules| match rules {

@@ -82,6 +82,7 @@ and in the configuration:
         after_help = "Examples:
   pathloom capture install --config pathloom.yaml --dry-run     what would be done?
   pathloom capture install --config pathloom.yaml
+  pathloom capture follow --config pathloom.yaml                on Kubernetes: the pods that want it
   pathloom capture show
   pathloom capture remove
 

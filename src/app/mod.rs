@@ -9,6 +9,8 @@
 mod ca;
 mod capture;
 mod cli;
+#[cfg(feature = "kubernetes")]
+mod follow;
 #[cfg(test)]
 mod guides_tests;
 mod privileges;

@@ -1,9 +1,11 @@
 //! Giving rules to the kernel, through the programs that know how: `nft`, and `ip` where TPROXY is used.
 
 use super::Rules;
-use super::rules::{ROUTES, TABLE, replaced};
+use super::rules::{ROUTES, TABLE, held, replaced};
 use socket2::{Domain, Socket, Type};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::process::{Command, Output, Stdio};
 
 /// Rules could not be given to the kernel, or read from it.
@@ -49,6 +51,15 @@ pub fn install(rules: &Rules) -> Result<(), CaptureError> {
         }
     }
     Ok(())
+}
+
+/// Captures what these addresses open, and nobody else, where pods are looked for (`capture.pods: annotated`); each for two
+/// minutes from now on. All of it at once.
+///
+/// # Errors
+/// As [`install`], and when the rules are not installed.
+pub fn hold(addresses: &BTreeSet<IpAddr>) -> Result<(), CaptureError> {
+    nft(&["-f", "-"], &held(addresses)).map(drop)
 }
 
 /// Removes what was installed; nothing where nothing is.

@@ -1,30 +1,57 @@
 //! The rules that a configuration asks for.
 
-use crate::config::{AdminAddress, Capture, CaptureMode, Config, SourceNet};
+use crate::config::{AdminAddress, Capture, CaptureMode, CapturedPods, Config, SourceNet};
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The nftables table.
 pub(super) const TABLE: &str = "inet pathloom";
 /// The number of the routing table by which TPROXY's packets are delivered here: `PL`, as the mark.
 pub(super) const ROUTES: u32 = 0x504c;
 
+/// The sets of the addresses of pods that are captured, one for each IP version (`ip`, the set, what it holds).
+const SETS: [(&str, &str, &str); 2] = [("ip", "pods4", "ipv4_addr"), ("ip6", "pods6", "ipv6_addr")];
+/// How many seconds an address stays in a set that nobody writes anew: so long a pod is captured whose agent died.
+pub(super) const STAYS_S: u64 = 120;
+/// The most addresses of a set. A node has 110 pods unless somebody says otherwise, and some 1,000 at most.
+pub const MAX_ADDRESSES: usize = 4_096;
+/// Where in a hook destinations are changed, for pods: before kube-proxy (-100), because the first who changes one is the only
+/// one, and pods call Services.
+const BEFORE_SERVICES: i32 = -110;
+
 /// What is to be given to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// For `nft -f`: replaces what was there before.
+    /// For `nft -f`: replaces what was there before, but for the sets of captured pods.
     pub nft: String,
     /// For `ip`, one command each, where TPROXY is used.
     pub ip: Vec<String>,
     /// What is not captured although it might be expected.
     pub notes: Vec<String>,
+    /// Whether of those who come from elsewhere only pods are captured that somebody follows.
+    pub by_pod: bool,
 }
 
 /// Why there are no rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no workload has `capture`, so there is nothing to capture for: add `capture: outbound` or `inbound` to one")]
 pub struct NoCapture;
+
+/// Why there are no pods to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoPods {
+    /// Everybody is captured.
+    #[error(
+        "`capture.pods` is `all`, so there is no pod to look for: write `annotated`, or use `pathloom capture install`"
+    )]
+    All,
+    /// Nobody is.
+    #[error(
+        "`capture.pods` is `annotated`, and no workload takes what pods open: add `capture: tproxy` (or `inbound`) to one"
+    )]
+    None,
+}
 
 /// Which IP versions reach a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +104,14 @@ impl Rules {
         if outbound.is_none() && inbound.is_none() {
             return Err(NoCapture);
         }
-        let mut rules = Self { nft: replaced(), ip: Vec::new(), notes: Vec::new() };
         let capture = &config.capture;
+        let by_pod = inbound.is_some() && capture.pods == CapturedPods::Annotated;
+        let nft = if by_pod { replaced_but_sets() } else { replaced() };
+        let mut rules = Self { nft, ip: Vec::new(), notes: Vec::new(), by_pod };
         let _ = writeln!(rules.nft, "table {TABLE} {{");
+        if by_pod {
+            rules.sets();
+        }
         if let Some((_, listen)) = outbound {
             rules.outbound(capture, listen);
         }
@@ -96,6 +128,27 @@ impl Rules {
             }
         }
         Ok(rules)
+    }
+
+    /// The rules that a configuration asks for whose pods are to be followed.
+    ///
+    /// # Errors
+    /// When there are none to follow.
+    pub fn follow(config: &Config) -> Result<Self, NoPods> {
+        match (config.capture.pods, Self::of(config)) {
+            (CapturedPods::All, _) => Err(NoPods::All),
+            (CapturedPods::Annotated, Ok(rules)) if rules.by_pod => Ok(rules),
+            (CapturedPods::Annotated, _) => Err(NoPods::None),
+        }
+    }
+
+    fn sets(&mut self) {
+        for (_, set, holds) in SETS {
+            let _ = writeln!(
+                self.nft,
+                "  set {set} {{ type {holds}; flags timeout; timeout {STAYS_S}s; size {MAX_ADDRESSES}; }}"
+            );
+        }
     }
 
     fn line(&mut self, rule: impl fmt::Display) {
@@ -125,16 +178,15 @@ impl Rules {
 
     /// What comes to this machine, or through it.
     fn inbound(&mut self, config: &Config, listen: SocketAddr) {
-        self.chain("inbound", "nat hook prerouting priority -100");
+        let priority = if config.capture.pods == CapturedPods::Annotated { BEFORE_SERVICES } else { -100 };
+        self.chain("inbound", &format!("nat hook prerouting priority {priority}"));
         self.line("iif lo return");
         self.own_ports(config);
         self.exceptions(&config.capture);
         let ports = ports(&config.capture.ports);
-        self.line(format_args!(
-            "{}{ports}meta l4proto tcp redirect to :{}",
-            Families::of(listen).condition(),
-            listen.port()
-        ));
+        for (sources, _) in sources(&config.capture, Families::of(listen)) {
+            self.line(format_args!("{sources}{ports}meta l4proto tcp redirect to :{}", listen.port()));
+        }
         self.nft.push_str("  }\n");
     }
 
@@ -151,12 +203,21 @@ impl Rules {
         let ports = ports(&capture.ports);
         let families = Families::of(listen);
         let to = listen.port();
-        self.line(format_args!(
-            "{}{ports}meta l4proto tcp tproxy {}to :{to} meta mark set {mark:#x} accept",
-            families.condition(),
-            families.of_tproxy()
-        ));
+        for (sources, family) in sources(capture, families) {
+            self.line(format_args!(
+                "{sources}{ports}meta l4proto tcp tproxy {family}to :{to} meta mark set {mark:#x} accept"
+            ));
+        }
         self.nft.push_str("  }\n");
+        if self.by_pod {
+            // A destination that is changed to itself is changed by nobody else: without it kube-proxy would change the one of a
+            // Service, and what comes after a connection's first packet would not be known as part of it.
+            self.chain("services", &format!("nat hook prerouting priority {BEFORE_SERVICES}"));
+            for (family, ..) in SETS {
+                self.line(format_args!("meta mark {mark:#x} dnat {family} to {family} daddr"));
+            }
+            self.nft.push_str("  }\n");
+        }
         let versions: &[&str] = match families {
             Families::V4 => &["-4"],
             Families::V6 => &["-6"],
@@ -205,6 +266,40 @@ impl Rules {
 pub(super) fn replaced() -> String {
     // It must be there to be deleted.
     format!("table {TABLE} {{}}\ndelete table {TABLE}\n")
+}
+
+/// The beginning of a transaction in which our chains are as if they had never been, and the sets are as they were.
+fn replaced_but_sets() -> String {
+    let mut nft = format!("table {TABLE} {{}}\n");
+    for chain in ["outbound", "inbound", "services"] {
+        // It must be there to be deleted.
+        let _ = write!(nft, "add chain {TABLE} {chain}\nflush chain {TABLE} {chain}\ndelete chain {TABLE} {chain}\n");
+    }
+    nft
+}
+
+/// The transaction after which the sets hold these addresses and no other, each for its whole time from now on.
+pub(super) fn held(addresses: &BTreeSet<IpAddr>) -> String {
+    let mut nft = String::new();
+    for (family, set, _) in SETS {
+        let _ = writeln!(nft, "flush set {TABLE} {set}");
+        let of_family = addresses.iter().filter(|address| address.is_ipv4() == (family == "ip"));
+        let list: Vec<String> = of_family.map(IpAddr::to_string).collect();
+        if !list.is_empty() {
+            let _ = writeln!(nft, "add element {TABLE} {set} {{ {} }}", list.join(", "));
+        }
+    }
+    nft
+}
+
+/// Conditions on who opens a connection, and how TPROXY names the IP version beside each: one rule each.
+fn sources(capture: &Capture, families: Families) -> Vec<(String, &'static str)> {
+    if capture.pods == CapturedPods::All {
+        return vec![(families.condition().to_owned(), families.of_tproxy())];
+    }
+    let known = SETS.into_iter().zip([Families::V4, Families::V6]);
+    let taken = known.filter(|(_, family)| families == Families::Both || families == *family);
+    taken.map(|((name, set, _), family)| (format!("{name} saddr @{set} "), family.of_tproxy())).collect()
 }
 
 /// A condition on the destination port; none where there is none.
@@ -272,6 +367,67 @@ mod tests {
         let v4 = rules(&yaml.replace("MODE", "tproxy").replace("[::]", "0.0.0.0")).unwrap();
         assert!(v4.nft.contains("    meta nfproto ipv4 meta l4proto tcp tproxy ip to :15006 meta mark"), "{}", v4.nft);
         assert_eq!(v4.ip.len(), 2, "{:?}", v4.ip);
+    }
+
+    #[test]
+    fn with_annotated_pods_only_what_they_open_is_captured_and_the_sets_stay_as_they_are() {
+        let yaml = "workloads:\n  a: { listen: '[::]:15006', capture: MODE }\n  b: { listen: '[::]:15001', capture: outbound }\n\
+                    capture: { pods: annotated, ports: [80] }\n";
+        let redirected = rules(&yaml.replace("MODE", "inbound")).unwrap();
+        let (before, table) = redirected.nft.split_once("\ntable inet pathloom {\n").unwrap();
+        assert_eq!(
+            before,
+            "table inet pathloom {}\n\
+             add chain inet pathloom outbound\nflush chain inet pathloom outbound\ndelete chain inet pathloom outbound\n\
+             add chain inet pathloom inbound\nflush chain inet pathloom inbound\ndelete chain inet pathloom inbound\n\
+             add chain inet pathloom services\nflush chain inet pathloom services\ndelete chain inet pathloom services"
+        );
+        for line in [
+            "  set pods4 { type ipv4_addr; flags timeout; timeout 120s; size 4096; }",
+            "  set pods6 { type ipv6_addr; flags timeout; timeout 120s; size 4096; }",
+            "    type nat hook prerouting priority -110; policy accept;",
+            "    ip saddr @pods4 tcp dport { 80 } meta l4proto tcp redirect to :15006",
+            "    ip6 saddr @pods6 tcp dport { 80 } meta l4proto tcp redirect to :15006",
+            // What this machine itself opens is nobody's pod.
+            "    tcp dport { 80 } meta l4proto tcp redirect to :15001",
+        ] {
+            assert!(table.lines().any(|l| l == line), "{line} is not in\n{table}");
+        }
+        assert_eq!((table.matches("redirect").count(), table.matches("dnat").count()), (3, 0), "{table}");
+        let transparent = rules(&yaml.replace("MODE", "tproxy").replace("[::]", "0.0.0.0")).unwrap();
+        let line =
+            "    ip saddr @pods4 tcp dport { 80 } meta l4proto tcp tproxy ip to :15006 meta mark set 0x504d accept\n";
+        assert!(transparent.nft.contains(line) && !transparent.nft.contains("@pods6"), "{}", transparent.nft);
+        // Nobody else changes a Service's address.
+        let line = "    type nat hook prerouting priority -110; policy accept;\n    meta l4proto != tcp return\n    \
+                    meta mark 0x504d dnat ip to ip daddr\n";
+        assert!(transparent.nft.contains(line), "{}", transparent.nft);
+    }
+
+    #[test]
+    fn pods_are_followed_where_they_are_looked_for_and_taken() {
+        let follow = |mode: &str, pods: &str| {
+            let yaml =
+                format!("workloads: {{ w: {{ listen: '[::]:15006', capture: {mode} }} }}\ncapture: {{ pods: {pods} }}");
+            Rules::follow(&crate::config::load_str(&yaml, "test.yaml").unwrap_or_else(|e| panic!("{e}")))
+        };
+        assert_eq!(follow("tproxy", "all"), Err(NoPods::All));
+        assert_eq!(follow("outbound", "annotated"), Err(NoPods::None));
+        assert_eq!(follow("'off'", "annotated"), Err(NoPods::None));
+        let rules = follow("inbound", "annotated").unwrap();
+        assert!(rules.nft.contains("@pods4") && rules.by_pod, "{rules:?}");
+    }
+
+    #[test]
+    fn the_sets_hold_what_is_wanted_and_nothing_else() {
+        let none = held(&BTreeSet::new());
+        assert_eq!(none, "flush set inet pathloom pods4\nflush set inet pathloom pods6\n");
+        let wanted = ["fd00::1", "10.0.0.2", "10.0.0.1"].map(|address| address.parse().unwrap());
+        assert_eq!(
+            held(&wanted.into()),
+            "flush set inet pathloom pods4\nadd element inet pathloom pods4 { 10.0.0.1, 10.0.0.2 }\n\
+             flush set inet pathloom pods6\nadd element inet pathloom pods6 { fd00::1 }\n"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod steering;
 mod telemetry;
 mod traffic;
 
-pub use connections::{Capture, CaptureMode, ListenerProtocol, Unknown};
+pub use connections::{Capture, CaptureMode, CapturedPods, ListenerProtocol, Unknown};
 pub use discover::{Discover, Port};
 pub use gateway::GatewayApi;
 pub use identity::{Allow, ClusterTls, Identity, TlsMode};

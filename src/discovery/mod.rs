@@ -18,6 +18,7 @@
 //! | `merge` | endpoints that are listed, discovered and kept, put together |
 //! | `file`, `dns`, `kubernetes` | the sources |
 //! | `gateway` | routes from Kubernetes' Gateway API, and the clusters that they need |
+//! | `pods` | which pods of a node want to be captured (for `pathloom capture follow`, a process of its own) |
 //! | `view` | what operators see of it |
 //!
 //! **When something is down.** A source that fails keeps its last good endpoints for as long as it fails (`Finds`). A source
@@ -37,11 +38,17 @@ mod gateway;
 mod kubernetes;
 mod listing;
 mod merge;
+#[cfg(any(test, feature = "kubernetes"))]
+mod pods;
 mod view;
 
 pub use finds::{Fault, Finds, Report, Trouble};
 pub use gateway::{ConditionView, GatewayView, ROUTE_REASONS, RouteView, WatchView};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::follow_pods;
 pub use listing::{Gathering, Ignored, LeftOut, Listing, Readiness};
+#[cfg(any(test, feature = "kubernetes"))]
+pub use pods::Wanted;
 pub use view::{SourceState, SourceView};
 
 use crate::config::{Config, Discover, GatewayApi};

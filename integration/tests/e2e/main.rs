@@ -16,6 +16,8 @@ mod answers;
 mod attacks;
 mod bad_input;
 mod bodies;
+#[cfg(feature = "kubernetes")]
+mod captured_pods;
 mod chaos;
 mod cli;
 mod connections;

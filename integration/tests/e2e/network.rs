@@ -32,7 +32,7 @@ fn serve(host: &Host, port: u16, with: impl Fn(TcpStream, SocketAddr) -> io::Res
 }
 
 /// Answers a request on each connection with the server's name.
-fn serve_http(host: &Host, port: u16, name: &'static str) {
+pub fn serve_http(host: &Host, port: u16, name: &'static str) {
     serve(host, port, move |mut stream, _| {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -46,7 +46,7 @@ fn serve_http(host: &Host, port: u16, name: &'static str) {
 }
 
 /// Says its name and who called as soon as it is called, then each byte again as it comes.
-fn serve_first(host: &Host, port: u16, name: &'static str) {
+pub fn serve_first(host: &Host, port: u16, name: &'static str) {
     serve(host, port, move |mut stream, peer| {
         writeln!(stream, "{name} {}", peer.ip().to_canonical())?;
         let mut from = stream.try_clone()?;

@@ -293,6 +293,11 @@ fn the_readmes_capture_is_a_configuration_and_rules_follow_from_it() {
     std::fs::write(&file, "workloads: { w: { listen: 127.0.0.1:1 } }").unwrap();
     let (code, _, said) = run(&["capture", "install", "--dry-run", "--config"]);
     assert!(code != 0 && said.contains("add `capture: outbound`"), "{said}");
+    // Pods are followed where they are looked for, by a build that can ask for them.
+    std::fs::write(&file, "workloads: { w: { listen: '[::]:1', capture: tproxy } }").unwrap();
+    let (code, _, said) = run(&["capture", "follow", "--config"]);
+    let remedy = if cfg!(feature = "kubernetes") { "write `annotated`" } else { "`--features kubernetes`" };
+    assert!(code == 64 && said.contains(remedy), "{code}: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

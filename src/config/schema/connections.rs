@@ -72,6 +72,19 @@ pub struct Capture {
     pub except_ports: Vec<u16>,
     /// The destinations that are left alone (`10.9.0.0/16`), beside this machine itself.
     pub except: Vec<SourceNet>,
+    /// Whose connections `inbound` and `tproxy` take; on Kubernetes those of the pods that want it, which `pathloom capture follow` finds out.
+    pub pods: CapturedPods,
+}
+
+/// Whose connections are captured that come to this machine, or through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CapturedPods {
+    /// Everybody's.
+    #[default]
+    All,
+    /// What this node's pods open that have the annotation `pathloom.dev/capture: enabled`, or whose namespace has it (or the label) and that do not say `disabled` themselves.
+    Annotated,
 }
 
 /// What becomes of a captured connection to an address that no cluster has.
@@ -94,6 +107,7 @@ impl Default for Capture {
             ports: Vec::new(),
             except_ports: Vec::new(),
             except: Vec::new(),
+            pods: CapturedPods::All,
         }
     }
 }

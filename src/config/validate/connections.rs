@@ -3,7 +3,7 @@
 use super::{Findings, Path};
 use crate::config::admission::Concurrency;
 use crate::config::schema::{
-    CaptureMode, Cluster, ClusterTls, Config, ListenerProtocol, Protocol, Route, RouteMatch, Workload,
+    CaptureMode, CapturedPods, Cluster, ClusterTls, Config, ListenerProtocol, Protocol, Route, RouteMatch, Workload,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -201,6 +201,18 @@ fn capture(config: &Config, findings: &mut Findings) {
     if config.capture.mark == 0 && config.capture.user.is_none() {
         let message = "without a mark or a user the proxy's own connections would be captured again";
         findings.error(path.key("mark"), message, "write a number above 0 that nobody else uses, such as `20556`");
+    }
+    if config.capture.pods == CapturedPods::Annotated {
+        let takes_pods = |workload: &Workload| matches!(workload.capture, CaptureMode::Inbound | CaptureMode::Tproxy);
+        if !config.workloads.values().any(takes_pods) {
+            let message = "no workload takes what pods open, so that no pod is captured";
+            let remedy = "add `capture: tproxy` to a workload with a listener on all addresses, or remove it";
+            findings.warning(path.key("pods"), message, remedy);
+        }
+        if !cfg!(feature = "kubernetes") {
+            let message = "this build cannot ask Kubernetes, so that no pod is captured";
+            findings.warning(path.key("pods"), message, "build it with `--features kubernetes`");
+        }
     }
     for (key, ports) in [("ports", &config.capture.ports), ("except_ports", &config.capture.except_ports)] {
         if let Some(i) = ports.iter().position(|port| *port == 0) {

@@ -1,27 +1,31 @@
 //! What is known of a Kubernetes cluster: a service's endpoints by its EndpointSlices; routes of the Gateway API, with the
-//! Services that they name and the ReferenceGrants that let them, and their status.
+//! Services that they name and the ReferenceGrants that let them, and their status; pods that want to be captured.
 //!
 //! | file | what it holds |
 //! | --- | --- |
 //! | `watch` | a watch of one kind of objects |
 //! | `slices` | EndpointSlices, and what they say together |
 //! | `objects` | the watches of routes, Services and ReferenceGrants |
+//! | `pods` | the watches of a node's pods and of namespaces |
 //! | `status` | what is written into the routes' status |
 //!
 //! A service without a pod that is ready has no endpoints, and one that was deleted has none either.
 //!
 //! **Rights.** `list` and `watch` of `endpointslices` (API group `discovery.k8s.io`) in the service's namespace. For routes:
 //! `list` and `watch` of `httproutes`, `grpcroutes` and `referencegrants` (`gateway.networking.k8s.io`) and of `services`;
-//! `patch` of the routes' `status` only where it is written. The server and the credentials are those of the pod, or of the file that `KUBECONFIG`
+//! `patch` of the routes' `status` only where it is written. For pods: `list` and `watch` of `pods` and `namespaces`,
+//! everywhere. The server and the credentials are those of the pod, or of the file that `KUBECONFIG`
 //! names, read anew after each failure. Credentials that a program makes (`exec`) cannot be had with
 //! `process.privileges: least`, under which no program is started.
 
 mod objects;
+mod pods;
 mod slices;
 mod status;
 mod watch;
 
 pub use objects::watch_routes;
+pub use pods::follow_pods;
 
 use super::Source;
 use super::finds::{Fault, Finds};
@@ -92,6 +96,7 @@ impl Source for Service {
             kind: watch::kind("discovery.k8s.io", "EndpointSlice", "v1", "endpointslices"),
             scope: self.namespace.clone().map_or(Scope::Own, Scope::Namespace),
             labels: format!("{SERVICE_LABEL}={}", self.name),
+            fields: String::new(),
         };
         target.watch(&mut Seen { service: *self, slices: Slices::default(), finds }).await;
     }

@@ -30,7 +30,7 @@ pub fn watch_routes(section: &GatewayApi, hub: &Arc<Hub>) -> Vec<AbortHandle> {
     let mut tasks: Vec<AbortHandle> = Vec::new();
     for watch in watches {
         let scope = watch.1.clone().map_or(Scope::All, Scope::Namespace);
-        let target = Target { kind: of(watch.0), scope, labels: String::new() };
+        let target = Target { kind: of(watch.0), scope, labels: String::new(), fields: String::new() };
         let mut seen = Seen { watch, hub: hub.clone() };
         tasks.push(tokio::spawn(async move { target.watch(&mut seen).await }).abort_handle());
     }
@@ -54,7 +54,7 @@ pub(super) fn of_routes(route: Kind) -> ApiResource {
     kind(GATEWAY_API, route.name(), "v1", route.plural())
 }
 
-fn json(object: &DynamicObject) -> Value {
+pub(super) fn json(object: &DynamicObject) -> Value {
     // What came as JSON can be written as such.
     serde_json::to_value(object).unwrap_or_default()
 }

@@ -54,6 +54,8 @@ pub(super) struct Target {
     pub scope: Scope,
     /// Only objects with these labels; all when empty.
     pub labels: String,
+    /// Only objects with these fields (`spec.nodeName=node-7`); all when empty.
+    pub fields: String,
 }
 
 /// Who is told of it.
@@ -154,6 +156,9 @@ impl Target {
         if !self.labels.is_empty() {
             parameters = parameters.labels(&self.labels);
         }
+        if !self.fields.is_empty() {
+            parameters = parameters.fields(&self.fields);
+        }
         let mut all = Vec::new();
         loop {
             let page = timeout(PATIENCE, api.list(&parameters)).await.map_err(|_| silent())?;
@@ -191,6 +196,9 @@ impl Target {
         let mut parameters = WatchParams::default();
         if !self.labels.is_empty() {
             parameters = parameters.labels(&self.labels);
+        }
+        if !self.fields.is_empty() {
+            parameters = parameters.fields(&self.fields);
         }
         let events = match timeout(PATIENCE, api.watch(&parameters, &version)).await.map_err(|_| silent())? {
             Ok(events) => events,

@@ -42,6 +42,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.hostNetwork .Values.handover.enabled }}true{{ end }}
 {{- end }}
 
+{{/* Whether pods are captured that want it, and followed by a container of their own. */}}
+{{- define "pathloom.follow" -}}
+{{- if and .Values.capture.enabled (eq .Values.capture.pods "annotated") }}
+{{- if not .Values.hostNetwork }}
+{{- fail "`capture.pods: annotated` needs `hostNetwork: true`: what pods open is seen in the node's network alone" }}
+{{- end }}
+{{- if not .Values.rbac.create }}
+{{- fail "`capture.pods: annotated` needs `rbac.create: true`: it lists and watches pods and namespaces" }}
+{{- end }}
+{{- $taken := false }}
+{{- range .Values.config.workloads }}
+{{- if has (get . "capture") (list "tproxy" "inbound") }}{{ $taken = true }}{{ end }}
+{{- end }}
+{{- if not $taken }}
+{{- fail "`capture.pods: annotated` takes nothing: write `capture: tproxy` at one of `config.workloads`" }}
+{{- end }}
+{{- "true" }}
+{{- end }}
+{{- end }}
+
 {{/* Where the agent's socket lies in the pod. */}}
 {{- define "pathloom.spire" -}}
 /spiffe-workload-api
@@ -62,6 +82,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $base := dict "node" (dict "name" "${NODE_NAME}" "zone" "${NODE_ZONE:-}") "process" $process }}
 {{- if .Values.metrics.enabled }}
 {{- $_ := set $base "admin" (dict "metrics" (printf "%s:%d" .Values.metrics.address (int .Values.metrics.port))) }}
+{{- end }}
+{{- if include "pathloom.follow" . }}
+{{- $_ := set $base "capture" (dict "pods" "annotated") }}
+{{- end }}
+{{- $pods := get (default (dict) .Values.config.capture) "pods" }}
+{{- if and $pods (ne $pods (ternary .Values.capture.pods "all" .Values.capture.enabled)) }}
+{{- fail "`config.capture.pods` is what `capture.pods` says, where `capture.enabled` is true: leave it out, and write that" }}
 {{- end }}
 {{- if .Values.gpu.enabled }}
 {{- $_ := set $base "model" (dict "device" "cuda") }}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::admission::Concurrency;
-use crate::config::schema::{CaptureMode, ListenerProtocol, Protocol, RouteMatch};
+use crate::config::schema::{CaptureMode, CapturedPods, ListenerProtocol, Protocol, RouteMatch};
 use std::collections::BTreeMap;
 
 fn tcp(c: &mut Config) {
@@ -117,6 +117,17 @@ fn capture_has_one_listener_a_way_and_a_way_to_know_its_own() {
         more.listen = Some("127.0.0.1:15009".parse().unwrap());
         c.workloads.insert("more".into(), more);
     });
+    warning("capture.pods: no workload takes what pods open", |c| {
+        capture(c, CaptureMode::Outbound);
+        c.capture.pods = CapturedPods::Annotated;
+    });
+    if cfg!(feature = "kubernetes") {
+        fine(|c| {
+            capture(c, CaptureMode::Tproxy);
+            c.workloads.get_mut("shop").unwrap().listen = Some("[::]:15006".parse().unwrap());
+            c.capture.pods = CapturedPods::Annotated;
+        });
+    }
     error("capture.mark: without a mark or a user", |c| c.capture.mark = 0);
     fine(|c| (c.capture.mark, c.capture.user) = (0, Some(7)));
     error("capture.ports[1]: nobody connects to the port 0", |c| c.capture.ports = vec![80, 0]);
