@@ -3,7 +3,7 @@
 //! - `fleet`: the meshes; `reports`: one node of them at work, over the sidecar's own code; `members`: who is there;
 //! - `results`: the files and plots, `benches/sharing/RESULTS.md` and beside it.
 //!
-//! Gossip's own cost needs real members, who all send to each other in one process: beyond some thirty of them that measures
+//! Gossip's own cost needs real members, who all send to each other in one process: beyond a hundred of them that measures
 //! this machine. What its digest of all members takes grows with their number, so a few sizes tell it.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its progress")]
@@ -30,7 +30,7 @@ struct Cli {
     #[arg(long, value_delimiter = ',', default_value = "10,100,1000,10000")]
     nodes: Vec<usize>,
     /// How large those are whose members meet by gossip.
-    #[arg(long, value_delimiter = ',', default_value = "10,30")]
+    #[arg(long, value_delimiter = ',', default_value = "10,30,100")]
     members: Vec<usize>,
     /// So many nodes of each mesh are looked at.
     #[arg(long, default_value_t = 20)]

@@ -180,8 +180,8 @@ impl Results {
             axis(),
             Axis::logarithmic("KiB a second, one node"),
             &[
-                Series::new("gossip: sent, 5 calls away", of(true, false, &sent)),
-                Series::new("gossip: sent, everything", of(false, false, &sent)),
+                Series::new("gossip: 5 calls away", of(true, false, &sent)),
+                Series::new("gossip: everything", of(false, false, &sent)),
                 Series::new("gossip: who is there", members.collect()),
                 Series::new("NATS: sent", of(true, true, &sent)),
                 Series::new("NATS: heard", of(true, true, &heard)),

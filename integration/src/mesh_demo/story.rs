@@ -188,7 +188,7 @@ impl Story {
         self.nodes.hosts.cut(B, true);
         let begun = Instant::now();
         let answers = self.nodes.requests(A, REQUESTS).await;
-        println!("  {REQUESTS} requests at once: {}, the slowest {} ms.", said(&answers), answers.slowest.as_millis());
+        println!("  {REQUESTS} requests, one after another: {}, the slowest {} ms.", said(&answers), answers.slowest.as_millis());
         self.promise("every request is answered by who is still there", answers.of("catalog-c") == REQUESTS);
         self.until_forgotten(A, B).await;
         self.promise_within("what node-b told is forgotten", begun.elapsed(), WRONG);
@@ -248,7 +248,7 @@ impl Story {
         self.promise_within("killed, started, and steering around what it never saw", begun.elapsed(), WRONG);
         self.recovers("storage-b").await;
         let answers = self.nodes.requests(A, REQUESTS).await;
-        println!("  {REQUESTS} requests: {}.", said(&answers));
+        println!("  {REQUESTS} requests, one after another: {}.", said(&answers));
         self.promise("every request is answered", answers.failed == 0);
     }
 
