@@ -2,8 +2,9 @@
 
 use super::{Budget, Table};
 use crate::admission;
-use crate::config::{Ejection, Protocol, Retries, RetryOn, Share, Timeouts};
+use crate::config::{Ejection, Protocol, Retries, RetryOn, Share, Timeouts, UNRESOLVED};
 use crate::links::Time;
+use crate::observe::Reason;
 use crate::route::{ClusterId, RouteTable, WorkloadId};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -152,6 +153,14 @@ pub struct Cluster {
     pub ejection: Ejection,
     /// A table for each workload, by its id.
     pub tables: Box<[Arc<Table>]>,
+}
+
+impl Cluster {
+    /// Why none of its candidates can be chosen.
+    #[must_use]
+    pub fn nobody(&self) -> Reason {
+        if &*self.name == UNRESOLVED { Reason::UnresolvedBackend } else { Reason::NoEndpoints }
+    }
 }
 
 /// One immutable routing table.

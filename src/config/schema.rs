@@ -203,6 +203,14 @@ pub struct RouteMatch {
     pub port: Option<u16>,
 }
 
+impl RouteMatch {
+    /// All regular expressions in it.
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        let among = self.headers_regex.values().chain(self.query_regex.values());
+        self.path_regex.iter().chain(among).map(String::as_str)
+    }
+}
+
 /// A group of endpoints that offer the same service.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -240,6 +248,9 @@ pub struct Cluster {
     /// How many requests it takes at once, and what happens to the others.
     pub admission: Admission,
 }
+
+/// The cluster that discovery makes for routes whose backend does not exist or may not be used.
+pub const UNRESOLVED: &str = "kube.unresolved";
 
 /// One instance of a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -63,6 +63,8 @@ reasons! {
     NotAllowed = "not_allowed", FORBIDDEN, "http_request_denied";
     /// No route matches the request.
     NoRoute = "no_route", NOT_FOUND, "destination_not_found";
+    /// The route leads to a Kubernetes Service that does not exist or may not be used.
+    UnresolvedBackend = "unresolved_backend", INTERNAL_SERVER_ERROR, "destination_not_found";
     /// The cluster has no endpoint that may get requests.
     NoEndpoints = "no_endpoints", SERVICE_UNAVAILABLE, "destination_unavailable";
     /// The route or the workload has sent as many requests as its rate limit lets through.
@@ -156,6 +158,7 @@ impl Reason {
             | Reason::NotAllowed
             | Reason::NoIdentity
             | Reason::NoRoute
+            | Reason::UnresolvedBackend
             | Reason::NoEndpoints
             | Reason::RateLimited
             | Reason::Shed

@@ -138,7 +138,7 @@ pub(super) async fn attempts(flight: &mut Flight) -> Result<(), Failure> {
     let mut now = flight.ready;
     let mut tried = Tried::nowhere();
     flight.arm = trial::arm(flight, table, now);
-    let mut choice = pick(flight, table, &tried, now).ok_or(Reason::NoEndpoints)?;
+    let mut choice = pick(flight, table, &tried, now).ok_or_else(|| cluster.nobody())?;
     loop {
         let Some(candidate) = table.candidates().get(choice.index) else { return Err(Reason::Internal.into()) };
         tried.add(choice.index);

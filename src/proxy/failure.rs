@@ -108,6 +108,7 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
         Reason::NoRoute => 12,
         Reason::BadRequest | Reason::ProxyHeader | Reason::UpstreamProtocol | Reason::Internal | Reason::Loop => 13,
         Reason::NoEndpoints
+        | Reason::UnresolvedBackend
         | Reason::Shed
         | Reason::Overloaded
         | Reason::QueueTimeout

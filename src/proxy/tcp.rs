@@ -158,7 +158,7 @@ async fn call(flight: &mut Flight, cluster: &Cluster, table: &Table, ends: Ends)
     let mut tried = Tried::nowhere();
     let mut now = flight.ready;
     flight.arm = trial::arm(flight, table, now);
-    let mut choice = pick(flight, table, &tried, now).ok_or(Reason::NoEndpoints)?;
+    let mut choice = pick(flight, table, &tried, now).ok_or_else(|| cluster.nobody())?;
     loop {
         let candidate = table.candidates().get(choice.index).ok_or(Reason::Internal)?;
         tried.add(choice.index);

@@ -188,7 +188,11 @@ impl Story {
         self.nodes.hosts.cut(B, true);
         let begun = Instant::now();
         let answers = self.nodes.requests(A, REQUESTS).await;
-        println!("  {REQUESTS} requests, one after another: {}, the slowest {} ms.", said(&answers), answers.slowest.as_millis());
+        println!(
+            "  {REQUESTS} requests, one after another: {}, the slowest {} ms.",
+            said(&answers),
+            answers.slowest.as_millis()
+        );
         self.promise("every request is answered by who is still there", answers.of("catalog-c") == REQUESTS);
         self.until_forgotten(A, B).await;
         self.promise_within("what node-b told is forgotten", begun.elapsed(), WRONG);

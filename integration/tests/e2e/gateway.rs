@@ -371,7 +371,7 @@ async fn a_grant_lets_a_route_lead_to_another_namespace_and_a_cluster_without_gr
     let refused = state(&sidecar, "shop/abroad", "unresolved").await;
     assert_eq!(refused["parents"][0]["resolved_refs"]["reason"], "RefNotPermitted", "{refused}");
     assert_eq!(refused["parents"][0]["accepted"]["reason"], "Accepted", "{refused}");
-    answered(&sidecar, "/stock", 503).await;
+    answered(&sidecar, "/stock", 500).await;
     let seen = sidecar.routing().await["gateway_api"]["watches"].clone();
     let of_grants = seen.as_array().into_iter().flatten().find(|w| w["source"] == "referencegrants of all namespaces");
     assert_eq!(of_grants.map(|w| &w["state"]), Some(&json!("absent")), "{seen}");
@@ -394,7 +394,7 @@ async fn a_grant_lets_a_route_lead_to_another_namespace_and_a_cluster_without_gr
     assert_eq!(bench.fleet.endpoints[3].state.requests(), 1, "nobody else is in that namespace");
     // Without it nobody may.
     bench.api.delete_a("ReferenceGrant", "other", "shop");
-    answered(&sidecar, "/stock", 503).await;
+    answered(&sidecar, "/stock", 500).await;
     answered(&sidecar, "/", 200).await;
     let said = sidecar.stderr().matches("the kind is not installed").count();
     assert_eq!(said, 1, "{}", sidecar.stderr());

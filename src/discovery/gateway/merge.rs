@@ -3,10 +3,10 @@
 
 use super::backend::{self, Backend};
 use super::rules::Refusal;
-use super::translate::{Age, Made, Outcome, Rank, TOO_MANY, UNRESOLVED, World, accepted, age, resolved};
+use super::translate::{Age, Made, Outcome, Rank, TOO_MANY, World, accepted, age, resolved};
 use super::types::{Key, ParentRef, RouteObject, Spec};
-use crate::config::{Cluster, Config, Route};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::config::{Cluster, Config, Route, UNRESOLVED};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A version of a route that was followed.
 #[derive(Debug)]
@@ -102,6 +102,9 @@ pub fn candidate(
     }
 }
 
+/// How many different regular expressions all routes may have: 64 MiB if each compiles to the most that one may.
+const MOST_PATTERNS: usize = 500;
+
 /// All of them, the oldest first, as far as there is room.
 pub fn together(config: &Config, mut candidates: Vec<Candidate>) -> Translation {
     candidates.sort_by(|a, b| (&a.age, a.key.kind).cmp(&(&b.age, b.key.kind)));
@@ -110,21 +113,30 @@ pub fn together(config: &Config, mut candidates: Vec<Candidate>) -> Translation 
     let template = template.cloned().unwrap_or_default();
     let mut rules: Vec<(Rank, Route)> = Vec::new();
     let mut backends: BTreeSet<Backend> = BTreeSet::new();
+    let mut patterns: HashSet<String> = HashSet::new();
     let mut outcomes = Vec::new();
     for mut candidate in candidates {
         let more = candidate.made.backends.difference(&backends).count();
-        let full = [
-            (rules.len() + candidate.made.rules.len() > settings.most_rules, "rules", "most_rules"),
-            (backends.len() + more > settings.most_clusters, "clusters", "most_clusters"),
-        ];
-        if let Some((_, what, key)) = full.into_iter().find(|(is, ..)| *is) {
-            let message = format!("there are more {what} than `gateway_api.{key}`, and older routes go first");
+        let written = || candidate.made.rules.iter().flat_map(|(_, route)| route.matches.patterns());
+        let new: HashSet<&str> = written().filter(|pattern| !patterns.contains(*pattern)).collect();
+        let full = if rules.len() + candidate.made.rules.len() > settings.most_rules {
+            Some("rules than `gateway_api.most_rules`".to_owned())
+        } else if backends.len() + more > settings.most_clusters {
+            Some("clusters than `gateway_api.most_clusters`".to_owned())
+        } else if patterns.len() + new.len() > MOST_PATTERNS {
+            Some(format!("different regular expressions than {MOST_PATTERNS}"))
+        } else {
+            None
+        };
+        if let Some(what) = full {
+            let message = format!("there are more {what}, and older routes go first");
             for (_, refusal) in &mut candidate.parents {
                 refusal.get_or_insert_with(|| Refusal::new(TOO_MANY, message.clone()));
             }
             (candidate.made, candidate.kept) = (Made::default(), None);
         }
         let Candidate { key, generation, parents, made, kept, .. } = candidate;
+        patterns.extend(made.rules.iter().flat_map(|(_, route)| route.matches.patterns().map(str::to_owned)));
         let missing = made.missing.clone();
         let condition =
             |(parent, refusal): (ParentRef, Option<Refusal>)| (parent, accepted(refusal), resolved(missing.clone()));

@@ -10,19 +10,16 @@
 //! its name; its place in the route. Of a Service that has GRPCRoutes no HTTPRoute is followed.
 //!
 //! **Backends.** Each Service and port becomes a cluster, whose endpoints are found by their EndpointSlices. A share of one
-//! that does not exist, or may not be used, goes to the cluster [`UNRESOLVED`], which has no endpoints: a clear 503.
+//! that does not exist, or may not be used, goes to the cluster [`UNRESOLVED`], which has no endpoints: a clear 500.
 
 use super::backend::{Backend, Terms, unresolved};
 use super::grants::Grant;
 use super::rules::{self, Refusal, UNSUPPORTED, unsupported};
 use super::types::{BackendRef, Key, Kind, Meta, ParentRef, Rule, ServiceObject, Spec};
-use crate::config::{self, Cluster, Config, GatewayApi, Mirror, Route, RouteMatch, Severity, Share};
+use crate::config::{self, Cluster, Config, GatewayApi, Mirror, Route, RouteMatch, Severity, Share, UNRESOLVED};
 use crate::discovery::listing::told_in_full;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-
-/// Where shares go whose backend cannot be found.
-pub const UNRESOLVED: &str = "kube.unresolved";
 
 /// Why a route is not followed as it is: the API's reasons, and one of our own (`TooMany`).
 pub const ROUTE_REASONS: [&str; 9] = [

@@ -13,7 +13,7 @@ fn weights_are_shares_and_a_backend_without_weight_gets_nothing() {
     let twice = backends(json!([{ "name": "next", "port": 80 }, { "name": "next", "port": 80 }]));
     assert_eq!(twice.cluster.as_deref(), Some("kube.shop.next.80"));
     let nobody = backends(json!([{ "name": "next", "port": 80, "weight": 0 }]));
-    assert_eq!(nobody.cluster.as_deref(), Some("kube.unresolved"), "a clear 503");
+    assert_eq!(nobody.cluster.as_deref(), Some("kube.unresolved"), "a clear 500");
 }
 
 #[test]

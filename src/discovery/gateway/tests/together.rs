@@ -122,6 +122,32 @@ fn there_is_room_for_so_many_and_the_oldest_have_it() {
 }
 
 #[test]
+fn regular_expressions_are_bounded_over_all_routes_and_the_same_one_counts_once() {
+    let mut bench = bench();
+    (bench.config.gateway_api.most_rules, bench.config.gateway_api.most_clusters) = (10_000, 9);
+    let route = |name: &str, created: &str, patterns: std::ops::Range<u32>| {
+        let path = |n| json!({ "path": { "type": "RegularExpression", "value": format!("/[a-z]+/{n}") } });
+        let rules: Vec<Value> = patterns
+            .collect::<Vec<_>>()
+            .chunks(8)
+            .map(|some| json!({ "matches": some.iter().map(path).collect::<Vec<_>>(), "backendRefs": to("next") }))
+            .collect();
+        let mut route = http(name, json!(rules));
+        route["metadata"]["creationTimestamp"] = json!(created);
+        route
+    };
+    bench.put(&route("old", "2026-11-01T00:00:00Z", 0..400));
+    bench.put(&route("same", "2026-11-02T00:00:00Z", 200..400));
+    bench.put(&route("more", "2026-11-03T00:00:00Z", 350..501));
+    bench.put(&route("last", "2026-11-04T00:00:00Z", 400..500));
+    let made = bench.translation();
+    let refused: Vec<_> = made.outcomes.iter().filter(|o| o.parents[0].1.reason == "TooMany").collect();
+    assert_eq!(refused.iter().map(|o| o.key.name.as_str()).collect::<Vec<_>>(), ["more"]);
+    assert!(refused[0].parents[0].1.message.contains("regular expressions"), "{:?}", refused[0].parents);
+    assert_eq!(made.routes.len(), 3 * (400 + 200 + 100), "for each of the Service's names");
+}
+
+#[test]
 fn nothing_is_made_before_the_services_are_known() {
     let hub = Hub::new(Arc::default());
     hub.expect(&ALL);
