@@ -55,7 +55,7 @@ struct Run {
     /// Lets them share by NATS in place of gossip: Debian's `nats-server` runs on node-c.
     #[arg(long)]
     nats: bool,
-    /// Judges no durations in seconds: this machine may be busy.
+    /// Lets all take three times as long as is promised: this machine may be busy.
     #[arg(long)]
     patient: bool,
 }

@@ -1,5 +1,5 @@
-//! `make demo-mesh` itself: three nodes in network namespaces. All that it promises holds, but for durations: this machine may
-//! be busy. It takes five minutes, so only `make test-mesh` runs it; what it shows of sharing alone is in `mesh`.
+//! `make demo-mesh` itself: three nodes in network namespaces. All that it promises holds, in up to three times the
+//! time: this machine may be busy. It takes five minutes, so only `make test-mesh` runs it; what it shows of sharing alone is in `mesh`.
 
 use crate::BINARY;
 use pathloom_integration::process::{run, skip};
