@@ -302,6 +302,8 @@ fn shown(number: usize, (before, line): (&str, &str), indent: usize, marked: usi
     let hidden = masked(before, line);
     let line = hidden.as_ref();
     let length = line.chars().count();
+    // What is marked may be behind what is shown: blanks at the end, or what a mask stands for.
+    let indent = indent.min(length);
     let visible = |text: &mut dyn Iterator<Item = char>| -> String {
         text.map(|c| match c {
             '\t' => ' ',

@@ -279,6 +279,14 @@ fn nothing_of_a_file_reaches_the_terminal_raw() {
 }
 
 #[test]
+fn what_stands_behind_all_that_is_shown_of_a_long_line_is_still_told() {
+    // Found by `make fuzz`: a line that ends in blanks which are not shown, and then in what is no text.
+    let file = [vec![b'a'; 150], vec![b'\r'; 100], vec![0xD8]].concat();
+    let shown = load_bytes(&file, "file").unwrap_err().to_string();
+    assert!(shown.contains("the byte 0xd8 here is not UTF-8 text") && shown.contains("file:1:251"), "{shown}");
+}
+
+#[test]
 fn a_long_line_is_shown_around_its_place() {
     let text = format!("node: {{ name: {}, zzz: 1, zone: {} }}", "é".repeat(100), "x".repeat(200));
     let found = load(&text).unwrap_err();
