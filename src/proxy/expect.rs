@@ -38,11 +38,12 @@ pub(super) struct Latch(Rc<Shared>);
 pub(super) struct Gate {
     shared: Rc<Shared>,
     patience: Pin<Box<Sleep>>,
+    in_vain: bool,
 }
 
 impl Latch {
     pub(super) fn gate(&self) -> Gate {
-        Gate { shared: self.0.clone(), patience: Box::pin(tokio::time::sleep(PATIENCE)) }
+        Gate { shared: self.0.clone(), patience: Box::pin(tokio::time::sleep(PATIENCE)), in_vain: false }
     }
 
     /// The endpoint wants the body.
@@ -71,6 +72,11 @@ impl Latch {
 }
 
 impl Gate {
+    /// How long an endpoint was waited for that knows nothing of expectations.
+    pub(super) fn in_vain(&self) -> Duration {
+        if self.in_vain { PATIENCE } else { Duration::ZERO }
+    }
+
     /// Ready when the body may be sent (`true`) or never will be.
     pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let before = self.shared.waker.replace(Some(cx.waker().clone()));
@@ -80,6 +86,7 @@ impl Gate {
             State::Refused => Poll::Ready(false),
             State::Shut if self.patience.as_mut().poll(cx).is_ready() => {
                 self.shared.state.set(State::Open);
+                self.in_vain = true;
                 Poll::Ready(true)
             }
             State::Shut => Poll::Pending,

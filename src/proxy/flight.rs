@@ -312,7 +312,7 @@ impl Flight {
             (Some(_), _) if attempt.failed || self.status.is_some_and(|s| s.is_server_error()) => Served::Unknown,
             (Some(latency_s), _) => Served::Within(Duration::from_secs_f32(latency_s)),
             (None, Some(Reason::ResponseTimeout | Reason::RequestTimeout | Reason::ClientGone)) => {
-                Served::NotWithin(now.since(attempt.begun))
+                Served::NotWithin(attempt.took(now).saturating_sub(self.waits_for_client(now)))
             }
             (None, _) => Served::Unknown,
         }
@@ -405,8 +405,14 @@ impl Drop for Flight {
                     && let Some((attempt, table, candidate)) = self.tried()
                 {
                     let (prior_s, tau_s) = table.decay_of(candidate);
-                    let took_s = now.seconds_since(attempt.begun);
-                    candidate.link.record(self.core.index, now, took_s, Outcome::Cancelled, prior_s, tau_s);
+                    candidate.link.record(
+                        self.core.index,
+                        now,
+                        attempt.took_s(now),
+                        Outcome::Cancelled,
+                        prior_s,
+                        tau_s,
+                    );
                     candidate.link.record_late_failure(self.core.index);
                 }
             }

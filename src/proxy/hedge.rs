@@ -346,7 +346,7 @@ pub(super) async fn settle(
     let core = flight.core.clone();
     if let Some(Came { sent, outgoing, head }) = rival.came.take() {
         // Now the first one is the one to be cancelled.
-        std::mem::swap(&mut flight.attempt, &mut rival.attempt);
+        flight.swap_attempt(&mut rival.attempt, core.clock.now());
         (flight.outgoing, flight.head, flight.hedged) = (outgoing, head, Some(Hedged::Won));
         return Ok(sent);
     }
@@ -371,7 +371,7 @@ pub(super) async fn settle(
     if !flight.outgoing.rewind() {
         flight.outgoing = Outgoing::Gone;
     }
-    flight.attempt = rival.attempt.take();
+    flight.swap_attempt(&mut rival.attempt, now);
     let (watch, upload, wait) = (flight.watch.clone(), flight.upload.clone(), rival.wait);
     watch.patience.set(rival.patience.filter(|_| tried.leaves(retrying, table)));
     watch.set(wait.due(upload.as_ref(), now).0);

@@ -1,4 +1,8 @@
 //! A request's body on its way: how far it is, and what is kept or copied of it.
+//!
+//! **Waiting for the client.** While a body is asked for and has nothing to give, its client is waited for, or the
+//! expectation that nobody answers. Once more of it came, that time is known to be no fault of the endpoint's
+//! (`Upload::waited`); a body that the endpoint does not take is not asked.
 
 use super::body::BodyError;
 use super::clock::Clock;
@@ -53,6 +57,10 @@ pub(super) struct Upload {
     moved_at: Cell<Time>,
     /// It moved since `moved_at` was set.
     moved: Cell<bool>,
+    /// Since when the client is waited for.
+    waits_since: Cell<Option<Time>>,
+    /// How long it was, in this try, until more came.
+    waited: Cell<Duration>,
     /// Set while the answer's head is awaited: how long it may take from the body's end.
     pub head_within: Cell<Option<Duration>>,
     /// Set when the request is over although the body is not: how long nothing of it may come from then on.
@@ -70,6 +78,8 @@ impl Upload {
             most: most.unwrap_or(u64::MAX),
             moved_at: Cell::new(now),
             moved: Cell::new(false),
+            waits_since: Cell::new(None),
+            waited: Cell::default(),
             head_within: Cell::new(None),
             left: Cell::new(None),
             waker: RefCell::default(),
@@ -87,10 +97,42 @@ impl Upload {
         }
     }
 
-    fn stamp(&self) {
-        if self.moved.replace(false) {
-            self.moved_at.set(self.clock.now());
+    /// It has nothing to give.
+    fn waits(&self) {
+        if self.waits_since.get().is_none() {
+            let now = self.clock.now();
+            if self.moved.replace(false) {
+                self.moved_at.set(now);
+            }
+            self.waits_since.set(Some(now));
         }
+    }
+
+    /// More of it came, or its end.
+    fn came(&self) {
+        if let Some(since) = self.waits_since.take() {
+            self.add_wait(self.clock.now().since(since));
+        }
+    }
+
+    fn add_wait(&self, wait: Duration) {
+        self.waited.set(self.waited.get() + wait);
+    }
+
+    /// How long the client was waited for in this try, until more came.
+    pub(super) fn waited(&self) -> Duration {
+        self.waited.get()
+    }
+
+    /// How long it is being waited for, where it is.
+    pub(super) fn waiting(&self, now: Time) -> Duration {
+        self.waits_since.get().map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// Another try begins.
+    pub(super) fn begin_try(&self, now: Time) {
+        self.waited.set(Duration::ZERO);
+        self.waits_since.set(self.waits_since.get().map(|_| now));
     }
 
     /// The request is over and watches its body no more, which must then watch itself.
@@ -194,6 +236,7 @@ impl Body for RequestBody {
         if let Some(closed) = gate {
             // Polling the body makes the server tell the client to send it.
             if ready!(closed.poll_open(cx)) {
+                upload.add_wait(closed.in_vain());
                 *gate = None;
             } else {
                 upload.progress.set(Progress::Broken);
@@ -205,6 +248,7 @@ impl Body for RequestBody {
         }
         match inner.poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
+                upload.came();
                 upload.moved.set(true);
                 *alone = None;
                 if let Some(taken) = taken {
@@ -233,12 +277,13 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(BodyError::broken(Reason::RequestIncomplete, code))))
             }
             Poll::Ready(None) => {
+                upload.came();
                 upload.done();
                 whole(copy, upload);
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                upload.stamp();
+                upload.waits();
                 let Some(idle) = upload.left.get() else {
                     upload.register(cx.waker());
                     return Poll::Pending;

@@ -1,6 +1,7 @@
 //! One try at one endpoint: what it holds there, and what its link and its node learn of it.
 //!
-//! **What a link learns.** Latency runs from the attempt's start to the answer's head. A failure is an error and no
+//! **What a link learns.** Latency runs from the attempt's start to the answer's head, without the time in which the
+//! client was waited for to send more of its body (`Upload::waited`): a slow client makes no endpoint slow. A failure is an error and no
 //! latency. Where the client gave up, or a limit of the client's own passed, the time so far is a lower bound
 //! (`Cancelled`). What fails after the head (a body that breaks off, a gRPC status in the trailers) is a late failure. So is
 //! an answer that trickles until the request's time is up, and all of that time is a lower bound, or an endpoint whose heads
@@ -22,6 +23,7 @@ use crate::proxy::spans::Spans;
 use crate::proxy::upload::Progress;
 use crate::route::ClusterId;
 use http::{HeaderMap, Method, StatusCode};
+use std::time::Duration;
 
 /// gRPC's UNAVAILABLE.
 pub(super) const GRPC_UNAVAILABLE: u16 = 14;
@@ -32,6 +34,8 @@ pub(in crate::proxy) struct Attempt {
     index: u32,
     pub estimate_s: f32,
     pub begun: Time,
+    /// How long its client was waited for.
+    pub waited: Duration,
     pub latency_s: Option<f32>,
     /// The link and the node know how it went.
     recorded: bool,
@@ -55,7 +59,19 @@ impl Attempt {
         }
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let (latency_s, status, grpc_status, reason) = (None, 0, None, None);
-        Self { index, estimate_s, begun: now, latency_s, recorded: false, failed: false, status, grpc_status, reason }
+        let (waited, recorded, failed) = (Duration::ZERO, false, false);
+        Self { index, estimate_s, begun: now, waited, latency_s, recorded, failed, status, grpc_status, reason }
+    }
+
+    /// How long the endpoint has taken.
+    pub(in crate::proxy) fn took(&self, now: Time) -> Duration {
+        now.since(self.begun).saturating_sub(self.waited)
+    }
+
+    /// The same, in seconds.
+    pub(in crate::proxy) fn took_s(&self, now: Time) -> f32 {
+        let asked = Time(self.begun.0.saturating_add(self.waited.as_nanos() as u64));
+        now.seconds_since(asked)
     }
 
     /// Its candidate's place in the table.
@@ -109,8 +125,7 @@ impl Attempt {
             && !self.recorded
         {
             let (prior_s, tau_s) = table.decay_of(candidate);
-            let latency_s = now.seconds_since(self.begun);
-            candidate.link.record(core.index, now, latency_s, outcome, prior_s, tau_s);
+            candidate.link.record(core.index, now, self.took_s(now), outcome, prior_s, tau_s);
         }
         self.recorded = true;
     }
@@ -168,6 +183,9 @@ impl Flight {
             return;
         };
         let generation = &*self.held.generation;
+        if let Some(upload) = &self.upload {
+            attempt.waited = upload.waited();
+        }
         if let Some(table) = generation.table(cluster, workload) {
             let (spans, trace) = (self.spans.as_deref(), self.trace.as_ref());
             let (method, grpc) = ((!self.opaque).then_some(&self.method), self.grpc);
@@ -180,7 +198,24 @@ impl Flight {
         if let (Some(spans), Some(trace)) = (&self.spans, &self.trace) {
             spans.begin(trace.below(), choice, now, false);
         }
+        if let Some(upload) = &self.upload {
+            upload.begin_try(now);
+        }
         self.attempt = self.table().map(|table| Attempt::begin(choice, table, &self.core, now));
+    }
+
+    /// Takes over a try that began when all of the body was there; the other one keeps what it knows.
+    pub(in crate::proxy) fn swap_attempt(&mut self, other: &mut Option<Attempt>, now: Time) {
+        self.with_attempt(|_, _| ());
+        std::mem::swap(&mut self.attempt, other);
+        if let Some(upload) = &self.upload {
+            upload.begin_try(now);
+        }
+    }
+
+    /// How long the client is being waited for, where the endpoint has not got all of the body.
+    pub(super) fn waits_for_client(&self, now: Time) -> Duration {
+        self.upload.as_ref().map_or(Duration::ZERO, |upload| upload.waiting(now))
     }
 
     /// The attempt failed before an answer.
@@ -189,7 +224,11 @@ impl Flight {
         // endpoint that failed, unless the caller has set the limit, who could have any endpoint ejected then.
         let sent = self.upload.as_ref().is_none_or(|u| u.progress.get() == Progress::Done);
         let blamed = reason.blames_endpoint() || (reason == Reason::RequestTimeout && sent && !self.impatient);
-        self.with_attempt(|attempt, at| attempt.fail(at, (reason, blamed), now));
+        let waiting = self.waits_for_client(now);
+        self.with_attempt(|attempt, at| {
+            attempt.waited += waiting;
+            attempt.fail(at, (reason, blamed), now);
+        });
     }
 
     /// The endpoint says that it did nothing with the request, which is no failure of its own.
@@ -204,7 +243,12 @@ impl Flight {
     }
 
     pub(super) fn record(&mut self, outcome: Outcome, now: Time) {
-        self.with_attempt(|attempt, at| attempt.record(at.table, at.core, outcome, now));
+        // An answer came without what its client had not sent yet.
+        let waiting = if outcome == Outcome::Cancelled { self.waits_for_client(now) } else { Duration::ZERO };
+        self.with_attempt(|attempt, at| {
+            attempt.waited += waiting;
+            attempt.record(at.table, at.core, outcome, now);
+        });
     }
 
     pub(super) fn node_failed(&mut self, reason: Reason) {
@@ -228,7 +272,7 @@ impl Flight {
         let failed = status.is_server_error() || grpc_failed;
         self.record(if failed { Outcome::Failure } else { Outcome::Success }, now);
         if let Some(attempt) = &mut self.attempt {
-            attempt.latency_s = Some(now.seconds_since(attempt.begun));
+            attempt.latency_s = Some(attempt.took_s(now));
         }
         let grpc_status = self.grpc_status;
         self.with_attempt(|attempt, at| attempt.answered(at, status, grpc_status));

@@ -12,6 +12,7 @@ mod mirrors;
 mod peers;
 mod retries;
 mod shapes;
+mod slow_clients;
 mod spans;
 mod special;
 mod support;
