@@ -47,7 +47,9 @@ impl Wanted {
 fn failed(line: &Value) -> bool {
     let reason = line.get("reason").and_then(Value::as_str).unwrap_or_default();
     let grpc = line.get("grpc_status").and_then(Value::as_u64).unwrap_or_default();
-    !reason.is_empty() || grpc != 0 || line.get("status").and_then(Value::as_u64).is_some_and(|s| s >= 500)
+    !matches!(reason, "" | "redirected")
+        || grpc != 0
+        || line.get("status").and_then(Value::as_u64).is_some_and(|s| s >= 500)
 }
 
 /// Where the log goes and how it is written, as the configuration in force has it.
@@ -194,6 +196,8 @@ mod tests {
             (json!({ "status": 200, "grpc_status": 0 }), false),
             (json!({ "status": 503 }), true),
             (json!({ "status": 404 }), false),
+            (json!({ "status": 302, "reason": "redirected" }), false),
+            (json!({ "status": 404, "reason": "no_route" }), true),
         ] {
             assert_eq!(failed(&line), expected, "{line}");
         }

@@ -16,6 +16,7 @@ use super::gateway;
 use super::json::{ms, number, share};
 use super::state::AdminState;
 use crate::balance::{Candidate, Cluster, Generation, Table, Why};
+use crate::config::without_secret_facts;
 use crate::control::{CanaryView, GraphView};
 use crate::links::{LinkStats, NodeKey, Time};
 use crate::observe::{Hedged, rfc3339};
@@ -231,7 +232,7 @@ fn candidate(
         "endpoint": c.endpoint.key.0.as_ref(),
         "address": c.endpoint.address,
         "zone": Some(&*c.endpoint.zone).filter(|z| !z.is_empty()),
-        "metadata": c.endpoint.metadata,
+        "metadata": without_secret_facts(&c.endpoint.metadata),
         "configured_weight": c.endpoint.weight,
         "eligible": eligible,
         "weight": share(c.weight),

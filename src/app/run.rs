@@ -362,5 +362,6 @@ fn proxy_families(gauges: &GaugesSnapshot) -> Vec<Family> {
         tcp: gauges.tcp_connections,
         passed: gauges.passed_total,
         malformed_traces: gauges.malformed_traces_total,
+        unserved: gauges.unserved_listeners,
     })
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What stands where a secret was.
@@ -19,8 +20,12 @@ const HIDDEN: &str = "(hidden)";
 /// What the names of secrets hold.
 const WORDS: [&str; 9] =
     ["authorization", "cookie", "token", "secret", "password", "passwd", "apikey", "credential", "signature"];
-/// Under these keys stand names of clusters, which are no secret's.
-const NAMES_OF_CLUSTERS: [&str; 2] = ["split", "clusters"];
+/// What the names of secrets are, or are made of, where anybody may choose them: of a header, a parameter, a fact of an endpoint.
+const PARTS: [&str; 11] = ["auth", "jwt", "key", "pwd", "pass", "sig", "sas", "session", "sessionid", "sid", "code"];
+/// Under these keys stand such names.
+const FREE: [&str; 8] = ["headers", "headers_regex", "set", "add", "metadata", "cookies", "query", "query_regex"];
+/// Under these keys stand names of clusters, headers and cookies, and no values.
+const NAMES: [&str; 3] = ["split", "clusters", "affinity"];
 /// What is shorter is a word like any other (`on`, a port), and hiding it would spoil the message.
 const SHORTEST: usize = 6;
 
@@ -89,7 +94,7 @@ fn hide(value: &mut Value, home: &str) -> bool {
         Value::Object(entries) => {
             for (key, value) in entries {
                 match value {
-                    Value::String(text) if !NAMES_OF_CLUSTERS.contains(&home) && names_a_secret(key) => {
+                    Value::String(text) if !NAMES.contains(&home) && is_secret(home, key) => {
                         HIDDEN.clone_into(text);
                         hidden = true;
                     }
@@ -107,6 +112,23 @@ fn hide(value: &mut Value, home: &str) -> bool {
     hidden
 }
 
+fn is_secret(home: &str, key: &str) -> bool {
+    if FREE.contains(&home) { names_a_secret_value(key) } else { names_a_secret(key) }
+}
+
+/// An endpoint's facts, as others may see them.
+#[must_use]
+pub fn without_secret_facts(facts: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    let shown = |name: &str, value| if names_a_secret_value(name) { HIDDEN } else { value };
+    facts.iter().map(|(name, value)| (name.as_str(), shown(name, value.as_str()))).collect()
+}
+
+/// The same where anybody may choose the name: `x-auth`, `sig`, `code`, too.
+fn names_a_secret_value(name: &str) -> bool {
+    let mut parts = name.split(|c: char| !c.is_ascii_alphanumeric());
+    parts.any(|part| PARTS.iter().any(|word| part.eq_ignore_ascii_case(word))) || names_a_secret(name)
+}
+
 /// Whether what has this name is secret: `Authorization`, `x-api-key`, `db_password`. The first 64 letters count.
 #[must_use]
 pub fn names_a_secret(name: &str) -> bool {
@@ -122,7 +144,7 @@ pub fn names_a_secret(name: &str) -> bool {
 pub fn without_secrets(path: &str) -> Cow<'_, str> {
     let Some((before, query)) = path.split_once('?') else { return Cow::Borrowed(path) };
     let secret =
-        |part: &&str| part.split_once('=').is_some_and(|(name, value)| !value.is_empty() && names_a_secret(name));
+        |part: &&str| part.split_once('=').is_some_and(|(name, value)| !value.is_empty() && names_a_secret_value(name));
     if !query.split('&').any(|part| secret(&part)) {
         return Cow::Borrowed(path);
     }
@@ -281,7 +303,8 @@ mod tests {
     fn values_of_secret_headers_are_not_shown_and_what_is_shown_loads_again() {
         let config = load_str(
             "routes:\n  - { match: { headers: { Authorization: Bearer abc, x-api-key: abc, x-beta: yes } }, split: { tokens: 90%, b: 10% } }\n\
-             clusters: { tokens: { endpoints: [{ address: 127.0.0.1:1, metadata: { db_password: abc, version: '7' } }] }, b: {} }",
+             clusters: { tokens: { endpoints: [{ address: 127.0.0.1:1, metadata: { db_password: abc, api.key: abc, version: '7' } }], affinity: { cookie: who } }, b: {} }\n\
+             mesh: { key: /etc/key, nats: { servers: [nats://n:4222], user: u, password: abc } }",
             "t.yaml",
         )
         .unwrap();
@@ -290,6 +313,13 @@ mod tests {
         assert_eq!(headers.values().map(String::as_str).collect::<Vec<_>>(), [HIDDEN, HIDDEN, "yes"]);
         let metadata = &shown.clusters["tokens"].endpoints[0].metadata;
         assert_eq!((metadata["db_password"].as_str(), metadata["version"].as_str()), (HIDDEN, "7"));
+        assert_eq!(metadata["api.key"], HIDDEN);
+        assert_eq!(without_secret_facts(&config.clusters["tokens"].endpoints[0].metadata)["db_password"], HIDDEN);
+        assert_eq!(
+            (&shown.clusters["tokens"].affinity, &shown.mesh.key),
+            (&config.clusters["tokens"].affinity, &config.mesh.key)
+        );
+        assert!(!format!("{:?}", config.mesh).contains("abc"), "{:?}", config.mesh);
         assert_eq!((&shown.routes[0].split, &shown.model), (&config.routes[0].split, &config.model));
         let text = shown.to_yaml();
         assert!(!text.contains("abc"), "{text}");
@@ -306,6 +336,9 @@ mod tests {
             ("/a?b=c&API-Key=x=y&d", "/a?b=c&API-Key=(hidden)&d"),
             ("/token=1?", "/token=1?"),
             ("/a?token=&token", "/a?token=&token"),
+            ("/a?sv=1&sig=x&se=2", "/a?sv=1&sig=(hidden)&se=2"),
+            ("/back?code=x&state=y", "/back?code=(hidden)&state=y"),
+            ("/a?key=x&monkey=y&JWT=z", "/a?key=(hidden)&monkey=y&JWT=(hidden)"),
         ] {
             assert_eq!(without_secrets(path), shown);
         }

@@ -9,8 +9,7 @@ use super::weights::{
     leaning_with, priors_into,
 };
 use crate::balance::{
-    Candidate, Capacity, Cause, Cluster, Fault, Generation, Health, OwnZone, Retrying, Rung, Table, TableOptions,
-    Unwell, Why,
+    Candidate, Capacity, Cause, Cluster, Generation, Health, OwnZone, Retrying, Rung, Table, TableOptions, Unwell, Why,
 };
 use crate::config::{ClusterTls, Mode, Policy};
 use crate::health::Verdict;
@@ -375,18 +374,10 @@ impl State {
         remembered: &Remembered,
         policy: Policy,
     ) -> Why {
-        let fault = verdict.map_or(Fault::InARow(0), |v| v.fault);
         match health {
             Health::Drained => return Why::Said("its configured weight is 0"),
-            Health::Ejected => {
-                let left_s = verdict.map_or(0.0, |v| v.remaining.as_secs_f32());
-                return Why::Ejected { left_s, fault };
-            }
-            Health::Probation => return Why::Probation { fault, asked: verdict.is_some_and(|v| v.asked) },
-            Health::Unhealthy => {
-                return Why::Unhealthy(verdict.and_then(|v| v.unwell).unwrap_or(Unwell::Unchecked));
-            }
             Health::Healthy => {}
+            _ => return verdict.map_or(Why::Unhealthy(Unwell::Unchecked), Verdict::why),
         }
         let guard = guarded.by.map(Guard::in_words);
         let intrinsic_s = remembered.predicted.map(|p| p.intrinsic_s);

@@ -206,8 +206,8 @@ impl State {
                     let (cluster, endpoint) = (cluster.name.clone(), known.node.key.clone());
                     self.noted.turn(Turned { cluster, endpoint, from: before, to: verdict.health });
                 }
-                let (health, fault, unwell) = (verdict.health, verdict.fault, verdict.unwell);
-                tracing::info!(endpoint = %known.node.key, ?health, ?fault, ?unwell, "health changed");
+                let health = verdict.health;
+                tracing::info!(endpoint = %known.node.key, ?health, "health changed: {}", verdict.why());
             }
             known.verdict = Some(verdict);
         }

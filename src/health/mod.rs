@@ -27,7 +27,7 @@ mod probe;
 pub use checks::{Checked, Checks, run as check};
 pub use outliers::{Span, outliers};
 
-use crate::balance::{Fault, Health, Unwell};
+use crate::balance::{Fault, Health, Unwell, Why};
 use crate::config::Ejection;
 use crate::links::{NodeCell, NodeKey, Time};
 use std::collections::HashMap;
@@ -87,6 +87,20 @@ pub struct Verdict {
     pub remaining: Duration,
     /// It is on probation until its health check is answered well, and no request is risked.
     pub asked: bool,
+}
+
+impl Verdict {
+    /// Why it is in its state.
+    #[must_use]
+    pub fn why(&self) -> Why {
+        match self.health {
+            Health::Healthy => Why::Said("it is well"),
+            Health::Drained => Why::Said("its configured weight is 0"),
+            Health::Ejected => Why::Ejected { left_s: self.remaining.as_secs_f32(), fault: self.fault },
+            Health::Probation => Why::Probation { fault: self.fault, asked: self.asked },
+            Health::Unhealthy => Why::Unhealthy(self.unwell.unwrap_or(Unwell::Unchecked)),
+        }
+    }
 }
 
 impl Ejector {

@@ -337,6 +337,8 @@ pub struct Held {
     pub passed: u64,
     /// Headers of traces that could not be read, since the start.
     pub malformed_traces: u64,
+    /// Listeners of the configuration in force that could not be opened yet.
+    pub unserved: u64,
 }
 
 /// Connections and requests under way.
@@ -346,6 +348,12 @@ pub fn held(held: Held) -> Vec<Family> {
         |name: &'static str, kind, help: &'static str, n| Family::new(name, kind, Measure::Number, help).count(n);
     use Kind::{Counter, Gauge};
     vec![
+        family(
+            "unserved_listeners",
+            Gauge,
+            "Listeners of the configuration in force that could not be opened yet.",
+            held.unserved,
+        ),
         family("downstream_connections", Gauge, "Client connections open, upgraded ones included.", held.downstream),
         family("downstream_connections_accepted", Counter, "Client connections accepted.", held.accepted),
         family(

@@ -102,6 +102,8 @@ pub(super) struct Core {
     pub unrouted: Arc<Traffic>,
     pub identities: Arc<Identities>,
     pub draining: Cell<bool>,
+    /// What is still under way is cut off.
+    pub stopping: Cell<bool>,
     pub connections: Cell<usize>,
     /// Copies of requests under way (`mirror`).
     pub copies: Cell<usize>,
@@ -142,6 +144,7 @@ impl Core {
             unrouted: options.unrouted.clone(),
             identities: options.identities.clone(),
             draining: Cell::new(false),
+            stopping: Cell::new(false),
             connections: Cell::new(0),
             copies: Cell::new(0),
             freed: Notify::new(),
@@ -280,7 +283,10 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
         }
         tokio::select! {
             () = freed => {}
-            command = commands.recv() => if matches!(command, Some(Command::Stop) | None) { break },
+            command = commands.recv() => if matches!(command, Some(Command::Stop) | None) {
+                core.stopping.set(true);
+                break;
+            },
         }
     }
     driver.abort();

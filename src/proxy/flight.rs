@@ -385,7 +385,8 @@ impl Drop for Flight {
         if self.reason.is_none() && !self.complete {
             let verdict = self.watch.verdict.take();
             let broken = self.upload.as_ref().and_then(|upload| upload.progress.get().broken());
-            self.reason = Some(verdict.or(broken).unwrap_or(Reason::ClientGone));
+            let cut_off = if self.core.stopping.get() { Reason::Shutdown } else { Reason::ClientGone };
+            self.reason = Some(verdict.or(broken).unwrap_or(cut_off));
         }
         match self.reason {
             None => {

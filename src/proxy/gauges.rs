@@ -64,6 +64,8 @@ pub struct ProxyGauges {
     pub(super) own: OwnConnections,
     /// Whether descriptors are scarce.
     pub(super) room: Room,
+    /// Listeners that could not be opened yet.
+    pub(super) unserved: AtomicU64,
 }
 
 /// An endpoint's connections.
@@ -107,6 +109,8 @@ pub struct GaugesSnapshot {
     pub passed_total: u64,
     /// Headers of traces that could not be read, since the start.
     pub malformed_traces_total: u64,
+    /// Listeners of the configuration in force that could not be opened yet.
+    pub unserved_listeners: u64,
 }
 
 impl ProxyGauges {
@@ -116,6 +120,7 @@ impl ProxyGauges {
             endpoints: Mutex::default(),
             own: OwnConnections::default(),
             room: Room::new(),
+            unserved: AtomicU64::new(0),
         }
     }
 
@@ -185,7 +190,8 @@ impl ProxyGauges {
     /// What all cores hold together.
     #[must_use]
     pub fn snapshot(&self) -> GaugesSnapshot {
-        self.cores.iter().map(CoreGauges::snapshot).fold(GaugesSnapshot::default(), |a, b| GaugesSnapshot {
+        let none = GaugesSnapshot { unserved_listeners: self.unserved.load(Relaxed), ..GaugesSnapshot::default() };
+        self.cores.iter().map(CoreGauges::snapshot).fold(none, |a, b| GaugesSnapshot {
             downstream_connections: a.downstream_connections + b.downstream_connections,
             accepted_total: a.accepted_total + b.accepted_total,
             upstream_connections: a.upstream_connections + b.upstream_connections,
@@ -197,6 +203,7 @@ impl ProxyGauges {
             tcp_connections: a.tcp_connections + b.tcp_connections,
             passed_total: a.passed_total + b.passed_total,
             malformed_traces_total: a.malformed_traces_total + b.malformed_traces_total,
+            unserved_listeners: a.unserved_listeners + b.unserved_listeners,
         })
     }
 }
@@ -215,6 +222,7 @@ impl CoreGauges {
             tcp_connections: self.tcp.get(),
             passed_total: self.passed.get(),
             malformed_traces_total: self.malformed_traces.get(),
+            unserved_listeners: 0,
         }
     }
 }

@@ -31,6 +31,7 @@ use pingora::services::Service;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -317,18 +318,26 @@ impl Control {
         }
         self.listening.forget_all();
         self.tell(|| Command::Drain);
+        let held = self.gauges.snapshot();
+        tracing::info!(
+            requests = held.requests,
+            connections = held.downstream_connections,
+            within = ?self.options.drain,
+            "leaving: nothing new is accepted, and what is under way may finish"
+        );
         let mut last_look = tokio::time::interval(Duration::from_millis(5));
         let all_left = async {
             while !self.threads.iter().all(JoinHandle::is_finished) {
                 last_look.tick().await;
             }
         };
-        let in_time = tokio::select! {
-            left = tokio::time::timeout(self.options.drain, all_left) => left.is_ok(),
-            () = drain.reached(Phase::Stopping) => false,
+        let cut_short = tokio::select! {
+            left = tokio::time::timeout(self.options.drain, all_left) => left.err().map(|_| "the drain's time is over"),
+            () = drain.reached(Phase::Stopping) => Some("told to leave at once, by a further signal or SIGINT"),
         };
-        if !in_time {
-            tracing::warn!("the drain's time is over: connections that are still open are closed");
+        if let Some(why) = cut_short {
+            let requests = self.gauges.snapshot().requests;
+            tracing::warn!(requests, "{why}: connections that are still open are closed");
             self.tell(|| Command::Stop);
         }
         for thread in self.threads.drain(..) {
@@ -374,6 +383,9 @@ impl Control {
         for address in new {
             match sockets::bind(address, self.options.cores.max(1)) {
                 Ok(bound) => {
+                    if self.refused.contains(&address) {
+                        tracing::info!(%address, "a listener that could not be opened is served now");
+                    }
                     self.listening.enter(address, &bound);
                     self.listen(address, bound);
                 }
@@ -384,6 +396,7 @@ impl Control {
                 }
             }
         }
+        self.gauges.unserved.store(self.refused.len() as u64, Relaxed);
         let transparent = |address: &SocketAddr| self.routes.connections().is_transparent(*address);
         let was =
             |address: &SocketAddr| self.serving.contains(address) && before.connections().is_transparent(*address);

@@ -17,13 +17,28 @@ pub(super) const BACKLOG: i32 = 4096;
 
 /// An address that could not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
+#[error("cannot listen on {address}: {}", reason(.source))]
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
     /// Why not.
     #[source]
     pub source: io::Error,
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process has the address; end that one, or change the workload's `listen`".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address; change the workload's `listen`".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "the system does not allow it; ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// One listener's sockets, one a core.

@@ -10,6 +10,7 @@ use std::process::Command;
 const IN_A_HEADER_OF_THE_CONFIGURATION: &str = "planted-header-5f1c";
 const IN_A_VARIABLE: &str = "planted-variable-77ab";
 const IN_AN_ADDRESS: &str = "planted-password-c2d9";
+const IN_METADATA: &str = "planted-metadata-31fa";
 const IN_A_REQUEST: &str = "planted-request-0e48";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,7 +31,7 @@ async fn no_secret_is_logged_or_shown() {
              routes:\n\
              \x20 - {{ match: {{ headers: {{ authorization: 'Bearer ${{PLANTED_HEADER}}' }} }}, cluster: catalog }}\n\
              \x20 - {{ cluster: catalog }}\n\
-             clusters: {{ catalog: {{ endpoints: {} }} }}\n\
+             clusters: {{ catalog: {{ endpoints: {} }}, spare: {{ endpoints: [{{ address: 127.0.0.1:9, metadata: {{ db_password: {IN_METADATA} }} }}] }} }}\n\
              telemetry: {{ log: trace, access_log: {{ to: stdout }}{more} }}\n",
             file("frontend.pem"),
             file("frontend-key.pem"),
@@ -51,7 +52,9 @@ async fn no_secret_is_logged_or_shown() {
          cookie: session={IN_A_REQUEST}\r\nx-api-key: {IN_A_REQUEST}\r\n"
     );
     for request in [
-        format!("GET /?access_token={IN_A_REQUEST}&x=y HTTP/1.1\r\nhost: catalog.shop\r\n{credentials}\r\n"),
+        format!(
+            "GET /?access_token={IN_A_REQUEST}&sig={IN_A_REQUEST}&x=y HTTP/1.1\r\nhost: catalog.shop\r\n{credentials}\r\n"
+        ),
         format!("POST /sink HTTP/1.1\r\nhost: catalog.shop\r\n{credentials}content-length: 19\r\n\r\n{IN_A_REQUEST}"),
         format!("GET / HTTP/1.1\r\nhost: catalog.shop\r\nauthorization: {IN_A_REQUEST}\rx\r\n\r\n"),
         format!("GET /break/10 HTTP/1.1\r\nhost: catalog.shop\r\n{credentials}\r\n"),
@@ -108,7 +111,8 @@ async fn no_secret_is_logged_or_shown() {
     assert!(all.contains("(hidden)") && all.contains("${PLANTED_VARIABLE}"), "what hides them was not met");
     let key = std::fs::read_to_string(authority.join("frontend-key.pem")).unwrap();
     let lines = key.lines().filter(|line| !line.starts_with("-----") && line.len() > 20);
-    let secrets = [IN_A_HEADER_OF_THE_CONFIGURATION, IN_A_VARIABLE, IN_AN_ADDRESS, IN_A_REQUEST, "PRIVATE KEY"];
+    let secrets =
+        [IN_A_HEADER_OF_THE_CONFIGURATION, IN_A_VARIABLE, IN_AN_ADDRESS, IN_METADATA, IN_A_REQUEST, "PRIVATE KEY"];
     for secret in secrets.into_iter().chain(lines) {
         let leaks: Vec<&str> = all.lines().filter(|line| line.contains(secret)).take(5).collect();
         assert!(leaks.is_empty(), "{secret} is in\n{leaks:#?}");

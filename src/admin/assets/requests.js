@@ -11,7 +11,7 @@ const wish = { text: "", failed: false, hold: false };
 let one = { id: null, answer: null, error: null, tries: 0 };
 let held = null;
 
-const failed = r => Boolean(r.reason) || r.status >= 500 || r.grpc_status > 0;
+const failed = r => (r.reason && r.reason !== "redirected") || r.status >= 500 || r.grpc_status > 0;
 const asked = r => r.method ? `${r.method} ${r.host}${r.path}` : `a connection, ${r.host || "–"}`;
 const outcome = r => el("span", { class: "tag " + (failed(r) ? "bad" : "good") }, (failed(r) ? "✕ " : "✓ ") + (known(r.status) ? r.status : "no answer") + (r.grpc_status > 0 ? `, gRPC ${r.grpc_status}` : "") + (r.reason ? ` ${r.reason}` : ""));
 const place = r => r.cluster && r.workload ? hash("requests", r.request_id, r.workload, r.cluster) : hash("requests", r.request_id);
@@ -48,7 +48,7 @@ function list(box, answer) {
   box.querySelector("#count").textContent = `${those.length} of the last ${held.requests.length}; ${held.kept} are kept`;
   const none = held.note ?? (held.requests.length ? "Nothing fits the search." : wish.failed ? "No request that is kept has failed." : "No request has come to its end yet.");
   fill(box.querySelector("#requests"), section("The last requests", "newest first, from the access log; a choice explains one", those.length ? table([
-    ["ended", "l", r => el("a", { href: place(r), title: r.request_id }, clock(r.time) + (r.time ?? "").slice(19, 23))], ["answer", "l", outcome], ["from → to", "l", r => `${r.workload || "–"} → ${r.cluster || "no cluster"}`], ["asked", "l cut", r => asked(r)],
+    ["began", "l", r => el("a", { href: place(r), title: r.request_id }, clock(r.time) + (r.time ?? "").slice(19, 23))], ["answer", "l", outcome], ["from → to", "l", r => `${r.workload || "–"} → ${r.cluster || "no cluster"}`], ["asked", "l cut", r => asked(r)],
     ["endpoint", "l", r => r.endpoint], ["took", "", r => ms(r.duration_ms)], ["seen ▮ said |", "l", r => against(r, longest)], ["seen / said", "", factor],
     ["tries", "", r => num(r.attempts, 0)], ["chosen by", "l", r => r.policy || "–"],
   ], those.slice(0, MAX_ROWS), { key: r => r.request_id }) : empty(none)));
@@ -58,7 +58,7 @@ function story({ request: r, chosen_by, meaning, help, generation, found_in }) {
   const row = (name, ...value) => [el("dt", {}, name), el("dd", {}, ...value)];
   const longest = Math.max(1e-9, r.upstream_ms ?? 0, r.expected_ms ?? 0);
   return section("The request", known(found_in) && found_in !== "memory" ? `from ${found_in}` : false, el("dl", { id: "story", class: "story" },
-    row("id", el("code", {}, r.request_id)), r.trace_id ? row("trace", el("code", {}, r.trace_id)) : false, row("ended", r.time),
+    row("id", el("code", {}, r.request_id)), r.trace_id ? row("trace", el("code", {}, r.trace_id)) : false, row("began", r.time),
     row("asked", `${asked(r)} (${r.protocol})`), row("by", `${r.workload || "–"} from ${r.client}`, Boolean(r.peer) && `, proven to be ${r.peer}`),
     row("route", r.cluster ? [r.route ? `${r.route}, ` : "", "to the cluster ", el("a", { href: hash("explain", r.workload, r.cluster) }, r.cluster)] : "none: it reached no cluster"),
     r.class ? row("class", r.class) : false, r.endpoint ? row("endpoint", el("b", {}, r.endpoint), `, chosen by ${chosen_by}`) : false,

@@ -1,5 +1,6 @@
 //! The keys of sharing link statistics between nodes.
 
+use crate::config::secret::Secret;
 use crate::config::units::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -41,9 +42,9 @@ pub struct Nats {
     /// The user as whom this node connects, with `password`.
     pub user: Option<String>,
     /// The user's password, best from the environment (`"${NATS_PASSWORD}"`).
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// A token, in place of a user.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// The file with the seed of this node's nkey (`SU...`), in place of a user; it is read again at each connection.
     pub nkey: Option<PathBuf>,
     /// The file with a user's JWT and seed (`.creds`), in place of a user; it is read again at each connection.

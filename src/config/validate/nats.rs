@@ -1,6 +1,7 @@
 //! NATS: servers that can be connected to, one proof of who this node is, subjects that mean what they should.
 
 use super::{Findings, Path, files, syntax};
+use crate::config::Secret;
 use crate::config::schema::{Config, Nats};
 use crate::config::units::ByteSize;
 use std::net::IpAddr;
@@ -145,7 +146,11 @@ fn proof(nats: &Nats, path: &Path, findings: &mut Findings) {
         let message = format!("`{there}` alone proves nothing");
         findings.error(path.key(there).name(), message, format!("add `{missing}`, or remove it"));
     }
-    for (key, value) in [("user", &nats.user), ("password", &nats.password), ("token", &nats.token)] {
+    for (key, value) in [
+        ("user", nats.user.as_deref()),
+        ("password", nats.password.as_ref().map(Secret::reveal)),
+        ("token", nats.token.as_ref().map(Secret::reveal)),
+    ] {
         let Some(value) = value else { continue };
         if value.is_empty() {
             findings.error(path.key(key), format!("`{key}` is empty"), "write it, or remove the key");

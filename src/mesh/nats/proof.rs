@@ -104,10 +104,10 @@ pub fn options(nats: &Nats) -> ConnectOptions {
         ConnectOptions::new()
     };
     if let (Some(user), Some(password)) = (&nats.user, &nats.password) {
-        options = options.user_and_password(user.clone(), password.clone());
+        options = options.user_and_password(user.clone(), password.reveal().to_owned());
     }
     if let Some(token) = &nats.token {
-        options = options.token(token.clone());
+        options = options.token(token.reveal().to_owned());
     }
     if let Some(authorities) = &nats.tls.authorities {
         options = options.add_root_certificates(authorities.clone()).require_tls(true);

@@ -78,7 +78,7 @@ fn a_node_proves_once_who_it_is_and_wholly() {
         let both = |nats: &mut Nats| (nats.token, nats.nkey) = (Some("a".into()), Some("/m/nkey".into()));
         with(both).then_by_tls()
     });
-    error("mesh.nats.token: `token` is empty", with(|nats| nats.token = Some(String::new())).then_by_tls());
+    error("mesh.nats.token: `token` is empty", with(|nats| nats.token = Some("".into())).then_by_tls());
     error("mesh.nats.token: a control character", with(|nats| nats.token = Some("a\n".into())).then_by_tls());
     error("mesh.nats.nkey: `nkey` names no file", with(|nats| nats.nkey = Some("".into())));
     warning("mesh.nats.servers[0]: whoever is on the way to `nats.mesh.svc` can read the password or the token", {
