@@ -3,6 +3,8 @@
 """
 
 import copy
+import functools
+import json
 import os
 import subprocess
 import tempfile
@@ -74,8 +76,12 @@ def config(objects):
 
 def checked(objects, **variables):
     """The exit code and the words of `pathloom check` on the rendered configuration, filled in as a pod's would be."""
+    return checked_text(config_text(objects), **variables)
+
+
+def checked_text(text, **variables):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(config_text(objects))
+        file.write(text)
         file.flush()
         env = {**os.environ, **NAMED, **variables}
         done = subprocess.run([PATHLOOM, "check", file.name], env=env, capture_output=True, text=True, check=False)
@@ -87,4 +93,10 @@ def valid(made, versions=VERSIONS):
     if made["kind"] == "ServiceMonitor":
         return  # The operator's own, which Kubernetes has no schema of.
     for version in versions:
-        kubernetes_validate.validate(made, version, strict=True)
+        judged(json.dumps(made), version)
+
+
+@functools.cache
+def judged(text, version):
+    """Most objects are rendered many times over, and judged once."""
+    kubernetes_validate.validate(json.loads(text), version, strict=True)
