@@ -32,13 +32,13 @@ def merged(below, values):
     return both
 
 
-def texts(values=None, name="pathloom", namespace="pathloom"):
-    """What the chart renders, by its file; with example.yaml's values below those given."""
+def texts(values=None, name="pathloom", namespace="pathloom", ends=".yaml"):
+    """What the chart renders, by its file, of those with this ending; with example.yaml's values below those given."""
     values = merged(EXAMPLE, values or {})
     with helm_python.Chart.load(str(HOME / "chart")) as chart:
         chart.validate_schema(values)
         files = chart.render(values, name=name, namespace=namespace)
-    return {path: text for path, text in sorted(files.items()) if path.endswith(".yaml")}
+    return {path: text for path, text in sorted(files.items()) if path.endswith(ends)}
 
 
 def rendered(values=None, name="pathloom", namespace="pathloom"):

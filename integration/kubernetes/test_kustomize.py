@@ -27,7 +27,7 @@ def built(folder):
     return found
 
 
-def overlay(base, components, own=None, whole=False):
+def overlay(base, components, own=None, whole=False, **more):
     """What kubectl makes of a base with components, and with a configuration of one's own."""
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "kustomize"
@@ -44,7 +44,7 @@ def overlay(base, components, own=None, whole=False):
                 made["configMapGenerator"][0]["options"]["annotations"] = {WHOLE: "whole"}
             file.write_text(yaml.safe_dump(made))
             first = ["configuration"]
-        top = {"resources": [f"../{base}"], "components": [*first, *(f"../components/{name}" for name in components)]}
+        top = {"resources": [f"../{base}"], "components": [*first, *(f"../components/{name}" for name in components)], **more}
         (mine / "kustomization.yaml").write_text(yaml.safe_dump(top))
         return built(mine)
 
@@ -133,6 +133,15 @@ class Kustomizations(unittest.TestCase):
         self.assertIn(("Service", "pathloom-mesh"), objects)
         # Without the annotation a section that is there already is refused, and nothing is lost in silence.
         self.assertIn("`mesh` is written twice", checked(overlay("base", ["mesh"], own))[1])
+
+    def test_another_namespace_is_as_good(self):
+        objects = overlay("base", ["metrics", "service-monitor", "mesh"], namespace="loom")
+        self.assertIn(("Namespace", "loom"), objects)
+        self.assertEqual({made["metadata"].get("namespace", "loom") for made in objects.values()}, {"loom"})
+        self.assertEqual(objects["ClusterRoleBinding", "pathloom"]["subjects"][0]["namespace"], "loom")
+        # Nothing in the configuration names the one that it was written for.
+        self.assertNotIn("pathloom.svc", objects["ConfigMap", "pathloom"]["data"]["pathloom.yaml"])
+        self.assertEqual(config(objects)["mesh"]["seeds"], ["pathloom-mesh:7946"])
 
     def test_sections_are_no_objects_of_the_cluster(self):
         for name in COMPONENTS:

@@ -8,7 +8,7 @@ import unittest
 
 import yaml
 
-from chart import HOME, checked, config, merged, pods, proxy, refused, rendered, valid
+from chart import HOME, checked, config, merged, pods, proxy, refused, rendered, texts, valid
 
 APART = {
     "hostNetwork": False,
@@ -136,6 +136,16 @@ class Gossip(unittest.TestCase):
             self.assertFalse(any(kind == "Secret" for kind, _ in objects))
             others = [*pods(objects)["initContainers"], *pods(objects)["containers"][1:]]
             self.assertNotIn("mesh", [m["name"] for c in others for m in c["volumeMounts"]])
+
+    def test_who_installs_it_is_told_how_to_make_the_secret(self):
+        def notes(**values):
+            (text,) = texts(values, ends="NOTES.txt").values()
+            return text
+
+        made = 'kubectl -n pathloom create secret generic pathloom-mesh --from-literal=key="$(head -c 32 /dev/urandom | base64)"'
+        self.assertIn(made, notes(mesh={"enabled": True}))
+        self.assertIn("generic shared --from-literal=gossip=", notes(mesh={"enabled": True, "secret": {"name": "shared", "key": "gossip"}}))
+        self.assertNotIn("secret", notes())
 
     def test_addresses_are_written_as_their_kind_is(self):
         objects = rendered({"mesh": {"enabled": True, "address": "[::]"}})
