@@ -6,11 +6,10 @@ comes is put before the rest of it by a replacement. test_kustomize.py compares,
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import yaml
 
-from chart import EXAMPLE, HOME, config, merged, rendered
+from chart import HOME, config, merged, rendered
 
 TOP = HOME / "kustomize"
 HEAD = "# Written by `make bless-kubernetes` from the chart and example.yaml.\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import kustomize
-from chart import HOME, checked, config, merged, pods, proxy, rendered, valid
+from chart import HOME, checked, config, merged, pods, rendered, valid
 from kustomize import BASES, COMPONENTS, TOP, WHOLE, plain, values_of
 
 

@@ -161,8 +161,16 @@ VARIED = {
         {**METRICS, **APART},
     ),
     "serviceMonitor.enabled": Varied(
-        True, {"ServiceMonitor/pathloom": Holds({"metadata.namespace": "pathloom", "spec.selector.matchLabels": {
-            "app.kubernetes.io/name": "pathloom", "app.kubernetes.io/instance": "pathloom"}})}, METRICS
+        True,
+        {
+            "ServiceMonitor/pathloom": Holds(
+                {
+                    "metadata.namespace": "pathloom",
+                    "spec.selector.matchLabels": {"app.kubernetes.io/name": "pathloom", "app.kubernetes.io/instance": "pathloom"},
+                }
+            )
+        },
+        METRICS,
     ),
     "serviceMonitor.interval": Varied(
         "5s",
