@@ -67,6 +67,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 /spiffe-workload-api
 {{- end }}
 
+{{/* The UDP port of gossip, by the chart's own `mesh` or by what `config.mesh` says; nothing where there is none. */}}
+{{- define "pathloom.gossip" -}}
+{{- $mesh := default (dict) .Values.config.mesh }}
+{{- if .Values.mesh.enabled }}
+{{- if empty (get (default (dict) (get $mesh "nats")) "servers") }}{{ .Values.mesh.port }}{{ end }}
+{{- else }}
+{{- regexFind "[0-9]+$" (default "" (get $mesh "listen")) }}
+{{- end }}
+{{- end }}
+
+{{/* Where the key of the mesh lies in the pod. */}}
+{{- define "pathloom.meshKeys" -}}
+/etc/pathloom-mesh
+{{- end }}
+
 {{/* The configuration: what the chart knows, and over it what the operator says. */}}
 {{- define "pathloom.config" -}}
 {{- $routes := get (default (dict) .Values.config.gateway_api) "enabled" }}
@@ -100,6 +115,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 {{- $_ := set $base "identity" (dict "workload_api" (printf "unix://%s/%s" (include "pathloom.spire" .) .Values.spire.socket)) }}
+{{- end }}
+{{- if .Values.mesh.enabled }}
+{{- range $key, $value := dict "listen" "`mesh.address` and `mesh.port`" "key" "`mesh.secret`" }}
+{{- if hasKey (default (dict) $.Values.config.mesh) $key }}
+{{- fail (printf "`config.mesh.%s` is what %s say, where `mesh.enabled` is true: leave it out, and write that" $key $value) }}
+{{- end }}
+{{- end }}
+{{- $mesh := dict "key" (printf "%s/key" (include "pathloom.meshKeys" .)) }}
+{{- with include "pathloom.gossip" . }}
+{{- $wide := contains ":" $.Values.mesh.address }}
+{{- $_ := set $mesh "listen" (printf "%s:%s" $.Values.mesh.address .) }}
+{{- $_ := set $mesh "advertise" (printf (ternary "[${POD_IP}]:%s" "${POD_IP}:%s" $wide) .) }}
+{{- /* In the pods' own namespace, whichever it is. */}}
+{{- $_ := set $mesh "seeds" (list (printf "%s-mesh:%s" (include "pathloom.fullname" $) .)) }}
+{{- end }}
+{{- $_ := set $base "mesh" $mesh }}
 {{- end }}
 {{- if and $routes .Values.rbac.create .Values.rbac.namespaces }}
 {{- /* It may look nowhere else. */}}
