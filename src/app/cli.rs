@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::{EXIT_CONFIG, ca, capture, run};
+use super::{EXIT_CONFIG, ca, capture, files, run};
 use crate::config::{self, Severity};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -141,6 +141,12 @@ fn check(file: &std::path::Path, effective: bool) -> ExitCode {
                 print!("{}", loaded.config.shown().to_yaml());
             }
             loaded.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            for (key, path) in files::missing(&loaded.config) {
+                eprintln!(
+                    "note: {key}: there is no `{}` on this machine, and `run` needs it where it runs",
+                    path.display()
+                );
+            }
             let count = loaded.warnings.iter().filter(|w| w.severity == Severity::Warning).count();
             match count {
                 0 => eprintln!("{}: right", file.display()),

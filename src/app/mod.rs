@@ -9,6 +9,7 @@
 mod ca;
 mod capture;
 mod cli;
+mod files;
 #[cfg(feature = "kubernetes")]
 mod follow;
 #[cfg(test)]

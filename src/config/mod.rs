@@ -42,7 +42,7 @@ pub use load::{Loaded, MAX_BYTES, digest, load_bytes, load_file, load_str, load_
 pub use pattern::{BadPattern, MAX_PATTERN, Pattern};
 pub use reference::{json_schema, key_table_markdown, reference_yaml};
 pub use schema::*;
-pub use secret::{Secret, names_a_secret, without_secret_facts, without_secrets};
+pub use secret::{Secret, is_free, names_a_secret, without_secret_facts, without_secrets};
 pub use spiffe::{ExpectedPeer, SpiffeId, SpiffePattern, TrustDomain, WorkloadApi};
 pub use suggest::nearest;
 pub use units::{ByteSize, Rate, Share, SourceNet, Timespan};

@@ -112,8 +112,14 @@ fn hide(value: &mut Value, home: &str) -> bool {
     hidden
 }
 
+/// Whether anybody may choose the names that stand under this key: those of headers, parameters, facts.
+#[must_use]
+pub fn is_free(home: &str) -> bool {
+    FREE.contains(&home)
+}
+
 fn is_secret(home: &str, key: &str) -> bool {
-    if FREE.contains(&home) { names_a_secret_value(key) } else { names_a_secret(key) }
+    if is_free(home) { names_a_secret_value(key) } else { names_a_secret(key) }
 }
 
 /// An endpoint's facts, as others may see them.
