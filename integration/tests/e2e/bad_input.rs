@@ -62,7 +62,24 @@ async fn a_listener_in_use_fails_the_start_and_names_the_address() {
     let yaml = catalog("[{ address: '127.0.0.1:1' }]", "").replace("@in@", &address.to_string());
     let (code, said, _) = refused(yaml).await;
     assert!(code != 0 && code != 101, "{code} {said}");
-    assert_says(&said, &[&address.to_string(), "in use"]);
+    assert_says(&said, &[&address.to_string(), "another process has the address", "`listen`"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_of_a_reload_that_is_in_use_is_counted_until_it_is_served() {
+    let taken = std::net::TcpListener::bind((pathloom_integration::ports::own_ip(2), 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let fleet = Fleet::start(1).await;
+    let yaml = catalog(&fleet.yaml(), "");
+    let mut sidecar = sidecar(yaml.clone()).start().await;
+    assert_eq!(sidecar.metrics().await.get("pathloom_unserved_listeners", &[]), Some(0.0));
+    sidecar.reload(&yaml.replacen("workloads: {", &format!("workloads: {{ late: {{ listen: '{address}' }},"), 1));
+    sidecar.counted(|m| m.get("pathloom_unserved_listeners", &[]).unwrap_or_default(), 1.0).await;
+    sidecar.logged("another process has the address").await;
+    drop(taken);
+    sidecar.counted(|m| m.get("pathloom_unserved_listeners", &[]).unwrap_or_default(), 0.0).await;
+    sidecar.logged("is served now").await;
+    assert_eq!(Version::Http1.connect(address).await.unwrap().get("/").await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -180,7 +180,8 @@ async fn nobody_holds_it_up_longer_than_the_drain() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_sigterm_ends_it_at_once() {
     let fleet = Fleet::start(1).await;
-    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG).start().await;
+    let log = "telemetry: { access_log: { to: stdout } }\n";
+    let mut sidecar = sidecar(catalog(&fleet.yaml(), "") + LONG + log).start().await;
     let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
     let stuck = tokio::spawn(async move { client.get("/never").await.map(|_| ()) });
     wait::until("the request to be in flight", || fleet.requests() == 1).await;
@@ -195,6 +196,11 @@ async fn a_second_sigterm_ends_it_at_once() {
     sidecar.sigterm();
     sidecar.process.end(wait::LIMIT).await;
     assert!(wait::soon("the stuck request", stuck).await.unwrap().is_err());
+    let said = sidecar.stderr();
+    assert!(said.contains("leaving: nothing new is accepted") && said.contains("told to leave at once"), "{said}");
+    assert!(!said.contains("the drain's time is over"), "{said}");
+    let lines = sidecar.process.stdout.text();
+    assert!(lines.contains("\"reason\":\"shutdown\""), "{lines}");
     sidecar.assert_no_panic();
 }
 
