@@ -83,7 +83,7 @@ impl Context<'_> {
             }
             Failure::NotAnAddress => {
                 let message = format!("{} is not an IP address and a port", node.described());
-                self.push(node.mark(), message, Some("write both, as in `127.0.0.1:8080` or `[::1]:8080`".to_owned()));
+                self.push(node.mark(), message, Some(not_an_address(node)));
             }
             // The key is there, and was reported: its absence is no second error.
             Failure::Missing(key) if node.entry(key).is_some() => {}
@@ -111,6 +111,23 @@ impl Context<'_> {
         };
         self.push(entry.key_place, format!("unknown key `{key}`"), Some(remedy));
         entry.node.dropped.set(true);
+    }
+}
+
+/// What to write where an IP address and a port should stand.
+fn not_an_address(node: &Node) -> String {
+    let text = match &node.value {
+        Value::Scalar(scalar) => scalar.text.as_str(),
+        _ => "",
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if host.parse::<std::net::IpAddr>().is_ok() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            "a port is a number up to 65535".to_owned()
+        }
+        Some((host, port)) if !host.is_empty() && !host.contains(':') && port.parse::<u16>().is_ok() => format!(
+            "names are not looked up here: write an IP address; a cluster finds its endpoints by name with `discover: [{{ dns: {host}, port: {port} }}]`"
+        ),
+        _ => "write both, as in `127.0.0.1:8080` or `[::1]:8080`".to_owned(),
     }
 }
 
@@ -210,10 +227,22 @@ impl<'a> Reading<'a> {
             Kind::Bool(_) | Kind::Real(_) => None,
         };
         let Some(number) = number else {
-            return Err(self.misplaced("a whole number", "write digits only, without a unit"));
+            let digits = scalar.text.bytes().all(|b| b.is_ascii_digit());
+            return Err(if digits {
+                wrong(
+                    format!("`{}` is out of range", scalar.text),
+                    "write a number that somebody could mean".to_owned(),
+                )
+            } else {
+                self.misplaced("a whole number", "write digits only, without a unit")
+            });
         };
         T::try_from(number).map_err(|_| {
-            wrong(format!("`{}` is out of range", scalar.text), format!("write a whole number from {least} to {most}"))
+            let most = most.to_string();
+            // What the machine can count to is no limit that anybody has set.
+            let range =
+                if most.len() > 10 { format!(", at least {least}") } else { format!(" from {least} to {most}") };
+            wrong(format!("`{}` is out of range", scalar.text), format!("write a whole number{range}"))
         })
     }
 

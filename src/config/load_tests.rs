@@ -115,6 +115,11 @@ fn values_of_the_wrong_kind() {
     one("clusters: { c: { hedging: { after: on } } }", "write `off`, `auto`, or a number and its unit: `50ms`");
     one("clusters: { c: { hedging: { after: 50 } } }", "`50` is a length of time without its unit");
     one("process: { threads: 2.5 }", "`2.5` is not `auto` or a number");
+    one("listeners: { max_headers: -4 }", "`-4` is out of range / write a whole number, at least 0");
+    one("listeners: { max_streams: 99999999999999999999999999999999999999999 }", "is out of range");
+    let endpoint = |address: &str| format!("clusters: {{ c: {{ endpoints: [{{ address: '{address}' }}] }} }}");
+    one(&endpoint("localhost:80"), "names are not looked up here");
+    one(&endpoint("127.0.0.1:99999"), "a port is a number up to 65535");
     one("listeners: { max_streams: 4294967296 }", "out of range / write a whole number from 0 to 4294967295");
     one("listeners: { max_headers: many }", "`many` stands where a whole number belongs");
     one("clusters: { a: { endpoints: [{ zone: b }] } }", "1:30 `address` is missing");
@@ -165,6 +170,7 @@ fn a_file_that_unfolds_to_more_than_it_may_is_refused_soon() {
     let since = std::time::Instant::now();
     one(&bomb, "the file's aliases unfold to more than a configuration can hold");
     assert!(load(&"[".repeat(100_000)).is_err());
+    one(&format!("a: {}", "[".repeat(3_000)), "sections lie too deep in each other");
     assert!(load(&format!("a: {}", "{a: ".repeat(5_000))).is_err());
     let nested: String = (0..3_000).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
     assert!(load(&nested).is_err());
