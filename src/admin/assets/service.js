@@ -19,7 +19,7 @@ function all(box, graph) {
   fill(box, section("Services", `${rows.length}`, rows.length ? table([
     ["service", "l", r => el("a", { href: hash("service", r.name) }, r.name)], ["instances", "", r => r.nodes.length], ["calls/s", "", r => rate(r.calls)],
     ["mean ms", "", r => ms(mean(r))], ["slowest ms", "", r => ms(Math.max(...r.nodes.map(n => n.response_mean_ms ?? -Infinity), -Infinity) > 0 ? Math.max(...r.nodes.map(n => n.response_mean_ms ?? 0)) : null)],
-    ["errors", "", r => pct(Math.max(0, ...r.nodes.map(n => n.error_rate ?? 0)))], ["in flight", "", r => num(sum(r.nodes.map(n => n.in_flight)), 0)],
+    ["errors", "", r => pct(r.calls > 0 ? sum(r.nodes.map(n => (n.error_rate ?? 0) * n.calls_per_second)) / r.calls : 0)], ["in flight", "", r => num(sum(r.nodes.map(n => n.in_flight)), 0)],
   ], rows, { key: r => r.name }) : empty("No service is known yet.")));
 }
 

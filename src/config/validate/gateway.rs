@@ -50,7 +50,7 @@ pub fn check(config: &Config, findings: &mut Findings) {
     }
     let hides = |matches: &RouteMatch| *matches == RouteMatch::default();
     if let Some(i) = config.routes.iter().position(|route| hides(&route.matches)) {
-        let message = format!("no route of Kubernetes gets a request: route {} matches every one before", i + 1);
+        let message = format!("no route of Kubernetes gets a request: `routes[{i}]` matches every one before");
         findings.warning(path.name(), message, "give that route a host, or remove it");
         findings.resting_on(Path::of(&["routes"]).index(i));
     }

@@ -145,11 +145,11 @@ fn routes(config: &Config, findings: &mut Findings) {
         let tcp = is_for_tcp(config, route);
         let catch_all = if tcp { &mut all_connections } else { &mut all_requests };
         if let Some(first) = *catch_all {
-            let message = format!("no request gets here: route {} matches every one before", first + 1);
+            let message = format!("no request gets here: `routes[{first}]` matches every one before");
             findings.warning(path, message, "move the route that matches everything to the end");
             findings.resting_on(section.index(first));
         } else if let Some(same) = conditioned.get(&(tcp, &route.matches)) {
-            let message = format!("no request gets here: route {} has the same conditions", same + 1);
+            let message = format!("no request gets here: `routes[{same}]` has the same conditions");
             findings.warning(path, message, "remove one of them");
             findings.resting_on(section.index(*same));
         } else if route.matches == RouteMatch::default() {

@@ -150,11 +150,11 @@ fn routes_that_no_request_reaches() {
     assert_eq!(routes("- { match: { host: x }, cluster: a }\n- { cluster: a }\n"), none);
     assert_eq!(
         routes("- { cluster: a }\n- { match: { host: x }, cluster: a }\n"),
-        ["5:3 no request gets here: route 1 matches every one before"]
+        ["5:3 no request gets here: `routes[0]` matches every one before"]
     );
     assert_eq!(
         routes("- { match: { host: x }, cluster: a }\n- { match: { host: x }, cluster: a }\n"),
-        ["5:3 no request gets here: route 1 has the same conditions"]
+        ["5:3 no request gets here: `routes[0]` has the same conditions"]
     );
 }
 
