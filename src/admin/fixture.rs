@@ -303,6 +303,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
         Arc::new(Cluster {
             name: name.into(),
             service: name.into(),
+            port: 80,
             protocol: Protocol::Http1,
             secure: false,
             proxy_protocol: false,

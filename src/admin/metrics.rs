@@ -12,7 +12,7 @@ use super::gateway;
 use super::state::AdminState;
 use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
-use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Registry, Value};
+use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Registry, Server, Value};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,7 +27,15 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
     let asked = state.clone();
     registry.register(move || {
         let generation = asked.published.load();
-        metrics::traffic(&asked.traffic, |route| generation.routes.counts(route))
+        let server_of = |name: &str| {
+            let cluster = generation.clusters.iter().find(|cluster| &*cluster.name == name);
+            // One that the generation in force does not have goes by its own name until it is forgotten.
+            cluster.map_or_else(
+                || Server { address: name.into(), port: 80, secure: false },
+                |c| Server { address: c.service.clone(), port: c.port, secure: c.secure },
+            )
+        };
+        metrics::traffic(&asked.traffic, |route| generation.routes.counts(route), server_of)
     });
     let asked = state.clone();
     registry.register(move || {

@@ -427,7 +427,7 @@ impl Drop for Flight {
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
         let kind = match self.opaque {
-            false => DurationKind::new(&self.method, status, self.reason),
+            false => DurationKind::new(&self.method, status, self.reason).over_tls(self.conn.secure()),
             true => DurationKind::connection(self.reason),
         };
         let exemplar = self.trace.as_ref().filter(|trace| trace.sampled).map(|trace| move || trace.ids());

@@ -175,6 +175,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
         Arc::new(Cluster {
             name: name.as_str().into(),
             service: name.as_str().into(),
+            port: 80,
             protocol: cluster.protocol,
             secure: false,
             proxy_protocol: cluster.proxy_protocol,
