@@ -47,16 +47,20 @@ pub(super) const GRPC: [&str; 17] = [
 /// Those of them that are a server's fault.
 pub(super) const GRPC_FAULTS: [u16; 6] = [2, 4, 12, 13, 14, 15];
 
+/// The flag of Trace Context, level 2, by which a trace's id is random.
+const RANDOM: u8 = 0x02;
+
 /// The span as the SDK has it.
 pub(super) fn dress(span: FinishedSpan, scope: &InstrumentationScope) -> SpanData {
+    let r = &*span.request;
     let context = SpanContext::new(
         TraceId::from_bytes(span.trace_id.to_be_bytes()),
         SpanId::from_bytes(span.span_id.to_be_bytes()),
-        TraceFlags::SAMPLED,
+        if r.random { TraceFlags::new(TraceFlags::SAMPLED.to_u8() | RANDOM) } else { TraceFlags::SAMPLED },
         false,
-        TraceState::default(),
+        // One that is none of Trace Context's is passed on to the endpoint as it came, and told nowhere.
+        r.trace_state.parse::<TraceState>().unwrap_or_default(),
     );
-    let r = &*span.request;
     let method = METHODS.into_iter().find(|known| *known == r.method.as_str());
     let (attributes, failed, reason) = match span.attempt.as_deref() {
         Some(attempt) => client(r, attempt, method),

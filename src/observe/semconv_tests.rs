@@ -108,3 +108,17 @@ fn whom_a_request_asks_for_has_a_port_and_the_endpoint_its_own() {
     let nobody = told("", false, false);
     assert_eq!(nobody, [server("", ""), client("10.0.0.1", "8080")], "a client always says whom it asked");
 }
+
+#[test]
+fn spans_have_the_tracestate_and_the_flags_of_their_trace() {
+    let told = |trace_state: &'static str, random: bool| {
+        let spans = dressed(&AccessRecord { trace_state, random, tries: &[attempt()], ..record() });
+        assert_eq!(spans.len(), 2);
+        let of = |span: &SpanData| (span.span_context.trace_state().header(), span.span_context.trace_flags().to_u8());
+        assert_eq!(of(&spans[0]), of(&spans[1]));
+        of(&spans[0])
+    };
+    assert_eq!(told("ot=th:8,vendor=a b", true), ("ot=th:8,vendor=a b".to_owned(), 3));
+    assert_eq!(told("", false), (String::new(), 1));
+    assert_eq!(told("no state", false), (String::new(), 1), "what is none is told nowhere");
+}

@@ -335,6 +335,8 @@ impl Flight {
                 span_id: self.trace.as_ref().map_or("", Trace::span_id),
                 parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
                 sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
+                random: self.trace.as_ref().is_some_and(Trace::random),
+                trace_state: self.spans.as_ref().and_then(|spans| spans.state.as_deref()).unwrap_or_default(),
                 client: self.conn.peer,
                 peer: self.conn.client_id().map_or("", SpiffeId::as_str),
                 listener: self.conn.listener.address,
