@@ -1,10 +1,10 @@
 //! A small mesh for the tests of this room: `frontend` and `batch` call `catalog` (three endpoints) and `empty` (none).
 
 use super::state::{AdminState, ConfigState, ScorerStatus};
-use crate::admission::{self, Rank};
+use crate::admission::{self, Rank, Served};
 use crate::balance::{
-    Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, Hedging, ModelIdentity, Predicted,
-    Published, Retrying, Rung, Table, TableOptions, Why,
+    Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, Hedging, ModelIdentity, OwnZone,
+    Predicted, Published, Retrying, Rung, Table, TableOptions, Why,
 };
 use crate::config::{
     AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Protocol, Rate, RateLimit, Share, Telemetry,
@@ -212,8 +212,26 @@ fn identity_families() -> Vec<metrics::Family> {
 /// A state with a generation and some traffic.
 pub fn published() -> AdminState {
     let state = state();
-    let made = generation(&state.links, &state.traffic);
+    let made = generation(&state.links, &state.traffic, false);
     state.published.publish(made);
+    state
+}
+
+/// Everything at once, so that each family of `/metrics` has a sample: a lost trial whose failures are compared, too, a
+/// tick, a model with an error, a limit that is learnt, an own zone, and calls that failed.
+pub fn whole() -> AdminState {
+    let state = on_trial(true);
+    state.published.publish(generation(&state.links, &state.traffic, true));
+    state.control.ticked(Cause::Interval, Rung::Model, Duration::from_millis(4));
+    state.control.set_model_error(Some(0.1));
+    let mut trial = state.control.canary().map(|view| CanaryView::clone(&view)).unwrap();
+    let more = Some(Interval { mean: 0.01, low: 0.001, high: 0.02 });
+    trial.comparisons.iter_mut().for_each(|comparison| comparison.failures = more);
+    state.control.show_canary(Some(trial));
+    let counted = state.traffic.of(&"frontend".into(), &"catalog".into());
+    let unavailable = DurationKind::call(Some(14), None);
+    counted.called(0, Some(&RouteLabel::other()), unavailable, 7_000_000, None::<fn() -> _>);
+    counted.tried_call(0, unavailable, 6_000_000, None::<fn() -> _>);
     state
 }
 
@@ -271,17 +289,26 @@ fn config() -> Config {
 }
 
 /// Limits of which each has refused somebody.
-fn limits() -> admission::Table {
-    let table = admission::Table::compile(&config(), 1, None);
+fn limits(learnt: bool) -> admission::Table {
+    let mut config = config();
+    if let Some(empty) = config.clusters.get_mut("empty").filter(|_| learnt) {
+        empty.admission.concurrency = Concurrency::Auto;
+    }
+    let table = admission::Table::compile(&config, 1, None);
     let normal = table.classes.usual;
     for gate in table.gates() {
         (0..3).for_each(|_| _ = gate.arrive(0, Rank::new(70, b"7f"), normal));
     }
     table.workload_limits().for_each(|l| l.bucket.refuse(usize::from(normal.0)));
+    for gate in table.gates().filter(|_| learnt) {
+        (0..100).for_each(|_| gate.hand_on(0, 1, Served::Within(Duration::from_millis(10))));
+        (0..20).for_each(|tenth| gate.adjust(Time(tenth * 100_000_000)));
+    }
     table
 }
 
-fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
+/// A generation; the whole of it has an own zone and a limit that is learnt, too.
+fn generation(links: &Links, traffic: &TrafficRegistry, whole: bool) -> Generation {
     let routes = Arc::new(RouteTable::compile(&config()));
     let table = |workload: &str, cluster: &str, count: u8| {
         let counted = traffic.of(&workload.into(), &cluster.into());
@@ -297,12 +324,15 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
         counted.retried(0);
         let candidates = (1..=count).map(|i| candidate(links, workload, i)).collect();
         let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };
-        Arc::new(Table::new(candidates, false, options, counted))
+        let table = Table::new(candidates, false, options, counted);
+        let own = OwnZone { name: "eu-1a".into(), share: 0.9, well: 1.0, load: Some(0.5) };
+        Arc::new(if whole { table.with_own_zone(own) } else { table })
     };
     let cluster = |name: &str, count: u8| {
         Arc::new(Cluster {
             name: name.into(),
             service: name.into(),
+            port: 80,
             protocol: Protocol::Http1,
             secure: false,
             proxy_protocol: false,
@@ -331,7 +361,7 @@ fn generation(links: &Links, traffic: &TrafficRegistry) -> Generation {
             engine: "embedded".into(),
         })),
         clusters: [cluster("catalog", 3), cluster("empty", 0)].into(),
-        admission: Arc::new(limits()),
+        admission: Arc::new(limits(whole)),
         routes,
     }
 }

@@ -12,7 +12,7 @@ use super::gateway;
 use super::state::AdminState;
 use crate::balance::{Candidate, Cause, Fault, Generation, Health, Rung, Table};
 use crate::links::Time;
-use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Registry, Value};
+use crate::observe::metrics::{self, Family, Kind, Labels, Measure, Registry, Server, Value};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,7 +27,15 @@ pub fn registry(state: &Arc<AdminState>) -> Registry {
     let asked = state.clone();
     registry.register(move || {
         let generation = asked.published.load();
-        metrics::traffic(&asked.traffic, |route| generation.routes.counts(route))
+        let server_of = |name: &str| {
+            let cluster = generation.clusters.iter().find(|cluster| &*cluster.name == name);
+            // One that the generation in force does not have goes by its own name until it is forgotten.
+            cluster.map_or_else(
+                || Server { address: name.into(), port: 80, secure: false },
+                |c| Server { address: c.service.clone(), port: c.port, secure: c.secure },
+            )
+        };
+        metrics::traffic(&asked.traffic, |route| generation.routes.counts(route), server_of)
     });
     let asked = state.clone();
     registry.register(move || {
@@ -296,6 +304,7 @@ mod tests {
     use super::super::state::ScorerStatus;
     use super::*;
     use crate::observe::metrics::Format;
+    use crate::observe::{DurationKind, Reason, Side};
     use std::collections::{BTreeMap, BTreeSet};
     use std::fmt::Write;
 
@@ -326,7 +335,7 @@ mod tests {
 
     #[test]
     fn names_types_units_help_texts_and_labels_are_as_agreed() {
-        let text = registry(&Arc::new(fixture::on_trial(true))).encode(Format::OpenMetrics);
+        let text = registry(&Arc::new(fixture::whole())).encode(Format::OpenMetrics);
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/metrics.golden");
         let shape = shape(&text);
         if std::env::var_os("PATHLOOM_BLESS").is_some() {
@@ -336,9 +345,66 @@ mod tests {
         assert!(shape == agreed, "run with PATHLOOM_BLESS=1 if this is meant:\n{shape}");
     }
 
+    /// The families of the golden file, each with its label names by its samples' names.
+    fn agreed() -> BTreeMap<&'static str, BTreeMap<&'static str, BTreeSet<&'static str>>> {
+        let mut families = BTreeMap::<_, BTreeMap<_, BTreeSet<_>>>::new();
+        let mut family = "";
+        for line in include_str!("metrics.golden").lines() {
+            match line.strip_prefix("# TYPE ") {
+                Some(named) => {
+                    family = named.split(' ').next().unwrap();
+                    families.insert(family, BTreeMap::new());
+                }
+                None if line.starts_with('#') => {}
+                None => {
+                    let (name, labels) = line.strip_suffix('}').unwrap().split_once('{').unwrap();
+                    let labels = labels.split(',').filter(|label| !label.is_empty()).collect();
+                    families.get_mut(family).unwrap().insert(name, labels);
+                }
+            }
+        }
+        families
+    }
+
+    #[test]
+    fn the_golden_file_has_a_sample_of_each_family_and_every_label_that_can_be_written() {
+        let families = agreed();
+        let bare: Vec<_> = families.iter().filter(|(_, samples)| samples.is_empty()).map(|(name, _)| name).collect();
+        assert!(bare.is_empty(), "the fixture has nothing for {bare:?}");
+        // Of the conventions' families samples have different labels; all of them must have been seen.
+        let failed = Some(Reason::ResponseTimeout);
+        let (request, call) =
+            (DurationKind::new(&http::Method::GET, 503, failed), DurationKind::call(Some(14), failed));
+        for (name, kind, side, further) in [
+            ("http_server_request_duration_seconds", request, Side::Server, &["http_route"][..]),
+            (
+                "http_client_request_duration_seconds",
+                request,
+                Side::Client,
+                &["server_address", "server_port", "url_scheme"],
+            ),
+            ("rpc_server_call_duration_seconds", call, Side::Server, &["http_route"]),
+            ("rpc_client_call_duration_seconds", call, Side::Client, &["server_address", "server_port"]),
+        ] {
+            let written = kind.labels(side).into_iter().map(|(name, _)| name);
+            let labels: BTreeSet<_> =
+                written.chain(further.iter().copied()).chain(["workload", "cluster", "le"]).collect();
+            assert_eq!(families[name].values().next().unwrap(), &labels, "{name}");
+        }
+        // Of all others each sample has the same ones.
+        let text = registry(&Arc::new(fixture::whole())).encode(Format::OpenMetrics);
+        let mut seen = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with("pathloom_")) {
+            let series = line.split_once(" # ").map_or(line, |(line, _)| line).rsplit_once(' ').unwrap().0;
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let labels: Vec<_> = labels.split("\",").filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+            assert_eq!(seen.entry(name).or_insert_with(|| labels.clone()), &labels, "{line}");
+        }
+    }
+
     #[test]
     fn no_name_is_there_twice_and_every_help_text_is_a_sentence_of_its_own() {
-        let text = registry(&Arc::new(fixture::on_trial(true))).encode(Format::OpenMetrics);
+        let text = registry(&Arc::new(fixture::whole())).encode(Format::OpenMetrics);
         let (mut names, mut helps) = (BTreeSet::new(), BTreeSet::new());
         for line in text.lines().filter_map(|l| l.strip_prefix("# HELP ")) {
             let (name, help) = line.split_once(' ').unwrap();

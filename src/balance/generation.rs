@@ -137,6 +137,8 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// The service that its endpoints offer.
     pub service: Arc<str>,
+    /// The port of that service: the one that its endpoints have in common, else the scheme's (80, 443).
+    pub port: u16,
     /// What is spoken with the endpoints.
     pub protocol: Protocol,
     /// Whether that goes over TLS.

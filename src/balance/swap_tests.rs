@@ -68,6 +68,7 @@ impl Kit {
         let cluster = Arc::new(Cluster {
             name: "c".into(),
             service: "c".into(),
+            port: 80,
             protocol: Protocol::Http1,
             secure: false,
             proxy_protocol: false,

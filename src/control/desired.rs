@@ -2,7 +2,7 @@
 
 use crate::admission;
 use crate::balance::{Endpoint, EndpointId, Maglev};
-use crate::config::{Affinity, Config, Protocol};
+use crate::config::{self, Affinity, ClusterTls, Config, Port, Protocol};
 use crate::graph::Instance;
 use crate::identity::Identities;
 use crate::links::{Described, NodeKey};
@@ -45,6 +45,8 @@ pub struct DesiredCluster {
     pub name: Arc<str>,
     /// The service that its endpoints offer.
     pub service: Arc<str>,
+    /// The port of that service, whichever endpoint a request goes to.
+    pub port: u16,
     /// Its configuration.
     pub config: crate::config::Cluster,
     /// Its endpoints.
@@ -100,7 +102,8 @@ impl Desired {
                     .collect();
                 let stays = cluster.affinity != Affinity::default();
                 let maglev = stays.then(|| Maglev::of(&endpoints, ids.maglevs.get(&name)));
-                DesiredCluster { name, service: service.as_str().into(), config: cluster.clone(), endpoints, maglev }
+                let (service, port) = (service.as_str().into(), port(cluster));
+                DesiredCluster { name, service, port, config: cluster.clone(), endpoints, maglev }
             })
             .collect();
         let used: HashSet<EndpointId> = clusters.iter().flat_map(|c| &c.endpoints).map(|e| e.id).collect();
@@ -152,5 +155,55 @@ impl Desired {
             all.entry(key).or_insert(Described { service, zone, host });
         }
         all
+    }
+}
+
+/// The port that a cluster's sources and endpoints agree on, so that it stays while endpoints come and go; where they
+/// do not, or there are none, the one that its scheme stands for.
+fn port(cluster: &config::Cluster) -> u16 {
+    let told = cluster.discover.iter().filter_map(|source| match source.port {
+        Some(Port::Number(port)) => Some(port),
+        _ => None,
+    });
+    let mut ports = told.chain(cluster.endpoints.iter().map(|endpoint| endpoint.address.port()));
+    let scheme = if cluster.tls == ClusterTls::default() { 80 } else { 443 };
+    ports.next().filter(|first| ports.all(|port| port == *first)).unwrap_or(scheme)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Discover;
+
+    #[test]
+    fn a_clusters_port_is_the_one_that_all_agree_on_and_stays_without_endpoints() {
+        let cluster = |ports: &[u16], sources: &[Option<Port>], secure: bool| {
+            let endpoint = |port: &u16| config::Endpoint {
+                address: ([10, 0, 0, 1], *port).into(),
+                zone: String::new(),
+                host: String::new(),
+                weight: 1,
+                metadata: std::collections::BTreeMap::new(),
+            };
+            let discover = sources.iter().map(|port| Discover { port: port.clone(), ..Discover::default() });
+            let mut cluster = config::Cluster {
+                endpoints: ports.iter().map(endpoint).collect(),
+                discover: discover.collect(),
+                ..config::Cluster::default()
+            };
+            if secure {
+                cluster.tls.name = Some("catalog.shop".into());
+            }
+            port(&cluster)
+        };
+        let number = |port| Some(Port::Number(port));
+        assert_eq!(cluster(&[8080, 8080], &[], false), 8080);
+        assert_eq!(cluster(&[8080, 8081], &[], false), 80, "they differ");
+        assert_eq!(cluster(&[8080, 8081], &[], true), 443, "they differ");
+        assert_eq!(cluster(&[], &[number(9000)], false), 9000, "its endpoints are away");
+        assert_eq!(cluster(&[9000], &[number(9000), None], true), 9000);
+        assert_eq!(cluster(&[8080], &[number(9000)], false), 80);
+        assert_eq!(cluster(&[8080], &[Some(Port::Name("http".into()))], false), 8080, "a name says no number");
+        assert_eq!(cluster(&[], &[], true), 443);
     }
 }

@@ -105,6 +105,7 @@ impl State {
             clusters.push(Arc::new(Cluster {
                 name: cluster.name.clone(),
                 service: cluster.service.clone(),
+                port: cluster.port,
                 protocol: cluster.config.protocol,
                 secure: cluster.config.tls != ClusterTls::default(),
                 proxy_protocol: cluster.config.proxy_protocol,

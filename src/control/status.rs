@@ -143,7 +143,7 @@ impl Status {
         self.lost.each_ref().map(|c| c.load(Relaxed))
     }
 
-    pub(super) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {
+    pub(crate) fn ticked(&self, cause: Cause, rung: Rung, took: std::time::Duration) {
         if let Some(counter) = self.ticks.get(cause as usize) {
             counter.fetch_add(1, Relaxed);
         }
@@ -163,7 +163,7 @@ impl Status {
         self.ejections.each_ref().map(|c| c.load(Relaxed))
     }
 
-    pub(super) fn set_model_error(&self, error: Option<f64>) {
+    pub(crate) fn set_model_error(&self, error: Option<f64>) {
         self.model_error.store(error.unwrap_or(f64::NAN).to_bits() ^ NAN_BITS, Relaxed);
     }
 

@@ -1,5 +1,6 @@
 //! What sharing shows of itself (`pathloom_mesh_*`).
 
+use super::refusals::Refusals;
 use super::refused::Refused;
 use super::seal::Kind;
 use crate::observe::metrics::{Family, Kind as Of, Measure, Value};
@@ -22,6 +23,7 @@ pub struct Counters {
     received_bytes: [AtomicU64; 2],
     reports: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
+    refusals: Refusals,
     unheard: AtomicU64,
     unsent: AtomicU64,
     own_links: AtomicU64,
@@ -72,10 +74,12 @@ impl Counters {
         }
     }
 
-    pub(super) fn refused(&self, refused: Refused) {
+    /// Something was refused; `from` says whose it was, for the log.
+    pub(super) fn refused(&self, refused: Refused, from: impl FnOnce() -> String) {
         if let Some(counter) = self.refused.get(refused as usize) {
             add(counter, 1);
         }
+        self.refusals.tell(refused, from);
     }
 
     pub(super) fn taken(&self, taken: super::ledger::Taken) {

@@ -235,10 +235,7 @@ async fn read(
                     shared.counters.unheard();
                 }
             }
-            Err(refused) => {
-                shared.counters.refused(refused);
-                tracing::debug!(%from, "a datagram is refused: {refused}");
-            }
+            Err(refused) => shared.counters.refused(refused, || from.to_string()),
         }
     }
 }
@@ -302,6 +299,7 @@ impl Socket for Door {
 
 #[cfg(test)]
 mod tests {
+    use super::super::refusals::tests::logged;
     use super::super::{Keys, wall_ms};
     use super::*;
 
@@ -360,5 +358,29 @@ mod tests {
         assert!(stranger.room().await.is_empty());
         let counters = a.shared.counters.families();
         assert!(counters.is_empty(), "nothing is shown of what is not on");
+    }
+
+    #[test]
+    fn a_stranger_is_named_in_the_log_by_its_address_and_a_flood_of_it_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut stranger = String::new();
+        let lines = logged(|| {
+            runtime.block_on(async {
+                let a = member("a", Vec::new(), KEY).await;
+                let to = a.shared.socket.local_addr().unwrap();
+                let ring = Keyring::new(Keys::read("another key of that length").unwrap()).unwrap();
+                let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                stranger = socket.local_addr().unwrap().to_string();
+                let end = Instant::now() + Duration::from_secs(60);
+                while a.shared.counters.refusals() < 5 {
+                    assert!(Instant::now() < end, "{} refused", a.shared.counters.refusals());
+                    socket.send_to(&ring.seal(Kind::Report, b"x").unwrap(), to).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        });
+        let warned: Vec<_> = lines.iter().filter(|line| line.contains("refused")).collect();
+        let [line] = &warned[..] else { panic!("{lines:?}") };
+        assert!(line.contains("WARN") && line.contains(&stranger) && line.contains("forged"), "{line}");
     }
 }

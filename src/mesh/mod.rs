@@ -10,7 +10,7 @@
 //! Every statistic carries its age, and the model gets it as a feature. Nothing that is told outlives its teller by more
 //! than seven seconds, whoever died: the teller, the network, or this thread. Own links are never shown as others tell of
 //! them. What is forged, stale, from the future, of another version or larger than anything of ours is refused and counted by
-//! its reason (`refused`), and nothing else changes.
+//! its reason (`refused`), the first of each reason is named in the log (`refusals`), and nothing else changes.
 //!
 //! `exchange` is the seam to what carries reports; `gossip` is the way that needs no server, `nats` the one for large fleets.
 
@@ -25,6 +25,7 @@ mod nats;
 mod node;
 mod places;
 mod reach;
+mod refusals;
 mod refused;
 mod seal;
 mod teller;

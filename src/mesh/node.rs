@@ -5,7 +5,7 @@ use super::exchange::{Exchange, Room, To};
 use super::interest::Interest;
 use super::ledger::Ledger;
 use super::teller::Teller;
-use super::wire::{Head, Report};
+use super::wire::{self, Head, Report};
 use super::{Parts, wall_ms};
 use crate::links::{MEMORY_S, NodeAccount, NodeKey};
 use std::sync::Arc;
@@ -97,10 +97,7 @@ impl Node {
             Report::read(report).and_then(|report| self.ledger.take(report, now, wall_ms(), |key| links.owns(key)));
         match taken {
             Ok(taken) => self.counters.taken(taken),
-            Err(refused) => {
-                self.counters.refused(refused);
-                tracing::debug!("a report is refused: {refused}");
-            }
+            Err(refused) => self.counters.refused(refused, || teller(report)),
         }
     }
 
@@ -159,6 +156,11 @@ impl Node {
         self.teller.forget(now);
         self.teller.write(urgent, now, room, &mut head, &mut known)
     }
+}
+
+/// Who made a report that was refused, for the log. It was sealed by a member of the mesh.
+fn teller(report: &[u8]) -> String {
+    wire::node_of(report).map_or_else(|| "a member whose name cannot be read".to_owned(), |node| format!("node {node}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Tests of whole nodes, on a network in memory that can be cut.
 
 use super::super::exchange::{Audience, Hearers};
+use super::super::refusals::tests::logged;
+use super::super::wire::Writer;
 use super::*;
 use crate::links::{Described, LinkKey, Links, Outcome, Time};
 use async_trait::async_trait;
@@ -210,4 +212,23 @@ async fn a_node_shares_until_it_is_stopped_and_then_knows_nothing_of_others() {
     drop(stop);
     a.node.share(a.wire, stopped).await;
     assert_eq!(a.links.told(), None);
+}
+
+#[test]
+fn a_member_whose_report_is_refused_is_named_in_the_log() {
+    let (network, now) = (Arc::new(Network::default()), Arc::new(AtomicU64::new(SECOND)));
+    let mut a = Bench::new("a", &network, &now);
+    let of = |node: &str| {
+        let head = Head { node: node.into(), zone: "".into(), incarnation: 1, sequence: 1, made_ms: wall_ms() };
+        Writer::new(&head, 1_000).finish()
+    };
+    let twin = of("a");
+    let lines = logged(|| {
+        a.node.hear(&of("b"));
+        a.node.hear(&twin);
+        a.node.hear(b"\xff\xff");
+    });
+    let [own_name, unreadable] = &lines[..] else { panic!("{lines:?}") };
+    assert!(own_name.contains("WARN") && own_name.contains("node a") && own_name.contains("own_name"), "{own_name}");
+    assert!(unreadable.contains("a member whose name cannot be read"), "{unreadable}");
 }

@@ -311,9 +311,12 @@ impl Report {
         if wire.version != VERSION {
             return Err(Refused::Version);
         }
-        let named = |name: &String| (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control);
         let bounded = wire.names.len() <= MAX_NAMES && wire.links.len() <= MAX_LINKS && wire.nodes.len() <= MAX_NAMES;
-        if !bounded || !wire.names.iter().all(named) || !named(&wire.node) || wire.zone.len() > MAX_NAME_BYTES {
+        if !bounded
+            || !wire.names.iter().all(|name| named(name))
+            || !named(&wire.node)
+            || wire.zone.len() > MAX_NAME_BYTES
+        {
             return Err(Refused::Absurd);
         }
         let names: Vec<Arc<str>> = wire.names.into_iter().map(Into::into).collect();
@@ -331,6 +334,17 @@ impl Report {
             nodes: nodes.ok_or(Refused::Absurd)?,
         })
     }
+}
+
+/// Whose report it is, whatever else is wrong with it; none where that cannot be read, or would do harm in a log.
+#[must_use]
+pub fn node_of(report: &[u8]) -> Option<String> {
+    WireReport::decode(report.get(..MAX_BYTES).unwrap_or(report)).ok().map(|wire| wire.node).filter(|node| named(node))
+}
+
+/// Whether it can be a name.
+fn named(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 fn within(value: f32, most: f32) -> Option<f32> {

@@ -25,6 +25,10 @@ pub struct AccessRecord<'a> {
     pub parent_span_id: Option<&'a str>,
     /// Whether the trace is recorded.
     pub sampled: bool,
+    /// Whether its caller said that the trace's id is random.
+    pub random: bool,
+    /// The caller's `tracestate`, where the trace is recorded and somebody takes spans; else empty.
+    pub trace_state: &'a str,
     /// Where it came from.
     pub client: IpAddr,
     /// The id that its client has proven; empty where it has not.

@@ -18,6 +18,8 @@ pub fn record() -> AccessRecord<'static> {
         span_id: "b7ad6b7169203331",
         parent_span_id: Some("00f067aa0ba902b7"),
         sampled: true,
+        random: false,
+        trace_state: "",
         client: [10, 1, 2, 3].into(),
         peer: "",
         listener: ([127, 0, 0, 1], 15001).into(),

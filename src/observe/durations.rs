@@ -1,7 +1,13 @@
-//! How long requests took, by what OpenTelemetry's conventions tell of one: its method, its status, its error
+//! How long requests took, by what OpenTelemetry's conventions tell of one: its method, its scheme, its status, its error
 //! (`http.server.request.duration`, and `http.client.request.duration` for each try at an endpoint), and of gRPC calls
-//! the status of gRPC and the error (`rpc.server.call.duration`, `rpc.client.call.duration`). A call's method is no label:
-//! clients make it up.
+//! the status of gRPC and the error (`rpc.server.call.duration`, `rpc.client.call.duration`).
+//!
+//! What the conventions (1.45) ask for and where it comes from: `url.scheme` of the server is the client's connection's
+//! (TLS or not); `server.address`, `server.port` and the scheme of the client are those of the **logical** server, the
+//! cluster's service, which `metrics` adds when somebody looks. Endpoints are no labels: 1,000 of them with 15 buckets and
+//! ten kinds each would be 150,000 series; `pathloom_endpoint_*` and the spans (`network.peer.address`) tell them apart.
+//! Left out are what the conventions recommend and clients make up (a call's method), what they leave to choice (the
+//! server's own address and port: `Host` is the client's word), and `network.protocol.version`, which would double all series.
 //!
 //! A core's part has one writer. A combination of labels has a place of its own from its first request on; there are
 //! [`PLACES`] of them, and what comes beyond is told by its class of status alone, so that no client and no endpoint can
@@ -53,6 +59,8 @@ pub struct DurationKind {
     status: u16,
     /// A reason's place and one; 0 is none.
     reason: u8,
+    /// The client's connection is secured; of a request alone, as the server sees it.
+    secure: bool,
 }
 
 impl DurationKind {
@@ -71,7 +79,13 @@ impl DurationKind {
             Method::TRACE => 8,
             _ => OTHER,
         };
-        Self { method, status, reason: reason.map_or(0, |r| r.index() as u8 + 1) }
+        Self { method, status, reason: reason.map_or(0, |r| r.index() as u8 + 1), secure: false }
+    }
+
+    /// The same over a connection of the client's that is secured, or is not.
+    #[must_use]
+    pub fn over_tls(self, secure: bool) -> Self {
+        Self { secure, ..self }
     }
 
     /// A connection, which is no request of HTTP's.
@@ -97,13 +111,13 @@ impl DurationKind {
     pub fn call(status: Option<u16>, reason: Option<Reason>) -> Self {
         let known = |status: u16| usize::from(status).min(GRPC.len()) as u16 + 1;
         let status = status.map_or(0, known);
-        Self { method: CALL, status, reason: reason.map_or(0, |r| r.index() as u8 + 1) }
+        Self { method: CALL, status, reason: reason.map_or(0, |r| r.index() as u8 + 1), secure: false }
     }
 
     /// A gRPC call to an endpoint that nobody waited for any more.
     #[must_use]
     pub fn cancelled_call() -> Self {
-        Self { method: CALL, status: 0, reason: CANCELLED }
+        Self { method: CALL, status: 0, reason: CANCELLED, secure: false }
     }
 
     /// Whether it is no request but a connection.
@@ -118,12 +132,12 @@ impl DurationKind {
         usize::from(if self.status < 100 { self.status } else { self.status / 100 }).min(CLASSES - 1)
     }
 
-    /// The same, with its class of status alone.
+    /// The same, with its scheme and its class of status alone.
     fn folded(self) -> Self {
         match self.method {
             CALL => Self { status: 0, reason: 0, ..self },
-            NO_METHOD => Self { method: NO_METHOD, status: self.class() as u16, reason: 0 },
-            _ => Self { method: OTHER, status: self.class() as u16, reason: 0 },
+            NO_METHOD => Self { status: self.class() as u16, reason: 0, ..self },
+            _ => Self { method: OTHER, status: self.class() as u16, reason: 0, ..self },
         }
     }
 
@@ -157,6 +171,9 @@ impl DurationKind {
         let least = if side == Side::Server { 5 } else { 4 };
         let method = METHODS.get(usize::from(self.method)).unwrap_or(&"_OTHER");
         let mut labels = vec![("http_request_method", (*method).to_owned())];
+        if side == Side::Server {
+            labels.push(("url_scheme", scheme(self.secure).to_owned()));
+        }
         let status = match self.status {
             0 => None,
             class @ 1..100 => Some(format!("{class}xx")),
@@ -172,6 +189,11 @@ impl DurationKind {
         labels.extend(error.map(|error| ("error_type", error)));
         labels
     }
+}
+
+/// The scheme of what is asked over a connection.
+pub(super) fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
 }
 
 /// A request that stands for its bucket.
@@ -206,7 +228,8 @@ impl Series {
 #[derive(Debug)]
 pub struct Durations {
     places: [OnceLock<Box<Series>>; PLACES],
-    folded: [OnceLock<Box<Series>>; CLASSES],
+    /// By scheme and class.
+    folded: [[OnceLock<Box<Series>>; CLASSES]; 2],
     folded_connections: OnceLock<Box<Series>>,
     folded_calls: OnceLock<Box<Series>>,
 }
@@ -215,7 +238,7 @@ impl Default for Durations {
     fn default() -> Self {
         Self {
             places: [const { OnceLock::new() }; PLACES],
-            folded: [const { OnceLock::new() }; CLASSES],
+            folded: [const { [const { OnceLock::new() }; CLASSES] }; 2],
             folded_connections: OnceLock::new(),
             folded_calls: OnceLock::new(),
         }
@@ -256,13 +279,17 @@ impl Durations {
         let place = match kind.method {
             CALL => &self.folded_calls,
             NO_METHOD => &self.folded_connections,
-            _ => self.folded.get(folded.class())?,
+            _ => self.folded.get(usize::from(folded.secure))?.get(folded.class())?,
         };
         Some(place.get_or_init(|| Series::new(folded)))
     }
 
     fn all(&self) -> impl Iterator<Item = &Series> {
-        let places = self.places.iter().chain(&self.folded).chain([&self.folded_connections, &self.folded_calls]);
+        let places = self
+            .places
+            .iter()
+            .chain(self.folded.iter().flatten())
+            .chain([&self.folded_connections, &self.folded_calls]);
         places.filter_map(|place| place.get().map(|series| &**series))
     }
 }
@@ -332,11 +359,17 @@ mod tests {
             labels.collect::<Vec<_>>().join(" ")
         };
         let of = |status, reason| DurationKind::new(&Method::GET, status, reason);
-        assert_eq!(labels(of(200, None), Side::Server), "http_request_method=GET http_response_status_code=200");
-        assert_eq!(labels(of(404, None), Side::Server), "http_request_method=GET http_response_status_code=404");
+        assert_eq!(
+            labels(of(200, None), Side::Server),
+            "http_request_method=GET url_scheme=http http_response_status_code=200"
+        );
+        let over_tls = "http_request_method=GET url_scheme=https http_response_status_code=200";
+        assert_eq!(labels(of(200, None).over_tls(true), Side::Server), over_tls);
+        let absent = "http_request_method=GET url_scheme=http http_response_status_code=404";
+        assert_eq!(labels(of(404, None), Side::Server), absent);
         let failed = "http_request_method=GET http_response_status_code=404 error_type=404";
         assert_eq!(labels(of(404, None), Side::Client), failed, "a client's error");
-        let late = "http_request_method=GET http_response_status_code=504 error_type=response_timeout";
+        let late = "http_request_method=GET url_scheme=http http_response_status_code=504 error_type=response_timeout";
         assert_eq!(labels(of(504, Some(Reason::ResponseTimeout)), Side::Server), late);
         assert_eq!(
             labels(DurationKind::cancelled(&Method::GET), Side::Client),
@@ -347,16 +380,17 @@ mod tests {
     #[test]
     fn labels_have_an_end() {
         let durations = Durations::default();
-        for status in 100..600 {
-            durations.record(DurationKind::new(&Method::GET, status, None), 1, NONE);
+        for (status, secure) in (100..600).flat_map(|status| [(status, false), (status, true)]) {
+            durations.record(DurationKind::new(&Method::GET, status, None).over_tls(secure), 1, NONE);
         }
         durations.record(DurationKind::connection(None), 1, NONE);
         let all = seen(&durations);
-        assert_eq!(all.len(), PLACES + 5 + 1);
-        assert_eq!(all.values().map(|seen| seen.buckets.iter().sum::<u64>()).sum::<u64>(), 501, "none is lost");
-        let folded = all.keys().find(|kind| kind.class() == 5).unwrap();
-        let labels = folded.labels(Side::Server).into_iter().map(|(_, value)| value).collect::<Vec<_>>();
-        assert_eq!(labels, ["_OTHER", "5xx", "5xx"]);
+        assert_eq!(all.len(), PLACES + 2 * 5 + 1);
+        assert_eq!(all.values().map(|seen| seen.buckets.iter().sum::<u64>()).sum::<u64>(), 1_001, "none is lost");
+        let folded = all.keys().filter(|kind| kind.class() == 5);
+        let labels = |kind: &DurationKind| kind.labels(Side::Server).into_iter().map(|(_, value)| value);
+        let folded: Vec<Vec<_>> = folded.map(|kind| labels(kind).collect()).collect();
+        assert_eq!(folded, [["_OTHER", "http", "5xx", "5xx"], ["_OTHER", "https", "5xx", "5xx"]]);
         assert_eq!(all.keys().filter(|kind| kind.is_connection()).count(), 1);
     }
 

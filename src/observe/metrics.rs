@@ -12,6 +12,7 @@
 //! Names begin with `pathloom_`, but for those that OpenTelemetry's conventions have a name for
 //! (`http_server_request_duration_seconds`, `rpc_server_call_duration_seconds` and the clients'), whose labels are theirs, too.
 
+use super::durations::scheme;
 pub use super::exposition::Format;
 use super::{
     Copied, DurationsSeen, Exemplar, Hedged, LATENCY_BUCKETS_S, Reason, RouteLabel, RoutesSeen, Side, TrafficRegistry,
@@ -20,6 +21,7 @@ use super::{
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// The labels of an answer's status, by its first digit; at 0 what had no answer.
 const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -163,9 +165,24 @@ impl Registry {
     }
 }
 
-/// What requests counted; `live` says which routes there are.
+/// The logical server that a cluster is, as `http.client.request.duration` has it: never one of its endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// The service's name.
+    pub address: Arc<str>,
+    /// The port that its endpoints have in common, else the scheme's.
+    pub port: u16,
+    /// It is spoken to over TLS.
+    pub secure: bool,
+}
+
+/// What requests counted; `live` says which routes there are, `server_of` which server a cluster is.
 #[must_use]
-pub fn traffic(registry: &TrafficRegistry, live: impl Fn(&RouteLabel) -> bool) -> Vec<Family> {
+pub fn traffic(
+    registry: &TrafficRegistry,
+    live: impl Fn(&RouteLabel) -> bool,
+    server_of: impl Fn(&str) -> Server,
+) -> Vec<Family> {
     use {Kind::Counter, Measure::Number};
     let mut requests = Family::new(
         "requests",
@@ -189,11 +206,11 @@ pub fn traffic(registry: &TrafficRegistry, live: impl Fn(&RouteLabel) -> bool) -
         |name: &'static str, help: &'static str| Family::of_conventions(name, Kind::Histogram, Measure::Seconds, help);
     let mut server = of_conventions(
         "http_server_request_duration",
-        "Duration of requests, from the head to the end of the answer, by route, method, status and error.",
+        "Duration of requests, from the head to the end of the answer, by route, method, scheme, status and error.",
     );
     let mut client = of_conventions(
         "http_client_request_duration",
-        "Duration of tries at endpoints, from their beginning to the end of the answer, by method, status and error.",
+        "Duration of tries at endpoints, from their beginning to the end of the answer, by service, method, status and error.",
     );
     let mut server_calls = of_conventions(
         "rpc_server_call_duration",
@@ -201,7 +218,7 @@ pub fn traffic(registry: &TrafficRegistry, live: impl Fn(&RouteLabel) -> bool) -
     );
     let mut client_calls = of_conventions(
         "rpc_client_call_duration",
-        "Duration of gRPC calls to endpoints, from their beginning to the end of the answer, by gRPC status and error.",
+        "Duration of gRPC calls to endpoints, from their beginning to the end of the answer, by service, gRPC status and error.",
     );
     let mut retries = Family::new("retries", Counter, Number, "Attempts beyond a request's first.");
     let mut hedges = Family::new(
@@ -238,9 +255,21 @@ pub fn traffic(registry: &TrafficRegistry, live: impl Fn(&RouteLabel) -> bool) -
         }
         duration.samples.push((labels(), histogram(seen.latency_sum_s, seen.latency_buckets, BTreeMap::new())));
         by_route(&mut server, labels, &seen.server, &live);
-        by_kind(&mut client, labels, &seen.client, Side::Client);
+        let called = server_of(&cluster);
+        let to_server = || {
+            let mut labels = labels();
+            labels.push(("server_address", called.address.to_string()));
+            labels.push(("server_port", called.port.to_string()));
+            labels
+        };
+        let by_scheme = || {
+            let mut labels = to_server();
+            labels.push(("url_scheme", scheme(called.secure).to_owned()));
+            labels
+        };
+        by_kind(&mut client, by_scheme, &seen.client, Side::Client);
         by_route(&mut server_calls, labels, &seen.server_calls, &live);
-        by_kind(&mut client_calls, labels, &seen.client_calls, Side::Client);
+        by_kind(&mut client_calls, to_server, &seen.client_calls, Side::Client);
         retries.samples.push((labels(), Value::Count(seen.retries)));
         for (what, count) in Hedged::ALL.iter().zip(seen.hedges) {
             hedges.samples.push((labels_and("outcome", what.as_str()), Value::Count(count)));
@@ -392,12 +421,16 @@ pub fn held(held: Held) -> Vec<Family> {
 mod tests {
     use super::super::DurationKind;
     use super::*;
-    use std::sync::Arc;
 
     fn text(families: impl Fn() -> Vec<Family> + Send + Sync + 'static) -> String {
         let mut registry = Registry::default();
         registry.register(families);
         registry.encode(Format::OpenMetrics)
+    }
+
+    fn catalog(cluster: &str) -> Server {
+        assert_eq!(cluster, "c");
+        Server { address: "catalog".into(), port: 8443, secure: true }
     }
 
     #[test]
@@ -406,7 +439,7 @@ mod tests {
         let counted = all.of(&"w".into(), &"c".into());
         let idle = {
             let all = all.clone();
-            text(move || traffic(&all, |_| true))
+            text(move || traffic(&all, |_| true, catalog))
         };
         assert!(!idle.contains("workload=\"w\""), "{idle}");
         let (get, gone) = (http::Method::GET, Some(Reason::ClientGone));
@@ -421,12 +454,12 @@ mod tests {
         all.unrouted().finished(
             0,
             None,
-            (DurationKind::new(&get, 404, Some(Reason::NoRoute)), None),
+            (DurationKind::new(&get, 404, Some(Reason::NoRoute)).over_tls(true), None),
             0,
             (0, 0),
             None::<fn() -> _>,
         );
-        let busy = text(move || traffic(&all, |route| route.as_str() != "gone"));
+        let busy = text(move || traffic(&all, |route| route.as_str() != "gone", catalog));
         for line in [
             "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"none\"} 1\n",
             "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"5xx\"} 0\n",
@@ -436,11 +469,11 @@ mod tests {
             "pathloom_request_duration_seconds_bucket{le=\"+Inf\",workload=\"w\",cluster=\"c\"} 2\n",
             "pathloom_request_duration_seconds_count{workload=\"w\",cluster=\"c\"} 2\n",
             "pathloom_requests_total{workload=\"w\",cluster=\"c\",status_class=\"2xx\"} 1\n",
-            "http_server_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_route=\"shop/*\",http_request_method=\"GET\",error_type=\"client_gone\"} 1\n",
+            "http_server_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_route=\"shop/*\",http_request_method=\"GET\",url_scheme=\"http\",error_type=\"client_gone\"} 1\n",
             "rpc_server_call_duration_seconds_count{workload=\"w\",cluster=\"c\",http_route=\"shop/*\",rpc_system_name=\"grpc\",rpc_response_status_code=\"UNAVAILABLE\",error_type=\"UNAVAILABLE\"} 1\n",
-            "rpc_client_call_duration_seconds_count{workload=\"w\",cluster=\"c\",rpc_system_name=\"grpc\",rpc_response_status_code=\"NOT_FOUND\",error_type=\"NOT_FOUND\"} 1\n",
-            "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"404\",error_type=\"no_route\"} 1\n",
-            "http_client_request_duration_seconds_count{workload=\"w\",cluster=\"c\",http_request_method=\"GET\",http_response_status_code=\"503\",error_type=\"503\"} 1\n",
+            "rpc_client_call_duration_seconds_count{workload=\"w\",cluster=\"c\",server_address=\"catalog\",server_port=\"8443\",rpc_system_name=\"grpc\",rpc_response_status_code=\"NOT_FOUND\",error_type=\"NOT_FOUND\"} 1\n",
+            "http_server_request_duration_seconds_count{http_request_method=\"GET\",url_scheme=\"https\",http_response_status_code=\"404\",error_type=\"no_route\"} 1\n",
+            "http_client_request_duration_seconds_count{workload=\"w\",cluster=\"c\",server_address=\"catalog\",server_port=\"8443\",url_scheme=\"https\",http_request_method=\"GET\",http_response_status_code=\"503\",error_type=\"503\"} 1\n",
             "error_type=\"client_gone\"} 1 # {trace_id=\"11111111111111111111111111111111\",span_id=\"2222222222222222\"} 0.03 ",
             "pathloom_request_body_bytes_total{workload=\"w\",cluster=\"c\"} 3\n",
             "pathloom_unrouted_requests_total{reason=\"no_route\"} 0\n",

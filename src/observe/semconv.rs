@@ -5,11 +5,14 @@
 //! - **SERVER**: an error where the client got 500 or more, no answer, or one of gRPC's statuses that are the server's fault.
 //! - **CLIENT**: an error where the endpoint's answer was 400 or more, where there was none, or with any gRPC status but OK.
 //!   A hedge that lost is none: it was cancelled (`pathloom.outcome`).
+//! - `server.address` and `server.port` are whom the request asks for (its `Host`; without a port the scheme's, without a
+//!   name the endpoint), as the conventions have it for a logical server; the endpoint itself is `network.peer.*`.
 //! - `error.type` is the reason's code, which the access log and the metrics share, else the status.
 //!
 //! A query may hold secrets, and is told nowhere.
 
 use super::access_line::protocol;
+use super::durations::scheme;
 use super::spans::{AttemptFacts, FinishedSpan, RequestFacts};
 use crate::config::Protocol;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
@@ -44,16 +47,20 @@ pub(super) const GRPC: [&str; 17] = [
 /// Those of them that are a server's fault.
 pub(super) const GRPC_FAULTS: [u16; 6] = [2, 4, 12, 13, 14, 15];
 
+/// The flag of Trace Context, level 2, by which a trace's id is random.
+const RANDOM: u8 = 0x02;
+
 /// The span as the SDK has it.
 pub(super) fn dress(span: FinishedSpan, scope: &InstrumentationScope) -> SpanData {
+    let r = &*span.request;
     let context = SpanContext::new(
         TraceId::from_bytes(span.trace_id.to_be_bytes()),
         SpanId::from_bytes(span.span_id.to_be_bytes()),
-        TraceFlags::SAMPLED,
+        if r.random { TraceFlags::new(TraceFlags::SAMPLED.to_u8() | RANDOM) } else { TraceFlags::SAMPLED },
         false,
-        TraceState::default(),
+        // One that is none of Trace Context's is passed on to the endpoint as it came, and told nowhere.
+        r.trace_state.parse::<TraceState>().unwrap_or_default(),
     );
-    let r = &*span.request;
     let method = METHODS.into_iter().find(|known| *known == r.method.as_str());
     let (attributes, failed, reason) = match span.attempt.as_deref() {
         Some(attempt) => client(r, attempt, method),
@@ -109,16 +116,12 @@ impl Told {
     }
 
     /// What both spans of a request tell.
-    fn request(r: &RequestFacts, method: Option<&'static str>) -> Self {
-        let mut told = Self(Vec::with_capacity(26));
-        let (host, port) = match r.host.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port.parse::<u16>().ok()),
-            _ => (&*r.host, None),
-        };
+    fn request(r: &RequestFacts, method: Option<&'static str>, server: Option<(&str, u16)>) -> Self {
+        let mut told = Self(Vec::with_capacity(28));
         told.tell("http.request.method", Some(method.unwrap_or("_OTHER")));
         told.tell("http.request.method_original", method.is_none().then(|| r.method.to_string()));
-        told.tell("server.address", Some(host.to_owned()));
-        told.tell("server.port", port.map(i64::from));
+        told.tell("server.address", server.map(|(address, _)| address.to_owned()));
+        told.tell("server.port", server.map(|(_, port)| i64::from(port)));
         if r.grpc {
             told.tell("rpc.system.name", Some("grpc"));
             told.tell("rpc.method", Some(r.path.trim_start_matches('/').to_owned()));
@@ -150,11 +153,22 @@ impl Told {
     }
 }
 
+/// Whom a request asks for: its host without brackets, and its port, which is the scheme's where it names none. None
+/// where it names nobody, as HTTP/1.0 may.
+fn asked(r: &RequestFacts, secure: bool) -> Option<(&str, u16)> {
+    let (host, port) = match r.host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port.parse::<u16>().ok()),
+        _ => (&*r.host, None),
+    };
+    let host = host.strip_prefix('[').and_then(|address| address.strip_suffix(']')).unwrap_or(host);
+    (!host.is_empty()).then(|| (host, port.unwrap_or(if secure { 443 } else { 80 })))
+}
+
 type Dressed = (Vec<KeyValue>, bool, Option<&'static str>);
 
 fn server(r: &RequestFacts, method: Option<&'static str>) -> Dressed {
-    let mut told = Told::request(r, method);
-    told.tell("url.scheme", Some(if r.secure { "https" } else { "http" }));
+    let mut told = Told::request(r, method, asked(r, r.secure));
+    told.tell("url.scheme", Some(scheme(r.secure)));
     told.tell("url.path", Some(r.path.to_string()));
     told.text("http.route", r.route.as_ref());
     let fault = r.grpc_status.is_some_and(|s| GRPC_FAULTS.contains(&s));
@@ -169,10 +183,10 @@ fn server(r: &RequestFacts, method: Option<&'static str>) -> Dressed {
 }
 
 fn client(r: &RequestFacts, a: &AttemptFacts, method: Option<&'static str>) -> Dressed {
-    let mut told = Told::request(r, method);
     let (spoken, secure) = r.upstream.unwrap_or((Protocol::Http1, false));
-    let scheme = if secure { "https" } else { "http" };
-    told.tell("url.full", Some(format!("{scheme}://{}{}", r.host, r.path)));
+    let peer = a.endpoint.ip().to_string();
+    let mut told = Told::request(r, method, asked(r, secure).or(Some((&peer, a.endpoint.port()))));
+    told.tell("url.full", Some(format!("{}://{}{}", scheme(secure), r.host, r.path)));
     // Whom nobody waited for any more.
     let cancelled = a.status.is_none() && a.reason.is_none();
     let fault = a.grpc_status.is_some_and(|s| s != 0);
@@ -182,7 +196,7 @@ fn client(r: &RequestFacts, a: &AttemptFacts, method: Option<&'static str>) -> D
         let answered = told.outcome((a.status, 400), (a.grpc_status, fault), a.reason);
         answered || a.reason.is_some()
     };
-    told.tell("network.peer.address", Some(a.endpoint.ip().to_string()));
+    told.tell("network.peer.address", Some(peer));
     told.tell("network.peer.port", Some(i64::from(a.endpoint.port())));
     told.tell("network.protocol.version", Some(if spoken == Protocol::Http2 { "2" } else { "1.1" }));
     told.tell("http.request.resend_count", Some(a.resend).filter(|n| *n > 0).map(i64::from));
@@ -203,3 +217,7 @@ fn client(r: &RequestFacts, a: &AttemptFacts, method: Option<&'static str>) -> D
     told.tell("pathloom.reason", Some(a.why.to_string()).filter(|why| !why.is_empty()));
     (told.0, failed, a.reason)
 }
+
+#[cfg(test)]
+#[path = "semconv_tests.rs"]
+mod tests;

@@ -32,6 +32,10 @@ pub struct FinishedSpan {
 /// What is told of a request. `None` and empty are not told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestFacts {
+    /// Whether the trace's id is random, as its caller says.
+    pub random: bool,
+    /// The caller's `tracestate`.
+    pub trace_state: Box<str>,
     /// The method.
     pub method: http::Method,
     /// The host as asked for.
@@ -133,6 +137,8 @@ impl RequestFacts {
     fn of(r: &AccessRecord<'_>) -> Self {
         let path = r.path.split_once('?').map_or(r.path, |(path, _)| path);
         Self {
+            random: r.random,
+            trace_state: r.trace_state.into(),
             method: r.method.clone(),
             host: r.host.into(),
             path: path.into(),

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 use prost::Message;
 use std::convert::Infallible;
 use std::sync::mpsc::{Sender, channel};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -233,15 +233,33 @@ fn an_error_is_whose_it_is() {
 }
 
 #[test]
-fn a_dead_collector_costs_spans_and_no_time() {
+fn what_a_queue_that_nobody_empties_cannot_hold_is_dropped_and_counted_one_by_one() {
+    // No exporter at all: whoever waited for room here would wait for ever.
+    let (spans, queue) = sync_channel(MAX_QUEUED);
+    let traces = Traces { shared: Arc::default(), exporter: Some(spans) };
+    let (done, over) = channel();
+    std::thread::spawn(move || {
+        for _ in 0..3 * MAX_QUEUED {
+            traces.log(0, &record());
+        }
+        let counts = (traces.shared.queued.load(Relaxed), traces.dropped(), traces.exported());
+        // Its drop would wait for an exporter's last words.
+        std::mem::forget(traces);
+        done.send(counts).unwrap();
+    });
+    let counts = over.recv_timeout(Duration::from_secs(60)).expect("a request waits for room in the queue");
+    assert_eq!(counts, (MAX_QUEUED, 2 * MAX_QUEUED as u64, 0));
+    assert_eq!(queue.try_iter().count(), MAX_QUEUED, "what came first is kept");
+}
+
+#[test]
+fn a_dead_collector_costs_spans_and_nothing_else() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for config in [config(&format!("http://{dead}/v1/traces")), over_grpc(&format!("http://{dead}"))] {
         let traces = Traces::start(&config, "n").unwrap();
-        let begun = Instant::now();
         for _ in 0..1_000 {
             traces.log(0, &record());
         }
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         assert!(traces.close(SOON * 3));
         assert_eq!((traces.exported(), traces.dropped()), (0, 1_000), "{config:?}");
     }
@@ -259,15 +277,11 @@ fn a_hung_collector_fills_the_queue_and_never_blocks_a_request() {
         while traces.shared.queued.load(Relaxed) > 0 {
             std::thread::yield_now();
         }
-        let begun = Instant::now();
         for _ in 0..3 * MAX_QUEUED {
             traces.log(0, &record());
         }
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         assert!(traces.dropped() >= MAX_QUEUED as u64, "{}", traces.dropped());
-        let begun = Instant::now();
         assert!(!traces.close(Duration::from_millis(50)), "the collector holds the last batch");
-        assert!(begun.elapsed() < Duration::from_secs(4));
     }
 }
 

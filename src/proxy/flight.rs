@@ -335,6 +335,8 @@ impl Flight {
                 span_id: self.trace.as_ref().map_or("", Trace::span_id),
                 parent_span_id: self.trace.as_ref().and_then(Trace::parent_id),
                 sampled: self.trace.as_ref().is_some_and(|t| t.sampled),
+                random: self.trace.as_ref().is_some_and(Trace::random),
+                trace_state: self.spans.as_ref().and_then(|spans| spans.state.as_deref()).unwrap_or_default(),
                 client: self.conn.peer,
                 peer: self.conn.client_id().map_or("", SpiffeId::as_str),
                 listener: self.conn.listener.address,
@@ -434,7 +436,7 @@ impl Drop for Flight {
         let status = self.status.map_or(0, |s| s.as_u16());
         let latency_ns = now.0.saturating_sub(self.started.0);
         let kind = match self.opaque {
-            false => DurationKind::new(&self.method, status, self.reason),
+            false => DurationKind::new(&self.method, status, self.reason).over_tls(self.conn.secure()),
             true => DurationKind::connection(self.reason),
         };
         let exemplar = self.trace.as_ref().filter(|trace| trace.sampled).map(|trace| move || trace.ids());

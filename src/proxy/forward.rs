@@ -127,7 +127,7 @@ pub(super) async fn exchange(mut ready: Ready) -> Response<ResponseBody> {
 
 /// Gives the request its id and its place in a trace, of which nothing old is left among its headers. Says whether
 /// the id is new.
-fn identify(flight: &mut Flight, headers: &mut HeaderMap, lines: Option<&mut Lines>, seen: &Seen) -> bool {
+fn identify(flight: &mut Flight, headers: &mut HeaderMap, mut lines: Option<&mut Lines>, seen: &Seen) -> bool {
     let core = &flight.core;
     let (mut ids, mut rng) = (core.ids.borrow_mut(), core.rng.borrow_mut());
     let given = if seen.request_id { headers.get(X_REQUEST_ID) } else { None };
@@ -143,7 +143,7 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, lines: Option<&mut Lin
                 stale.set(stale.get() || propagator == Propagator::TraceContext);
             });
             if stale.get() {
-                propagation::forget_state(headers, lines);
+                propagation::forget_state(headers, lines.as_deref_mut());
             }
             caller
         }
@@ -152,7 +152,8 @@ fn identify(flight: &mut Flight, headers: &mut HeaderMap, lines: Option<&mut Lin
     let mut trace = ids.trace(caller, &mut *rng, |low| ids::sampled(low, core.sample));
     if trace.sampled && core.sink.takes_spans() {
         trace.hang_below(&mut *rng);
-        flight.spans = Some(Rc::new(Spans::default()));
+        let state = caller.filter(|caller| caller.w3c).and_then(|_| propagation::state(headers, lines.as_deref()));
+        flight.spans = Some(Rc::new(Spans::new(state)));
     }
     flight.request_id = id;
     flight.trace = Some(trace);

@@ -2,7 +2,8 @@
 //!
 //! A sane request id and a valid trace are kept; the parent id becomes a new span id of ours, so that what the endpoint
 //! does hangs below this proxy's span: below the request's own, or where spans are exported below that of the try.
-//! Anything else starts anew. `tracestate` is left alone, unless `propagation` could not read what it belongs to.
+//! Anything else starts anew. `tracestate` is left alone, unless `propagation` could not read what it belongs to; so is
+//! the `random` flag. (What begins here has random ids, too, and does not say so: older readers may take it amiss.)
 //!
 //! **Sampling** is the caller's decision where there is one. A trace that begins here is recorded where the last 56 bits
 //! of its id are high enough: whoever else decides by that (OpenTelemetry's consistent probability sampling), with a ratio
@@ -48,6 +49,11 @@ impl Trace {
     /// 16 hexadecimal digits.
     pub(super) fn span_id(&self) -> &str {
         std::str::from_utf8(&self.span).unwrap_or_default()
+    }
+
+    /// Whether the caller said that the trace's id is random.
+    pub(super) fn random(&self) -> bool {
+        self.header.last().is_some_and(|flags| flags & 2 == 2)
     }
 
     /// The endpoint's span hangs below a span of the try's own from here on, whose id this is.
@@ -125,7 +131,7 @@ impl Ids {
         let mut header = *b"00-00000000000000000000000000000000-0000000000000000-00";
         // Random, but not all zero, which Trace Context forbids.
         let span = hex(rng.next_u64().max(1));
-        let Caller { ids, sampled, debug } = caller.unwrap_or_default();
+        let Caller { ids, sampled, debug, random, w3c: _ } = caller.unwrap_or_default();
         let (parent, low) = match ids {
             Some((trace_id, span_id)) => {
                 header[3..35].copy_from_slice(&trace_id);
@@ -146,7 +152,7 @@ impl Ids {
             ),
         };
         header[36..52].copy_from_slice(&span);
-        header[54] = if sampled { b'1' } else { b'0' };
+        header[54] = b'0' + u8::from(sampled) + 2 * u8::from(random);
         Trace { header, span, parent, sampled, debug }
     }
 }
@@ -186,7 +192,7 @@ mod tests {
     #[test]
     fn a_trace_goes_on_with_a_new_span() {
         let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
-        let caller = Caller { ids: Some((TRACE, SPAN)), sampled: Some(true), debug: false };
+        let caller = Caller { ids: Some((TRACE, SPAN)), sampled: Some(true), debug: false, ..Caller::default() };
         let mut trace = ids.trace(Some(caller), &mut rng, |_| false);
         assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!((trace.parent_id(), trace.sampled), (Some("00f067aa0ba902b7"), true));
@@ -203,10 +209,10 @@ mod tests {
     #[test]
     fn who_decides_nothing_leaves_it_to_this_proxy() {
         let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
-        let undecided = Caller { ids: Some((TRACE, SPAN)), sampled: None, debug: false };
+        let undecided = Caller { ids: Some((TRACE, SPAN)), sampled: None, debug: false, ..Caller::default() };
         let trace = ids.trace(Some(undecided), &mut rng, |low| low == 0xa3ce_929d_0e0e_4736);
         assert!(trace.sampled && trace.header.ends_with(b"-01"));
-        let alone = Caller { ids: None, sampled: Some(false), debug: false };
+        let alone = Caller { ids: None, sampled: Some(false), debug: false, ..Caller::default() };
         let trace = ids.trace(Some(alone), &mut rng, |_| true);
         assert!(!trace.sampled && trace.parent.is_none() && trace.header.ends_with(b"-00"));
         assert!(ids.trace(None, &mut rng, |_| true).sampled);

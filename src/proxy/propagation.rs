@@ -1,9 +1,10 @@
-//! A trace in headers: W3C Trace Context (level 1, version 00) and B3, in one header or in several.
+//! A trace in headers: W3C Trace Context (level 2, version 00) and B3, in one header or in several.
 //!
 //! `telemetry.traces.propagators` says which are read, the first valid one of them wins, and which are written: all of
 //! them. Those that are not configured mean nothing here and go on as they came. What is malformed is as good as
-//! absent, and counted; the next one is asked then. A `tracestate` belongs to its `traceparent`: it is not looked at, and
-//! not passed on beside one that was malformed (W3C Trace Context, section 4.3).
+//! absent, and counted; the next one is asked then. A `tracestate` belongs to its `traceparent`: it goes on as it came, but
+//! not beside one that was malformed (W3C Trace Context, section 4.3), and spans that are exported tell it. So do they the
+//! `random` flag, which says that the trace's id is random; it is passed on.
 //!
 //! **B3.** Trace ids of 64 bits are filled up with zeros. A decision without ids (`b3: 0`) holds for the trace that
 //! begins here; ids without a decision leave it to this proxy. `debug` is a decision to record that goes on as such. The
@@ -19,7 +20,7 @@ use super::names::{
 use super::seen::Seen;
 use super::wire1::Lines;
 use crate::config::Propagator;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// How long a `traceparent` is.
 pub(super) const TRACEPARENT_LENGTH: usize = 55;
@@ -95,6 +96,32 @@ pub(super) struct Caller {
     pub sampled: Option<bool>,
     /// It is recorded whatever anybody decides.
     pub debug: bool,
+    /// The trace's id is random.
+    pub random: bool,
+    /// It came in `traceparent`, so that `tracestate` belongs to it.
+    pub w3c: bool,
+}
+
+/// How much of a `tracestate` is told on spans, in bytes: what every member of a trace should pass on at least.
+const MAX_STATE: usize = 512;
+
+/// The `tracestate` of a request, wherever it stands, for its spans; of one that is too long the first members.
+#[cold]
+pub(super) fn state(headers: &HeaderMap, lines: Option<&Lines>) -> Option<Box<str>> {
+    let text = headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes);
+    let name = TRACESTATE;
+    let lines = lines.into_iter().flat_map(|lines| lines.values(name.as_str()));
+    let mut state = String::new();
+    for members in text.chain(lines).filter_map(|value| std::str::from_utf8(value).ok()).flat_map(|v| v.split(',')) {
+        let member = members.trim_matches([' ', '\t']);
+        if state.len() + 1 + member.len() > MAX_STATE {
+            break;
+        }
+        if !member.is_empty() {
+            state.extend([if state.is_empty() { "" } else { "," }, member]);
+        }
+    }
+    Some(state).filter(|state| !state.is_empty()).map(String::into_boxed_str)
 }
 
 /// The value of a header that may stand once; none where there is none, and nothing readable where there are more.
@@ -114,8 +141,9 @@ fn traceparent(value: &[u8]) -> Option<Caller> {
     let valid = dashes && ends && version != b"ff" && digits(version) && digits(flags);
     let flags = u8::from_str_radix(std::str::from_utf8(flags).ok()?, 16).ok()?;
     let ids = ids(trace_id, span_id).filter(|_| valid)?;
-    // Flags beyond `sampled` are unknown to version 00 and may not be passed on.
-    Some(Caller { ids: Some(ids), sampled: Some(flags & 1 == 1), debug: false })
+    // Flags beyond `sampled` and `random` are unknown to version 00 and may not be passed on.
+    let (sampled, random) = (Some(flags & 1 == 1), flags & 2 == 2);
+    Some(Caller { ids: Some(ids), sampled, debug: false, random, w3c: true })
 }
 
 /// Reads `traceid-spanid`, with `-decision` or `-decision-parentspanid` behind it; or a decision alone.
@@ -137,7 +165,7 @@ fn single(value: &[u8]) -> Option<Caller> {
         Some(b"d") => (Some(true), true),
         Some(_) => return None,
     };
-    Some(Caller { ids, sampled, debug })
+    Some(Caller { ids, sampled, debug, ..Caller::default() })
 }
 
 /// Reads `x-b3-*`. None where there are none of them.
@@ -164,7 +192,8 @@ fn several(headers: &HeaderMap) -> Option<Option<Caller>> {
             Some(b"0" | b"false") => Some(false),
             Some(_) => return None,
         };
-        Some(Caller { ids, sampled: if debug { Some(true) } else { sampled }, debug })
+        let sampled = if debug { Some(true) } else { sampled };
+        Some(Caller { ids, sampled, debug, ..Caller::default() })
     };
     Some(read())
 }
@@ -271,7 +300,12 @@ impl<'a> Carried<'a> {
     }
 
     fn decision(&self) -> u8 {
-        if self.debug { b'd' } else { self.traceparent.last().copied().unwrap_or(b'0') }
+        let sampled = self.traceparent.last().is_some_and(|flags| flags & 1 == 1);
+        match (self.debug, sampled) {
+            (true, _) => b'd',
+            (false, true) => b'1',
+            (false, false) => b'0',
+        }
     }
 
     fn single(&self) -> Vec<u8> {

@@ -25,17 +25,21 @@ fn taken(by: &[Propagator], lines: &[(&'static str, &str)]) -> (Option<Caller>, 
 
 fn caller(trace: &str, sampled: Option<bool>, debug: bool) -> Option<Caller> {
     let ids = Some((trace.as_bytes().try_into().unwrap(), SPAN.as_bytes().try_into().unwrap()));
-    Some(Caller { ids, sampled, debug })
+    Some(Caller { ids, sampled, debug, ..Caller::default() })
 }
 
 use Propagator::{B3 as Single, B3Multi, TraceContext};
 
 #[test]
 fn a_traceparent_is_read_or_malformed() {
-    let good = format!("00-{TRACE}-{SPAN}-01");
-    assert_eq!(taken(&[TraceContext], &[("traceparent", &good)]), (caller(TRACE, Some(true), false), 0, map(&[])));
+    let by_w3c = |sampled, random| caller(TRACE, Some(sampled), false).map(|c| Caller { random, w3c: true, ..c });
+    for (flags, sampled, random) in [("00", false, false), ("01", true, false), ("02", false, true), ("ff", true, true)]
+    {
+        let good = format!("00-{TRACE}-{SPAN}-{flags}");
+        assert_eq!(taken(&[TraceContext], &[("traceparent", &good)]), (by_w3c(sampled, random), 0, map(&[])));
+    }
     let later = format!("01-{TRACE}-{SPAN}-02-more");
-    assert_eq!(taken(&[TraceContext], &[("traceparent", &later)]).0, caller(TRACE, Some(false), false));
+    assert_eq!(taken(&[TraceContext], &[("traceparent", &later)]).0, by_w3c(false, true));
     for bad in [
         "".to_owned(),
         format!("00-{TRACE}-{SPAN}"),
@@ -49,6 +53,7 @@ fn a_traceparent_is_read_or_malformed() {
     ] {
         assert_eq!(taken(&[TraceContext], &[("traceparent", &bad)]), (None, 1, map(&[])), "{bad}");
     }
+    let good = format!("00-{TRACE}-{SPAN}-01");
     let twice = taken(&[TraceContext], &[("traceparent", &good), ("traceparent", &good)]);
     assert_eq!(twice, (None, 1, map(&[])), "nobody knows which of two is meant");
 }
@@ -63,8 +68,8 @@ fn b3_in_one_header_is_read_or_malformed() {
         (format!("{ids}-d"), caller(TRACE, Some(true), true)),
         (ids.clone(), caller(TRACE, None, false)),
         (format!("{}-{SPAN}-1", &TRACE[16..]), caller(&short, Some(true), false)),
-        ("0".to_owned(), Some(Caller { ids: None, sampled: Some(false), debug: false })),
-        ("d".to_owned(), Some(Caller { ids: None, sampled: Some(true), debug: true })),
+        ("0".to_owned(), Some(Caller { ids: None, sampled: Some(false), debug: false, ..Caller::default() })),
+        ("d".to_owned(), Some(Caller { ids: None, sampled: Some(true), debug: true, ..Caller::default() })),
     ] {
         assert_eq!(taken(&[Single], &[("b3", &value)]), (expected, 0, map(&[])), "{value}");
     }
@@ -98,7 +103,7 @@ fn b3_in_several_headers_is_read_or_malformed() {
         assert_eq!(with(more), (expected, 0, map(&[])), "{more:?}");
     }
     let denied = taken(&[B3Multi], &[("x-b3-sampled", "0")]);
-    assert_eq!(denied.0, Some(Caller { ids: None, sampled: Some(false), debug: false }));
+    assert_eq!(denied.0, Some(Caller { ids: None, sampled: Some(false), debug: false, ..Caller::default() }));
     for bad in [("x-b3-sampled", "yes"), ("x-b3-flags", "2"), ("x-b3-spanid", SPAN)] {
         assert_eq!(with(&[bad]), (None, 1, map(&[])), "{bad:?}");
     }
@@ -124,7 +129,7 @@ fn what_is_written_is_read_as_it_was_and_written_over_by_another_span() {
     let (mut ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
     for by in [&[TraceContext][..], &[Single], &[B3Multi], &[TraceContext, Single, B3Multi]] {
         for (sampled, debug) in [(true, false), (false, false), (true, true)] {
-            let given = Caller { ids: None, sampled: Some(sampled), debug };
+            let given = Caller { ids: None, sampled: Some(sampled), debug, ..Caller::default() };
             let mut trace = ids.trace(Some(given), &mut rng, |_| panic!("it was decided"));
             let propagators = Propagators::new(by);
             let lines = |trace: &Trace| {
@@ -152,4 +157,31 @@ fn what_is_written_is_read_as_it_was_and_written_over_by_another_span() {
             }
         }
     }
+}
+
+#[test]
+fn the_random_flag_goes_on_and_means_nothing_to_b3() {
+    let (ids, mut rng) = (Ids::default(), SmallRng::seed_from_u64(1));
+    for (flags, decision) in [("02", b'0'), ("03", b'1'), ("fe", b'0')] {
+        let given = format!("00-{TRACE}-{SPAN}-{flags}");
+        let caller = taken(&[TraceContext], &[("traceparent", &given)]).0;
+        let trace = ids.trace(caller, &mut rng, |_| panic!("it was decided"));
+        let expected = [b'0', if decision == b'1' { b'3' } else { b'2' }];
+        assert!(trace.random() && trace.header.ends_with(&expected), "{flags}");
+        let b3 = Carried::new(&trace, Propagators::new(&[Single])).single();
+        assert_eq!(b3.last(), Some(&decision), "{flags}");
+    }
+}
+
+#[test]
+fn a_tracestate_is_put_together_from_all_its_headers_and_has_an_end() {
+    let of = |values: &[&str]| {
+        let lines: Vec<_> = values.iter().map(|value| ("tracestate", *value)).collect();
+        state(&map(&lines), None)
+    };
+    assert_eq!(of(&[]), None);
+    assert_eq!(of(&["", " ,"]), None);
+    assert_eq!(of(&["a=1, b=2", "c=3"]).as_deref(), Some("a=1,b=2,c=3"));
+    let long = format!("a=1,b={},c=3", "x".repeat(MAX_STATE));
+    assert_eq!(of(&[&long]).as_deref(), Some("a=1"), "members are whole");
 }

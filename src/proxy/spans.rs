@@ -30,14 +30,23 @@ struct Try {
 
 /// The tries of one request so far.
 #[derive(Debug, Default)]
-pub(super) struct Spans(RefCell<Vec<Try>>);
+pub(super) struct Spans {
+    tries: RefCell<Vec<Try>>,
+    /// The trace's `tracestate`, where its caller gave one.
+    pub state: Option<Box<str>>,
+}
 
 impl Spans {
+    /// None yet, of a trace with this `tracestate`.
+    pub(super) fn new(state: Option<Box<str>>) -> Self {
+        Self { tries: RefCell::default(), state }
+    }
+
     /// A try begins, whose endpoint was told this span.
     pub(super) fn begin(&self, span: [u8; 16], choice: Choice, now: Time, hedge: bool) {
         let Choice { index, estimate_s } = choice;
         let (ended, status, grpc_status, reason) = (None, None, None, None);
-        self.0.borrow_mut().push(Try {
+        self.tries.borrow_mut().push(Try {
             index,
             span,
             estimate_s,
@@ -51,7 +60,7 @@ impl Spans {
     }
 
     fn with(&self, index: usize, act: impl FnOnce(&mut Try)) {
-        self.0.borrow_mut().iter_mut().rev().find(|t| t.index == index).map(act);
+        self.tries.borrow_mut().iter_mut().rev().find(|t| t.index == index).map(act);
     }
 
     /// Its endpoint answered.
@@ -106,6 +115,6 @@ impl Flight {
                 why: candidate.reason.to_string(),
             })
         };
-        spans.0.borrow().iter().filter_map(record).collect()
+        spans.tries.borrow().iter().filter_map(record).collect()
     }
 }

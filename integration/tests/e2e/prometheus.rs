@@ -1,5 +1,5 @@
 //! `/metrics` before Prometheus' own judges: `promtool`, and a server that scrapes it. Both are Debian's `prometheus`;
-//! without them these tests say that they are skipped. (CI has them.)
+//! without them these tests say that they are skipped, and fail in CI, which has them.
 
 use crate::{QUICK, catalog, sidecar};
 use http::{Request, Response};
@@ -7,7 +7,7 @@ use pathloom_integration::body;
 use pathloom_integration::client::{Version, text};
 use pathloom_integration::fleet::Fleet;
 use pathloom_integration::metrics::Metrics;
-use pathloom_integration::process::Process;
+use pathloom_integration::process::{self, Process};
 use pathloom_integration::sidecar::Sidecar;
 use pathloom_integration::{ports, wait};
 use serde_json::Value;
@@ -22,7 +22,7 @@ const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 fn is_there(program: &str) -> bool {
     let there = Command::new(program).arg("--version").output().is_ok();
     if !there {
-        eprintln!("SKIPPED: there is no {program} (apt-get install prometheus)");
+        process::skip(&format!("there is no {program} (apt-get install prometheus)"));
     }
     there
 }

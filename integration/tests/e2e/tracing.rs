@@ -236,6 +236,35 @@ async fn a_receiver_that_is_dead_or_hung_or_slow_is_noticed_by_nobody_but_a_coun
     }
 }
 
+/// How many spans a sidecar keeps for its collector (`observe::traces`).
+const QUEUE: u64 = 8_192;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_requests_than_the_queue_of_spans_holds_are_answered_while_a_receiver_never_answers() {
+    let receiver = Receiver::start(Answers::Never).await;
+    let fleet = Fleet::start(1).await;
+    let yaml = catalog(&fleet.yaml(), "")
+        + &format!("telemetry: {{ access_log: {{ to: 'off' }}, traces: {{ {}, sample: 100% }} }}\n", receiver.grpc());
+    let sidecar = sidecar(yaml).start().await;
+    let load = Load::start(Version::Http1, sidecar.address("in"), 4, "/traced").await;
+    // Each leaves two spans. From the first batch on nothing is ever taken: whoever waited for room would hang here.
+    load.further(10).await;
+    wait::until("a batch to be under way", || !receiver.arrived().is_empty()).await;
+    load.further(QUEUE).await;
+    let done = load.finished();
+    load.stop().await.assert_each_right_and_once(&fleet.journal);
+    let of = async |name: &str| sidecar.metrics().await.get(name, &[]).unwrap_or(f64::NAN);
+    assert_eq!(of("pathloom_spans_exported_total").await, 0.0);
+    // What is neither waiting nor in the one batch that is under way was dropped, and each of it counted.
+    let least = (2 * done - QUEUE - 512) as f64;
+    wait::eventually("what was dropped to be counted", || async {
+        let dropped = of("pathloom_spans_dropped_total").await;
+        if dropped >= least { Ok(()) } else { Err(format!("{dropped} of at least {least}")) }
+    })
+    .await;
+    sidecar.assert_no_panic();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_wants_tls_and_a_token_gets_them_and_a_wrong_authority_is_told_of() {
     const TOKEN: &str = "planted-token-83b1";

@@ -6,13 +6,14 @@ use crate::discovery::finds::Report;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Answers by name and kind (`4`, `6`, `srv`); what is not scripted does not exist.
 #[derive(Default)]
 struct Script {
     answers: Mutex<HashMap<(String, &'static str), Answer<String>>>,
     questions: AtomicUsize,
+    /// Each question, in their order.
+    log: Mutex<Vec<(String, &'static str)>>,
 }
 
 impl Script {
@@ -31,6 +32,7 @@ impl Script {
 
     fn of<T>(&self, name: &str, kind: &'static str, read: impl Fn(&str) -> T) -> Answer<T> {
         self.questions.fetch_add(1, SeqCst);
+        self.log.lock().unwrap().push((name.to_owned(), kind));
         match self.answers.lock().unwrap().get(&(name.to_owned(), kind)) {
             Some(Answer::Records(records, ttl)) => Answer::Records(records.iter().map(|r| read(r)).collect(), *ttl),
             Some(Answer::Nothing(fault, ttl)) => Answer::Nothing(*fault, *ttl),
@@ -79,6 +81,14 @@ impl Bench {
     async fn next(&mut self) -> Report {
         self.told.changed().await.unwrap();
         self.told.borrow_and_update().clone()
+    }
+
+    /// How often it asks each of these within so many seconds.
+    async fn asked_within<const N: usize>(&self, seconds: u64, questions: [(&str, &'static str); N]) -> [usize; N] {
+        self.script.log.lock().unwrap().clear();
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let log = self.script.log.lock().unwrap();
+        questions.map(|(name, kind)| log.iter().filter(|asked| (asked.0.as_str(), asked.1) == (name, kind)).count())
     }
 
     async fn questions_within(&self, seconds: u64) -> usize {
@@ -236,4 +246,79 @@ async fn a_target_that_cannot_be_asked_for_keeps_its_addresses() {
     bench.script.says("two.", "6", Answer::Nothing(Fault::NoSuchName, None));
     let report = bench.next().await;
     assert_eq!((endpoints(&report), fault(&report)), (vec!["10.0.0.3:81*1".to_owned()], Some(Fault::NoSuchName)));
+}
+
+fn nothing(fault: Fault, ttl_s: u64) -> Answer<String> {
+    Answer::Nothing(fault, Some(Duration::from_secs(ttl_s)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_answer_beside_a_full_one_is_kept_for_its_own_time() {
+    let mut bench = Bench::start("a.b", Some(1), |script| {
+        script.records("a.b", "4", &["10.0.0.1"], 5);
+        script.says("a.b", "6", nothing(Fault::NoRecords, 60));
+    });
+    bench.next().await;
+    let [full, empty] = bench.asked_within(59, [("a.b", "4"), ("a.b", "6")]).await;
+    assert!((10..=11).contains(&full) && empty == 0, "{full} {empty}");
+    bench.script.records("a.b", "6", &["fd00::1"], 5);
+    let [_, empty] = bench.asked_within(7, [("a.b", "4"), ("a.b", "6")]).await;
+    assert!((1..=2).contains(&empty), "its time is over: {empty}");
+    bench.told.borrow_and_update();
+    assert_eq!(endpoints(&bench.next().await), ["10.0.0.1:1*1", "[fd00::1]:1*1"]);
+    // A day is no day here, either; and what came without a time is asked for whenever the other one is.
+    bench.script.says("a.b", "6", nothing(Fault::NoRecords, 86_400));
+    bench.questions_within(6).await;
+    let [_, empty] = bench.asked_within(310, [("a.b", "4"), ("a.b", "6")]).await;
+    assert_eq!(empty, 1, "after 5 minutes");
+    bench.script.says("a.b", "6", Answer::Nothing(Fault::NoRecords, None));
+    bench.questions_within(301).await;
+    let [full, empty] = bench.asked_within(60, [("a.b", "4"), ("a.b", "6")]).await;
+    assert!(full >= 10 && empty == full, "{full} {empty}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_loses_its_addresses_is_asked_for_whole_within_half_a_minute() {
+    let mut bench = Bench::start("a.b", Some(1), |script| {
+        script.records("a.b", "4", &["10.0.0.1"], 5);
+        script.says("a.b", "6", nothing(Fault::NoRecords, 3_600));
+    });
+    bench.next().await;
+    bench.script.says("a.b", "4", nothing(Fault::NoRecords, 3_600));
+    assert_eq!(fault(&bench.next().await), Some(Fault::NoRecords));
+    let since = Instant::now();
+    bench.script.records("a.b", "6", &["fd00::1"], 5);
+    assert_eq!(endpoints(&bench.next().await), ["[fd00::1]:1*1"]);
+    assert!(since.elapsed() <= Duration::from_secs(33), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_does_not_exist_is_asked_for_again_when_its_own_time_is_over() {
+    let mut bench = Bench::start("_http._tcp.a.b", None, |script| {
+        script.records("_http._tcp.a.b", "srv", &["1 1 81 one.", "1 1 82 gone."], 5);
+        script.records("one.", "4", &["10.0.0.1"], 5);
+        ["4", "6"].iter().for_each(|kind| script.says("gone.", kind, nothing(Fault::NoSuchName, 25)));
+    });
+    let report = bench.next().await;
+    assert_eq!((endpoints(&report), fault(&report)), (vec!["10.0.0.1:81*1".to_owned()], Some(Fault::NoSuchName)));
+    let [one, gone] = bench.asked_within(24, [("one.", "4"), ("gone.", "4")]).await;
+    assert!((4..=5).contains(&one) && gone == 0, "each 5 s, and no sooner for the one that is missing: {one} {gone}");
+    bench.script.records("gone.", "4", &["10.0.0.2"], 5);
+    bench.told.borrow_and_update();
+    let report = bench.next().await;
+    assert_eq!((endpoints(&report), fault(&report)), (vec!["10.0.0.1:81*1".into(), "10.0.0.2:82*1".into()], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn targets_that_do_not_exist_are_remembered_while_spare_ones_serve() {
+    let mut bench = Bench::start("_http._tcp.a.b", None, |script| {
+        script.records("_http._tcp.a.b", "srv", &["1 1 81 gone.", "2 1 82 spare."], 5);
+        script.records("spare.", "4", &["10.0.0.9"], 5);
+        ["4", "6"].iter().for_each(|kind| script.says("gone.", kind, nothing(Fault::NoSuchName, 25)));
+    });
+    assert_eq!(endpoints(&bench.next().await), ["10.0.0.9:82*1"]);
+    let [spare, gone] = bench.asked_within(24, [("spare.", "4"), ("gone.", "6")]).await;
+    assert!((4..=5).contains(&spare) && gone == 0, "{spare} {gone}");
+    let [gone] = bench.asked_within(10, [("gone.", "6")]).await;
+    assert_eq!(gone, 1);
 }

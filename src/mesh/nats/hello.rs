@@ -85,7 +85,7 @@ impl Peers {
         if hello.version != VERSION {
             return Err(Refused::Version);
         }
-        if !(1..=MAX_NAME_BYTES).contains(&hello.node.len()) || hello.node.contains(char::is_control) {
+        if !named(&hello.node) {
             return Err(Refused::Absurd);
         }
         if hello.node == *self.own {
@@ -103,6 +103,16 @@ impl Peers {
     pub fn forget(&mut self, now: Instant) {
         self.known.retain(|_, until| *until > now);
     }
+}
+
+/// Who says hello, whatever else is wrong with it; none where that cannot be read, or would do harm in a log.
+#[must_use]
+pub fn node_of(hello: &[u8]) -> Option<String> {
+    WireHello::decode(hello).ok().map(|hello| hello.node).filter(|node| named(node))
+}
+
+fn named(node: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&node.len()) && !node.contains(char::is_control)
 }
 
 #[cfg(test)]

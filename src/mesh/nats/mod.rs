@@ -109,20 +109,23 @@ impl Shared {
         if small && !lock(&self.heard).take(size, Instant::now()) {
             return self.counters.unheard();
         }
-        let opened = if small { self.open(payload, size, because) } else { Err(Refused::TooLarge) };
-        if let Err(refused) = opened {
-            self.counters.refused(refused);
-            tracing::debug!(subject, "a message is refused: {refused}");
+        let opened = if small { self.open(payload, size, because) } else { Err((Refused::TooLarge, None)) };
+        if let Err((refused, node)) = opened {
+            // Who published it the servers do not say.
+            let under = || format!("the subject {subject}");
+            self.counters.refused(refused, || node.map_or_else(under, |node| format!("node {node}")));
         }
     }
 
-    fn open(&self, payload: &[u8], size: usize, because: Because) -> Result<(), Refused> {
+    /// Takes in what is sealed, or says why not; and whose it is, where that can be read.
+    fn open(&self, payload: &[u8], size: usize, because: Because) -> Result<(), (Refused, Option<String>)> {
         let mut sealed = payload.to_vec();
         let mut opening = lock(&self.opening);
-        match (opening.open(&mut sealed)?, because) {
+        match (opening.open(&mut sealed).map_err(|refused| (refused, None))?, because) {
             ((Kind::Gossip, hello), Because::Alive) => {
                 self.counters.received(Kind::Gossip, size);
-                lock(&self.peers).hear(hello, Instant::now())
+                let heard = lock(&self.peers).hear(hello, Instant::now());
+                heard.map_err(|refused| (refused, hello::node_of(hello)))
             }
             ((Kind::Report, report), Because::Caller | Because::Called) => {
                 self.counters.received(Kind::Report, size);
@@ -131,7 +134,7 @@ impl Shared {
                 }
                 Ok(())
             }
-            _ => Err(Refused::Malformed),
+            _ => Err((Refused::Malformed, None)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is taken in of what comes from a server, whoever wrote it, and what is done without one. With servers: the tests end to end.
 
+use super::super::refusals::tests::logged;
 use super::super::wire::{Head, Writer};
 use super::super::{Keys, hash, wall_ms};
 use super::*;
@@ -45,7 +46,7 @@ async fn what_is_not_sealed_with_the_meshs_key_or_is_not_what_its_subject_says_i
     let shared = member.shared.clone();
     let take = |message: &[u8], because| {
         let size = message.len();
-        shared.open(message, size, because)
+        shared.open(message, size, because).map_err(|(refused, _)| refused)
     };
     let peers = || lock(&shared.peers).count();
     let hello = Peers::new("b".into(), 1).hello();
@@ -120,4 +121,22 @@ async fn without_a_server_nothing_is_sent_and_nothing_held() {
     member.send(To::Services { caller: 1, called: 2 }, &report()).await;
     assert_eq!((member.peers(), member.subscriptions.len(), member.sent), (0, 0, false));
     assert_eq!(member.shared.counters.sent_bytes(Kind::Report), 0);
+}
+
+#[tokio::test]
+async fn who_is_refused_is_named_in_the_log_by_its_subject_or_where_it_can_be_read_by_its_node() {
+    let member = member();
+    let stranger = sealed("another key of that length", Kind::Report, &report());
+    let twin = sealed(KEY, Kind::Gossip, &Peers::new("a".into(), 1).hello());
+    let (from, alive) = (subject("a", "b"), Subjects::new("pathloom", "eu-1b", &[]).alive());
+    let lines = logged(|| {
+        for _ in 0..3 {
+            member.shared.take(&from, &stranger, Because::Caller);
+        }
+        member.shared.take(&alive, &twin, Because::Alive);
+    });
+    let lines: Vec<_> = lines.iter().filter(|line| line.contains("refused")).collect();
+    let [forged, own_name] = &lines[..] else { panic!("{lines:?}") };
+    assert!(forged.contains("WARN") && forged.contains("forged") && forged.contains(&from), "{forged}");
+    assert!(own_name.contains("WARN") && own_name.contains("own_name") && own_name.contains("node a"), "{own_name}");
 }

@@ -335,7 +335,7 @@ async fn refuse(conn: &Conn, downstream: &Downstream, failure: Failure) -> After
     let core = &conn.core;
     let reason = Some(Reason::BadRequest);
     // Its method may be anything.
-    let kind = DurationKind::unreadable(failure.status().as_u16(), reason);
+    let kind = DurationKind::unreadable(failure.status().as_u16(), reason).over_tls(conn.secure());
     core.unrouted.finished(core.index, None, (kind, reason), 0, (0, 0), None::<fn() -> _>);
     let id = core.ids.borrow_mut().request_id(None, &mut *core.rng.borrow_mut()).0;
     let asked = Asked::new(&Method::GET, Version::HTTP_11, false, false);

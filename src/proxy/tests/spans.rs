@@ -208,6 +208,22 @@ async fn a_tracestate_is_passed_on_with_its_traceparent_and_not_beside_one_that_
             assert!(endpoint == Http2 || headers["host"].to_str().unwrap().len() > 2, "{case}");
         }
     }
+    // Spans tell it, too, and the flag that says that the id is random goes on, over each way in.
+    for (client, endpoint) in [(Http1, Http1), (Http1, Http2), (Http2, Http1), (Http2, Http2)] {
+        let (addresses, told) = endpoints(endpoint, &[Some(200); 3]).await;
+        let proxy = traced(&config(endpoint, &addresses[..1]), &[Propagator::TraceContext, Propagator::B3]);
+        let (random, b3) = (good.replace("-01", "-03"), ("b3", "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1"));
+        let states = [("tracestate", "vendor=1"), ("tracestate", "other=2")];
+        ask(&proxy, client, "/a", &[states[0], ("traceparent", &random), states[1]], "").await;
+        ask(&proxy, client, "/a", &[("traceparent", good), ("x-a", "1")], "").await;
+        ask(&proxy, client, "/a", &[b3, states[0]], "").await;
+        let logged = proxy.logged(3).await;
+        let states: Vec<_> = logged.iter().map(|logged| (logged.state.as_str(), logged.random)).collect();
+        assert_eq!(states, [("vendor=1,other=2", true), ("", false), ("", false)], "{client:?} {endpoint:?}");
+        let flags = |headers: &HeaderMap| headers["traceparent"].to_str().unwrap()[52..].to_owned();
+        let flags: Vec<_> = told.lock().unwrap().iter().map(flags).collect();
+        assert_eq!(flags, ["-03", "-01", "-01"], "{client:?} {endpoint:?}");
+    }
     // What it does not read itself is none of its business.
     let (addresses, told) = endpoints(Http1, &[Some(200)]).await;
     let proxy = traced(&config(Http1, &addresses), &[Propagator::B3]);

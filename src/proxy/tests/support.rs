@@ -60,6 +60,8 @@ pub struct Logged {
     pub trace: String,
     pub span: String,
     pub parent: Option<String>,
+    pub random: bool,
+    pub state: String,
     pub tries: Vec<LoggedTry>,
 }
 
@@ -95,6 +97,8 @@ impl AccessSink for Log {
             trace: r.trace_id.to_owned(),
             span: r.span_id.to_owned(),
             parent: r.parent_span_id.map(str::to_owned),
+            random: r.random,
+            state: r.trace_state.to_owned(),
             tries: r
                 .tries
                 .iter()
@@ -175,6 +179,7 @@ pub fn generation(id: u64, config: &Config, links: &Links, traffic: &TrafficRegi
         Arc::new(Cluster {
             name: name.as_str().into(),
             service: name.as_str().into(),
+            port: 80,
             protocol: cluster.protocol,
             secure: false,
             proxy_protocol: cluster.proxy_protocol,

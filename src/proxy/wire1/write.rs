@@ -403,6 +403,16 @@ impl Lines {
         self.text.extend_from_slice(value);
     }
 
+    /// The values of all lines of this name.
+    pub(in crate::proxy) fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.text().split(|b| *b == b'\n').filter_map(move |line| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let end = line.iter().position(|b| *b == b':')?;
+            let named = line.get(..end)?.eq_ignore_ascii_case(name.as_bytes());
+            line.get(end + 1..).filter(|_| named).map(<[u8]>::trim_ascii)
+        })
+    }
+
     /// Removes all lines of this name.
     pub(in crate::proxy) fn remove(&mut self, name: &str) {
         let mut at = self.from;
