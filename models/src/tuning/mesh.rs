@@ -81,7 +81,7 @@ impl Telling {
             }
         }
         // What a tick does, once a second.
-        if half % 2 == 0 {
+        if half.is_multiple_of(2) {
             _ = self.links.observe(time);
         }
         self.node.reports(room)
