@@ -148,7 +148,7 @@ pub fn of_results(closed_loop: &Path, sharing: &Path, folder: &Path) -> Result<(
     ];
     const MESH: [(&str, &str); 3] = [
         ("pathloom", "the model, told by all"),
-        ("pathloom-nothing", "its pick, told nothing"),
+        ("pathloom-nothing", "its pick, no scores"),
         ("peak-ewma", "peak_ewma"),
     ];
     let found = read(closed_loop)?;
