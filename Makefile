@@ -176,7 +176,7 @@ test-alerts: ## Plays the alerting rules of proxy-config/alerts.yaml with Promet
 	promtool test rules integration/alerts/alerts_test.yaml
 
 .PHONY: tuning
-tuning: setup ## Draws the plots of proxy-config/TUNING.md (about a quarter of an hour); ARGS=--quick those that need no simulation.
+tuning: setup ## Draws the plots of proxy-config/TUNING.md (about a quarter of an hour); ARGS=--quick all but those from the simulator, in a minute.
 	cargo run --release --package pathloom-models -- tuning --out proxy-config/tuning $(ARGS)
 
 .PHONY: model

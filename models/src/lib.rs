@@ -37,6 +37,8 @@ pub mod rivals;
 pub mod simulator;
 pub mod tensors;
 pub mod train;
+// As in `simulator`: places are those that a plot has made up.
+#[allow(clippy::indexing_slicing)]
 pub mod tuning;
 pub mod variant;
 pub mod weights;

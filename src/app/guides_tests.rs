@@ -220,10 +220,28 @@ const DESCRIBING: [&str; 13] = [
     "discover[].port",
     "discover[].nameservers",
 ];
-/// Of other sections what changes where requests go; of `mesh` all of it.
-const BESIDE: [&str; 4] = ["routes[].split", "routes[].idempotent", "routes[].class", "telemetry.idle_links"];
+/// Of other sections what changes where requests go.
+const BESIDE: [&str; 6] = [
+    "node.zone",
+    "workloads.<name>.serves",
+    "routes[].split",
+    "routes[].idempotent",
+    "routes[].class",
+    "telemetry.idle_links",
+];
 /// Sections of which each key does.
-const WHOLE: [&str; 3] = ["model.", "priority.", "mesh."];
+const WHOLE: [&str; 4] = ["model.", "priority.", "mesh.", "gateway_api."];
+/// The sections of the guide that have no plot, by their first key, and why not. They say so themselves.
+const WITHOUT_PLOT: [(&str, &str); 8] = [
+    ("model.file", "a choice of files and engines"),
+    ("retries.body", "memory, and no share of requests"),
+    ("admission.connections", "a plain bound"),
+    ("discover[].most", "a plain bound"),
+    ("workloads.<name>.serves", "a fact of the graph"),
+    ("gateway_api.enabled", "where routes come from"),
+    ("mesh.nats.user", "who may connect"),
+    ("mesh.nats.tls.authorities", "who may connect"),
+];
 
 /// A key as the guide writes it, where it changes where requests go.
 fn routing_key(path: &'static str) -> Option<&'static str> {
@@ -242,6 +260,30 @@ fn every_key_that_changes_where_requests_go_has_its_section() {
     let known: BTreeSet<&str> = keys().map(|k| k.strip_prefix("clusters.<name>.").unwrap_or(k)).collect();
     let gone: Vec<&&str> = written.iter().filter(|key| !known.contains(**key)).collect();
     assert!(gone.is_empty(), "TUNING.md explains what is no key: {gone:?}");
+}
+
+#[test]
+fn every_section_of_the_tuning_guide_shows_a_plot_or_says_why_there_is_none() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/proxy-config"));
+    let mut without = BTreeSet::new();
+    for (heading, text) in sections(TUNING) {
+        let key = spans(heading).next().unwrap_or_else(|| panic!("{heading} names no key"));
+        let excused = WITHOUT_PLOT.iter().find(|(first, _)| *first == key);
+        let plots: Vec<&str> = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        let plots = || plots.iter().filter(|target| target.ends_with(".svg"));
+        for plot in plots() {
+            let svg = std::fs::read_to_string(folder.join(plot)).unwrap_or_else(|e| panic!("{key}: {plot}: {e}"));
+            assert!(svg.starts_with("<svg") && svg.contains("<text"), "{key}: {plot} is no plot");
+        }
+        let says_why = text.lines().any(|line| line.strip_prefix("No plot: ").is_some_and(|why| why.len() > 20));
+        assert_eq!(excused.is_some(), says_why, "{key}: the guide and the list say the same");
+        assert_ne!(plots().count() > 0, says_why, "{key} shows a plot, or says why there is none");
+        without.extend(excused.map(|(first, _)| *first));
+        // What an SRE is told before it: when, which way, what it costs.
+        assert!(text.split(". ").count() >= 2, "{key} is explained in a sentence");
+    }
+    assert_eq!(without.len(), WITHOUT_PLOT.len(), "the list names sections that there are not");
+    assert!(WITHOUT_PLOT.iter().all(|(_, why)| !why.is_empty()));
 }
 
 #[test]

@@ -225,9 +225,13 @@ pub struct Trial {
 }
 
 /// One (workload, cluster) whose arms are compared.
+#[derive(Debug)]
 pub struct Counted<'a> {
+    /// Who calls.
     pub workload: &'a Arc<str>,
+    /// Whom.
     pub cluster: &'a Arc<str>,
+    /// Where its requests are counted.
     pub traffic: &'a Traffic,
 }
 

@@ -34,9 +34,14 @@ mod triggers;
 pub mod weights;
 
 pub use canary::{ArmView, CanaryView, Comparison, Lost, Retreat};
+// For `models/` alone, which draws what the configuration's keys do to them.
+#[doc(hidden)]
+pub use canary::{Counted, Trial};
 pub use sequence::Interval;
 pub use status::{GraphView, GuardCounters, Status};
 pub use tick::Clock;
+#[doc(hidden)]
+pub use triggers::Watch;
 
 use crate::balance::{Cause, Published};
 use crate::config::Config;
@@ -50,7 +55,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use triggers::Watch;
 
 /// What the slow loop works with.
 pub struct Parts {
@@ -159,7 +163,7 @@ impl Control {
     /// One tick. While the model thinks, endpoints that fail and configurations that change are published at once;
     /// a changed configuration makes the scores under way worthless, so the tick starts over.
     ///
-    /// Public for `benches/` alone, which measure one tick and not the waiting between ticks.
+    /// Public for `benches/` and `models/` alone, which want one tick and not the waiting between ticks.
     #[doc(hidden)]
     pub async fn tick(&mut self, mut cause: Cause) {
         'again: loop {

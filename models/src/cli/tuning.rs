@@ -4,7 +4,7 @@ use crate::check;
 use crate::closed_loop::compare::Compared;
 use crate::closed_loop::stats::Interval;
 use crate::engines::Rten;
-use crate::tuning::{VARIED, of_policies, of_runs, of_the_code, runs};
+use crate::tuning::{VARIED, of_results, of_runs, of_the_code, runs};
 use crate::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -33,7 +33,10 @@ pub struct Tuning {
     /// How many runs are played at a time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// What `closed-loop` left, for the plot of the policies.
+    /// What `make bench-sharing` left, for the plot of the ways of telling.
+    #[arg(long, default_value = "benches/sharing/results.json")]
+    sharing: PathBuf,
+    /// What `closed-loop` left, for the plots of the policies.
     #[arg(long, default_value = "models/results/closed-loop.json")]
     results: PathBuf,
     /// The model.
@@ -59,7 +62,7 @@ struct Behind {
 /// Whatever went wrong, in words.
 pub fn run(args: &Tuning) -> Result<()> {
     of_the_code(&args.out)?;
-    of_policies(&args.results, &args.out)?;
+    of_results(&args.results, &args.sharing, &args.out)?;
     if args.quick {
         return Ok(());
     }
