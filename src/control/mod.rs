@@ -18,6 +18,7 @@
 //!
 //! Failures here never reach a request: the last generation stays until it expires, and then steers by peak EWMA.
 
+pub mod archive;
 mod budgets;
 mod canary;
 mod compare;
@@ -33,6 +34,7 @@ mod tick;
 mod triggers;
 pub mod weights;
 
+pub use archive::Keeper;
 pub use canary::{ArmView, CanaryView, Comparison, Lost, Retreat};
 pub use sequence::Interval;
 pub use status::{GraphView, GuardCounters, Status};
