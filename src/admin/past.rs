@@ -160,25 +160,39 @@ mod tests {
     fn a_generation_that_is_over_shows_its_candidates_in_the_form_of_those_in_force() {
         let state = fixture::replaced();
         let then = asked(&state, 41, None, "frontend").unwrap();
-        assert_eq!((&then["past"], &then["generation"]["id"], &then["generations_since"]), (&json!(true), &json!(41), &json!(1)));
+        assert_eq!(
+            (&then["past"], &then["generation"]["id"], &then["generations_since"]),
+            (&json!(true), &json!(41), &json!(1))
+        );
         assert_eq!((&then["generation"]["cause"], &then["generation"]["rung"]), (&json!("latency"), &json!("model")));
         let live = asked(&state, 42, None, "frontend").unwrap();
         assert_eq!((&live["past"], live["tables"][0]["candidates"].as_array().map(Vec::len)), (&Value::Null, Some(1)));
         let table = &then["tables"][0];
         let first = &table["candidates"][0];
         assert_eq!((table["candidates"].as_array().unwrap().len(), &table["policy"]), (3, &json!("model")));
-        assert_eq!((&first["endpoint"], &first["share"], &first["score"]), (&json!("10.0.0.1:80"), &json!(0.75), &json!(4.5)));
+        assert_eq!(
+            (&first["endpoint"], &first["share"], &first["score"]),
+            (&json!("10.0.0.1:80"), &json!(0.75), &json!(4.5))
+        );
         assert_eq!(
             (&first["predicted"]["mean_ms"], &first["predicted"]["jitter_ms"], &first["observed"]["latency_mean_ms"]),
             (&json!(13.0), &json!(2.0), &json!(12.0))
         );
-        assert_eq!((&first["attention"], &first["estimate"], &first["zone"]), (&json!(0.5), &Value::Null, &json!("eu-1a")));
+        assert_eq!(
+            (&first["attention"], &first["estimate"], &first["zone"]),
+            (&json!(0.5), &Value::Null, &json!("eu-1a"))
+        );
         let third = &table["candidates"][2];
-        assert_eq!((&third["eligible"], &third["share"], &third["health"]), (&json!(false), &json!(0.0), &json!("ejected")));
+        assert_eq!(
+            (&third["eligible"], &third["share"], &third["health"]),
+            (&json!(false), &json!(0.0), &json!("ejected"))
+        );
         assert_eq!((&third["predicted"], &third["observed"]["latency_mean_ms"]), (&Value::Null, &Value::Null));
         // Every key of a live candidate that tells of a generation is there.
-        let keys = |of: &Value| -> std::collections::BTreeSet<String> { of.as_object().unwrap().keys().cloned().collect() };
-        let missing: Vec<String> = keys(&live["tables"][0]["candidates"][0]).difference(&keys(first)).cloned().collect();
+        let keys =
+            |of: &Value| -> std::collections::BTreeSet<String> { of.as_object().unwrap().keys().cloned().collect() };
+        let missing: Vec<String> =
+            keys(&live["tables"][0]["candidates"][0]).difference(&keys(first)).cloned().collect();
         assert_eq!(missing, ["affinity_share", "endpoint_in_flight", "failures_in_a_row", "metadata", "prior_ms"]);
     }
 

@@ -381,7 +381,10 @@ mod tests {
         if std::env::var_os("PATHLOOM_BLESS").is_some() {
             std::fs::write(golden, &text).unwrap();
         }
-        assert!(text == std::fs::read_to_string(golden).unwrap(), "run with PATHLOOM_BLESS=1 if this is meant:\n{text}");
+        assert!(
+            text == std::fs::read_to_string(golden).unwrap(),
+            "run with PATHLOOM_BLESS=1 if this is meant:\n{text}"
+        );
         for word in ["as it was then (generations since: 1)", "10.0.0.1:80 <- chosen", "10.0.0.3:80", "ATTENTION"] {
             assert!(text.contains(word), "{word} is not in\n{text}");
         }

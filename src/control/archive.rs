@@ -174,7 +174,8 @@ impl PastTable {
         let source = table.candidates().first().map(|c| &c.link.key.source);
         let from = seen.zip(source).map(|(seen, source)| seen.from(source));
         let mut reasons = Reasons::default();
-        let row = |c: &Candidate| Row::of(c, from.as_ref().and_then(|from| from.to(&c.link.key.destination)), &mut reasons);
+        let row =
+            |c: &Candidate| Row::of(c, from.as_ref().and_then(|from| from.to(&c.link.key.destination)), &mut reasons);
         let rows: Box<[Row]> = table.candidates().iter().map(row).collect();
         let reasons: Box<[Why]> = reasons.0.into();
         let own = size_of::<Self>() + size_of_val(&*rows) + size_of_val(&*reasons);

@@ -98,7 +98,13 @@ impl Bench {
             tables,
         };
         let now = self.now();
-        let made = Generation { id: self.generation, made_at: now, routes, clusters: [Arc::new(cluster)].into(), ..Generation::empty() };
+        let made = Generation {
+            id: self.generation,
+            made_at: now,
+            routes,
+            clusters: [Arc::new(cluster)].into(),
+            ..Generation::empty()
+        };
         self.status.history.hand(&Arc::new(made));
         self.status.history.add(Change {
             generation: self.generation,
@@ -158,7 +164,10 @@ fn a_row_says_of_a_candidate_what_its_table_said() {
     bench.publish(1.0, &["w"]);
     let tables = bench.past(then);
     let [table] = &tables[..] else { panic!("{tables:?}") };
-    assert_eq!((&*table.workload, &*table.cluster, table.panic, table.options.policy), ("w", "c", false, Policy::Model));
+    assert_eq!(
+        (&*table.workload, &*table.cluster, table.panic, table.options.policy),
+        ("w", "c", false, Policy::Model)
+    );
     let rows: Vec<PastCandidate> = table.candidates().collect();
     assert_eq!(rows.iter().map(|c| c.place.address.port()).collect::<Vec<_>>(), [1, 2, 3]);
     let first = &rows[0];
