@@ -230,8 +230,6 @@ pub fn replaced() -> AdminState {
     };
     let made = generation(&state.links, &state.traffic);
     state.control.show(view(&state));
-    let frontend = LinkKey::new(&NodeKey::new("frontend"), &NodeKey::new("10.0.0.1:80"));
-    state.links.link(&frontend, Time(0)).begin(0, NOW);
     publish(made);
     let mut next = generation(&state.links, &state.traffic);
     next.id += 1;
@@ -243,6 +241,9 @@ pub fn replaced() -> AdminState {
     if let Some(catalog) = next.clusters.first_mut().and_then(Arc::get_mut) {
         catalog.tables = ["batch", "frontend"].into_iter().map(only).collect();
     }
+    // Candidates that are made are used two seconds ago (`candidate`), so the request comes last.
+    let frontend = LinkKey::new(&NodeKey::new("frontend"), &NodeKey::new("10.0.0.1:80"));
+    state.links.link(&frontend, Time(0)).begin(0, NOW);
     publish(next);
     state
 }

@@ -47,7 +47,7 @@ pub fn routing(state: &AdminState, wanted: Wanted<'_>, filter: Filter<'_>) -> Re
         return Err(match generation > current {
             true => format!("generation {generation} is not of this process, which is at {current}"),
             false => format!(
-                "the tables of generation {generation} are not kept: those are that chose for requests, as long as their generation is remembered and {} MiB hold them",
+                "the tables of generation {generation} are not kept: only those that chose for requests are, while their generation is remembered and {} MiB hold them",
                 MAX_BYTES >> 20
             ),
         });

@@ -123,7 +123,9 @@ fn both_arms_of_a_trial_stand_one_below_the_other() {
     seen.routing = routing::routing(&fixture::on_trial(false), routing::Filter::default()).unwrap();
     screen.take(Ok(seen));
     let text = drawn(&mut screen, 160, 20);
-    let (model, against) = (line(&text, " model "), line(&text, " against "));
+    let arms: Vec<&str> = text.lines().filter(|l| l.contains("catalog") && l.contains("frontend")).collect();
+    let [model, against] = arms[..] else { panic!("{text}") };
+    assert!(model.contains(" model ") && against.contains(" against "), "{text}");
     assert!(model.contains("100") && model.contains("10.0") && model.contains("2.0%"), "{model}");
     assert!(against.contains("300") && against.contains("20.0") && against.contains("75.0%"), "{against}");
 }
