@@ -10,8 +10,9 @@ use super::json::{ms, number, share};
 use super::routing::{self, Filter};
 use super::state::AdminState;
 use crate::balance::{Predicted, Why};
-use crate::control::archive::{MAX_BYTES, PastCandidate, PastTable};
+use crate::control::archive::MAX_BYTES;
 use crate::control::history::Change;
+use crate::control::past::{PastCandidate, PastTable};
 use crate::observe::rfc3339;
 use serde_json::{Value, json};
 

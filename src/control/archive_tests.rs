@@ -1,11 +1,15 @@
 //! What is kept of generations that are over: rows that say what the table said, of tables that chose, within bounds.
 
 use super::*;
-use crate::balance::{Budget, Cause, EndpointId, Retrying, Rung};
-use crate::config::{Compare, Config, Share, Workload};
+use crate::balance::{
+    Budget, Candidate, Cause, Endpoint, EndpointId, Health, Predicted, Retrying, Rung, TableOptions, Why,
+};
+use crate::config::{Compare, Config, Policy, Protocol, Share, Workload};
+use crate::control::GraphView;
 use crate::control::history::Change;
+use crate::control::past::{PastCandidate, Place, ROW_BYTES};
 use crate::graph::{GraphBuilder, Instance};
-use crate::links::{LinkKey, Links, Outcome};
+use crate::links::{LinkKey, Links, NodeKey, Outcome};
 use crate::observe::Traffic;
 use crate::route::RouteTable;
 use std::time::SystemTime;

@@ -5,7 +5,8 @@
 //! happened, so that an hour of quiet ticks does not push the one that matters out. Of a generation that is remembered the
 //! tables that chose for requests are kept, too (`archive`). Nothing here is on a request's way.
 
-use super::archive::{Archive, PastTable};
+use super::archive::Archive;
+use super::past::PastTable;
 use crate::balance::{Cause, Generation, Health, ModelIdentity, Rung, Why};
 use crate::links::{LinkKey, NodeKey};
 use crate::observe::rfc3339;

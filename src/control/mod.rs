@@ -25,6 +25,7 @@ mod compare;
 mod desired;
 mod hedges;
 pub mod history;
+pub mod past;
 mod publish;
 mod roster;
 mod sequence;
