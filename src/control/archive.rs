@@ -119,12 +119,15 @@ impl Archive {
     }
 }
 
+/// What is written of each table of a generation, by cluster, then by workload; none of one that is not kept.
+type Written = Vec<Option<Arc<PastTable>>>;
+
 /// Writes down the tables of each generation that is published: the task beside the slow loop.
 #[derive(Debug)]
 pub struct Keeper {
     status: Arc<Status>,
-    /// The generation in force, and what is written of each of its tables, by cluster, then by workload.
-    open: Option<(Arc<Generation>, Vec<Option<Arc<PastTable>>>)>,
+    /// The generation in force, and what is written of its tables.
+    open: Option<(Arc<Generation>, Written)>,
 }
 
 impl Keeper {
@@ -179,13 +182,13 @@ impl Keeper {
             let last = last.get(i).and_then(Option::as_ref);
             (fits && used(table, since)).then(|| PastTable::of((cluster, workload), table, seen, last, &archive.bytes))
         };
-        let written: Vec<_> = tables(&generation).enumerate().map(write).collect();
+        let written: Written = tables(&generation).enumerate().map(write).collect();
         archive.put(Past::new(generation.id, written.iter().flatten().cloned(), &archive.bytes));
         self.open = Some((generation, written));
     }
 
     /// The generation in force is over: what did not choose is let go. Gives what was written of it.
-    fn close(&mut self, archive: &Archive) -> Vec<Option<Arc<PastTable>>> {
+    fn close(&mut self, archive: &Archive) -> Written {
         let Some((generation, written)) = self.open.take() else { return Vec::new() };
         let since = Time(generation.made_at.0.saturating_sub(SLACK.as_nanos() as u64));
         let before = archive.bytes();
