@@ -79,10 +79,12 @@ def request(i, endpoint, took, expected, generation, ago, path="/things", reason
 
 
 class State:
-    """`routing`, `graph`, `history` and `requests` as the proxy would give them; `tick` makes the next generation."""
+    """`routing`, `graph`, `history` and `requests` as the proxy would give them; `tick` makes the next generation. `past` has tables
+    by generation."""
 
     def __init__(self, routing, graph, history, requests=()):
         self.routing, self.graph, self.history, self.requests, self.log = routing, graph, history, list(requests), "stdout"
+        self.past = {}
 
     def tick(self):
         if self.routing["generation"] is None:
@@ -138,7 +140,11 @@ def shop(**more):
     requests[8] |= {"request_id": "77aa000000000000000000000000000f", "status": 504, "reason": "request_timeout", "attempts": 2, "endpoint": catalog[3], "upstream_ms": None, "duration_ms": 1000.2, "generation": 470}
     requests[21] |= {"request_id": "77ab000000000000000000000000000e", "cluster": "", "route": "", "host": "nobody.shop", "endpoint": None, "status": 404, "reason": "no_route", "attempts": 0, "policy": "",
                      "upstream_ms": None, "expected_ms": None, "duration_ms": 0.1}
-    return State(routing(**({"mode": "canary", "canary": trial, "tables": tables} | more)), graph, history, requests)
+    state = State(routing(**({"mode": "canary", "canary": trial, "tables": tables} | more)), graph, history, requests)
+    # When the third one was chosen it was as fast as the others, and the fourth was another one.
+    then = [candidate(c, 0.25, 12.0, 12.2, 30.0, guard=guards[2] if i == 1 else None) | {"attention": 0.25, "estimate": None, "in_flight": None} for i, c in enumerate(catalog[:3] + ["10.0.1.9:8080"])]
+    state.past[440] = [table("frontend", "catalog", then, calls=120.0)]
+    return state
 
 
 def empty():

@@ -83,6 +83,8 @@ class Serve:
 
     def routing(self, request, query):
         value = copy.deepcopy(self.state.routing)
+        if "generation" in query and int(query["generation"]) != value["generation"]["id"]:
+            return self.past(request, query)
         tables = value["tables"]
         if "cluster" in query:
             known = sorted({t["cluster"] for t in tables})
@@ -98,6 +100,14 @@ class Serve:
         if "history" in query:
             value["history"] = self.state.history[-int(query["history"]):]
         return self.json(request, value)
+
+    def past(self, request, query):
+        """The tables of a generation that is over, of those that are kept."""
+        number = int(query["generation"])
+        tables = [t for t in self.state.past.get(number, []) if t["cluster"] == query["cluster"] and t["workload"] == query["workload"]]
+        if not tables:
+            return self.json(request, {"error": f"the tables of generation {number} are not kept", "known": []}, 404)
+        self.json(request, {"past": True, "generation": {"id": number}, "generations_since": self.state.routing["generation"]["id"] - number, "tables": tables})
 
     def graph(self, request, query):
         value = self.state.graph

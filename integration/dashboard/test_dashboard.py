@@ -271,7 +271,8 @@ class Dashboard(unittest.TestCase):
             expect(page.locator("#chosen h2")).to_have_text(name)
 
     def test_one_request_is_explained_by_its_id(self):
-        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/requests") as page:
+        # Tables that are kept no longer are answered with 404.
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/requests", expected=["404"]) as page:
             expect(page.locator("#count")).to_contain_text("140 of the last 140")
             page.locator("#search").fill("/things/42")
             expect(page.locator("#requests tbody tr")).to_have_count(1)
@@ -281,20 +282,29 @@ class Dashboard(unittest.TestCase):
             story = page.locator("#story")
             expect(story).to_contain_text("10.0.1.3:8080, chosen by the model's weights")
             expect(story).to_contain_text("12.2 ms was expected, so it took 7.9 times as long")
-            # What made the generation that chose, and the candidates with their scores, guards and attention.
+            # What made the generation that chose, and its candidates as they were then, with their scores, guards and attention.
             expect(page.locator(".changes")).to_contain_text("took 94.0 ms where 12.2 ms were predicted")
-            expect(page.locator("tr[data-key='10.0.1.3:8080']").first).to_contain_text("◀ chosen")
-            expect(page.locator("tr[data-key='10.0.1.3:8080']").nth(1)).to_contain_text("raised to the floor")
-            expect(page.locator("main")).to_contain_text("how the caller's attention is shared")
+            expect(page.locator("main")).to_contain_text("the table that chose, as it was in generation #440")
+            chosen = page.locator("tr[data-key='10.0.1.3:8080']")
+            expect(chosen.first).to_contain_text("◀ chosen")
+            expect(chosen.first).to_contain_text("25.0%")
+            expect(page.locator("tr[data-key='10.0.1.2:8080']").nth(1)).to_contain_text("raised to the floor")
+            expect(page.locator("tr[data-key='10.0.1.9:8080']").first).to_be_visible()
+            expect(page.locator("tr[data-key='10.0.1.4:8080']")).to_have_count(0)
+            expect(page.locator("main")).to_contain_text("how the caller's attention was shared")
             self.photograph(page, "request-light")
             # A request that is over is asked for once.
             self.assertEqual(sum("id=9b70" in path for path in proxy.asked), 1)
+            self.assertEqual(sum("generation=440" in path for path in proxy.asked), 1)
             page.go_back()
             page.locator("#search").fill("")
             page.get_by_label("only failed ones").check()
             expect(page.locator("#requests tbody tr")).to_have_count(2)
             page.get_by_role("link", name=":").first.click()
             expect(page.locator("#story")).to_contain_text("request_timeout: The whole request took longer than it may.")
+            # Its generation's tables are kept no longer: how it would be chosen now, said to be that.
+            expect(page.locator("main")).to_contain_text("the table that would choose now; the tables of generation 470 are not kept")
+            expect(page.locator("tr[data-key='10.0.1.4:8080']").first).to_contain_text("✕ ejected")
             self.photograph(page, "request-failed")
 
     def test_a_request_that_is_not_known_or_not_one_says_so(self):

@@ -7,7 +7,7 @@
 use super::explain::{cell, decimal, percent, string};
 use super::json::{ms, number, share};
 use super::metrics::{by_word, counter, gauge};
-use crate::balance::{Generation, Table};
+use crate::balance::{Generation, OwnZone, Table};
 use crate::control::{ArmView, CanaryView, Comparison, Interval, Lost, Status};
 use crate::links::Time;
 use crate::observe::metrics::{Family, Kind, Labels, Measure, Value};
@@ -147,8 +147,8 @@ pub fn families(status: &Status, traffic: &TrafficRegistry, generation: &Generat
 }
 
 /// What stays in the own zone, in a table of `/routing`; null where nothing is preferred.
-pub fn own_zone(table: &Table) -> Json {
-    table.own_zone().map_or(Json::Null, |own| {
+pub fn own_zone(own: Option<&OwnZone>) -> Json {
+    own.map_or(Json::Null, |own| {
         json!({ "zone": &*own.name, "share": share(own.share), "well": share(own.well), "load": number(own.load) })
     })
 }

@@ -15,6 +15,9 @@ use std::fmt::Write;
 /// Where there are more pairs of workload and cluster than this, those without calls are only counted.
 const MAX_IDLE_SHOWN: usize = 4;
 
+/// Stands beside the endpoint that a request went to.
+const CHOSEN: &str = " <- chosen";
+
 /// What to explain.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ExplainArgs {
@@ -96,14 +99,20 @@ pub(super) fn encode(text: &str) -> String {
 /// `/routing`'s answer as a person reads it.
 #[must_use]
 pub fn render(routing: &Value) -> String {
-    let mut out = head(routing);
+    render_for(routing, None)
+}
+
+/// The same for a request that went to the endpoint of this address.
+pub(super) fn render_for(routing: &Value, chosen: Option<&str>) -> String {
+    let past = routing.get("past") == Some(&Value::Bool(true));
+    let mut out = if past { past_head(routing) } else { head(routing) };
     let tables = routing.get("tables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     // A pair that somebody asked for by name is shown whatever its calls; of very few, all are.
     let busy = |t: &Value| t.get("calls_per_second").and_then(Value::as_f64).is_some_and(|calls| calls > 0.0);
     let shown = |t: &&Value| tables.len() <= MAX_IDLE_SHOWN || busy(t);
     for table in tables.iter().filter(shown) {
         out.push('\n');
-        out.push_str(&self::table(table));
+        out.push_str(&self::table(table, past, chosen));
     }
     let idle = tables.len() - tables.iter().filter(shown).count();
     if idle > 0 {
@@ -118,20 +127,38 @@ pub fn render(routing: &Value) -> String {
     out
 }
 
+/// The head of a generation that is over.
+fn past_head(routing: &Value) -> String {
+    let generation = routing.get("generation").unwrap_or(&Value::Null);
+    format!(
+        "generation  {}, made at {}, cause: {}\nrung        {}: {}\nmodel       {}\n",
+        cell(generation, "id", 0),
+        string(generation, "made_at"),
+        string(generation, "cause"),
+        string(generation, "rung"),
+        string(generation, "rung_reason"),
+        model_of(generation)
+    )
+}
+
+fn model_of(generation: &Value) -> String {
+    let model = generation.get("model").filter(|m| !m.is_null());
+    model.map_or_else(
+        || "none".to_owned(),
+        |m| {
+            let digest: String = string(m, "digest").chars().take(12).collect();
+            format!("{} ({digest}) on {}", string(m, "name"), string(m, "engine"))
+        },
+    )
+}
+
 fn head(routing: &Value) -> String {
     let mut out = String::new();
     let generation = routing.get("generation").unwrap_or(&Value::Null);
     if generation.is_null() {
         out.push_str("No generation has been published yet: nothing is routed.\n");
     } else {
-        let model = generation.get("model").filter(|m| !m.is_null());
-        let model = model.map_or_else(
-            || "none".to_owned(),
-            |m| {
-                let digest: String = string(m, "digest").chars().take(12).collect();
-                format!("{} ({digest}) on {}", string(m, "name"), string(m, "engine"))
-            },
-        );
+        let model = model_of(generation);
         let _ = writeln!(
             out,
             "generation  {}, made {} s ago, cause: {}",
@@ -173,7 +200,7 @@ fn head(routing: &Value) -> String {
 /// A column: its title, whether it stands to the right, and what a candidate has in it.
 type Column = (&'static str, bool, fn(&Value) -> String);
 
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 16] = [
     ("ENDPOINT", false, |c| string(c, "endpoint")),
     ("SHARE", true, |c| percent(c.get("share"))),
     ("CALLS", true, |c| percent(at(c, "observed", "share"))),
@@ -184,6 +211,7 @@ const COLUMNS: [Column; 15] = [
     ("P99", true, |c| decimal(at(c, "observed", "latency_p99_ms"), 1)),
     ("JITTER", true, |c| decimal(at(c, "observed", "jitter_ms"), 1)),
     ("ESTIMATE", true, |c| decimal(at(c, "estimate", "now_ms"), 1)),
+    ("ATTENTION", true, |c| percent(c.get("attention"))),
     ("AGE s", true, |c| cell(c, "last_sample_age_s", 1)),
     ("ERRORS", true, |c| percent(at(c, "observed", "error_rate"))),
     ("IN FLIGHT", true, |c| cell(c, "in_flight", 0)),
@@ -191,7 +219,8 @@ const COLUMNS: [Column; 15] = [
     ("REASON", false, |c| string(c, "reason")),
 ];
 
-fn table(table: &Value) -> String {
+/// A table; `chosen` is the address of the endpoint that a request went to.
+fn table(table: &Value, past: bool, chosen: Option<&str>) -> String {
     let mut out = format!(
         "{} -> {}  policy {}, {} calls/s\n",
         string(table, "workload"),
@@ -222,21 +251,33 @@ fn table(table: &Value) -> String {
         out.push_str("  no endpoints\n");
         return out;
     }
+    let row = |c: &Value| -> Vec<String> {
+        let mut row: Vec<String> = COLUMNS.iter().map(|(_, _, value)| value(c)).collect();
+        if let (Some(endpoint), true) = (row.first_mut(), chosen.is_some() && text(c, "address") == chosen) {
+            endpoint.push_str(CHOSEN);
+        }
+        row
+    };
     let titles = COLUMNS.iter().map(|(title, _, _)| (*title).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(titles)
-        .chain(candidates.iter().map(|c| COLUMNS.iter().map(|(_, _, value)| value(c)).collect()))
-        .collect();
+    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(candidates.iter().map(row)).collect();
     let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|text| text.chars().count()).max().unwrap_or(0);
+    // What only the present has, or only the past, is left out where nobody has it.
+    let known = |i: usize| rows.iter().skip(1).any(|row| row.get(i).is_some_and(|text| text != "-"));
+    let shown = |i: usize, title: &str| known(i) || !(past || title == "ATTENTION");
     for row in &rows {
         let mut line = String::new();
-        for (i, ((_, right, _), text)) in COLUMNS.iter().zip(row).enumerate() {
-            let width = width(i);
+        for (i, ((title, right, _), text)) in COLUMNS.iter().zip(row).enumerate() {
+            let width = if shown(i, title) { width(i) } else { continue };
             let _ = if *right { write!(line, "  {text:>width$}") } else { write!(line, "  {text:<width$}") };
         }
         out.push_str(line.trim_end());
         out.push('\n');
     }
     out
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key).and_then(Value::as_str)
 }
 
 /// By what requests stay with an endpoint, where they do.

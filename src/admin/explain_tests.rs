@@ -17,10 +17,19 @@ pub(in crate::admin) async fn serve() -> AdminAddress {
     serve_on("127.0.0.1:0".parse().unwrap()).await
 }
 
+/// Serves this state.
+pub(in crate::admin) async fn serve_this(state: crate::admin::AdminState) -> AdminAddress {
+    serve_state("127.0.0.1:0".parse().unwrap(), state).await
+}
+
 async fn serve_on(listen: AdminAddress) -> AdminAddress {
+    serve_state(listen, fixture::published()).await
+}
+
+async fn serve_state(listen: AdminAddress, state: crate::admin::AdminState) -> AdminAddress {
     let listener = AdminListener::bind(&Admin { listen, ..Admin::default() }).unwrap();
     let address = listener.address().unwrap();
-    tokio::spawn(server::serve(listener, server::Pages::All, Arc::new(fixture::published()), std::future::pending()));
+    tokio::spawn(server::serve(listener, server::Pages::All, Arc::new(state), std::future::pending()));
     address
 }
 

@@ -10,7 +10,7 @@ use crate::config::{
     AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Protocol, Rate, RateLimit, Share, Telemetry,
 };
 use crate::control::history::{Broken, Change, Moved, Trouble, Turned};
-use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Lost, Retreat, Status};
+use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Keeper, Lost, Retreat, Status};
 use crate::discovery::{
     ConditionView, Fault, GatewayView, Ignored, Readiness, RouteView, SourceState, SourceView, WatchView,
 };
@@ -232,6 +232,37 @@ pub fn whole() -> AdminState {
     let unavailable = DurationKind::call(Some(14), None);
     counted.called(0, Some(&RouteLabel::other()), unavailable, 7_000_000, None::<fn() -> _>);
     counted.tried_call(0, unavailable, 6_000_000, None::<fn() -> _>);
+    state
+}
+
+/// The same after another generation: that of `published` is over, and `frontend` was chosen for by it.
+pub fn replaced() -> AdminState {
+    let state = state();
+    let mut keeper = Keeper::new(state.control.clone());
+    let mut publish = |made: Generation| {
+        let (made, history) = (Arc::new(made), &state.control.history);
+        state.published.publish_shared(made.clone());
+        history.hand(&made);
+        history.add(change(made.id));
+        keeper.keep();
+    };
+    let made = generation(&state.links, &state.traffic, false);
+    state.control.show(view(&state));
+    publish(made);
+    let mut next = generation(&state.links, &state.traffic, false);
+    next.id += 1;
+    let only = |workload: &str| {
+        let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: TAU_S, explore: 0.02 };
+        let counted = state.traffic.of(&workload.into(), &"catalog".into());
+        Arc::new(Table::new(vec![candidate(&state.links, workload, 2)], false, options, counted))
+    };
+    if let Some(catalog) = next.clusters.first_mut().and_then(Arc::get_mut) {
+        catalog.tables = ["batch", "frontend"].into_iter().map(only).collect();
+    }
+    // Candidates that are made are used two seconds ago (`candidate`), so the request comes last.
+    let frontend = LinkKey::new(&NodeKey::new("frontend"), &NodeKey::new("10.0.0.1:80"));
+    state.links.link(&frontend, Time(0)).begin(0, NOW);
+    publish(next);
     state
 }
 

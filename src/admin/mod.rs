@@ -3,7 +3,7 @@
 //! It reads everything and changes nothing. All of its answers come from what the two loops publish anyway (the
 //! generation, the last graph, counters), so a request to this port takes no lock that a request to the mesh waits
 //! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
-//! and `metrics` make their bodies, `narrow` gives parts of them, `history` and `events` what changed, `requests` what was asked; `assets` is the page;
+//! and `metrics` make their bodies, `narrow` gives parts of them, `past` tables of generations that are over, `history` and `events` what changed, `requests` what was asked; `assets` is the page;
 //! `explain` is the command that asks `/routing` and prints it for a person (`request`: of one request, with the access log),
 //! `top` the one that shows it live, `probe` the one that asks `/live` and `/ready`; `client` asks for all of them.
 
@@ -24,6 +24,7 @@ mod history;
 mod json;
 mod metrics;
 mod narrow;
+mod past;
 mod probe;
 mod request;
 mod requests;

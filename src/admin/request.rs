@@ -3,14 +3,14 @@
 //! What is true of a request that is over stands in its access log line, written when it ended: the generation and the policy
 //! that chose, the endpoint, how many were tried, what was expected and what came. The line is found by the request's id, in the
 //! file that the proxy writes or in any other, or, where it writes to a standard output, among the last lines that it keeps
-//! (`/requests`). Beside it stands the table that chooses now, with a word on whether it is the
-//! one that chose then: a generation is replaced every second, and none is kept.
+//! (`/requests`). Beside it stands the table that chose, as it was then: the proxy keeps those of its last generations (`past`,
+//! `control::archive`). Where it is no longer kept, that is said, and the table that chooses now is shown.
 //!
-//! What this deliberately does not do: remember decisions on the request path. What each candidate cost at that moment is
-//! gone with the moment; `explain` shows what they cost now.
+//! What this deliberately does not do: remember decisions on the request path. How many requests were under way and what each
+//! local estimate was at that moment is gone with the moment; the line has the estimate of the endpoint that was chosen.
 
 use super::client::{self, AskError, printable};
-use super::explain::{encode, render};
+use super::explain::{encode, render_for};
 use crate::observe::Reason;
 use http::StatusCode;
 use serde_json::Value;
@@ -76,7 +76,7 @@ pub async fn explain(id: &str, log: Option<&str>, address: &str) -> Result<Strin
         None => match written_to(address).await {
             Err(RequestError::NoFile(to)) if to != "off" => {
                 let line = remembered(id, address).await?;
-                return Ok(format!("{}\n{}", story(&line), now(&line, address).await));
+                return Ok(format!("{}\n{}", story(&line), choice(&line, address).await));
             }
             written => written?,
         },
@@ -94,7 +94,7 @@ pub async fn explain(id: &str, log: Option<&str>, address: &str) -> Result<Strin
     };
     let mut out = story(line);
     out.push('\n');
-    out.push_str(&now(line, address).await);
+    out.push_str(&choice(line, address).await);
     Ok(out)
 }
 
@@ -238,34 +238,60 @@ pub(super) fn chosen_by(line: &Value) -> String {
     }
 }
 
-/// How the proxy would choose for such a request now.
-async fn now(line: &Value, address: &str) -> String {
+/// The table that chose; where it is not kept, why, and how the proxy would choose for such a request now.
+async fn choice(line: &Value, address: &str) -> String {
     let (Some(cluster), Some(workload)) = (text(line, "cluster"), text(line, "workload")) else {
         return "It reached no cluster, so there is nothing to choose between.\n".to_owned();
     };
-    let target = format!("/routing?cluster={}&workload={}", encode(&cluster), encode(&workload));
-    let (status, body) = match client::ask(address, &target).await {
-        Ok(answer) => answer,
-        Err(error) => return format!("How it would be chosen now is not known: {error}\n"),
-    };
-    let routing: Option<Value> = serde_json::from_slice(&body).ok().filter(|_| status == StatusCode::OK);
-    let Some(routing) = routing.filter(|r| r.get("tables").is_some_and(Value::is_array)) else {
-        return format!("How it would be chosen now is not known: {}\n", client::beginning(&body));
-    };
+    let pair = format!("cluster={}&workload={}", encode(&cluster), encode(&workload));
+    let chosen = text(line, "endpoint");
+    let mut before = String::new();
     let then = number(line, "generation");
+    if let Some(generation) = then {
+        let began = text(line, "time").map_or_else(String::new, |at| format!("&began={}", encode(&at)));
+        let target = format!("/routing?generation={generation:.0}{began}&{pair}");
+        match tables(address, &target).await {
+            Ok(routing) if routing.get("past") == Some(&Value::Bool(true)) => {
+                let since = number(&routing, "generations_since").unwrap_or_default();
+                let what = format!("The table that chose, as it was then (generations since: {since:.0}):");
+                return format!("{what}\n\n{}", render_for(&routing, chosen.as_deref()));
+            }
+            Ok(routing) if routing.pointer("/generation/id").and_then(Value::as_f64) == then => {
+                return format!("This is the table that chose:\n\n{}", render_for(&routing, chosen.as_deref()));
+            }
+            // A proxy that is older than this program gives the table of now.
+            Ok(_) => {}
+            Err(why) => before = format!("The table that chose is not known: {why}\n"),
+        }
+    }
+    let routing = match tables(address, &format!("/routing?{pair}")).await {
+        Ok(routing) => routing,
+        Err(why) => return format!("How it would be chosen now is not known: {why}\n"),
+    };
     let current = routing.pointer("/generation/id").and_then(Value::as_f64);
     let since = match (then, current) {
-        (Some(then), Some(current)) if then == current => "This is the table that chose:".to_owned(),
         (Some(then), Some(current)) if current > then => {
             format!("The table that would choose now; {:.0} generations have passed since:", current - then)
         }
         _ => "The table that would choose now, of a process that was started since, or of another proxy:".to_owned(),
     };
-    format!("{since}\n\n{}", render(&routing))
+    format!("{before}{since}\n\n{}", render_for(&routing, chosen.as_deref()))
+}
+
+/// What `/routing` says; else why it does not, in words.
+async fn tables(address: &str, target: &str) -> Result<Value, String> {
+    let (status, body) = client::ask(address, target).await.map_err(|error| error.to_string())?;
+    let routing: Option<Value> = serde_json::from_slice(&body).ok();
+    match routing {
+        Some(routing) if status == StatusCode::OK && routing.get("tables").is_some_and(Value::is_array) => Ok(routing),
+        Some(wrong) => Err(text(&wrong, "error").unwrap_or_else(|| client::beginning(&body))),
+        None => Err(client::beginning(&body)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture;
     use super::*;
 
     const LOG: &str = concat!(
@@ -298,7 +324,7 @@ mod tests {
             "2 endpoints",
             "200 after 21.5 ms",
             "10.0 ms was expected, so it took 2.0 times as long",
-            "not known: nobody listens",
+            "is not known: nobody listens",
         ] {
             assert!(text.contains(word), "{word} is not in\n{text}");
         }
@@ -334,11 +360,37 @@ mod tests {
         let later = LOG.replace("\"generation\":41", "\"generation\":38");
         std::fs::write(log.path(), later).unwrap();
         let text = explain("aa11", log.path().to_str(), &address).await.unwrap();
-        assert!(text.contains("3 generations have passed"), "{text}");
+        for word in ["3 generations have passed", "The table that would choose now", "generation 38 are not kept"] {
+            assert!(text.contains(word), "{word} is not in\n{text}");
+        }
         let error = explain("aa11", None, &address).await.unwrap_err().to_string();
         assert!(error.contains("no request is known") && error.contains("--log FILE"), "{error}");
         // What the proxy writes to its standard output it still has.
         let text = explain("cafe", None, &address).await.unwrap();
         assert!(text.contains("GET catalog.shop/") && text.contains("This is the table that chose"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_generation_that_is_over_shows_the_candidates_that_it_had() {
+        let address = super::super::explain::tests::serve_this(fixture::replaced()).await.to_string();
+        let (log, began) = (log(), crate::observe::rfc3339(fixture::at(99)));
+        let at = |time: &str| std::fs::write(log.path(), LOG.replace("\"t1\"", &format!("\"{time}\""))).unwrap();
+        at(&began);
+        let text = explain("aa11", log.path().to_str(), &address).await.unwrap();
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/request.golden");
+        if std::env::var_os("PATHLOOM_BLESS").is_some() {
+            std::fs::write(golden, &text).unwrap();
+        }
+        assert!(
+            text == std::fs::read_to_string(golden).unwrap(),
+            "run with PATHLOOM_BLESS=1 if this is meant:\n{text}"
+        );
+        for word in ["as it was then (generations since: 1)", "10.0.0.1:80 <- chosen", "10.0.0.3:80", "ATTENTION"] {
+            assert!(text.contains(word), "{word} is not in\n{text}");
+        }
+        // A line of a generation with the same number, of another process.
+        at("2020-01-01T00:00:00.000Z");
+        let text = explain("aa11", log.path().to_str(), &address).await.unwrap();
+        assert!(text.contains("that was another process") && !text.contains("10.0.0.3:80"), "{text}");
     }
 }

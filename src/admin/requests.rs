@@ -1,5 +1,5 @@
 //! `/requests`: the last requests, each as its access log line says it, the newest first; and one of them by its id, with what
-//! its reason means and what made the generation that chose for it.
+//! its reason means and what made the generation that chose for it. (That generation's candidates: `past`.)
 //!
 //! The lines are those that the access log's writer keeps (`observe::Recent`), so nothing is remembered on the request path, and
 //! nothing at all where the log is off. A request that is not among them is looked for in the log's file, where it has one,
@@ -115,8 +115,7 @@ pub fn one(state: &AdminState, id: &str) -> Result<Value, Value> {
     let code = line.get("reason").and_then(Value::as_str).unwrap_or_default();
     let meaning = Reason::ALL.iter().find(|r| r.code() == code).map(|r| r.meaning().trim());
     let generation = line.get("generation").and_then(Value::as_u64);
-    let changes = state.control.history.last(usize::MAX);
-    let then = changes.iter().find(|change| Some(change.generation) == generation);
+    let then = generation.and_then(|generation| state.control.history.steered(generation, Some(time(line))));
     Ok(json!({
         "request": line,
         "found_in": place,
@@ -124,7 +123,7 @@ pub fn one(state: &AdminState, id: &str) -> Result<Value, Value> {
         "meaning": meaning,
         "help": meaning.map(|_| format!("proxy-config/TROUBLESHOOTING.md#{code}")),
         "generation": state.published.load().id,
-        "then": then.map(|change| history::json(change)),
+        "then": then.as_deref().map(history::json),
     }))
 }
 

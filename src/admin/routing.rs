@@ -124,7 +124,7 @@ fn tables(
                 let mut value = table_of(cluster, &workload.name, table, affinity, &seen, now);
                 if let Value::Object(map) = &mut value {
                     let pair = (workload.name.clone(), cluster.name.clone());
-                    map.insert("own_zone".to_owned(), canary::own_zone(table));
+                    map.insert("own_zone".to_owned(), canary::own_zone(table.own_zone()));
                     map.insert("canary".to_owned(), canary::arms(trial, &pair, table));
                 }
                 out.push(value);

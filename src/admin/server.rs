@@ -25,7 +25,7 @@ use super::routing::Filter;
 use super::socket::AdminListener;
 use super::stall::Guarded;
 use super::state::AdminState;
-use super::{assets, config, events, graph, guard, history, metrics, narrow, requests, routing};
+use super::{assets, config, events, graph, guard, history, metrics, narrow, past, requests, routing};
 use crate::observe::metrics::{Format, Registry};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -70,7 +70,7 @@ const ENDPOINTS: &str = "\
 /ready    200 when requests can be served, else 503 with the reasons
 /metrics  Prometheus text
 /config   the configuration in force, as YAML; ?format=json
-/routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME, ?brief=1, ?history=N
+/routing  why requests go where they go, as JSON; ?cluster=NAME&workload=NAME, ?brief=1, ?history=N; ?generation=N as it was then
 /graph    the mesh as the last tick saw it, as JSON; ?busiest=N links, ?around=NAME
 /requests the last requests, from the access log, as JSON; ?id=ID, ?last=N&cluster=NAME&workload=NAME&failed=1
 /events   what each generation changes, as server-sent events
@@ -252,6 +252,11 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
         },
         "/routing" => {
             let (cluster, workload) = (parameter("cluster"), parameter("workload"));
+            if let Some(generation) = parameter("generation") {
+                let began = parameter("began");
+                let filter = Filter { cluster: cluster.as_deref(), workload: workload.as_deref() };
+                return then(state, &generation, began.as_deref(), filter);
+            }
             match routing::routing(state, Filter { cluster: cluster.as_deref(), workload: workload.as_deref() }) {
                 Ok(mut value) => {
                     if parameter("brief").is_some() {
@@ -299,6 +304,18 @@ fn route(server: &Server, path: &str, query: &str, headers: &HeaderMap) -> Answe
             response
         }
         _ => assets::find(path).map_or_else(|| not_found(ENDPOINTS), asset),
+    }
+}
+
+/// `/routing` as it was in a generation.
+fn then(state: &AdminState, generation: &str, began: Option<&str>, filter: Filter<'_>) -> Answer {
+    let Ok(generation) = generation.parse() else {
+        let value = serde_json::json!({ "error": "a generation is a number, as in the access log" });
+        return respond(StatusCode::BAD_REQUEST, JSON, pretty(&value));
+    };
+    match past::routing(state, past::Wanted { generation, began }, filter) {
+        Ok(value) => respond(StatusCode::OK, JSON, pretty(&value)),
+        Err(why) => respond(StatusCode::NOT_FOUND, JSON, pretty(&serde_json::json!({ "error": why, "known": [] }))),
     }
 }
 

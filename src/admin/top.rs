@@ -1,14 +1,15 @@
 //! `pathloom top`: what a running proxy sees and does, in a terminal: where requests go and why, the links of its mesh, and
-//! what fails for which reason.
+//! what fails for which reason; what each generation changed, both arms of a trial, the ladder and the model.
 //!
 //! A thread asks the admin port (`/routing`, `/graph`, `/metrics`) every `--every`; the thread with the terminal draws what
 //! came last and waits for keys, so that a slow answer holds up no key. A proxy that cannot be reached when the command
 //! begins is an error; one that goes away later is said so above its last answer, and asked again. Where there is no
 //! terminal (a pipe, a script), or with `--once`, one frame is printed as text, as wide as it needs to be.
 //!
-//! `sheet` makes rows of answers, `view` draws them; both know no terminal, so tests draw without one.
+//! `sheet` and `state` make rows of answers, `view` draws them; both know no terminal, so tests draw without one.
 
 mod sheet;
+mod state;
 mod view;
 
 use super::client::{self, AskError};
@@ -25,6 +26,8 @@ use view::{Screen, Sheet};
 
 /// How many links are asked for, those with the most calls.
 const LINKS: usize = 500;
+/// How many generations are asked for, the last ones.
+const GENERATIONS: usize = 100;
 /// How long to wait for a key before what came is drawn.
 const KEYS_EVERY: Duration = Duration::from_millis(100);
 /// Between the two looks of one printed frame: failures a second are a difference.
@@ -162,9 +165,10 @@ fn pressed(screen: &mut Screen, key: KeyEvent) -> bool {
         KeyCode::Char('q') | KeyCode::Esc => return false,
         KeyCode::Char('/') => screen.typing = Some(screen.filter.clone()),
         KeyCode::Tab => screen.turn_to(screen.sheet.next()),
-        KeyCode::Char('1') => screen.turn_to(Sheet::Endpoints),
-        KeyCode::Char('2') => screen.turn_to(Sheet::Links),
-        KeyCode::Char('3') => screen.turn_to(Sheet::Failures),
+        KeyCode::Char(digit @ '1'..='6') => {
+            let place = digit.to_digit(10).unwrap_or(1) as usize - 1;
+            screen.turn_to(Sheet::ALL.get(place).copied().unwrap_or(Sheet::Endpoints));
+        }
         KeyCode::Right | KeyCode::Char('s') => screen.sort_by_next(1),
         KeyCode::Left => screen.sort_by_next(-1),
         KeyCode::Char('r') => screen.reverse(),
@@ -201,7 +205,7 @@ async fn look(address: &str) -> Result<Snapshot, AskError> {
         let value = value.filter(|v| v.get(holds).is_some());
         value.ok_or_else(|| client::wrong(address, format!("{target}: {status}: {}", client::beginning(&body))))
     };
-    let routing = json("/routing", "tables").await?;
+    let routing = json(&format!("/routing?history={GENERATIONS}"), "tables").await?;
     let graph = json(&format!("/graph?busiest={LINKS}"), "links").await?;
     let (status, metrics) = client::ask(address, "/metrics").await?;
     if status != StatusCode::OK {

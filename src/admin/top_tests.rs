@@ -1,6 +1,7 @@
 use super::*;
 use crate::admin::{fixture, graph, routing};
 use ratatui::crossterm::event::KeyEvent;
+use serde_json::json;
 
 /// What a proxy says that is shown as the fixture has it, so many failures long.
 fn snapshot(failures: u64, at: Instant) -> Snapshot {
@@ -67,7 +68,7 @@ fn a_small_screen_keeps_what_matters_and_none_is_too_small() {
     let text = drawn(&mut long, 140, 20);
     assert!(text.contains("PREDICTED") && line(&text, "because").contains("10.0.0.1:80"), "{text}");
     for (width, height) in [(1, 1), (2, 40), (400, 1), (20, 5), (40, 3)] {
-        for sheet in [Sheet::Endpoints, Sheet::Links, Sheet::Failures] {
+        for sheet in Sheet::ALL {
             drawn(&mut screen(sheet), width, height);
         }
     }
@@ -88,6 +89,58 @@ fn links_are_those_of_the_graph() {
     let text = drawn(&mut screen(Sheet::Links), 120, 20);
     let used = line(&text, "12.0");
     assert!(used.contains("frontend") && used.contains("10.0.0.1:80") && used.contains("0.50"), "{text}");
+}
+
+#[test]
+fn what_each_generation_changed_is_told_the_newest_first() {
+    let mut screen = screen(Sheet::Timeline);
+    let mut seen = snapshot(1, Instant::now());
+    let history = &fixture::state().control.history;
+    [40, 41].into_iter().for_each(|generation| history.add(fixture::change(generation)));
+    seen.routing["history"] = crate::admin::history::last(history, 10);
+    screen.take(Ok(seen));
+    let text = drawn(&mut screen, 260, 20);
+    let newest = line(&text, " 41  ");
+    for word in [
+        "latency",
+        "model",
+        "4.0",
+        "took 120.0 ms where 12.0 ms were predicted",
+        "10.0.0.3:80: healthy -> ejected",
+        "10.0.0.2:80 appeared",
+        "90.0% -> 75.0%",
+    ] {
+        assert!(newest.contains(word), "{word}: {newest}");
+    }
+    assert!(text.find(" 41  ") < text.find(" 40  "), "{text}");
+}
+
+#[test]
+fn both_arms_of_a_trial_stand_one_below_the_other() {
+    let mut screen = screen(Sheet::Canary);
+    assert!(!drawn(&mut screen, 160, 20).contains("against"), "there is no trial");
+    let mut seen = snapshot(1, Instant::now());
+    seen.routing = routing::routing(&fixture::on_trial(false), routing::Filter::default()).unwrap();
+    screen.take(Ok(seen));
+    let text = drawn(&mut screen, 160, 20);
+    let arms: Vec<&str> = text.lines().filter(|l| l.contains("catalog") && l.contains("frontend")).collect();
+    let [model, against] = arms[..] else { panic!("{text}") };
+    assert!(model.contains(" model ") && against.contains(" against "), "{text}");
+    assert!(model.contains("100") && model.contains("10.0") && model.contains("2.0%"), "{model}");
+    assert!(against.contains("300") && against.contains("20.0") && against.contains("75.0%"), "{against}");
+}
+
+#[test]
+fn the_ladder_shows_its_step_and_the_model_its_engine() {
+    let mut screen = screen(Sheet::Model);
+    let text = drawn(&mut screen, 160, 30);
+    assert!(line(&text, "ladder: model").contains("STEERS: the model's scores are fresh"), "{text}");
+    assert!(!line(&text, "ladder: peak_ewma").contains("STEERS"), "{text}");
+    assert!(
+        line(&text, "engine  ").contains("embedded 0.27 on cpu") && text.contains("no ONNX Runtime was found"),
+        "{text}"
+    );
+    assert!(line(&text, "model digest").contains("abc123"), "{text}");
 }
 
 #[test]
@@ -112,6 +165,8 @@ fn keys_turn_sort_filter_move_and_leave() {
     }
     assert!(press(&mut screen, KeyCode::Tab) && screen.sheet == Sheet::Links);
     assert!(press(&mut screen, KeyCode::Char('3')) && screen.sheet == Sheet::Failures);
+    assert!(press(&mut screen, KeyCode::Char('6')) && screen.sheet == Sheet::Model);
+    assert!(press(&mut screen, KeyCode::Tab) && screen.sheet == Sheet::Endpoints, "round and round");
     assert!(!press(&mut screen, KeyCode::Char('q')) && !press(&mut screen, KeyCode::Esc));
     assert!(!pressed(&mut screen, KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)));
 }
@@ -124,10 +179,20 @@ fn trouble_is_said_in_words_above_the_last_answer() {
     seen.routing["generation"]["rung"] = "peak_ewma".into();
     seen.routing["generation"]["rung_reason"] = "no scores\u{1b}[31m".into();
     seen.routing["tables"][0]["panic"] = true.into();
+    seen.routing["reload_refused"] = json!({ "at": "t1", "text": "error: proxy.yaml:14:7: unknown key\nerror: two" });
+    seen.routing["canary"] = json!({ "retreat": { "code": "canary_latency", "reason": "its requests took long" } });
     screen.take(Ok(seen));
     screen.take(Err("nobody listens".into()));
     let text = drawn(&mut screen, 160, 40);
-    for word in ["NO ANSWER: nobody listens", "EXPIRED", "NOT THE MODEL: peak_ewma, because no scores", "PANIC: "] {
+    for word in [
+        "NO ANSWER: nobody listens",
+        "EXPIRED",
+        "NOT THE MODEL: peak_ewma, because no scores",
+        "PANIC: ",
+        "CONFIGURATION REFUSED at t1, the one before it stays: error: proxy.yaml:14:7: unknown key (1 of 2 lines",
+        "TRIAL LOST: its requests took long (canary_latency)",
+        "DISCOVERY: dns catalog.shop:8080 fails to say where catalog is, for 60 s: timeout: nobody answers",
+    ] {
         assert!(text.contains(word), "{word} is not in\n{text}");
     }
     assert!(!text.contains('\u{1b}') && text.contains("10.0.0.1:80"), "{text}");

@@ -12,7 +12,7 @@ use super::{EXIT_CONFIG, EXIT_START};
 use crate::admin::{self, AdminState, ConfigState, Pages};
 use crate::balance::Published;
 use crate::config::{self, Auto, Loaded, Watcher};
-use crate::control::{Bell, Control, Parts, Status};
+use crate::control::{Bell, Control, Keeper, Parts, Status};
 use crate::discovery::Discovery;
 use crate::health::{self, Checks};
 use crate::identity::Identities;
@@ -171,6 +171,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
         bell.clone(),
     );
     // The listeners are those of the first generation; its weights are equal until the model has spoken.
+    let keeper = Keeper::new(status.clone());
     control.publish_first();
     let accepting = Arc::new(AtomicBool::new(false));
     let (serves, served) = mpsc::channel();
@@ -275,6 +276,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
             let checking = health::check(checks, with_endpoints, move || bell.ring());
             tokio::join!(
                 control.run(),
+                keeper.run(),
                 checking,
                 admin,
                 discovering.run(),

@@ -2,11 +2,15 @@
 //!
 //! A tick notes what moved while it makes its tables, so that nothing is compared a second time, and of each kind only the
 //! most: `MAX_NOTED`. The last generations are kept whatever they are, and beside them the last ones in which something
-//! happened, so that an hour of quiet ticks does not push the one that matters out. Nothing here is on a request's way.
+//! happened, so that an hour of quiet ticks does not push the one that matters out. Of a generation that is remembered the
+//! tables that chose for requests are kept, too (`archive`). Nothing here is on a request's way.
 
-use crate::balance::{Cause, Health, ModelIdentity, Rung, Why};
+use super::archive::Archive;
+use super::past::PastTable;
+use crate::balance::{Cause, Generation, Health, ModelIdentity, Rung, Why};
 use crate::links::{LinkKey, NodeKey};
-use std::collections::VecDeque;
+use crate::observe::rfc3339;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -21,6 +25,8 @@ const MAX_NOTABLE: usize = 128;
 const MIN_MOVE: f32 = 0.005;
 /// A weight that moved by so much makes a generation notable.
 const NOTABLE_MOVE: f32 = 0.02;
+/// How far the moments of a request and of its generation may be apart: clocks are read one after the other, and set.
+const CLOCKS: Duration = Duration::from_secs(2);
 /// What a move counts for on a link that hardly anybody uses.
 const UNUSED: f32 = 0.1;
 
@@ -208,6 +214,8 @@ impl Change {
 pub struct History {
     kept: Mutex<Kept>,
     latest: watch::Sender<u64>,
+    /// The tables of generations that are over.
+    pub(super) archive: Archive,
 }
 
 #[derive(Debug, Default)]
@@ -232,6 +240,47 @@ impl History {
             keep(&mut kept.recent, change, MAX_RECENT);
         }
         self.latest.send_replace(generation);
+    }
+
+    /// Hands a generation to whoever keeps tables: a pointer, and nothing where nobody does.
+    pub(crate) fn hand(&self, generation: &Arc<Generation>) {
+        self.archive.hand(generation);
+    }
+
+    /// The tables of a generation by which requests were chosen, each workload and cluster once; none when they are not
+    /// kept, or no longer.
+    #[must_use]
+    pub fn tables(&self, generation: u64) -> Option<Vec<Arc<PastTable>>> {
+        self.archive.tables(generation)
+    }
+
+    /// How many bytes the tables of generations that are over take.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        self.archive.bytes()
+    }
+
+    /// The generations that are remembered.
+    pub(super) fn remembered(&self) -> HashSet<u64> {
+        let kept = self.kept();
+        kept.notable.iter().chain(&kept.recent).map(|c| c.generation).collect()
+    }
+
+    /// What is remembered of a generation, if a request that began at this moment (RFC 3339, as the access log has it) can
+    /// have been steered by it: it was in force then, by the wall clock, give or take [`CLOCKS`]. One of another process, whose
+    /// generations have the same numbers, was not.
+    #[must_use]
+    pub fn steered(&self, generation: u64, began: Option<&str>) -> Option<Arc<Change>> {
+        let kept = self.kept();
+        let of = |id: u64| kept.notable.iter().chain(&kept.recent).find(|c| c.generation == id);
+        let change = of(generation)?;
+        // All moments are written with the same digits, so their order is that of their texts.
+        let fits = began.is_none_or(|began| {
+            let earliest = change.at.checked_sub(CLOCKS).map(rfc3339);
+            let latest = of(generation + 1).and_then(|next| next.at.checked_add(CLOCKS)).map(rfc3339);
+            earliest.is_none_or(|at| *at <= *began) && latest.is_none_or(|at| *began <= *at)
+        });
+        fits.then(|| change.clone())
     }
 
     /// The last so many that are remembered, the oldest first. Between those of long ago others are missing.

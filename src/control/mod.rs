@@ -18,12 +18,14 @@
 //!
 //! Failures here never reach a request: the last generation stays until it expires, and then steers by peak EWMA.
 
+pub mod archive;
 mod budgets;
 mod canary;
 mod compare;
 mod desired;
 mod hedges;
 pub mod history;
+pub mod past;
 mod publish;
 mod roster;
 mod sequence;
@@ -33,6 +35,7 @@ mod tick;
 mod triggers;
 pub mod weights;
 
+pub use archive::Keeper;
 pub use canary::{ArmView, CanaryView, Comparison, Lost, Retreat};
 // For `models/` alone, which draws what the configuration's keys do to them.
 #[doc(hidden)]

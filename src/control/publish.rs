@@ -124,7 +124,7 @@ impl State {
         self.first = false;
         self.generation += 1;
         let at = SystemTime::now();
-        self.parts.published.publish(Generation {
+        let made = Arc::new(Generation {
             id: self.generation,
             made_at: now,
             made_at_wall: at,
@@ -137,6 +137,8 @@ impl State {
             admission: self.desired.admission.clone(),
             clusters: clusters.into(),
         });
+        self.parts.published.publish_shared(made.clone());
+        self.status().history.hand(&made);
         self.status().took_effect(&self.desired.config);
         if turn == Turn::Whole {
             self.status().ticked(cause, self.rung, took);

@@ -90,7 +90,7 @@ impl Status {
     }
 
     /// Shows a view; gives back the one before it where nobody looks at it any more.
-    pub(super) fn show(&self, view: GraphView) -> Option<GraphView> {
+    pub(crate) fn show(&self, view: GraphView) -> Option<GraphView> {
         Arc::into_inner(self.view.swap(Some(Arc::new(view)))?)
     }
 

@@ -87,3 +87,46 @@ async fn where_a_request_went_and_why_is_told_from_the_log_that_the_sidecar_writ
     let (code, _, errors) = pathloom(&["explain", "--request", "no-such-id", "--admin", &admin]).await;
     assert!(code == 1 && errors.contains("no-such-id"), "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_explained_by_the_candidates_of_the_generation_that_chose_and_not_by_todays() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("access.log");
+    let fleet = Fleet::start(2).await;
+    let address = |i: usize| fleet.endpoints[i].address.to_string();
+    // One endpoint at first, another one later.
+    let yaml = |endpoint: &str| {
+        let log = format!("telemetry: {{ access_log: {{ to: '{}' }} }}\n", log.display());
+        // So slow that its generations are remembered however long a busy machine takes.
+        catalog(&format!("[{{ address: '{endpoint}' }}]"), "") + "model: { engine: embedded, tick: 5s }\n" + &log
+    };
+    let mut sidecar = sidecar(yaml(&address(0))).start().await;
+    let admin = sidecar.address("admin").to_string();
+    let mut client = Version::Http1.connect(sidecar.address("in")).await.unwrap();
+    let first = text(&client.get("/").await.unwrap(), "x-request-id").to_owned();
+    sidecar.reload_and_wait(&yaml(&address(1))).await;
+    let explained = async |id: &str| pathloom(&["explain", "--request", id, "--admin", &admin]).await;
+    // The endpoint is gone from the table in force, and so is the generation that chose.
+    wait::eventually("the new endpoint", || async {
+        let (_, out, errors) = pathloom(&["explain", "--admin", &admin]).await;
+        if out.contains(&address(1)) && !out.contains(&address(0)) { Ok(()) } else { Err(out + &errors) }
+    })
+    .await;
+    let told = wait::eventually("the table that chose", || async {
+        let (code, out, errors) = explained(&first).await;
+        if code == 0 && out.contains("as it was then") { Ok(out) } else { Err(out + &errors) }
+    })
+    .await;
+    assert!(told.contains(&format!("{} <- chosen", address(0))) && !told.contains(&address(1)), "{told}");
+    for word in ["policy", "REASON", "rung"] {
+        assert!(told.contains(word), "{word} is not in\n{told}");
+    }
+    // A request of now goes by the table of now.
+    let second = text(&client.get("/").await.unwrap(), "x-request-id").to_owned();
+    let told = wait::eventually("the second request's line", || async {
+        let (code, out, errors) = explained(&second).await;
+        if code == 0 { Ok(out) } else { Err(errors) }
+    })
+    .await;
+    assert!(told.contains(&format!("{} <- chosen", address(1))) && !told.contains(&address(0)), "{told}");
+}

@@ -35,18 +35,20 @@ function against(c, longest) {
     known(seen) && el("i", { style: { width: at(seen) } }), known(said) && el("u", { style: { left: at(said) } }));
 }
 
-const off = c => known(c.observed?.latency_mean_ms) && known(c.predicted?.mean_ms) && c.observed.samples > 0 ? pct(c.predicted.mean_ms / c.observed.latency_mean_ms - 1, 0).replace(/^(?=[^-–])/, "+") : "–";
+const off = c => known(c.observed?.latency_mean_ms) && known(c.predicted?.mean_ms) && (c.observed.samples ?? 1) > 0 ? pct(c.predicted.mean_ms / c.observed.latency_mean_ms - 1, 0).replace(/^(?=[^-–])/, "+") : "–";
 
 /// What is known of each candidate: its numbers, why its share is what it is, and what it looks at. `marked` is the one that was
-/// chosen for a request.
+/// chosen for a request. A table of the past has its own word on attention, and needs no graph.
 export function candidates(t, graph, marked, note) {
   const those = t.candidates.slice(0, MAX_ROWS), longest = Math.max(1e-9, ...t.candidates.flatMap(c => [c.observed?.latency_mean_ms ?? 0, c.predicted?.mean_ms ?? 0]));
+  const past = Boolean(t.past);
+  graph ??= { links: [], nodes: [] };
   const attention = new Map(graph.links.map(l => [l.source + " " + l.destination, l.attention]));
   const looks = key => graph.links.filter(l => l.source === key && known(l.attention)).sort((a, b) => b.attention - a.attention).slice(0, 5);
   const services = new Map(graph.nodes.map(n => [n.key, n.service]));
   const scored = t.candidates.some(c => known(c.score)), guarded = t.candidates.filter(c => known(c.guard));
   const name = c => [c.endpoint, (c.endpoint === marked || c.address === marked) && el("b", { class: "mark" }, " ◀ chosen")];
-  const from = c => attention.get(t.source + " " + c.endpoint);
+  const from = c => past ? c.attention : attention.get(t.source + " " + c.endpoint);
   if (!t.candidates.length) return [section("Candidates", null, empty("The cluster has no endpoints: requests to it are answered with 503."))];
   return [
     section("Candidates", note ?? (scored ? null : "nothing has been scored: no model, or no tick yet"), table([
@@ -57,13 +59,13 @@ export function candidates(t, graph, marked, note) {
     ], those, { key: c => c.endpoint, rowClass: c => !c.eligible && "out" }), t.candidates.length > MAX_ROWS && el("p", { class: "soft" }, `and ${t.candidates.length - MAX_ROWS} more in /routing`)),
     section("Why", guarded.length ? `a guard acted on ${guarded.length} of ${t.candidates.length}` : t.policy === "model" ? "no guard changed a weight in this generation" : `the policy in force is ${t.policy}: no guard acts`,
       table([["endpoint", "l", name], ["share", "", c => pct(c.share)], ["why it is that", "l why", c => c.reason], ["guard", "l why", c => known(c.guard) ? el("b", { class: "warn" }, c.guard) : "none acted"]], those, { key: c => c.endpoint })),
-    scored && section("Attention", "how the caller's attention is shared over its links, and each candidate's over those that it calls", table([
+    scored && section("Attention", "how the caller's attention " + (past ? "was shared over its links" : "is shared over its links, and each candidate's over those that it calls"), table([
       ["candidate", "l", name], ["from the caller", "l", c => known(from(c)) ? bar(from(c)) : "–"],
-      ["looks at", "l", c => {
+      !past && ["looks at", "l", c => {
         const links = looks(c.endpoint);
         return links.length ? el("ul", { class: "looks" }, links.map(l => el("li", {}, bar(l.attention, true), ` ${services.get(l.destination) ?? l.destination} `, el("span", { class: "soft" }, known(l.statistics.latency_mean_ms) ? `${l.destination}, ${ms(l.statistics.latency_mean_ms)} ms` : l.destination)))) : el("span", { class: "soft" }, "calls nobody that is known here");
       }],
-    ], those, { key: c => c.endpoint })),
+    ].filter(Boolean), those, { key: c => c.endpoint })),
   ];
 }
 

@@ -1,14 +1,15 @@
 // The last requests as the access log says them, and one of them by its id: where it went, who chose, what was expected and
-// what came, what made the generation that chose, and how the same choice would be made now.
+// what came, what made the generation that chose, and the candidates as they were then; where those are no longer kept, as they
+// are now.
 
 import { clock, el, empty, fill, hash, known, ms, num, pct, section, table } from "./dom.js";
 import { candidates } from "./explain.js";
 import { told, words } from "./timeline.js";
 
-const LAST = 200, MAX_ROWS = 100, TRIES = 3;
+const LAST = 200, MAX_ROWS = 100, TRIES = 3, NOBODY = { answer: null, error: null, tries: 0, past: null, why: null, missed: 0 };
 const wish = { text: "", failed: false, hold: false };
 /// The request that is looked at. What is over stays as it is, so it is asked for once; not found, a few times.
-let one = { id: null, answer: null, error: null, tries: 0 };
+let one = { id: null, ...NOBODY };
 let held = null;
 
 const failed = r => (r.reason && r.reason !== "redirected") || r.status >= 500 || r.grpc_status > 0;
@@ -78,26 +79,32 @@ function explained(box, answers, context) {
       (error?.known ?? []).length > 0 && el("ul", { class: "list" }, error.known.map(id => el("li", {}, el("a", { href: hash("requests", id) }, id))))));
     return;
   }
-  const r = answer.request, table = answers.table?.tables?.[0], then = answer.then ?? context.live.changes.find(c => c.generation === r.generation);
+  const r = answer.request, past = one.past?.tables?.[0], now = answers.table?.tables?.[0], then = answer.then ?? context.live.changes.find(c => c.generation === r.generation);
   fill(box,
     el("div", { class: "controls", "data-key": "head" }, el("h2", {}, asked(r)), back),
     story(answer),
     r.cluster ? section(`What made generation #${r.generation}`, null, then ? el("ol", { class: "changes" }, el("li", { "data-key": String(then.generation) },
       el("span", {}, el("b", {}, `#${then.generation}`), " ", el("time", { datetime: then.made_at, class: "soft" }, clock(then.made_at))), el("span", {}, el("span", { class: "tag soft" }, then.cause), el("span", { class: "soft" }, ` by ${then.rung}`)), el("ul", {}, words(told([then])[0]))))
       : el("span", { class: "soft" }, "It is no longer remembered: the last 128 are, and beside them the last 128 in which something happened.")) : false,
-    table ? candidates(table, answers.graph, r.endpoint, answers.routing.generation?.id === r.generation ? "the table that chose" : "the table that would choose now") : false);
+    past ? candidates({ ...past, past: true }, null, r.endpoint, `the table that chose, as it was in generation #${r.generation}: observed is what was known when that was made`)
+      : now ? candidates(now, answers.graph, r.endpoint, answers.routing.generation?.id === r.generation ? "the table that chose" : `the table that would choose now${one.why ? `; ${one.why}` : ""}`) : false);
 }
 
 export default {
   title: "Requests",
   needs: ([id, workload, cluster], routing) => {
     if (!known(id)) return { requests: `/requests?last=${LAST}` + (wish.failed ? "&failed=1" : "") };
-    if (one.id !== id) one = { id, answer: null, error: null, tries: 0 };
+    if (one.id !== id) one = { id, ...NOBODY };
     const needs = {};
     if (!one.answer && one.tries < TRIES) needs.request = ["/requests?id=" + encodeURIComponent(id), error => ({ error })];
     if (known(cluster)) {
+      const pair = `workload=${encodeURIComponent(workload)}&cluster=${encodeURIComponent(cluster)}`;
+      const r = one.answer?.request;
+      // What is over stays as it is; what is not there will not come, but for a generation that ends at this moment.
+      if (r && !one.past && one.missed < TRIES) needs.past = [`/routing?generation=${r.generation}&began=${encodeURIComponent(r.time)}&${pair}`, error => ({ error })];
+      if (one.past) return needs;
       const service = routing?.tables.find(t => t.cluster === cluster)?.service;
-      needs.table = [`/routing?workload=${encodeURIComponent(workload)}&cluster=${encodeURIComponent(cluster)}`, () => null];
+      needs.table = [`/routing?${pair}`, () => null];
       needs.graph = "/graph" + (known(service) ? "?around=" + encodeURIComponent(service) : "");
     }
     return needs;
@@ -114,6 +121,9 @@ export default {
       else one.answer = said;
       answers.request = null;
     }
+    if (answers.past?.error) { one.missed++; one.why = answers.past.error.message; }
+    else if (answers.past?.past) one.past = answers.past;
+    answers.past = null;
     const r = one.answer?.request;
     // Its pair's place on the page is known only now.
     if (r?.cluster && r.workload && !known(cluster)) { location.replace(place({ ...r, request_id: id })); return; }

@@ -96,21 +96,21 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn word(text: &str) -> Self {
+    pub(super) fn word(text: &str) -> Self {
         Self { text: if text.is_empty() { "-".to_owned() } else { printable(text) }, number: None, bad: false }
     }
 
-    fn number(value: Option<f64>, digits: usize) -> Self {
+    pub(super) fn number(value: Option<f64>, digits: usize) -> Self {
         let text = value.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
         Self { text, number: Some(value.unwrap_or(f64::NEG_INFINITY)), bad: false }
     }
 
-    fn percent(value: Option<f64>) -> Self {
+    pub(super) fn percent(value: Option<f64>) -> Self {
         let text = value.map_or_else(|| "-".to_owned(), |v| format!("{:.1}%", v * 100.0));
         Self { text, number: Some(value.unwrap_or(f64::NEG_INFINITY)), bad: false }
     }
 
-    fn bad_if(self, bad: bool) -> Self {
+    pub(super) fn bad_if(self, bad: bool) -> Self {
         Self { bad, ..self }
     }
 
@@ -123,15 +123,15 @@ impl Cell {
     }
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(super) fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn at(value: &Value, pointer: &str) -> Option<f64> {
+pub(super) fn at(value: &Value, pointer: &str) -> Option<f64> {
     value.pointer(pointer).and_then(Value::as_f64)
 }
 

@@ -1,9 +1,10 @@
-//! What `top` shows: a head, what is wrong in words, one of three sheets, and the keys.
+//! What `top` shows: a head, what is wrong in words, one of six sheets, and the keys.
 //!
 //! A sheet that is too wide loses its least important columns first; a low screen loses the keys, then the head. Trouble is
 //! words first and colours second.
 
 use super::sheet::{Row, Snapshot};
+use super::state;
 use crate::admin::client::printable;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -31,6 +32,18 @@ pub enum Sheet {
     Links,
     /// What fails, by reason.
     Failures,
+    /// What each generation changed, and why.
+    Timeline,
+    /// Both arms of the model's trial.
+    Canary,
+    /// The ladder, the model and its engine.
+    Model,
+}
+
+impl Sheet {
+    /// All of them, in the order of their keys.
+    pub const ALL: [Sheet; 6] =
+        [Self::Endpoints, Self::Links, Self::Failures, Self::Timeline, Self::Canary, Self::Model];
 }
 
 /// A column: its title, whether it stands to the right, and how long it is kept where space is short (the least first).
@@ -66,22 +79,44 @@ const LINKS: [Column; 10] = [
 const FAILURES: [Column; 5] =
     [("WORKLOAD", false, 1), ("CLUSTER", false, 3), ("REASON", false, 5), ("A SECOND", true, 4), ("IN ALL", true, 2)];
 
+const TIMELINE: [Column; 6] = [
+    ("GENERATION", true, 6),
+    ("MADE AT", false, 4),
+    ("CAUSE", false, 5),
+    ("STEERED BY", false, 3),
+    ("TOOK ms", true, 2),
+    ("WHAT CHANGED", false, 7),
+];
+const CANARY: [Column; 11] = [
+    ("WORKLOAD", false, 7),
+    ("CLUSTER", false, 10),
+    ("ARM", false, 11),
+    ("POLICY", false, 3),
+    ("REQUESTS", true, 6),
+    ("SHARE", true, 4),
+    ("MEAN ms", true, 9),
+    ("P50 ms", true, 2),
+    ("P99 ms", true, 8),
+    ("FAILED", true, 5),
+    ("RATE", true, 1),
+];
+const MODEL: [Column; 2] = [("WHAT", false, 2), ("IS", false, 1)];
+
 impl Sheet {
     fn columns(self) -> &'static [Column] {
         match self {
             Self::Endpoints => &ENDPOINTS,
             Self::Links => &LINKS,
             Self::Failures => &FAILURES,
+            Self::Timeline => &TIMELINE,
+            Self::Canary => &CANARY,
+            Self::Model => &MODEL,
         }
     }
 
     /// The one after it.
     pub fn next(self) -> Self {
-        match self {
-            Self::Endpoints => Self::Links,
-            Self::Links => Self::Failures,
-            Self::Failures => Self::Endpoints,
-        }
+        Self::ALL.into_iter().cycle().skip_while(|sheet| *sheet != self).nth(1).unwrap_or(self)
     }
 
     fn title(self) -> &'static str {
@@ -89,13 +124,16 @@ impl Sheet {
             Self::Endpoints => "endpoints",
             Self::Links => "links",
             Self::Failures => "failures",
+            Self::Timeline => "generations",
+            Self::Canary => "arms of the trial",
+            Self::Model => "the ladder and the model",
         }
     }
 
     /// How it is sorted at first: as it came; failures by their rate.
     fn sorting(self) -> (Option<usize>, bool) {
         match self {
-            Self::Endpoints => (None, false),
+            Self::Endpoints | Self::Timeline | Self::Canary | Self::Model => (None, false),
             Self::Links => (Some(2), true),
             Self::Failures => (Some(3), true),
         }
@@ -188,6 +226,9 @@ impl Screen {
             Sheet::Endpoints => now.endpoints(),
             Sheet::Links => now.links.clone(),
             Sheet::Failures => now.failing(self.before.as_ref()),
+            Sheet::Timeline => state::timeline(&now.routing),
+            Sheet::Canary => state::arms(&now.routing),
+            Sheet::Model => state::model(&now.routing),
         };
         let wanted: Vec<String> = self.filter.split_whitespace().map(str::to_lowercase).collect();
         let holds = |row: &Row, word: &str| row.iter().any(|cell| cell.text.to_lowercase().contains(word));
@@ -294,8 +335,24 @@ impl Screen {
         if let Some(why) = routing.pointer("/scorer/not_ready").and_then(Value::as_str) {
             found.push(format!("NO SCORES: {}", printable(why)));
         }
+        if let Some(refused) = routing.get("reload_refused").and_then(|r| r.get("text")).and_then(Value::as_str) {
+            let (count, first) = (refused.lines().count(), refused.lines().next().unwrap_or_default());
+            let more = if count > 1 { format!(" (1 of {count} lines; `/config` has all)") } else { String::new() };
+            let at = words(routing, "/reload_refused/at");
+            found.push(format!("CONFIGURATION REFUSED at {at}, the one before it stays: {}{more}", printable(first)));
+        }
+        if routing.pointer("/canary/retreat").is_some_and(Value::is_object) {
+            let (code, reason) = (words(routing, "/canary/retreat/code"), words(routing, "/canary/retreat/reason"));
+            found.push(format!("TRIAL LOST: {reason} ({code})"));
+        }
         if let Some(why) = routing.pointer("/identity/alarm/text").and_then(Value::as_str) {
             found.push(format!("IDENTITY: {}", printable(why)));
+        }
+        let sources = routing.get("discovery").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for source in sources.iter().filter(|s| words(s, "/state") == "failing") {
+            let [cluster, from, why] = ["/cluster", "/source", "/reason"].map(|key| words(source, key));
+            let for_s = source.get("failing_for_s").and_then(Value::as_f64).unwrap_or_default();
+            found.push(format!("DISCOVERY: {from} fails to say where {cluster} is, for {for_s:.0} s: {why}; its last endpoints are kept"));
         }
         let tables = routing.get("tables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         for table in tables.iter().filter(|t| t.get("panic") == Some(&Value::Bool(true))) {
@@ -344,7 +401,7 @@ impl Screen {
             words => format!(" with `{words}`"),
         };
         let text = format!(
-            " {}: {} rows{filter}   tab 1 2 3 sheets   ←→ sort   r reverse   ↑↓ move   / filter   q leave",
+            " {}: {} rows{filter}   tab 1 to 6 sheets   ←→ sort   r reverse   ↑↓ move   / filter   q leave",
             self.sheet.title(),
             self.rows
         );

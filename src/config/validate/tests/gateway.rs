@@ -72,7 +72,10 @@ fn a_template_is_a_cluster_for_requests_and_needs_neither_routes_nor_endpoints()
 fn what_hides_every_route_is_said() {
     assert_eq!(of(on(|_| {})), []);
     let hidden = of(on(|config| config.routes[0].matches = RouteMatch::default()));
-    assert!(hidden.len() == 1 && hidden[0].1.contains("no route of Kubernetes gets a request: `routes[0]`"), "{hidden:?}");
+    assert!(
+        hidden.len() == 1 && hidden[0].1.contains("no route of Kubernetes gets a request: `routes[0]`"),
+        "{hidden:?}"
+    );
     assert_eq!(
         of(on(|config| (config.routes, config.clusters) = Default::default())),
         [],
