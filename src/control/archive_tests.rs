@@ -92,6 +92,7 @@ impl Bench {
         let cluster = Cluster {
             name: "c".into(),
             service: "c".into(),
+            port: 80,
             protocol: Protocol::Http1,
             secure: false,
             proxy_protocol: false,
