@@ -25,6 +25,7 @@ use super::watch::Watch;
 use crate::config::ListenerDefaults;
 use crate::identity::{Handshake, Peer, Side, SpiffeId, TlsMode};
 use crate::links::Time;
+use crate::observe::{DurationKind, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -169,6 +170,14 @@ impl Conn {
             let within = if self.leaving.get() { FAREWELL } else { self.core.limits.idle.0 };
             self.watch.deadline.set(now + within);
         }
+    }
+
+    /// Counts what came in the place of a request, and was refused with this status; 0 is none.
+    pub(super) fn refused(&self, status: u16, reason: Reason) {
+        let (core, reason) = (&self.core, Some(reason));
+        // Its method may be anything.
+        let kind = DurationKind::unreadable(status, reason);
+        core.unrouted.finished(core.index, None, (kind, reason), 0, (0, 0), None::<fn() -> _>);
     }
 
     /// Whether a request is under way.

@@ -102,7 +102,7 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
         },
         Reason::Redirected => 2,
         Reason::RequestIncomplete | Reason::ClientGone => 1,
-        Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
+        Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout | Reason::HeadersTimeout => 4,
         Reason::UnknownSource | Reason::UnknownDestination | Reason::NotAllowed | Reason::TlsRequired => 7,
         Reason::RateLimited | Reason::BodyTooLarge => 8,
         Reason::NoRoute => 12,

@@ -75,6 +75,7 @@ impl Engine {
             return Ok(());
         }
         let Some(block) = self.block.take() else { return Ok(()) };
+        self.ended = self.ended.wrapping_add(1);
         self.block((block.stream, block.end), &block.bytes, scratch, place)
     }
 

@@ -26,7 +26,7 @@
 use super::super::transport::Transport;
 use super::super::wire1::Scratch;
 use super::super::wire2::{
-    Code, Deflate, Inflate, Settings, put_goaway, put_ping, put_settings_ack, put_window_update,
+    Code, Deflate, HEAD, Inflate, Settings, put_goaway, put_ping, put_settings_ack, put_window_update,
 };
 use super::floods::Floods;
 use super::heads::Block;
@@ -129,6 +129,8 @@ pub(super) struct Engine {
     pub openers: VecDeque<(u64, Waker)>,
     pub ticket: u64,
     pub floods: Floods,
+    /// How much of what may take only so long came to its end, where that had to be waited for.
+    pub ended: u32,
     leaving: Leaving,
     /// The peer leaves: the last of our streams that it looks at.
     pub left_by: Option<u32>,
@@ -170,6 +172,7 @@ impl Session {
             openers: VecDeque::new(),
             ticket: 0,
             floods: Floods::default(),
+            ended: 0,
             leaving: Leaving::No,
             left_by: None,
             forsaken: false,
@@ -262,6 +265,18 @@ impl Session {
     /// How many streams the peer allows at once.
     pub(in crate::proxy) fn most_streams(&self) -> usize {
         self.engine.borrow().peer.streams
+    }
+
+    /// What the peer has begun and must say in one go, if anything: its first words, a frame that is kept until it is
+    /// whole, a header block. Another number is another one.
+    pub(in crate::proxy) fn unfinished(&self) -> Option<u32> {
+        let engine = self.engine.borrow();
+        (engine.block.is_some() || engine.partial.len() >= HEAD || !engine.peer.known).then_some(engine.ended)
+    }
+
+    /// Gives the connection up, and says why.
+    pub(in crate::proxy) fn give_up(&self, code: Code, why: &'static str) {
+        self.engine.borrow_mut().fail(code, why, &self.scratch);
     }
 
     /// Begins to leave in good order.
@@ -398,6 +413,7 @@ impl Engine {
     /// The peer's settings came.
     pub fn settle(&mut self, settings: Settings, scratch: &Scratch) -> Result<(), (Code, &'static str)> {
         let known = std::mem::replace(&mut self.peer.known, true);
+        self.ended = self.ended.wrapping_add(1);
         if self.role == Role::Client && settings.enable_push == Some(true) {
             return Err((Code::PROTOCOL_ERROR, "a server cannot be pushed to"));
         }

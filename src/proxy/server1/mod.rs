@@ -53,7 +53,6 @@ use super::places::Running;
 use super::transport::Transport;
 use super::upgrade;
 use super::wire1::{Out, Unwritten, Writer, may_end};
-use crate::observe::{DurationKind, Reason};
 use answer::Asked;
 use bytes::{Bytes, BytesMut};
 use downstream::Drained;
@@ -333,10 +332,7 @@ fn late(conn: &Conn, moved: bool) -> bool {
 /// Answers what is no request.
 async fn refuse(conn: &Conn, downstream: &Downstream, failure: Failure) -> After {
     let core = &conn.core;
-    let reason = Some(Reason::BadRequest);
-    // Its method may be anything.
-    let kind = DurationKind::unreadable(failure.status().as_u16(), reason);
-    core.unrouted.finished(core.index, None, (kind, reason), 0, (0, 0), None::<fn() -> _>);
+    conn.refused(failure.status().as_u16(), failure.reason);
     let id = core.ids.borrow_mut().request_id(None, &mut *core.rng.borrow_mut()).0;
     let asked = Asked::new(&Method::GET, Version::HTTP_11, false, false);
     match answer(conn, downstream, failure.response(&id, false, true), asked).await {
