@@ -192,6 +192,13 @@ impl RouteTable {
         self.secured.get(&listen).copied().unwrap_or_default()
     }
 
+    /// Whether connections are taken as they were before: by the same listeners' modes, and from the same workloads.
+    #[must_use]
+    pub fn takes_as(&self, before: &Self) -> bool {
+        let allowed = |table: &Self| table.workloads.iter().map(|w| w.allow.clone()).collect::<Vec<_>>();
+        self.secured == before.secured && self.sources == before.sources && allowed(self) == allowed(before)
+    }
+
     /// What it knows of connections that are no HTTP, or come another way than most.
     #[must_use]
     pub fn connections(&self) -> &Connections {

@@ -14,6 +14,7 @@ mod retries;
 mod shapes;
 mod spans;
 mod special;
+mod stricter;
 mod support;
 mod tcp;
 mod times;
