@@ -4,6 +4,7 @@
 //! request waits on its core, behind those of a higher rank. A place that becomes free on the same core is handed to
 //! the first of them; one that becomes free on another core is found by looking every few milliseconds.
 
+use super::attempts::held_up;
 use super::core::Core;
 use super::failure::Failure;
 use super::flight::Flight;
@@ -222,6 +223,7 @@ pub(super) async fn wait(flight: &mut Flight) -> Result<(), Failure> {
     drop(queued);
     watch.deadline.clear();
     (flight.standing, flight.ready) = (Standing::Inside(inside?), core.clock.now());
+    held_up(flight);
     Ok(())
 }
 

@@ -187,6 +187,7 @@ pub(super) async fn harm(flight: &mut Flight) -> Result<(), Failure> {
         })
         .await?;
         flight.ready = clock.now();
+        held_up(flight);
     }
     match abort {
         Some(status) => Err(Failure::from(Reason::FaultAbort).with_status(status)),
