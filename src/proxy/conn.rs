@@ -11,7 +11,8 @@
 //! request asks anew. A connection that carries no requests (TCP, or upgraded) may go on for as long as a drain may take
 //! (`Notice`).
 //!
-//! What is not HTTP is answered with 400, or 431 for a head too large, and counted as `bad_request`. A client that
+//! What is not HTTP is answered with 400, or 431 for a head too large, and counted as `bad_request`; a head that takes too
+//! long with 408, `headers_timeout`. HTTP/2 says the same by 431, by resetting a stream, or by GOAWAY. A client that
 //! closes its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 

@@ -66,7 +66,10 @@ impl Session {
             match engine.step(&self.scratch, &mut asked) {
                 Ok(Step::On) => {}
                 Ok(Step::Wait) => return None,
-                Err(Broken(code, why)) => engine.fail(code, why, &self.scratch),
+                Err(Broken(code, why)) => {
+                    engine.refused.malformed += 1;
+                    engine.fail(code, why, &self.scratch);
+                }
             }
         }
         asked

@@ -18,7 +18,7 @@ use super::super::watch::Watch;
 use super::super::wire2::Code;
 use super::handle::{Handle, Sender};
 use super::incoming::Asked;
-use super::session::{Role, Session};
+use super::session::{Refused, Role, Session};
 use super::wakes::{StreamWake, Wakes};
 use super::{Patience, Pipe, Silence};
 use crate::observe::Reason;
@@ -127,6 +127,7 @@ where
                 return Poll::Ready(Close::Now);
             }
             self.look_at_unfinished();
+            self.count_refused();
         }
         if let Some((_, deadline)) = &self.unfinished {
             deadline.register(cx.waker());
@@ -214,6 +215,13 @@ where
                 self.unfinished = Some((which, deadline));
             }
         }
+    }
+
+    /// Counts what came in the place of requests.
+    fn count_refused(&self) {
+        let Refused { large, malformed } = self.session.refused();
+        (0..large).for_each(|_| self.conn.refused(431, Reason::BadRequest));
+        (0..malformed).for_each(|_| self.conn.refused(0, Reason::BadRequest));
     }
 
     /// The client did not say in time what it had begun to say.

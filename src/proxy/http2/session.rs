@@ -59,6 +59,15 @@ const FIRST_STREAMS: usize = 100;
 const ASK: [u8; 8] = *b"pathloom";
 const LEAVE: [u8; 8] = *b"leaving!";
 
+/// What came in the place of requests, as counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::proxy) struct Refused {
+    /// Heads that are too large.
+    pub large: u32,
+    /// What is not HTTP/2, or no request: its stream was reset, or the connection ended.
+    pub malformed: u32,
+}
+
 /// Which side of a connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::proxy) enum Role {
@@ -129,6 +138,8 @@ pub(super) struct Engine {
     pub openers: VecDeque<(u64, Waker)>,
     pub ticket: u64,
     pub floods: Floods,
+    /// Requests that were refused since this was last asked.
+    pub refused: Refused,
     /// How much of what may take only so long came to its end, where that had to be waited for.
     pub ended: u32,
     leaving: Leaving,
@@ -172,6 +183,7 @@ impl Session {
             openers: VecDeque::new(),
             ticket: 0,
             floods: Floods::default(),
+            refused: Refused::default(),
             ended: 0,
             leaving: Leaving::No,
             left_by: None,
@@ -272,6 +284,11 @@ impl Session {
     pub(in crate::proxy) fn unfinished(&self) -> Option<u32> {
         let engine = self.engine.borrow();
         (engine.block.is_some() || engine.partial.len() >= HEAD || !engine.peer.known).then_some(engine.ended)
+    }
+
+    /// What was refused since this was last asked.
+    pub(in crate::proxy) fn refused(&self) -> Refused {
+        std::mem::take(&mut self.engine.borrow_mut().refused)
     }
 
     /// Gives the connection up, and says why.

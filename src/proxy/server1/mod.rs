@@ -18,9 +18,9 @@
 //!        v                                                                                                  |
 //!   head awaited --> request under way --> answer written, its body polled --> the rest of the request read +
 //!        |                 |                            |                               |
-//!        | no HTTP         | client gone, too late      | broken                        | too long
+//!        | no HTTP, slow   | client gone, too late      | broken                        | too long
 //!        v                 v                            v                               v
-//!   400, 431 ----------> closed, or closed for sending and listened to until the client has read it (RFC 9112, 9.6)
+//!   400, 431, 408 -----> closed, or closed for sending and listened to until the client has read it (RFC 9112, 9.6)
 //! ```
 //!
 //! **One request at a time.** A pipelined request waits in what was read until the answer before it is written. While
@@ -53,6 +53,7 @@ use super::places::Running;
 use super::transport::Transport;
 use super::upgrade;
 use super::wire1::{Out, Unwritten, Writer, may_end};
+use crate::observe::Reason;
 use answer::Asked;
 use bytes::{Bytes, BytesMut};
 use downstream::Drained;
@@ -145,7 +146,7 @@ impl Waiting {
         match downstream.poll_over(cx, &mut self.rest) {
             Poll::Ready(Drained::Whole) => {}
             Poll::Ready(Drained::Left) => return Poll::Ready(Next::Linger),
-            Poll::Pending => return self.limits(conn, conn.core.limits.idle.0).map(|()| Next::Over),
+            Poll::Pending => return self.limits(conn, conn.core.limits.idle.0),
         }
         loop {
             if !downstream.buf().is_empty() {
@@ -163,7 +164,7 @@ impl Waiting {
             match downstream.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Over),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return self.limits(conn, DRAIN_IDLE).map(|()| Next::Over),
+                Poll::Pending => return self.limits(conn, DRAIN_IDLE),
             }
         }
     }
@@ -193,8 +194,9 @@ impl Waiting {
         Ok(())
     }
 
-    /// Looks at the clock: `leave` is what a connection that was told to leave still gets. Ready when its time is over.
-    fn limits(&mut self, conn: &Conn, leave: Duration) -> Poll<()> {
+    /// Looks at the clock: `leave` is what a connection that was told to leave still gets. Ready when its time is over:
+    /// whoever began a head is told so.
+    fn limits<F: Future>(&mut self, conn: &Conn, leave: Duration) -> Poll<Next<F>> {
         let (core, deadline) = (&conn.core, &conn.watch.deadline);
         if conn.begins_idle() {
             (self.part, self.parting) = (false, false);
@@ -213,7 +215,13 @@ impl Waiting {
             self.part = true;
             deadline.set(core.clock.now() + core.limits.request_headers.0);
         }
-        if deadline.reached() { Poll::Ready(()) } else { Poll::Pending }
+        if !deadline.reached() {
+            Poll::Pending
+        } else if self.part && !self.parting {
+            Poll::Ready(Next::Refused(Reason::HeadersTimeout.into()))
+        } else {
+            Poll::Ready(Next::Over)
+        }
     }
 }
 

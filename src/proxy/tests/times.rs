@@ -208,7 +208,12 @@ async fn slow_heads_and_idle_connections_are_closed() {
             tokio::time::timeout(Duration::from_secs(20), closed_after(proxy, bytes)).await.expect(&case);
         assert!(took >= SHORT / 2, "{case} {took:?}");
         assert_eq!(answer.starts_with("HTTP/1.1 200"), answered, "{case} {answer}");
+        // Who began to say something is told; who said nothing, or was answered, is not.
+        let told = answer.starts_with("HTTP/1.1 408 ") && answer.contains("details=\"headers_timeout\"");
+        assert_eq!(told, std::ptr::eq(proxy, &by_head), "{case} {answer}");
     }
+    assert_eq!(by_head.unrouted().failures[Reason::HeadersTimeout.index()], 2);
+    assert_eq!(by_idle.unrouted().failures, [0; Reason::ALL.len()]);
     // Bytes that drip in do not push the limit back.
     let mut stream = TcpStream::connect(by_head.address).await.unwrap();
     let started = Instant::now();
