@@ -25,8 +25,6 @@ use std::time::Duration;
 
 /// How often a request that waits looks for a place that became free on another core.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// When an overloaded cluster may be asked again, in seconds: what `Retry-After` can say least.
-const RETRY_AFTER_S: u64 = 1;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Where a request stands with its cluster's gate.
@@ -125,12 +123,12 @@ fn pass_on(headers: &mut HeaderMap, class: Option<&str>, depth: u8) {
 }
 
 fn refused(refusal: Refusal) -> Failure {
-    let reason = match refusal {
+    match refusal {
         Refusal::Shed => Reason::Shed,
         Refusal::Full => Reason::Overloaded,
         Refusal::Waited => Reason::QueueTimeout,
-    };
-    Failure::from(reason).retry_after(RETRY_AFTER_S)
+    }
+    .into()
 }
 
 /// A request that waits on this core.
