@@ -48,7 +48,8 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: Op
     let given = said.class.or_else(|| table.route_class(route?));
     let class = given.unwrap_or(table.classes.usual);
     enter(flight, table, (workload, cluster), route, (class, said.depth))?;
-    if given.is_some() || said.depth.is_some() {
+    if table.priorities {
+        // Somebody must begin to count: whose callers say nothing of their depth is the first.
         let class = given.map(|class| table.classes.name(class));
         pass_on(&mut parts.headers, class, said.depth.unwrap_or(0).saturating_add(1));
     }
@@ -119,7 +120,10 @@ fn pass_on(headers: &mut HeaderMap, class: Option<&str>, depth: u8) {
     if let Some(class) = class.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(X_PATHLOOM_CLASS, class);
     }
-    headers.insert(X_PATHLOOM_DEPTH, HeaderValue::from(u16::from(depth)));
+    // All that make a difference are at hand (`admission::MAX_DEPTH`).
+    const AT_HAND: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let known = AT_HAND.get(usize::from(depth)).map(|depth| HeaderValue::from_static(depth));
+    headers.insert(X_PATHLOOM_DEPTH, known.unwrap_or_else(|| HeaderValue::from(u16::from(depth))));
 }
 
 fn refused(refusal: Refusal) -> Failure {
