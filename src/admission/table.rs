@@ -107,9 +107,8 @@ impl Table {
         let priorities = gates.iter().any(Option::is_some)
             || routes.iter().any(|r| r.class.is_some())
             || workloads.iter().any(|w| w.trusted);
-        let active = priorities
-            || routes.iter().any(|r| r.limited.is_some())
-            || workloads.iter().any(|w| w.limited.is_some());
+        let active =
+            priorities || routes.iter().any(|r| r.limited.is_some()) || workloads.iter().any(|w| w.limited.is_some());
         Self { active, priorities, classes, gates, connections, routes, workloads }
     }
 

@@ -442,7 +442,12 @@ pub(super) async fn first_bytes(
                 core.gauge(|g| g.evicted.add(1));
             }
         }
-        if watch.deadline.reached() { Poll::Ready(None) } else { Poll::Pending }
+        if !watch.deadline.reached() {
+            return Poll::Pending;
+        }
+        // Half a preface and too slow: that is said as HTTP/1.1, too, which may wait as long once more.
+        let half = !leaving && !part.is_empty();
+        Poll::Ready(half.then(|| (std::mem::take(&mut part).freeze(), Spoken::Http1)))
     })
     .await;
     known.map(|(read, spoken)| (stream, read, spoken))

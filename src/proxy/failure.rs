@@ -171,7 +171,8 @@ mod tests {
             let answer = failure.response(&id, false, false);
             assert_eq!((answer.status().as_u16(), &answer.headers()[RETRY_AFTER].to_str().unwrap()), (status, &after));
             let answer = failure.response(&id, true, false);
-            assert_eq!((&answer.headers()[&GRPC_STATUS], &answer.headers()[RETRY_AFTER]), (&grpc, &after));
+            assert_eq!(answer.headers()[&GRPC_STATUS], grpc);
+            assert_eq!(answer.headers()[RETRY_AFTER], after);
             assert!(!failure.reason.blames_endpoint(), "{failure:?}");
         }
         for reason in [Reason::NoRoute, Reason::NoEndpoints, Reason::Shutdown, Reason::ResponseTimeout] {

@@ -195,8 +195,10 @@ impl RouteTable {
     /// Whether connections are taken as they were before: by the same listeners' modes, and from the same workloads.
     #[must_use]
     pub fn takes_as(&self, before: &Self) -> bool {
-        let allowed = |table: &Self| table.workloads.iter().map(|w| w.allow.clone()).collect::<Vec<_>>();
-        self.secured == before.secured && self.sources == before.sources && allowed(self) == allowed(before)
+        let allow = self.workloads.iter().map(|workload| &workload.allow);
+        self.secured == before.secured
+            && self.sources == before.sources
+            && allow.eq(before.workloads.iter().map(|workload| &workload.allow))
     }
 
     /// What it knows of connections that are no HTTP, or come another way than most.

@@ -123,11 +123,13 @@ where
             return Poll::Ready(Close::Now);
         }
         if self.wakes.take_connection() {
-            if !self.read() {
+            let there = self.read();
+            // Who leaves is counted, too.
+            self.count_refused();
+            if !there {
                 return Poll::Ready(Close::Now);
             }
             self.look_at_unfinished();
-            self.count_refused();
         }
         if let Some((_, deadline)) = &self.unfinished {
             deadline.register(cx.waker());

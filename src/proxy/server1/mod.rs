@@ -196,7 +196,7 @@ impl Waiting {
 
     /// Looks at the clock: `leave` is what a connection that was told to leave still gets. Ready when its time is over:
     /// whoever began a head is told so.
-    fn limits<F: Future>(&mut self, conn: &Conn, leave: Duration) -> Poll<Next<F>> {
+    fn limits<F: Future + 'static>(&mut self, conn: &Conn, leave: Duration) -> Poll<Next<F>> {
         let (core, deadline) = (&conn.core, &conn.watch.deadline);
         if conn.begins_idle() {
             (self.part, self.parting) = (false, false);

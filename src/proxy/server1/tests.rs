@@ -10,8 +10,6 @@ use crate::balance::Published;
 use crate::config::Config;
 use crate::links::NodeCell;
 use crate::observe::{AccessRecord, AccessSink, TrafficRegistry};
-use http::HeaderValue;
-use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::Mutex;

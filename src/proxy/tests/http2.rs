@@ -445,7 +445,9 @@ async fn what_is_no_request_is_counted_as_it_is_over_http1() {
     }
     // More headers than are taken, of which each is short.
     let mut request = Request::get("http://shop/").body(empty()).unwrap();
-    (0..3_000).for_each(|i| drop(request.headers_mut().insert(http::HeaderName::try_from(format!("x-{i}")).unwrap(), "y".parse().unwrap())));
+    (0..3_000).for_each(|i| {
+        drop(request.headers_mut().insert(http::HeaderName::try_from(format!("x-{i}")).unwrap(), "y".parse().unwrap()))
+    });
     let answer = proxy.connect2().await.send(request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     eventually("it to be counted", async || proxy.unrouted().failures[Reason::BadRequest.index()] == 3).await;

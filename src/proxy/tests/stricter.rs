@@ -7,9 +7,11 @@ use crate::identity::TlsMode;
 use crate::observe::Reason;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// The same, in another mode.
 fn in_mode(config: &Config, tls: TlsMode) -> Config {
@@ -27,36 +29,58 @@ async fn become_strict(proxy: &TestProxy, config: &Config) {
     .await;
 }
 
-/// Answers `/N` after N ms, and everything else at once.
-async fn server() -> Server {
-    Server::http(Http1, |request| async move {
-        let wait = request.uri().path().trim_start_matches('/').parse().unwrap_or(0);
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        Response::new(full("served"))
+/// Answers `/hold` with a permit of the gate's, and everything else at once.
+async fn gated() -> (Server, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let ours = gate.clone();
+    let server = Server::http(Http1, move |request| {
+        let gate = gate.clone();
+        async move {
+            if request.uri().path() == "/hold" {
+                gate.acquire().await.unwrap().forget();
+            }
+            Response::new(full("served"))
+        }
     })
-    .await
+    .await;
+    (server, ours)
+}
+
+/// A connection on which a request was served, and nothing is under way.
+async fn idle(proxy: &TestProxy) -> TcpStream {
+    let mut idle = TcpStream::connect(proxy.address).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await.unwrap();
+    let mut heard = String::new();
+    while !heard.ends_with("served") {
+        let mut more = [0; 1024];
+        let read = idle.read(&mut more).await.unwrap();
+        assert!(read > 0, "{heard}");
+        heard += std::str::from_utf8(&more[..read]).unwrap();
+    }
+    idle
+}
+
+/// Waits until it is closed, without another word: then all connections of the only core know of the change.
+async fn closed(mut idle: TcpStream) {
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), idle.read_to_end(&mut rest)).await;
+    assert_eq!(ended.expect("it is closed").unwrap(), 0);
 }
 
 #[tokio::test]
 async fn an_http1_connection_in_plain_text_is_served_to_the_end_of_its_request_and_no_further() {
-    let server = server().await;
+    let (server, gate) = gated().await;
     for before in [TlsMode::Disabled, TlsMode::Permissive] {
         let config = in_mode(&config(Http1, &[server.address]), before);
         let proxy = TestProxy::start(&config);
-        // One is idle, one is at a request, one begins a request on the way.
-        let mut idle = TcpStream::connect(proxy.address).await.unwrap();
-        idle.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await.unwrap();
-        let mut first = [0; 1024];
-        assert!(idle.read(&mut first).await.unwrap() > 0);
+        let idle = idle(&proxy).await;
         let mut busy = TcpStream::connect(proxy.address).await.unwrap();
-        let pipelined = b"GET /3000 HTTP/1.1\r\nhost: shop\r\n\r\nGET / HTTP/1.1\r\nhost: shop\r\n\r\n";
+        let pipelined = b"GET /hold HTTP/1.1\r\nhost: shop\r\n\r\nGET / HTTP/1.1\r\nhost: shop\r\n\r\n";
         busy.write_all(pipelined).await.unwrap();
         proxy.under_way(1).await;
         become_strict(&proxy, &config).await;
-        let mut rest = Vec::new();
-        idle.read_to_end(&mut rest).await.unwrap();
-        let text = String::from_utf8_lossy(&rest);
-        assert!(!text.contains("HTTP/1.1"), "an idle connection is closed: {text}");
+        closed(idle).await;
+        gate.add_permits(1);
         let mut answers = Vec::new();
         let _ = busy.read_to_end(&mut answers).await;
         let text = String::from_utf8_lossy(&answers).to_lowercase();
@@ -67,29 +91,35 @@ async fn an_http1_connection_in_plain_text_is_served_to_the_end_of_its_request_a
 
 #[tokio::test]
 async fn a_request_that_comes_on_a_connection_from_before_is_refused() {
-    let server = server().await;
+    let (server, gate) = gated().await;
     let config = in_mode(&config(Http1, &[server.address]), TlsMode::Permissive);
     let proxy = TestProxy::start(&config);
-    let mut busy = TcpStream::connect(proxy.address).await.unwrap();
-    // Its head is not whole when the mode changes, so that it is not idle.
-    let (head, rest) = ("GET / HTTP/1.1\r\nhost: sh", "op\r\n\r\n");
-    let mut http2 = proxy.connect2().await;
-    let mut another = Client2(http2.0.clone());
-    let waiting = tokio::spawn(async move { another.get("/3000").await });
-    proxy.under_way(1).await;
-    busy.write_all(head.as_bytes()).await.unwrap();
+    let idle = idle(&proxy).await;
+    let http2 = proxy.connect2().await;
+    let (mut first, mut second) = (Client2(http2.0.clone()), Client2(http2.0));
+    let waiting = tokio::spawn(async move { first.get("/hold").await });
+    // A client that asks on whatever it was told: HEADERS on stream 3 after GOAWAY, of which it says not that it knows.
+    let mut stubborn = TcpStream::connect(proxy.address).await.unwrap();
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    let hold = b"\x00\x00\x0f\x01\x05\x00\x00\x00\x01\x82\x86\x41\x04shop\x04\x05/hold";
+    stubborn.write_all(&[&opening[..], hold].concat()).await.unwrap();
+    proxy.under_way(2).await;
     become_strict(&proxy, &config).await;
-    let _ = busy.write_all(rest.as_bytes()).await;
-    let mut answer = String::new();
-    // Where a busy machine was slow, the connection is gone by now.
-    let _ = busy.read_to_string(&mut answer).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 403 "), "{answer}");
-    // HTTP/2: who was told to leave opens no stream; what is under way ends well.
-    let late = http2.send(Request::get("http://shop/").body(empty()).unwrap()).await;
+    closed(idle).await;
+    stubborn.write_all(b"\x00\x00\x09\x01\x05\x00\x00\x00\x03\x82\x86\x41\x04shop\x84").await.unwrap();
+    let late = second.send(Request::get("http://shop/late").body(empty()).unwrap()).await;
     assert!(late.is_err() || late.is_ok_and(|answer| answer.status() == StatusCode::FORBIDDEN));
+    let refused = || proxy.log.0.lock().unwrap().iter().filter(|l| l.reason == Some(Reason::TlsRequired)).count();
+    // That of `become_strict`, and the stubborn one's.
+    eventually("it to be refused", async || refused() >= 2).await;
+    gate.add_permits(2);
+    // What was under way ends well, and then the connections do.
     assert_eq!(waiting.await.unwrap().status, StatusCode::OK);
-    eventually("it to be closed", async || proxy.gauges.snapshot().downstream_connections == 0).await;
-    assert!(proxy.log.0.lock().unwrap().iter().all(|l| l.status != Some(200) || l.path == "/3000"));
+    drop((second, stubborn));
+    eventually("both to be closed", async || proxy.gauges.snapshot().downstream_connections == 0).await;
+    let log = proxy.log.0.lock().unwrap().clone();
+    let known = log.iter().position(|l| l.reason == Some(Reason::TlsRequired)).unwrap();
+    assert!(log[known..].iter().all(|l| l.status != Some(200) || l.path == "/hold"), "{log:?}");
 }
 
 #[tokio::test]
@@ -163,7 +193,8 @@ async fn an_upgraded_connection_in_plain_text_is_cut_in_the_end() {
     .await;
     let config = in_mode(&config(Http1, &[server.address]), TlsMode::Permissive);
     let proxy = TestProxy::start_with(&config, 1, |options| options.drain = Duration::from_millis(500));
-    let request = Request::get("/").header("connection", "Upgrade").header("upgrade", "websocket").header("host", "shop");
+    let request =
+        Request::get("/").header("connection", "Upgrade").header("upgrade", "websocket").header("host", "shop");
     let response = proxy.connect1().await.send(request.body(empty()).unwrap()).await.unwrap();
     let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     io.write_all(b"x").await.unwrap();

@@ -278,7 +278,9 @@ async fn an_http2_client_may_pause_between_its_requests_and_in_their_bodies() {
     let mut client = proxy.connect2().await;
     let (frames, body) = super::bodies::stream(1);
     let mut sender = Client2(client.0.clone());
-    let posting = tokio::spawn(async move { read(sender.send(Request::post("http://shop/").body(body).unwrap()).await.unwrap()).await });
+    let posting = tokio::spawn(async move {
+        read(sender.send(Request::post("http://shop/").body(body).unwrap()).await.unwrap()).await
+    });
     for _ in 0..3 {
         frames.send(Ok(http_body::Frame::data("part".into()))).await.unwrap();
         tokio::time::sleep(SHORT * 2).await;
