@@ -22,7 +22,6 @@ fn successor(fleet: &Fleet, path: &Path, more: &str) -> Setup {
 /// Callers that behave: a connection is used as long as the proxy keeps it, or for one request.
 struct Callers {
     stop: Arc<AtomicBool>,
-    due: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
     set: JoinSet<Vec<String>>,
 }
@@ -68,7 +67,7 @@ impl Callers {
                 failures
             });
         }
-        Self { stop, due, done, set }
+        Self { stop, done, set }
     }
 
     async fn further(&self, requests: u64) {
@@ -214,6 +213,7 @@ const RATE: u64 = 1_000;
 /// Callers who share a timetable: each takes the next request that is due, as long as there is one.
 struct Timetable {
     stop: Arc<AtomicBool>,
+    due: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
     set: JoinSet<Vec<String>>,
 }
@@ -249,7 +249,7 @@ impl Timetable {
                 failures
             });
         }
-        Self { stop, done, set }
+        Self { stop, due, done, set }
     }
 
     async fn further(&self, requests: u64) {
