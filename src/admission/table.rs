@@ -40,6 +40,8 @@ struct WorkloadSays {
 pub struct Table {
     /// Whether there is anything to do for a request.
     pub active: bool,
+    /// Whether requests are told apart by priority here, so that what is known of it is said further on.
+    pub priorities: bool,
     /// The classes.
     pub classes: Classes,
     gates: Box<[Option<Arc<Gate>>]>,
@@ -102,10 +104,12 @@ impl Table {
                 crate::config::OffOr::Set(most) => Some(most),
             })
             .collect();
-        let active = gates.iter().any(Option::is_some)
-            || routes.iter().any(|r| r.class.is_some() || r.limited.is_some())
-            || workloads.iter().any(|w| w.trusted || w.limited.is_some());
-        Self { active, classes, gates, connections, routes, workloads }
+        let priorities = gates.iter().any(Option::is_some)
+            || routes.iter().any(|r| r.class.is_some())
+            || workloads.iter().any(|w| w.trusted);
+        let active =
+            priorities || routes.iter().any(|r| r.limited.is_some()) || workloads.iter().any(|w| w.limited.is_some());
+        Self { active, priorities, classes, gates, connections, routes, workloads }
     }
 
     /// A cluster's gate, where it has one.

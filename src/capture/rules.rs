@@ -243,7 +243,8 @@ impl Rules {
             AdminAddress::Tcp(address) => Some(*address),
             AdminAddress::Unix(_) => None,
         };
-        let own: BTreeSet<u16> = listeners.chain(admin).map(|a| a.port()).filter(|p| *p != 0).collect();
+        let own = listeners.chain(admin).chain(config.admin.metrics);
+        let own: BTreeSet<u16> = own.map(|a| a.port()).filter(|p| *p != 0).collect();
         let own: Vec<u16> = own.into_iter().collect();
         self.line(format_args!("fib daddr type local {}return", ports(&own)));
     }
@@ -356,6 +357,13 @@ mod tests {
             redirected.nft
         );
         assert!(redirected.nft.contains("type nat hook prerouting") && redirected.ip.is_empty());
+        // Scrapes and probes may have a port of their own.
+        for mode in ["inbound", "tproxy"] {
+            let yaml = format!("{}admin: {{ metrics: '0.0.0.0:9901' }}\n", yaml.replace("MODE", mode));
+            let scraped = rules(&yaml).unwrap();
+            let kept = "    fib daddr type local tcp dport { 9900, 9901, 15006, 15009 } return\n";
+            assert!(scraped.nft.contains(kept), "{mode}: {}", scraped.nft);
+        }
         let transparent = rules(&yaml.replace("MODE", "tproxy")).unwrap();
         assert!(
             transparent.nft.contains("    meta l4proto tcp tproxy to :15006 meta mark set 0x504d accept\n"),

@@ -86,7 +86,7 @@ pub struct Node {
 pub struct ListenerDefaults {
     /// A client connection without a request in flight is closed after this long.
     pub idle: Timespan,
-    /// How long a client may take to send a request's headers.
+    /// How long a client may take to send a request's headers; over HTTP/2 also what it begins with, and any other frame but DATA.
     pub request_headers: Timespan,
     /// The largest request head, in bytes.
     pub max_header_bytes: ByteSize,

@@ -105,6 +105,8 @@ reasons! {
     ResponseIncomplete = "response_incomplete", BAD_GATEWAY, "http_response_incomplete";
     /// The client's request was not proper HTTP, or cannot be passed on.
     BadRequest = "bad_request", BAD_REQUEST, "http_request_error";
+    /// The request's head, or what an HTTP/2 client begins with, was not complete in time.
+    HeadersTimeout = "headers_timeout", REQUEST_TIMEOUT, "http_request_error";
     /// The request's body is longer than its route lets through.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "http_request_denied";
     /// The client's body broke off.
@@ -167,6 +169,7 @@ impl Reason {
             | Reason::EndpointConnections
             | Reason::NoDescriptors
             | Reason::BadRequest
+            | Reason::HeadersTimeout
             | Reason::BodyTooLarge
             | Reason::RequestIncomplete
             | Reason::ClientGone

@@ -4,6 +4,7 @@
 //! request waits on its core, behind those of a higher rank. A place that becomes free on the same core is handed to
 //! the first of them; one that becomes free on another core is found by looking every few milliseconds.
 
+use super::attempts::held_up;
 use super::core::Core;
 use super::failure::Failure;
 use super::flight::Flight;
@@ -24,8 +25,6 @@ use std::time::Duration;
 
 /// How often a request that waits looks for a place that became free on another core.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// When an overloaded cluster may be asked again, in seconds: what `Retry-After` can say least.
-const RETRY_AFTER_S: u64 = 1;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Where a request stands with its cluster's gate.
@@ -49,7 +48,8 @@ pub(super) fn ask(flight: &mut Flight, parts: &mut Parts, seen: &Seen, route: Op
     let given = said.class.or_else(|| table.route_class(route?));
     let class = given.unwrap_or(table.classes.usual);
     enter(flight, table, (workload, cluster), route, (class, said.depth))?;
-    if given.is_some() || said.depth.is_some() {
+    if table.priorities {
+        // Somebody must begin to count: whose callers say nothing of their depth is the first.
         let class = given.map(|class| table.classes.name(class));
         pass_on(&mut parts.headers, class, said.depth.unwrap_or(0).saturating_add(1));
     }
@@ -120,16 +120,19 @@ fn pass_on(headers: &mut HeaderMap, class: Option<&str>, depth: u8) {
     if let Some(class) = class.and_then(|name| HeaderValue::from_str(name).ok()) {
         headers.insert(X_PATHLOOM_CLASS, class);
     }
-    headers.insert(X_PATHLOOM_DEPTH, HeaderValue::from(u16::from(depth)));
+    // All that make a difference are at hand (`admission::MAX_DEPTH`).
+    const AT_HAND: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let known = AT_HAND.get(usize::from(depth)).map(|depth| HeaderValue::from_static(depth));
+    headers.insert(X_PATHLOOM_DEPTH, known.unwrap_or_else(|| HeaderValue::from(u16::from(depth))));
 }
 
 fn refused(refusal: Refusal) -> Failure {
-    let reason = match refusal {
+    match refusal {
         Refusal::Shed => Reason::Shed,
         Refusal::Full => Reason::Overloaded,
         Refusal::Waited => Reason::QueueTimeout,
-    };
-    Failure::from(reason).retry_after(RETRY_AFTER_S)
+    }
+    .into()
 }
 
 /// A request that waits on this core.
@@ -222,6 +225,7 @@ pub(super) async fn wait(flight: &mut Flight) -> Result<(), Failure> {
     drop(queued);
     watch.deadline.clear();
     (flight.standing, flight.ready) = (Standing::Inside(inside?), core.clock.now());
+    held_up(flight);
     Ok(())
 }
 

@@ -402,6 +402,11 @@ pub(super) fn let_go(flight: &mut Flight, now: Time) {
     }
 }
 
+/// What a call that was held up here before its first try says of its time.
+pub(super) fn held_up(flight: &mut Flight) {
+    renew(&mut flight.outgoing, flight.grpc, flight.watch.limit.get(), flight.ready);
+}
+
 /// What must be said anew with each try of a call, which has a `limit` in time.
 pub(super) fn renew(outgoing: &mut Outgoing, grpc: bool, limit: Option<Time>, now: Time) {
     if let (true, Some(limit), Outgoing::Http2(request)) = (grpc, limit, outgoing) {

@@ -6,9 +6,13 @@
 //!
 //! A drain lets an HTTP/1.1 client finish its request, which is answered with `Connection: close`, and lets an idle
 //! one go after a short while, because a request may be on its way; HTTP/2 clients get GOAWAY. What was answered is
-//! still written to a client that reads slowly. The connections of a listener that is closed leave likewise.
+//! still written to a client that reads slowly. The connections of a listener that is closed leave likewise, and those in
+//! plain text of one that has become strict: what is under way on them is finished, what begins is refused. Of rules each
+//! request asks anew. A connection that carries no requests (TCP, or upgraded) may go on for as long as a drain may take
+//! (`Notice`).
 //!
-//! What is not HTTP is answered with 400, or 431 for a head too large, and counted as `bad_request`. A client that
+//! What is not HTTP is answered with 400, or 431 for a head too large, and counted as `bad_request`; a head that takes too
+//! long with 408, `headers_timeout`. HTTP/2 says the same by 431, by resetting a stream, or by GOAWAY. A client that
 //! closes its sending side is taken to be gone, as most proxies do; half-closed clients of plain HTTP do not exist in
 //! practice, and an abandoned request would otherwise run to its end.
 
@@ -25,6 +29,7 @@ use super::watch::Watch;
 use crate::config::ListenerDefaults;
 use crate::identity::{Handshake, Peer, Side, SpiffeId, TlsMode};
 use crate::links::Time;
+use crate::observe::{DurationKind, Reason};
 use crate::route::{ClusterId, WorkloadId};
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -128,9 +133,21 @@ impl Conn {
         self.proven.as_ref().is_some_and(|proven| proven.secure)
     }
 
-    /// Whether it came in plain text where that is refused.
+    /// Whether it came in plain text where that is refused, by now if not when it came.
     pub(super) fn plain_text(&self) -> bool {
-        self.proven.as_ref().is_some_and(|proven| !proven.secure)
+        self.proven.as_ref().map_or(self.listener.strict.get(), |proven| !proven.secure)
+    }
+
+    /// Why its listener would not take it now, if it carries no requests.
+    fn unwelcome(&self) -> Option<Reason> {
+        if self.plain_text() {
+            return Some(Reason::TlsRequired);
+        }
+        let held = self.core.generation();
+        let workload = self.workload(&held).and_then(|id| held.generation.routes.workload(id));
+        let Some(workload) = workload else { return Some(Reason::UnknownSource) };
+        let refused = workload.allow.as_ref().is_some_and(|rules| !rules.allow_connection(self.client_id()));
+        refused.then_some(Reason::NotAllowed)
     }
 
     /// The cluster that it was going to, where it was captured.
@@ -171,6 +188,14 @@ impl Conn {
         }
     }
 
+    /// Counts what came in the place of a request, and was refused with this status; 0 is none.
+    pub(super) fn refused(&self, status: u16, reason: Reason) {
+        let (core, reason) = (&self.core, Some(reason));
+        // Its method may be anything.
+        let kind = DurationKind::unreadable(status, reason).over_tls(self.secure());
+        core.unrouted.finished(core.index, None, (kind, reason), 0, (0, 0), None::<fn() -> _>);
+    }
+
     /// Whether a request is under way.
     pub(super) fn busy(&self) -> bool {
         self.requests.get() > 0
@@ -195,7 +220,41 @@ impl Conn {
 
     /// Whether this connection should end with what it has under way.
     pub(super) fn told_to_leave(&self) -> bool {
-        told_to_leave(&self.core, &self.listener)
+        // Who has proven nothing came when nothing had to be proven.
+        told_to_leave(&self.core, &self.listener) || self.listener.strict.get() && self.proven.is_none()
+    }
+}
+
+/// Until when a connection that carries no requests may go on, and why, once its listener would take it no more.
+pub(super) struct Notice {
+    /// What was last known of the listener.
+    judged: Option<u32>,
+    pub until: Option<(Time, Reason)>,
+}
+
+impl Notice {
+    /// One that was not looked at yet.
+    pub(super) fn none() -> Self {
+        Self { judged: None, until: None }
+    }
+
+    /// Looks at the listener, where that takes other connections than when it was last looked at. Whether it did.
+    /// `rules` says whether the workload's rules are asked, too.
+    pub(super) fn look(&mut self, conn: &Conn, rules: bool) -> bool {
+        let judged = Some(conn.listener.judged.get());
+        if self.judged == judged {
+            return false;
+        }
+        self.judged = judged;
+        let reason = conn.unwelcome().filter(|reason| rules || *reason == Reason::TlsRequired);
+        let at = || self.until.map_or_else(|| conn.core.clock.now() + conn.core.drain, |(at, _)| at);
+        self.until = reason.map(|reason| (at(), reason));
+        true
+    }
+
+    /// The earlier of this and another moment, and why.
+    pub(super) fn or(&self, due: Time, reason: Reason) -> (Time, Reason) {
+        self.until.filter(|(at, _)| *at < due).unwrap_or((due, reason))
     }
 }
 
@@ -383,7 +442,12 @@ pub(super) async fn first_bytes(
                 core.gauge(|g| g.evicted.add(1));
             }
         }
-        if watch.deadline.reached() { Poll::Ready(None) } else { Poll::Pending }
+        if !watch.deadline.reached() {
+            return Poll::Pending;
+        }
+        // Half a preface and too slow: that is said as HTTP/1.1, too, which may wait as long once more.
+        let half = !leaving && !part.is_empty();
+        Poll::Ready(half.then(|| (std::mem::take(&mut part).freeze(), Spoken::Http1)))
     })
     .await;
     known.map(|(read, spoken)| (stream, read, spoken))

@@ -20,7 +20,7 @@ use super::wire1::Scratch;
 use super::{Alarm, ProxyOptions};
 use crate::balance::Generation;
 use crate::config::ListenerDefaults;
-use crate::identity::Identities;
+use crate::identity::{Identities, TlsMode};
 use crate::observe::{AccessSink, Traffic};
 use arc_swap::{ArcSwap, Cache};
 use http::HeaderValue;
@@ -46,6 +46,8 @@ pub(super) enum Command {
     Listen(SocketAddr, std::net::TcpListener),
     /// Close the sockets of this configured address.
     Close(SocketAddr),
+    /// Look anew at which connections the listeners take.
+    Judge,
     /// Leave.
     Drain,
     /// Leave at once.
@@ -69,6 +71,24 @@ pub(super) struct Listener {
     pub name: HeaderValue,
     /// It is served no more: its connections leave.
     pub closed: Cell<bool>,
+    /// It takes no plain text: connections from before that speak it leave.
+    pub strict: Cell<bool>,
+    /// Rises whenever other connections are taken than before.
+    pub judged: Cell<u32>,
+}
+
+impl Listener {
+    pub(super) fn new(address: SocketAddr, actual: SocketAddr) -> Self {
+        let name = HeaderValue::from_str(&actual.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""));
+        let (closed, strict, judged) = Default::default();
+        Self { address, actual, name, closed, strict, judged }
+    }
+
+    /// Looks anew at which connections it takes.
+    fn judge(&self, core: &Core) {
+        self.strict.set(core.generation().generation.routes.tls(self.address) == TlsMode::Strict);
+        self.judged.set(self.judged.get().wrapping_add(1));
+    }
 }
 
 /// A listener, what tells it to close, and the task that accepts.
@@ -104,6 +124,8 @@ pub(super) struct Core {
     pub draining: Cell<bool>,
     /// What is still under way is cut off.
     pub stopping: Cell<bool>,
+    /// How long who must leave may take.
+    pub drain: Duration,
     pub connections: Cell<usize>,
     /// Copies of requests under way (`mirror`).
     pub copies: Cell<usize>,
@@ -145,6 +167,7 @@ impl Core {
             identities: options.identities.clone(),
             draining: Cell::new(false),
             stopping: Cell::new(false),
+            drain: options.drain,
             connections: Cell::new(0),
             copies: Cell::new(0),
             freed: Notify::new(),
@@ -241,9 +264,8 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                     match TcpListener::from_std(socket) {
                         Ok(socket) => {
                             let actual = socket.local_addr().unwrap_or(address);
-                            let name = HeaderValue::from_str(&actual.to_string())
-                                .unwrap_or_else(|_| HeaderValue::from_static(""));
-                            let listener = Rc::new(Listener { address, actual, name, closed: Cell::new(false) });
+                            let listener = Rc::new(Listener::new(address, actual));
+                            listener.judge(&core);
                             let accepts = accept(core.clone(), socket, listener.clone(), close.clone());
                             accepting.push((listener, close, tokio::task::spawn_local(accepts)));
                         }
@@ -255,6 +277,10 @@ async fn serve(core: Rc<Core>, mut commands: mpsc::UnboundedReceiver<Command>) {
                         close.notify_one();
                         listener.closed.set(true);
                     }
+                    core.deadlines.wake_all();
+                }
+                Some(Command::Judge) => {
+                    accepting.iter().for_each(|(listener, ..)| listener.judge(&core));
                     core.deadlines.wake_all();
                 }
                 Some(Command::Drain) => break,

@@ -1,7 +1,7 @@
 //! gRPC's deadlines: `grpc-timeout` says how long a call may take (gRPC over HTTP/2, "Requests").
 //!
 //! What a caller asks for holds where it is shorter than what the route or the cluster allows; the endpoint is told what
-//! is left of the shorter one, with each try anew.
+//! is left of the shorter one: with each try anew, and with the first where the call waited here for it.
 
 use super::names::GRPC_TIMEOUT;
 use bytes::Bytes;

@@ -26,9 +26,20 @@ pub(super) struct Failure {
     pub retry_after_s: Option<u64>,
 }
 
+/// When it may be worth trying again where there was no room, in seconds: what `Retry-After` can say least.
+const RETRY_AFTER_S: u64 = 1;
+
 impl From<Reason> for Failure {
     fn from(reason: Reason) -> Self {
-        Self { reason, status: None, detail: None, retry_after_s: None }
+        let no_room = matches!(
+            reason,
+            Reason::Shed
+                | Reason::Overloaded
+                | Reason::QueueTimeout
+                | Reason::EndpointConnections
+                | Reason::NoDescriptors
+        );
+        Self { reason, status: None, detail: None, retry_after_s: no_room.then_some(RETRY_AFTER_S) }
     }
 }
 
@@ -102,7 +113,7 @@ fn grpc_code(reason: Reason, status: StatusCode) -> u16 {
         },
         Reason::Redirected => 2,
         Reason::RequestIncomplete | Reason::ClientGone => 1,
-        Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout => 4,
+        Reason::ResponseTimeout | Reason::RequestTimeout | Reason::IdleTimeout | Reason::HeadersTimeout => 4,
         Reason::UnknownSource | Reason::UnknownDestination | Reason::NotAllowed | Reason::TlsRequired => 7,
         Reason::RateLimited | Reason::BodyTooLarge => 8,
         Reason::NoRoute => 12,
@@ -148,23 +159,25 @@ mod tests {
     #[test]
     fn overload_is_told_with_its_status_and_when_to_come_back() {
         let id = HeaderValue::from_static("id-1");
-        for (reason, status, grpc) in [
-            (Reason::RateLimited, 429, "8"),
-            (Reason::Shed, 503, "14"),
-            (Reason::Overloaded, 503, "14"),
-            (Reason::QueueTimeout, 503, "14"),
-            (Reason::EndpointConnections, 503, "14"),
-            (Reason::NoDescriptors, 503, "14"),
+        for (failure, status, grpc, after) in [
+            // Its bucket says when.
+            (Failure::from(Reason::RateLimited).retry_after(7), 429, "8", "7"),
+            (Reason::Shed.into(), 503, "14", "1"),
+            (Reason::Overloaded.into(), 503, "14", "1"),
+            (Reason::QueueTimeout.into(), 503, "14", "1"),
+            (Reason::EndpointConnections.into(), 503, "14", "1"),
+            (Reason::NoDescriptors.into(), 503, "14", "1"),
         ] {
-            let failure = Failure::from(reason).retry_after(7);
             let answer = failure.response(&id, false, false);
-            assert_eq!((answer.status().as_u16(), &answer.headers()[RETRY_AFTER]), (status, &HeaderValue::from(7)));
+            assert_eq!((answer.status().as_u16(), &answer.headers()[RETRY_AFTER].to_str().unwrap()), (status, &after));
             let answer = failure.response(&id, true, false);
             assert_eq!(answer.headers()[&GRPC_STATUS], grpc);
-            assert_eq!(answer.headers()[RETRY_AFTER], "7");
-            assert!(!reason.blames_endpoint(), "{reason:?}");
+            assert_eq!(answer.headers()[RETRY_AFTER], after);
+            assert!(!failure.reason.blames_endpoint(), "{failure:?}");
         }
-        assert!(!Failure::from(Reason::NoRoute).response(&id, false, false).headers().contains_key(RETRY_AFTER));
+        for reason in [Reason::NoRoute, Reason::NoEndpoints, Reason::Shutdown, Reason::ResponseTimeout] {
+            assert!(!Failure::from(reason).response(&id, false, false).headers().contains_key(RETRY_AFTER));
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ const PROTECTED: [&str; 20] = [
 
 /// What a request is for: the authority that the client asked for.
 ///
-/// HTTP/1.1 needs exactly one `Host`; an absolute-form target overrides it. HTTP/2's `:authority` must agree with a
+/// HTTP/1.1 needs exactly one `Host`, beside an absolute-form target, too, which overrides it. HTTP/2's `:authority` must agree with a
 /// `Host` beside it. Without any (HTTP/1.0), the listener's own name stands in.
 ///
 /// `line` is the value of `Host`, where that is not among the headers. `known` is what the connection's request before asked for, which is most often the same: it is neither looked at nor
@@ -87,6 +87,10 @@ pub(super) fn authority(
                 return Err(Failure::bad_request("Host and :authority differ."));
             }
             host
+        }
+        // Who needs no `Host` to say where it goes must send one all the same (RFC 9112, section 3.2).
+        (Some(_), None) if parts.version == Version::HTTP_11 => {
+            return Err(Failure::bad_request("The request has no Host."));
         }
         (Some(target), _) => {
             if parts.uri.scheme().is_none_or(|s| *s != Scheme::HTTP && *s != Scheme::HTTPS) {

@@ -62,6 +62,9 @@ fn the_authority_is_what_the_client_asked_for_or_refused() {
     assert_eq!(get(h11, "http://real/x", &[("host", "other")]), ok("real"), "an absolute target overrides Host");
     assert_eq!(get(h11, "ftp://real/x", &[("host", "real")]), Err(400));
     assert_eq!(get(h11, "/", &[]), Err(400), "HTTP/1.1 needs a Host");
+    assert_eq!(get(h11, "http://real/x", &[]), Err(400), "beside an absolute target, too (RFC 9112, section 3.2)");
+    assert_eq!(get(h10, "http://real/x", &[]), ok("real"), "HTTP/1.0 does not");
+    assert_eq!(get(h2, "http://real/x", &[]), ok("real"), "nor HTTP/2");
     assert_eq!(get(h10, "/", &[]), ok("127.0.0.1:15001"), "HTTP/1.0 does not");
     assert_eq!(get(h11, "/", &[("host", "a"), ("host", "a")]), Err(400));
     for bad in ["a b", "user@a", "a/b", "a,b", "a\\b", "a#b", "a?b"] {

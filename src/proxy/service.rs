@@ -372,6 +372,9 @@ impl Control {
         }
         let wanted: BTreeSet<SocketAddr> = routes.listeners().collect();
         let before = std::mem::replace(&mut self.routes, routes);
+        if !self.routes.takes_as(&before) {
+            self.tell(|| Command::Judge);
+        }
         let gone: Vec<SocketAddr> = self.serving.difference(&wanted).copied().collect();
         for address in gone {
             self.listening.forget(address);

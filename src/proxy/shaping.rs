@@ -14,6 +14,7 @@
 //! place there; how long it waits is not taken for the cluster's slowness (`Flight::ready`). It is held to its own limit in time all the
 //! same, and its client may leave meanwhile.
 
+use super::attempts::held_up;
 use super::core::Core;
 use super::failure::Failure;
 use super::flight::Flight;
@@ -187,6 +188,7 @@ pub(super) async fn harm(flight: &mut Flight) -> Result<(), Failure> {
         })
         .await?;
         flight.ready = clock.now();
+        held_up(flight);
     }
     match abort {
         Some(status) => Err(Failure::from(Reason::FaultAbort).with_status(status)),

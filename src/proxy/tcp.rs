@@ -14,7 +14,8 @@
 //! **Ends.** A side that ends its sending is passed on as such, and the other direction goes on. A side that breaks breaks
 //! the other: who reads it must be able to tell. An endpoint that breaks before it ever said something has failed; later, a
 //! reset is how many servers say goodbye. A drain waits for connections, up to its deadline: nobody can tell the clients of
-//! an unknown protocol to leave.
+//! an unknown protocol to leave. One that its listener would not take any more, in plain text where that is refused by now or
+//! against new rules, is cut when it has gone on for as long as a drain may take.
 //!
 //! **Circles.** Nothing in a stream of bytes says where it has been. Where proxies introduce their clients to each other (PROXY
 //! headers) they count themselves there; what this proxy opened itself it knows when it comes back (`own`). One that goes in
@@ -23,7 +24,7 @@
 
 use super::admission::{self, Standing};
 use super::attempts::{Tried, pick};
-use super::conn::Conn;
+use super::conn::{Conn, Notice};
 use super::core::Core;
 use super::dialing::{Open, connect, connect_to};
 use super::flight::Flight;
@@ -299,7 +300,7 @@ async fn carry(mut flight: Box<Flight>, mut pair: Pair, _open: Open) {
     let watch = flight.watch.clone();
     let idle = watch.idle.get();
     let _counted = Carried::new(&core);
-    let mut moved_at = core.clock.now();
+    let (mut moved_at, mut notice) = (core.clock.now(), Notice::none());
     watch.set(moved_at + idle);
     let end = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
@@ -316,8 +317,12 @@ async fn carry(mut flight: Box<Flight>, mut pair: Pair, _open: Open) {
                 flight.received(down as usize);
             }
         }
+        if notice.look(&flight.conn, true) {
+            watch.set(notice.or(moved_at + idle, Reason::IdleTimeout).0);
+        }
         if end.is_pending() && watch.deadline.reached() {
-            let late = watch.overdue(core.clock.now(), moved_at + idle, Reason::IdleTimeout);
+            let (due, reason) = notice.or(moved_at + idle, Reason::IdleTimeout);
+            let late = watch.overdue(core.clock.now(), due, reason);
             return late.map_or(Poll::Pending, |reason| Poll::Ready(End::Late(reason)));
         }
         end

@@ -21,7 +21,9 @@ pub(super) fn came(flight: &Flight, now: Time) -> Option<Came> {
     let begun = |latency_s| Duration::try_from_secs_f32(latency_s).ok();
     let head_at = flight.attempt.and_then(|a| Some(a.begun + begun(a.latency_s?)?));
     match (flight.reason, head_at) {
-        (Some(Reason::RequestIncomplete | Reason::BadRequest | Reason::BodyTooLarge), _) => None,
+        (Some(Reason::RequestIncomplete | Reason::BadRequest | Reason::HeadersTimeout | Reason::BodyTooLarge), _) => {
+            None
+        }
         (Some(Reason::ClientGone), None) => Some(Came::NotWithin(seconds(now))),
         (None | Some(Reason::ClientGone | Reason::IdleTimeout), Some(at)) => {
             let grpc_failed = flight.grpc_status.is_some_and(|s| GRPC_FAILURES.contains(&s));

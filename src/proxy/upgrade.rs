@@ -2,10 +2,11 @@
 //!
 //! Bytes are copied both ways by the client's connection's task; when one side closes its sending half, the other is told, and
 //! the rest still flows. The request counts as under way until both directions are over, or nothing moved for the
-//! cluster's idle limit, or the whole-request limit passed.
+//! cluster's idle limit, or the whole-request limit passed, or its listener takes no plain text any more (`Notice`).
 
 use super::body::Switched;
 use super::clock::Clock;
+use super::conn::Notice;
 use super::flight::Flight;
 use super::wire1::Raw;
 use crate::links::Time;
@@ -31,18 +32,25 @@ pub(super) async fn carry(switched: Switched, client: Raw<()>) {
     let mut copying = pin!(copy_bidirectional_with_sizes(&mut client, &mut endpoint, BUFFER, BUFFER));
     let idle = flight.watch.idle.get();
     let limit = flight.watch.limit.get();
+    let mut notice = Notice::none();
     let over = loop {
-        let due = moved_at.get() + idle;
+        let due = notice.or(moved_at.get() + idle, Reason::IdleTimeout).0;
         let due = limit.map_or(due, |l| l.min(due));
+        let judged = std::future::poll_fn(|cx| {
+            flight.watch.deadline.register(cx.waker());
+            if notice.look(&flight.conn, false) { Poll::Ready(()) } else { Poll::Pending }
+        });
         tokio::select! {
             copied = &mut copying => break copied,
+            () = judged => {}
             () = tokio::time::sleep_until(core.clock.instant(due)) => {
                 let now = core.clock.now();
                 if limit.is_some_and(|l| now >= l) {
                     return flight.broken(Reason::RequestTimeout);
                 }
-                if now >= moved_at.get() + idle {
-                    return flight.broken(Reason::IdleTimeout);
+                let (due, reason) = notice.or(moved_at.get() + idle, Reason::IdleTimeout);
+                if now >= due {
+                    return flight.broken(reason);
                 }
             }
         }

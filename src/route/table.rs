@@ -192,6 +192,15 @@ impl RouteTable {
         self.secured.get(&listen).copied().unwrap_or_default()
     }
 
+    /// Whether connections are taken as they were before: by the same listeners' modes, and from the same workloads.
+    #[must_use]
+    pub fn takes_as(&self, before: &Self) -> bool {
+        let allow = self.workloads.iter().map(|workload| &workload.allow);
+        self.secured == before.secured
+            && self.sources == before.sources
+            && allow.eq(before.workloads.iter().map(|workload| &workload.allow))
+    }
+
     /// What it knows of connections that are no HTTP, or come another way than most.
     #[must_use]
     pub fn connections(&self) -> &Connections {

@@ -53,6 +53,7 @@ mod routing_loop;
 mod secrets;
 mod shares;
 mod steering;
+mod stricter;
 mod tcp;
 mod telemetry;
 mod timeouts;

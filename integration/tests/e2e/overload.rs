@@ -292,16 +292,16 @@ async fn a_class_is_believed_of_trusted_workloads_only_and_passed_on_with_the_de
         let is = |class: &str, depth: &str| (class.to_owned(), depth.to_owned());
         let both = &[("x-pathloom-class", "critical"), ("x-pathloom-depth", "2")];
         assert_eq!(said("in", both).await, is("critical", "3"));
-        assert_eq!(said("outside", both).await, is("", ""), "nobody vouches for it");
+        assert_eq!(said("outside", both).await, is("", "1"), "nobody vouches for it: it is the first of a chain");
         assert_eq!(said("outside", &[("x-kind", "report"), ("x-pathloom-depth", "7")]).await, is("background", "1"));
         assert_eq!(said("in", &[("x-kind", "report"), ("x-pathloom-class", "critical")]).await, is("critical", "1"));
         assert_eq!(
             said("in", &[("x-pathloom-class", "unheard-of")]).await,
-            is("unheard-of", ""),
+            is("unheard-of", "1"),
             "nothing is known of it"
         );
         assert_eq!(said("in", &[("x-pathloom-depth", "4")]).await, is("", "5"));
-        assert_eq!(said("in", &[]).await, is("", ""));
+        assert_eq!(said("in", &[]).await, is("", "1"), "a chain begins here");
     }
 }
 

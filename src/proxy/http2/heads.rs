@@ -75,6 +75,7 @@ impl Engine {
             return Ok(());
         }
         let Some(block) = self.block.take() else { return Ok(()) };
+        self.ended = self.ended.wrapping_add(1);
         self.block((block.stream, block.end), &block.bytes, scratch, place)
     }
 
@@ -131,13 +132,13 @@ impl Engine {
         let (parts, seen) = match self.inflate.request(block, self.limits.head, scratch) {
             Ok(request) => request,
             Err(Refused::Connection(code)) => return Err(undecodable(code)),
-            Err(Refused::Stream(code)) => return self.refuse(id, code, scratch),
+            Err(Refused::Stream(code)) => return self.malformed(id, code, scratch),
             Err(Refused::TooLarge) => return self.too_large(id, end, scratch),
         };
         let left = match length(&parts.headers, &seen) {
-            Ok(Some(left)) if end && left > 0 => return self.refuse(id, Code::PROTOCOL_ERROR, scratch),
+            Ok(Some(left)) if end && left > 0 => return self.malformed(id, Code::PROTOCOL_ERROR, scratch),
             Ok(left) => left,
-            Err(code) => return self.refuse(id, code, scratch),
+            Err(code) => return self.malformed(id, code, scratch),
         };
         let window = i64::from(self.peer.window);
         let slot = self.streams.insert(id, |stream| {
@@ -148,8 +149,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Resets the stream of what is no request.
+    fn malformed(&mut self, id: u32, code: Code, scratch: &Scratch) -> Result<(), Broken> {
+        self.refused.malformed += 1;
+        self.refuse(id, code, scratch)
+    }
+
     /// Answers a request whose headers are too many.
     fn too_large(&mut self, id: u32, end: bool, scratch: &Scratch) -> Result<(), Broken> {
+        self.refused.large += 1;
         let (deflate, status) = (&mut self.deflate, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         let encode = |out: &mut Vec<u8>| deflate.response(out, status, &HeaderMap::new());
         self.out.block(scratch, (id, true), self.peer.frame, encode);

@@ -66,7 +66,10 @@ impl Session {
             match engine.step(&self.scratch, &mut asked) {
                 Ok(Step::On) => {}
                 Ok(Step::Wait) => return None,
-                Err(Broken(code, why)) => engine.fail(code, why, &self.scratch),
+                Err(Broken(code, why)) => {
+                    engine.refused.malformed += 1;
+                    engine.fail(code, why, &self.scratch);
+                }
             }
         }
         asked
@@ -95,7 +98,7 @@ impl Engine {
             self.partial = BytesMut::new();
             return self.data_begins(head, scratch).map(|()| Step::On);
         }
-        let Some(payload) = self.payload(head.len) else { return Ok(Step::Wait) };
+        let Some(payload) = self.payload(head) else { return Ok(Step::Wait) };
         self.frame(head, payload, scratch, place).map(|()| Step::On)
     }
 
@@ -161,7 +164,8 @@ impl Engine {
     }
 
     /// What follows a frame's head, once that is there; both are taken off what was read.
-    fn payload(&mut self, length: usize) -> Option<Bytes> {
+    fn payload(&mut self, head: FrameHead) -> Option<Bytes> {
+        let length = head.len;
         if self.partial.is_empty() {
             if self.input.len() >= HEAD + length {
                 self.input.advance(HEAD);
@@ -178,6 +182,11 @@ impl Engine {
             return None;
         }
         let mut whole = std::mem::take(&mut self.partial).freeze();
+        // A block goes on beyond its frames (`continuation`).
+        let begins_block = head.kind == kind::HEADERS && head.flags & flags::END_HEADERS == 0;
+        if !begins_block && head.kind != kind::CONTINUATION {
+            self.ended = self.ended.wrapping_add(1);
+        }
         whole.advance(HEAD);
         Some(whole)
     }

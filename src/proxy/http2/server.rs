@@ -1,6 +1,8 @@
 //! A client's HTTP/2 connection: one task for it and for all its streams.
 //!
-//! Each stream has a deadline of its own; without a stream the connection's idle limit runs. What is left of an idle
+//! Each stream has a deadline of its own; without a stream the connection's idle limit runs. What a client must say in one
+//! go (its preface and settings, a header block, any frame that is kept until it is whole) may take as long as a request's
+//! headers, whatever else is under way: nothing else can be said meanwhile, and what came of it is held. What is left of an idle
 //! connection is its state, both tables of header compression, and one empty place for a stream.
 //!
 //! A turn is bounded: what comes up while it writes is left to the next one, so that no client keeps the others of its
@@ -8,16 +10,18 @@
 
 use super::super::body::ResponseBody;
 use super::super::conn::Conn;
-use super::super::deadlines::Deadlines;
+use super::super::deadlines::{Deadline, Deadlines};
 use super::super::inbound::Inbound;
 use super::super::seen::Seen;
 use super::super::transport::Transport;
 use super::super::watch::Watch;
+use super::super::wire2::Code;
 use super::handle::{Handle, Sender};
 use super::incoming::Asked;
-use super::session::{Role, Session};
+use super::session::{Refused, Role, Session};
 use super::wakes::{StreamWake, Wakes};
 use super::{Patience, Pipe, Silence};
+use crate::observe::Reason;
 use bytes::Bytes;
 use http::{Response, request};
 use http_body::Body;
@@ -72,6 +76,8 @@ struct Serving<'a, F, A> {
     wakes: Arc<Wakes>,
     streams: Streams<F>,
     silence: Silence,
+    /// What the client has begun to say in one go, and when that must be said.
+    unfinished: Option<(u32, Deadline)>,
 }
 
 impl<'a, F, A> Serving<'a, F, A>
@@ -91,7 +97,7 @@ where
         waker.wake_by_ref();
         let streams =
             Streams { wakes: wakes.clone(), slots: Vec::new(), free: Vec::new(), woken: Vec::new(), watch: None };
-        Self { conn, ask, stream, session, waker, wakes, streams, silence }
+        Self { conn, ask, stream, session, waker, wakes, streams, silence, unfinished: None }
     }
 
     fn into_stream(self) -> Transport {
@@ -116,8 +122,20 @@ where
         if self.silence.broken(cx, || session.heard(), || true, || session.ping()) {
             return Poll::Ready(Close::Now);
         }
-        if self.wakes.take_connection() && !self.read() {
-            return Poll::Ready(Close::Now);
+        if self.wakes.take_connection() {
+            let there = self.read();
+            // Who leaves is counted, too.
+            self.count_refused();
+            if !there {
+                return Poll::Ready(Close::Now);
+            }
+            self.look_at_unfinished();
+        }
+        if let Some((_, deadline)) = &self.unfinished {
+            deadline.register(cx.waker());
+            if deadline.reached() {
+                self.too_slow();
+            }
         }
         self.streams.poll(conn);
         let (mut parting, idle_over) = (false, conn.requests.get() == 0 && conn.watch.deadline.reached());
@@ -168,9 +186,7 @@ where
                 self.streams.begin(Stream { state: State::Asking(asking, sender), watch });
             }
             if self.session.failed() {
-                if !self.conn.leaving.replace(true) {
-                    self.say_farewell();
-                }
+                self.part();
                 return true;
             }
             match self.session.poll_read(&mut cx, &mut self.stream) {
@@ -179,6 +195,43 @@ where
                 Poll::Pending => return true,
             }
         }
+    }
+
+    /// The client was told that it is served no more.
+    fn part(&self) {
+        if !self.conn.leaving.replace(true) {
+            self.say_farewell();
+        }
+    }
+
+    /// Sets the time for what the client has begun to say in one go.
+    fn look_at_unfinished(&mut self) {
+        let (core, now_unfinished) = (&self.conn.core, self.session.unfinished().filter(|_| !self.session.failed()));
+        match (now_unfinished, &self.unfinished) {
+            (None, None) => {}
+            (None, _) => self.unfinished = None,
+            (Some(which), Some((known, _))) if which == *known => {}
+            (Some(which), _) => {
+                let deadline = Deadline::new(&core.deadlines);
+                deadline.set(core.clock.now() + core.limits.request_headers.0);
+                self.unfinished = Some((which, deadline));
+            }
+        }
+    }
+
+    /// Counts what came in the place of requests.
+    fn count_refused(&self) {
+        let Refused { large, malformed } = self.session.refused();
+        (0..large).for_each(|_| self.conn.refused(431, Reason::BadRequest));
+        (0..malformed).for_each(|_| self.conn.refused(0, Reason::BadRequest));
+    }
+
+    /// The client did not say in time what it had begun to say.
+    fn too_slow(&mut self) {
+        self.unfinished = None;
+        self.conn.refused(0, Reason::HeadersTimeout);
+        self.session.give_up(Code::ENHANCE_YOUR_CALM, Reason::HeadersTimeout.in_words());
+        self.part();
     }
 }
 

@@ -26,7 +26,7 @@
 use super::super::transport::Transport;
 use super::super::wire1::Scratch;
 use super::super::wire2::{
-    Code, Deflate, Inflate, Settings, put_goaway, put_ping, put_settings_ack, put_window_update,
+    Code, Deflate, HEAD, Inflate, Settings, put_goaway, put_ping, put_settings_ack, put_window_update,
 };
 use super::floods::Floods;
 use super::heads::Block;
@@ -58,6 +58,15 @@ const FIRST_STREAMS: usize = 100;
 /// What our pings hold: one asks whether the peer is there, the other whether it knows that we leave.
 const ASK: [u8; 8] = *b"pathloom";
 const LEAVE: [u8; 8] = *b"leaving!";
+
+/// What came in the place of requests, as counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::proxy) struct Refused {
+    /// Heads that are too large.
+    pub large: u32,
+    /// What is not HTTP/2, or no request: its stream was reset, or the connection ended.
+    pub malformed: u32,
+}
 
 /// Which side of a connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +138,10 @@ pub(super) struct Engine {
     pub openers: VecDeque<(u64, Waker)>,
     pub ticket: u64,
     pub floods: Floods,
+    /// Requests that were refused since this was last asked.
+    pub refused: Refused,
+    /// How much of what may take only so long came to its end, where that had to be waited for.
+    pub ended: u32,
     leaving: Leaving,
     /// The peer leaves: the last of our streams that it looks at.
     pub left_by: Option<u32>,
@@ -170,6 +183,8 @@ impl Session {
             openers: VecDeque::new(),
             ticket: 0,
             floods: Floods::default(),
+            refused: Refused::default(),
+            ended: 0,
             leaving: Leaving::No,
             left_by: None,
             forsaken: false,
@@ -262,6 +277,23 @@ impl Session {
     /// How many streams the peer allows at once.
     pub(in crate::proxy) fn most_streams(&self) -> usize {
         self.engine.borrow().peer.streams
+    }
+
+    /// What the peer has begun and must say in one go, if anything: its first words, a frame that is kept until it is
+    /// whole, a header block. Another number is another one.
+    pub(in crate::proxy) fn unfinished(&self) -> Option<u32> {
+        let engine = self.engine.borrow();
+        (engine.block.is_some() || engine.partial.len() >= HEAD || !engine.peer.known).then_some(engine.ended)
+    }
+
+    /// What was refused since this was last asked.
+    pub(in crate::proxy) fn refused(&self) -> Refused {
+        std::mem::take(&mut self.engine.borrow_mut().refused)
+    }
+
+    /// Gives the connection up, and says why.
+    pub(in crate::proxy) fn give_up(&self, code: Code, why: &'static str) {
+        self.engine.borrow_mut().fail(code, why, &self.scratch);
     }
 
     /// Begins to leave in good order.
@@ -398,6 +430,7 @@ impl Engine {
     /// The peer's settings came.
     pub fn settle(&mut self, settings: Settings, scratch: &Scratch) -> Result<(), (Code, &'static str)> {
         let known = std::mem::replace(&mut self.peer.known, true);
+        self.ended = self.ended.wrapping_add(1);
         if self.role == Role::Client && settings.enable_push == Some(true) {
             return Err((Code::PROTOCOL_ERROR, "a server cannot be pushed to"));
         }

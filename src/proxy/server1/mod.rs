@@ -18,9 +18,9 @@
 //!        v                                                                                                  |
 //!   head awaited --> request under way --> answer written, its body polled --> the rest of the request read +
 //!        |                 |                            |                               |
-//!        | no HTTP         | client gone, too late      | broken                        | too long
+//!        | no HTTP, slow   | client gone, too late      | broken                        | too long
 //!        v                 v                            v                               v
-//!   400, 431 ----------> closed, or closed for sending and listened to until the client has read it (RFC 9112, 9.6)
+//!   400, 431, 408 -----> closed, or closed for sending and listened to until the client has read it (RFC 9112, 9.6)
 //! ```
 //!
 //! **One request at a time.** A pipelined request waits in what was read until the answer before it is written. While
@@ -53,7 +53,7 @@ use super::places::Running;
 use super::transport::Transport;
 use super::upgrade;
 use super::wire1::{Out, Unwritten, Writer, may_end};
-use crate::observe::{DurationKind, Reason};
+use crate::observe::Reason;
 use answer::Asked;
 use bytes::{Bytes, BytesMut};
 use downstream::Drained;
@@ -146,7 +146,7 @@ impl Waiting {
         match downstream.poll_over(cx, &mut self.rest) {
             Poll::Ready(Drained::Whole) => {}
             Poll::Ready(Drained::Left) => return Poll::Ready(Next::Linger),
-            Poll::Pending => return self.limits(conn, conn.core.limits.idle.0).map(|()| Next::Over),
+            Poll::Pending => return self.limits(conn, conn.core.limits.idle.0),
         }
         loop {
             if !downstream.buf().is_empty() {
@@ -164,7 +164,7 @@ impl Waiting {
             match downstream.poll_fill(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Over),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return self.limits(conn, DRAIN_IDLE).map(|()| Next::Over),
+                Poll::Pending => return self.limits(conn, DRAIN_IDLE),
             }
         }
     }
@@ -194,8 +194,9 @@ impl Waiting {
         Ok(())
     }
 
-    /// Looks at the clock: `leave` is what a connection that was told to leave still gets. Ready when its time is over.
-    fn limits(&mut self, conn: &Conn, leave: Duration) -> Poll<()> {
+    /// Looks at the clock: `leave` is what a connection that was told to leave still gets. Ready when its time is over:
+    /// whoever began a head is told so.
+    fn limits<F: Future + 'static>(&mut self, conn: &Conn, leave: Duration) -> Poll<Next<F>> {
         let (core, deadline) = (&conn.core, &conn.watch.deadline);
         if conn.begins_idle() {
             (self.part, self.parting) = (false, false);
@@ -214,7 +215,13 @@ impl Waiting {
             self.part = true;
             deadline.set(core.clock.now() + core.limits.request_headers.0);
         }
-        if deadline.reached() { Poll::Ready(()) } else { Poll::Pending }
+        if !deadline.reached() {
+            Poll::Pending
+        } else if self.part && !self.parting {
+            Poll::Ready(Next::Refused(Reason::HeadersTimeout.into()))
+        } else {
+            Poll::Ready(Next::Over)
+        }
     }
 }
 
@@ -333,10 +340,7 @@ fn late(conn: &Conn, moved: bool) -> bool {
 /// Answers what is no request.
 async fn refuse(conn: &Conn, downstream: &Downstream, failure: Failure) -> After {
     let core = &conn.core;
-    let reason = Some(Reason::BadRequest);
-    // Its method may be anything.
-    let kind = DurationKind::unreadable(failure.status().as_u16(), reason).over_tls(conn.secure());
-    core.unrouted.finished(core.index, None, (kind, reason), 0, (0, 0), None::<fn() -> _>);
+    conn.refused(failure.status().as_u16(), failure.reason);
     let id = core.ids.borrow_mut().request_id(None, &mut *core.rng.borrow_mut()).0;
     let asked = Asked::new(&Method::GET, Version::HTTP_11, false, false);
     match answer(conn, downstream, failure.response(&id, false, true), asked).await {

@@ -10,8 +10,6 @@ use crate::balance::Published;
 use crate::config::Config;
 use crate::links::NodeCell;
 use crate::observe::{AccessRecord, AccessSink, TrafficRegistry};
-use http::HeaderValue;
-use std::cell::Cell;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -62,8 +60,7 @@ async fn connected() -> (TcpStream, Rc<Downstream>) {
     let core = core();
     let watch = Watch::new(&core.deadlines);
     let downstream = Downstream::new(core, Transport::Plain(stream), Bytes::new());
-    let listener =
-        Listener { address, actual: address, name: HeaderValue::from_static("here"), closed: Cell::new(false) };
+    let listener = Listener::new(address, address);
     let peer = (peer.ip(), None, None);
     let conn = Conn::new(downstream.core().clone(), Rc::new(listener), peer, false, watch);
     let served = downstream.clone();

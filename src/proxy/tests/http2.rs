@@ -425,3 +425,30 @@ async fn early_hints_reach_http2_clients_without_what_is_for_one_hop_and_in_boun
         }
     }
 }
+
+#[tokio::test]
+async fn what_is_no_request_is_counted_as_it_is_over_http1() {
+    let server = Server::echo(Http1).await;
+    let proxy = TestProxy::start(&config(Http1, &[server.address]));
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    // A block without `:path`, which resets its stream; DATA on no stream, which ends the connection.
+    let pathless = b"\x00\x00\x02\x01\x05\x00\x00\x00\x01\x82\x86";
+    let stray = b"\x00\x00\x01\x00\x00\x00\x00\x00\x00x";
+    for (bytes, count) in [(&pathless[..], 1), (stray, 2)] {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(&[opening, bytes].concat()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let counted = || proxy.unrouted().failures[Reason::BadRequest.index()];
+        eventually("it to be counted", async || counted() >= count).await;
+        assert_eq!(counted(), count, "{bytes:?}");
+    }
+    // More headers than are taken, of which each is short.
+    let mut request = Request::get("http://shop/").body(empty()).unwrap();
+    (0..3_000).for_each(|i| {
+        drop(request.headers_mut().insert(http::HeaderName::try_from(format!("x-{i}")).unwrap(), "y".parse().unwrap()))
+    });
+    let answer = proxy.connect2().await.send(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    eventually("it to be counted", async || proxy.unrouted().failures[Reason::BadRequest.index()] == 3).await;
+}

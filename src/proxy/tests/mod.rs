@@ -15,6 +15,7 @@ mod shapes;
 mod slow_clients;
 mod spans;
 mod special;
+mod stricter;
 mod support;
 mod tcp;
 mod times;

@@ -334,13 +334,21 @@ async fn the_limit_of_the_whole_request_holds_over_all_tries() {
     assert!(begun.elapsed() >= Duration::from_millis(1_500));
 }
 
+/// What an endpoint was told, in milliseconds.
+fn deadline_ms(told: &Option<String>) -> f64 {
+    let (value, unit) = told.as_ref().unwrap().split_at(told.as_ref().unwrap().len() - 1);
+    let unit_ms = match unit {
+        "n" => 1e-6,
+        "u" => 1e-3,
+        "m" => 1.0,
+        "S" => 1e3,
+        other => panic!("{other}"),
+    };
+    value.parse::<f64>().unwrap() * unit_ms
+}
+
 #[tokio::test]
 async fn a_grpc_deadline_is_kept_and_what_is_left_of_it_is_passed_on() {
-    let deadline_ms = |told: &Option<String>| {
-        let text = told.as_ref().unwrap();
-        let scale = if text.ends_with('n') { 1e6 } else { 1e3 };
-        text[..text.len() - 1].parse::<f64>().unwrap() / scale
-    };
     // The caller's is shorter, the route's is, the caller has none.
     for (asked, expected_ms) in [(Some("2S"), 2_000.0), (Some("1H"), 4_000.0), (None, 4_000.0)] {
         let (servers, seen) =
@@ -357,11 +365,58 @@ async fn a_grpc_deadline_is_kept_and_what_is_left_of_it_is_passed_on() {
         let seen = seen.lock().unwrap();
         match asked {
             Some("2S") => assert_eq!(seen[0].2.as_deref(), asked, "as the caller said it"),
-            _ => assert_eq!(deadline_ms(&seen[0].2), expected_ms, "{asked:?}"),
+            _ => assert!((deadline_ms(&seen[0].2) - expected_ms).abs() < 1e-3, "{asked:?} {seen:?}"),
         }
         let left = deadline_ms(&seen[1].2);
         assert!(left <= expected_ms - 1_000.0 && left > 0.0, "{asked:?} {left}");
     }
+}
+
+#[tokio::test]
+async fn what_a_call_waited_here_before_its_first_try_is_taken_off_its_deadline() {
+    let call = |path: &str, timeout: &str| {
+        let call = Request::post(format!("http://shop{path}")).header("content-type", "application/grpc");
+        call.header("grpc-timeout", timeout).body(full("message")).unwrap()
+    };
+    let (held, holding) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (open, began) = (held.clone(), holding.clone());
+    let server = Server::http(Http2, move |request: Request<hyper::body::Incoming>| {
+        let (held, holding) = (held.clone(), holding.clone());
+        async move {
+            if request.uri().path() == "/hold" {
+                holding.notify_one();
+                held.notified().await;
+            }
+            let told = request.headers().get("grpc-timeout").map(|told| told.to_str().unwrap().to_owned());
+            Response::new(full(told.unwrap_or_default()))
+        }
+    })
+    .await;
+    // A fault's delay.
+    let mut delayed = config(Http2, &[server.address]);
+    delayed.routes[0].fault.delay =
+        crate::config::Delay { time: Timespan(Duration::from_millis(300)), share: Share(1.0) };
+    let proxy = TestProxy::start(&delayed);
+    let told = text(&ask(&proxy, Http2, call("/", "30S")).await).to_owned();
+    let left = deadline_ms(&Some(told));
+    assert!(left > 0.0 && left <= 29_700.0, "{left}");
+    // The wait for a place.
+    let mut narrow = config(Http2, &[server.address]);
+    cluster(&mut narrow).admission.concurrency = crate::config::Concurrency::Limit(1);
+    cluster(&mut narrow).admission.wait = Timespan(Duration::from_secs(20));
+    let proxy = TestProxy::start(&narrow);
+    let mut client = proxy.connect2().await;
+    let (mut first, mut second) = (Client2(client.0.clone()), Client2(client.0.clone()));
+    let holds = tokio::spawn(async move { read(first.send(call("/hold", "30S")).await.unwrap()).await });
+    began.notified().await;
+    let waits = tokio::spawn(async move { read(second.send(call("/", "30S")).await.unwrap()).await });
+    proxy.under_way(2).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    open.notify_one();
+    assert_eq!(text(&holds.await.unwrap()), "30S", "it did not wait: as the caller said it");
+    let left = deadline_ms(&Some(text(&waits.await.unwrap()).to_owned()));
+    assert!(left > 0.0 && left <= 29_700.0, "{left}");
+    assert_eq!(text(&read(client.send(call("/", "30S")).await.unwrap()).await), "30S");
 }
 
 #[tokio::test]

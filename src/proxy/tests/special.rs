@@ -271,6 +271,7 @@ async fn what_cannot_be_passed_on_is_refused_and_reaches_nobody() {
         ("GET / HTTP/3.7\r\nhost: a\r\n\r\n", 400),
         ("nonsense\r\n\r\n", 400),
         ("GET http://a@b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        ("GET http://shop/ HTTP/1.1\r\n\r\n", 400),
     ] {
         let answer = proxy.raw(request).await;
         assert!(
@@ -280,7 +281,7 @@ async fn what_cannot_be_passed_on_is_refused_and_reaches_nobody() {
         assert_eq!(answer.matches("HTTP/1.").count(), 1, "{request:?}: one answer, then the end: {answer:?}");
     }
     assert_eq!(server.connections(), 0);
-    assert_eq!(proxy.unrouted().failures[Reason::BadRequest.index()], 17);
+    assert_eq!(proxy.unrouted().failures[Reason::BadRequest.index()], 18);
     // Both lengths: the coding counts, the length does not go on, and the connection closes (RFC 9112, section 6.1).
     let both = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     let answer = proxy.raw(both).await;

@@ -208,7 +208,12 @@ async fn slow_heads_and_idle_connections_are_closed() {
             tokio::time::timeout(Duration::from_secs(20), closed_after(proxy, bytes)).await.expect(&case);
         assert!(took >= SHORT / 2, "{case} {took:?}");
         assert_eq!(answer.starts_with("HTTP/1.1 200"), answered, "{case} {answer}");
+        // Who began to say something is told; who said nothing, or was answered, is not.
+        let told = answer.starts_with("HTTP/1.1 408 ") && answer.contains("details=\"headers_timeout\"");
+        assert_eq!(told, std::ptr::eq(proxy, &by_head), "{case} {answer}");
     }
+    assert_eq!(by_head.unrouted().failures[Reason::HeadersTimeout.index()], 2);
+    assert_eq!(by_idle.unrouted().failures, [0; Reason::ALL.len()]);
     // Bytes that drip in do not push the limit back.
     let mut stream = TcpStream::connect(by_head.address).await.unwrap();
     let started = Instant::now();
@@ -216,6 +221,74 @@ async fn slow_heads_and_idle_connections_are_closed() {
         tokio::time::sleep(SHORT / 4).await;
     }
     assert!(started.elapsed() < LATE);
+}
+
+/// What an HTTP/2 client begins with.
+const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+/// GET http://shop/20000, whole, on stream 1.
+const WAITING: &[u8] = b"\x00\x00\x10\x01\x05\x00\x00\x00\x01\x82\x86\x41\x04shop\x04\x06/20000";
+/// The beginning of a block of headers on stream 3: `:method: GET`.
+const BEGUN: &[u8] = b"\x00\x00\x01\x01\x01\x00\x00\x00\x03\x82";
+/// It goes on by one field, and not to its end.
+const MORE: &[u8] = b"\x00\x00\x05\x09\x00\x00\x00\x00\x03\x40\x01a\x01b";
+
+#[tokio::test]
+async fn what_an_http2_client_must_say_in_one_go_is_held_to_the_time_of_headers_whatever_else_is_under_way() {
+    let server = slow(Http1).await;
+    let config = with(config(Http1, &[server.address]), |c| c.listeners.request_headers = span(SHORT));
+    let idle = [&OPENING[..24], &b"\x00\x00"[..]].concat();
+    for (what, first, drip, requests) in [
+        ("no settings", &OPENING[..24], &b""[..], 0),
+        ("half the settings", &idle, b"", 0),
+        ("a block that is not continued", &[OPENING, BEGUN].concat(), b"", 0),
+        ("one that is, for ever", &[OPENING, BEGUN].concat(), MORE, 0),
+        ("one that is, beside a request", &[OPENING, WAITING, BEGUN].concat(), MORE, 1),
+        ("half a frame beside a request", &[OPENING, WAITING, &BEGUN[..9]].concat(), b"", 1),
+    ] {
+        let proxy = TestProxy::start(&config);
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(first).await.unwrap();
+        proxy.under_way(requests).await;
+        let (mut reading, mut writing) = stream.split();
+        let mut said = Vec::new();
+        let dripping = async {
+            while !drip.is_empty() && writing.write_all(drip).await.is_ok() {
+                tokio::time::sleep(SHORT / 5).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let reading = tokio::time::timeout(LATE * 2, reading.read_to_end(&mut said));
+        tokio::select! {
+            // A client that goes on sending may be reset in the end.
+            over = reading => drop(over.expect(what)),
+            () = dripping => {}
+        }
+        let goaway = said.windows(16).any(|at| at == b"headers_timeout:");
+        assert!(goaway, "{what}: {}", String::from_utf8_lossy(&said));
+        assert_eq!(proxy.unrouted().failures[Reason::HeadersTimeout.index()], 1, "{what}");
+        proxy.under_way(0).await;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_client_may_pause_between_its_requests_and_in_their_bodies() {
+    let server = Server::echo(Http1).await;
+    let config = with(config(Http1, &[server.address]), |c| c.listeners.request_headers = span(SHORT));
+    let proxy = TestProxy::start(&config);
+    let mut client = proxy.connect2().await;
+    let (frames, body) = super::bodies::stream(1);
+    let mut sender = Client2(client.0.clone());
+    let posting = tokio::spawn(async move {
+        read(sender.send(Request::post("http://shop/").body(body).unwrap()).await.unwrap()).await
+    });
+    for _ in 0..3 {
+        frames.send(Ok(http_body::Frame::data("part".into()))).await.unwrap();
+        tokio::time::sleep(SHORT * 2).await;
+        assert_eq!(client.get("/").await.status, StatusCode::OK);
+    }
+    drop(frames);
+    assert_eq!(posting.await.unwrap().status, StatusCode::OK);
+    assert_eq!(proxy.unrouted().failures[Reason::HeadersTimeout.index()], 0);
 }
 
 #[tokio::test]

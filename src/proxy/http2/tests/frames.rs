@@ -85,6 +85,53 @@ fn what_ends_a_connection() {
 }
 
 #[test]
+fn what_must_be_said_in_one_go_is_known_while_it_is_unfinished_and_told_apart() {
+    let mut peer = Peer::fresh(Role::Server);
+    let unfinished = |peer: &Peer| peer.session.unfinished();
+    let first = unfinished(&peer);
+    assert!(first.is_some());
+    let opening = [PREFACE, &settings(Settings::default())[..]].concat();
+    for (at, byte) in opening.iter().enumerate() {
+        assert_eq!(unfinished(&peer), first, "byte {at} of the preface and the settings");
+        peer.say(&[*byte]);
+    }
+    assert_eq!(unfinished(&peer), None);
+    // Part of a frame's head may begin anything; what is known of a body is its own matter.
+    let sender = peer.posted(1);
+    let body = sender.receiver();
+    peer.say(&data(1, false, b"some bytes of a body")[..3]);
+    assert_eq!(unfinished(&peer), None);
+    peer.say(&data(1, false, b"some bytes of a body")[3..15]);
+    assert_eq!(unfinished(&peer), None);
+    peer.say(&data(1, false, b"some bytes of a body")[15..]);
+    // A block is one from its first byte to its last, in however many pieces.
+    let block = [frame(1, 1, 3, &[0x82, 0x86]), frame(9, 0, 3, &[0x84]), frame(9, 4, 3, b"\x41\x01a")].concat();
+    peer.say(&block[..HEAD]);
+    let begun = unfinished(&peer);
+    assert!(begun.is_some() && begun != first);
+    for byte in &block[HEAD..block.len() - 1] {
+        assert!(peer.say(&[*byte]).is_empty());
+        assert_eq!(unfinished(&peer), begun);
+    }
+    // The next one begins with the same read: it is another.
+    let next = frame(1, 1, 5, &[0x82, 0x86]);
+    assert_eq!(peer.say(&[&block[block.len() - 1..], &next].concat()).len(), 1);
+    let another = unfinished(&peer);
+    assert!(another.is_some() && another != begun);
+    assert_eq!(peer.say(&frame(9, 4, 5, b"\x84\x41\x01a")).len(), 1);
+    assert_eq!(unfinished(&peer), None);
+    // And so it is with frames that are no headers.
+    let ping = frame(kind::PING, 0, 0, &[7; 8]);
+    peer.say(&ping[..12]);
+    let one = unfinished(&peer);
+    peer.say(&[&ping[12..], &ping[..12]].concat());
+    assert!(one.is_some() && unfinished(&peer).is_some() && unfinished(&peer) != one);
+    peer.say(&ping[12..]);
+    assert_eq!(unfinished(&peer), None);
+    drop((sender, body));
+}
+
+#[test]
 fn what_ends_a_stream_alone() {
     let cases: Vec<(&str, Vec<u8>, Code)> = vec![
         ("WINDOW_UPDATE of nothing", window(1, 0), Code::PROTOCOL_ERROR),
