@@ -181,7 +181,7 @@ async fn whoever_does_not_prove_what_is_expected_is_asked_nothing() {
     let (ca, other) = (authority(), authority());
     let near = Node::new(&ca, "spiffe://mesh/near", &[&ca]);
     let (address, mut sees) = endpoint(Node::new(&ca, "spiffe://mesh/far", &[&ca]).server()).await;
-    let (strange, mut sees_strange) = endpoint(Node::new(&other, "spiffe://mesh/far", &[&ca]).server()).await;
+    let (strange, mut sees_strange) = endpoint(Node::new(&other, "spiffe://mesh/far", &[&other]).server()).await;
     for check in KINDS {
         let wrong = near.asks(address, check, "spiffe://mesh/other").await;
         assert_eq!(wrong, Err(Unwell::Unsecured(Handshake::WrongIdentity)), "{check:?}");

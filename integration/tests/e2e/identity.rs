@@ -62,7 +62,7 @@ impl Authority {
     }
 
     /// The configuration's section for an identity.
-    fn yaml(&self, folder: &str) -> String {
+    pub fn yaml(&self, folder: &str) -> String {
         let file = |name: &str| self.file(folder, name).display().to_string();
         let (certificate, key, bundle) = (file("cert.pem"), file("key.pem"), file("bundle.pem"));
         format!("identity: {{ certificate: '{certificate}', key: '{key}', bundle: '{bundle}' }}\n")
