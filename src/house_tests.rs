@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-const ROOMS: [&str; 20] = [
+const ROOMS: [&str; 21] = [
     "config",
     "links",
     "observe",
     "discovery",
     "capture",
     "identity",
+    "secure",
     "workload_api",
     "route",
     "admission",
@@ -26,7 +27,7 @@ const ROOMS: [&str; 20] = [
 ];
 
 /// What a room must never know, whatever its place.
-const FORBIDDEN: [(&str, &[&str]); 14] = [
+const FORBIDDEN: [(&str, &[&str]); 15] = [
     ("admission", &["pingora", "ort::", "tokio::"]),
     ("discovery", &["pingora", "ort::"]),
     ("links", &["pingora", "ort::", "tokio::"]),
@@ -37,6 +38,7 @@ const FORBIDDEN: [(&str, &[&str]); 14] = [
     ("mesh", &["pingora", "ort::", "crate::graph", "crate::balance", "crate::identity", "crate::route"]),
     ("health", &["pingora", "ort::"]),
     ("identity", &["pingora", "ort::", "tokio::"]),
+    ("secure", &["pingora", "ort::"]),
     ("workload_api", &["pingora", "ort::"]),
     ("route", &["pingora", "ort::", "tokio::"]),
     ("scorer", &["pingora"]),

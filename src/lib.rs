@@ -24,6 +24,7 @@ pub mod proxy;
 pub mod record;
 pub mod route;
 pub mod scorer;
+pub mod secure;
 pub mod workload_api;
 
 #[cfg(test)]

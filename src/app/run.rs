@@ -249,6 +249,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
     let for_hang_up = reporting.clone();
     let discovering = discovery.clone();
     let file = path.display().to_string();
+    let for_checks = identities.clone();
     let reloads =
         Reloads { file, discovery, admin: state.clone(), scorer, reporting: reporting.clone(), identities, log };
     std::thread::Builder::new().name("control".into()).spawn(move || {
@@ -273,7 +274,7 @@ fn serve(path: &Path, loaded: Loaded, log: LogControl, linger: bool) -> Result<(
                 };
                 tokio::join!(serve(admin_listener, Pages::All), metrics);
             };
-            let checking = health::check(checks, with_endpoints, move || bell.ring());
+            let checking = health::check(checks, for_checks, with_endpoints, move || bell.ring());
             tokio::join!(
                 control.run(),
                 keeper.run(),

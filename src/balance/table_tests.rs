@@ -213,6 +213,34 @@ fn one_choice_is_softmax_sampling_within_a_chi_square_bound() {
     assert!(chi_square < 16.27, "{chi_square}: beyond the 99.9% bound of three degrees of freedom");
 }
 
+/// As `proxy::tcp` picks: without a number where the cluster has no affinity, and as safe as can be. Endpoints that are idle
+/// and were not measured are equal but for their weights, whatever a policy compares.
+#[test]
+fn the_shares_of_connections_are_the_weights_by_every_policy_within_a_chi_square_bound() {
+    let (weights, draws) = ([0.4f32, 0.3, 0.2, 0.1], 100_000);
+    for (policy, compare) in [
+        (Policy::Model, Compare::Draw(1)),
+        (Policy::PeakEwma, Compare::Auto),
+        (Policy::LeastRequest, Compare::Auto),
+        (Policy::RoundRobin, Compare::Auto),
+        (Policy::Random, Compare::Auto),
+    ] {
+        let (_links, mut made) = candidates(&weights);
+        for (candidate, configured) in made.iter_mut().zip([4, 3, 2, 1]) {
+            Arc::get_mut(&mut candidate.endpoint).unwrap().weight = configured;
+        }
+        let table = Table::new(made, false, options(policy, compare), traffic());
+        let (mut rng, mut counts) = (SmallRng::seed_from_u64(1), [0u32; 4]);
+        for _ in 0..draws {
+            counts[table.pick_for((None, None, true), Time(0), false, &mut rng, &[]).unwrap().index] += 1;
+        }
+        let expected = weights.map(|weight| f64::from(weight) * f64::from(draws));
+        let apart = counts.iter().zip(expected).map(|(got, wanted)| (f64::from(*got) - wanted).powi(2) / wanted);
+        let chi_square: f64 = apart.sum();
+        assert!(chi_square < 16.27, "{policy:?}: {counts:?}, {chi_square}: beyond 99.9% of three degrees of freedom");
+    }
+}
+
 #[test]
 fn what_was_tried_is_not_tried_again() {
     for policy in [Policy::Model, Policy::PeakEwma, Policy::LeastRequest, Policy::RoundRobin, Policy::Random] {

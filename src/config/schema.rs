@@ -241,7 +241,7 @@ pub struct Cluster {
     pub retries: Retries,
     /// When a second endpoint is asked as well because the first one has not answered yet; only what may safely be repeated is (idempotent methods, or a route that says so), with its whole body at hand.
     pub hedging: Hedging,
-    /// How endpoints are asked whether they are well, beside what requests see of them.
+    /// How endpoints are asked whether they are well, beside what requests see of them; over the cluster's `tls`, as its requests go.
     pub health: HealthCheck,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,

@@ -6,22 +6,29 @@
 //! ```
 //! An endpoint that is unchecked or unwell gets no requests, short of panic. The first check is made at once, the others
 //! every `every`, give or take a tenth, so that proxies which started together drift apart. What a check says is one part
-//! of an endpoint's state; what requests see of it is the other (`Ejector`), and whoever says no prevails.
+//! of an endpoint's state; what requests see of it is the other (`Ejector`), and whoever says no prevails. A check goes the way
+//! of the cluster's requests: over its TLS, with this node's identity. As long as there is none to show, nothing is asked,
+//! and nothing is held against the endpoint.
 //!
 //! One task an endpoint, on the slow loop's runtime. A reload leaves the tasks of what it does not change alone; where the
 //! way of asking changes, what was known holds until the new way has said otherwise.
 
-use super::probe::probe;
+use super::probe::{Asking, probe, spoken};
 use crate::balance::Unwell;
-use crate::config::{Check, Config, HealthCheck, Protocol};
+use crate::config::{Check, Cluster, Config, HealthCheck};
+use crate::identity::Identities;
 use crate::links::NodeKey;
 use crate::observe::metrics::{Family, Kind, Measure, Value};
 use rand::RngExt;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+
+/// After how long it is looked again whether there is an identity to ask with, at most.
+const UNASKED: Duration = Duration::from_secs(1);
 
 /// What checks say of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +53,14 @@ impl Checked {
         match answer {
             Ok(()) => {
                 (self.good, self.bad, self.counts.0) = (self.good.saturating_add(1), 0, self.counts.0 + 1);
-                if self.good >= rules.rise || self.unwell == Some(Unwell::Unchecked) {
+                if self.good >= rules.rise || self.unwell.is_some_and(Unwell::unasked) {
                     self.unwell = None;
+                }
+            }
+            // Nothing was asked, so nothing is known that was not before, but why.
+            Err(why) if why.unasked() => {
+                if self.unwell.is_some_and(Unwell::unasked) {
+                    self.unwell = Some(why);
                 }
             }
             Err(why) => {
@@ -108,27 +121,23 @@ impl Checks {
     }
 }
 
-/// Whom to ask, and how.
-#[derive(Debug, Clone, PartialEq)]
-struct Asking {
-    address: SocketAddr,
-    protocol: Protocol,
-    check: HealthCheck,
-    /// The mark of connections of ours, where any are captured.
-    mark: Option<u32>,
-}
-
 /// Everybody who is to be asked. Where several clusters have an endpoint, the first one's rules hold, as they do for its
-/// ejection.
-fn wanted(config: &Config) -> HashMap<NodeKey, Asking> {
+/// ejection, and with them its way there: what it speaks, and how that is secured.
+fn wanted(config: &Config, identities: &Arc<Identities>) -> HashMap<NodeKey, Asking> {
     let mut all = HashMap::new();
     let mark = config.own_mark();
     for cluster in config.clusters.values() {
+        let asked = cluster.health.check != Check::Off;
+        let spoken = spoken(cluster.health.check, cluster.protocol);
+        let dial = if asked { identities.dial(&cluster.tls, spoken) } else { None };
         for endpoint in &cluster.endpoints {
             all.entry(NodeKey::new(&endpoint.address.to_string())).or_insert_with(|| Asking {
                 address: endpoint.address,
+                host: host(cluster, endpoint.address),
                 protocol: cluster.protocol,
                 check: cluster.health.clone(),
+                dial: dial.clone(),
+                proxy_protocol: cluster.proxy_protocol,
                 mark,
             });
         }
@@ -137,20 +146,31 @@ fn wanted(config: &Config) -> HashMap<NodeKey, Asking> {
     all
 }
 
+/// The authority that a check's requests are for: the name that the endpoint must prove, since servers outside the mesh answer
+/// for no other; else its address.
+fn host(cluster: &Cluster, address: SocketAddr) -> String {
+    match (&cluster.tls.name, address.port()) {
+        (None, _) => address.to_string(),
+        (Some(name), 443) => name.clone(),
+        (Some(name), port) => format!("{name}:{port}"),
+    }
+}
+
 /// Asks for as long as there is a configuration to come; `changed` is called when an endpoint's state has changed.
 pub async fn run(
     checks: Checks,
+    identities: Arc<Identities>,
     mut config: watch::Receiver<Arc<Config>>,
     changed: impl Fn() + Clone + Send + 'static,
 ) {
     let mut tasks: HashMap<NodeKey, (Asking, Stops)> = HashMap::new();
     loop {
-        let wanted = wanted(&config.borrow_and_update().clone());
+        let wanted = wanted(&config.borrow_and_update().clone(), &identities);
         checks.all().retain(|key, _| wanted.contains_key(key));
         tasks.retain(|key, (asking, _)| wanted.get(key) == Some(&*asking));
         for (key, asking) in wanted {
             tasks.entry(key).or_insert_with_key(|key| {
-                let task = ask(checks.clone(), key.clone(), asking.clone(), changed.clone());
+                let task = ask(checks.clone(), identities.clone(), key.clone(), asking.clone(), changed.clone());
                 (asking, Stops(tokio::spawn(task).abort_handle()))
             });
         }
@@ -169,13 +189,15 @@ impl Drop for Stops {
     }
 }
 
-async fn ask(checks: Checks, key: NodeKey, asking: Asking, changed: impl Fn()) {
+async fn ask(checks: Checks, identities: Arc<Identities>, key: NodeKey, asking: Asking, changed: impl Fn()) {
     loop {
-        let answer = probe(asking.address, asking.mark, asking.protocol, &asking.check).await;
+        let answer = probe(&asking, &identities.handshakes).await;
+        let unasked = matches!(answer, Some(Err(why)) if why.unasked());
         if answer.is_some_and(|answer| checks.told(&key, answer, &asking.check)) {
             changed();
         }
-        let wait = asking.check.every.0.mul_f64(rand::rng().random_range(0.9..1.1));
+        let every = if unasked { asking.check.every.0.min(UNASKED) } else { asking.check.every.0 };
+        let wait = every.mul_f64(rand::rng().random_range(0.9..1.1));
         tokio::time::sleep(wait).await;
     }
 }
@@ -183,6 +205,8 @@ async fn ask(checks: Checks, key: NodeKey, asking: Asking, changed: impl Fn()) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ClusterTls, Protocol};
+    use crate::identity::Handshake;
 
     const BAD: Result<(), Unwell> = Err(Unwell::NoConnection);
 
@@ -209,14 +233,65 @@ mod tests {
     }
 
     #[test]
-    fn the_first_cluster_that_has_an_endpoint_says_how_it_is_asked() {
-        let endpoint = |port: u16| crate::config::Endpoint {
+    fn what_could_not_be_asked_is_held_against_nobody() {
+        let none = Err(Unwell::Unsecured(Handshake::NoIdentity));
+        let refused = Err(Unwell::Unsecured(Handshake::Refused));
+        assert_eq!(after(&[none]), none.err(), "the reason shows");
+        assert_eq!(after(&[none, none, none, Ok(())]), None, "the first good answer counts at once");
+        assert_eq!(after(&[none, refused, Ok(())]), refused.err(), "one of two");
+        assert_eq!(after(&[Ok(()), none, none, none, none]), None, "it is as well as it was");
+        assert_eq!(after(&[refused, none, none]), refused.err());
+        let mut checked = Checked::UNCHECKED;
+        checked.take(none, &HealthCheck::default());
+        assert_eq!(checked.counts, (0, 0), "nothing was asked");
+        checked.take(refused, &HealthCheck::default());
+        assert_eq!(checked.counts, (0, 1));
+    }
+
+    #[test]
+    fn a_check_goes_the_way_of_its_clusters_requests() {
+        let identities = Arc::new(Identities::default());
+        let of = |check, protocol, tls: &ClusterTls, proxy_protocol, port| {
+            let cluster = Cluster {
+                endpoints: vec![endpoint(port)],
+                health: HealthCheck { check, ..HealthCheck::default() },
+                tls: tls.clone(),
+                protocol,
+                proxy_protocol,
+                ..Cluster::default()
+            };
+            let config = Config { clusters: [("a".to_owned(), cluster)].into(), ..Config::default() };
+            wanted(&config, &identities).into_values().next().unwrap()
+        };
+        let mesh = ClusterTls { identity: "spiffe://mesh/a".parse().unwrap(), ..ClusterTls::default() };
+        let outside = ClusterTls { name: Some("api.example".into()), ..ClusterTls::default() };
+        for protocol in [Protocol::Http1, Protocol::Http2, Protocol::Tcp] {
+            let requests = identities.dial(&mesh, protocol);
+            assert!(requests.is_some());
+            assert_eq!(of(Check::Tcp, protocol, &mesh, false, 80).dial, requests);
+            let spoken = if protocol == Protocol::Http2 { Protocol::Http2 } else { Protocol::Http1 };
+            assert_eq!(of(Check::Http, protocol, &mesh, false, 80).dial, identities.dial(&mesh, spoken));
+            assert_eq!(of(Check::Grpc, protocol, &mesh, false, 80).dial, identities.dial(&mesh, Protocol::Http2));
+        }
+        let plain = of(Check::Http, Protocol::Tcp, &ClusterTls::default(), true, 80);
+        assert_eq!((plain.dial, plain.proxy_protocol, plain.host.as_str()), (None, true, "127.0.0.1:80"));
+        assert_eq!(of(Check::Http, Protocol::Http1, &mesh, false, 443).host, "127.0.0.1:443");
+        assert_eq!(of(Check::Http, Protocol::Http1, &outside, false, 443).host, "api.example");
+        assert_eq!(of(Check::Http, Protocol::Http1, &outside, false, 444).host, "api.example:444");
+    }
+
+    fn endpoint(port: u16) -> crate::config::Endpoint {
+        crate::config::Endpoint {
             address: ([127, 0, 0, 1], port).into(),
             zone: String::new(),
             host: String::new(),
             weight: 1,
             metadata: Default::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_first_cluster_that_has_an_endpoint_says_how_it_is_asked() {
         let cluster = |check, ports: &[u16]| crate::config::Cluster {
             endpoints: ports.iter().map(|p| endpoint(*p)).collect(),
             health: HealthCheck { check, ..HealthCheck::default() },
@@ -227,10 +302,9 @@ mod tests {
             ("b".to_owned(), cluster(Check::Tcp, &[1, 2])),
             ("c".to_owned(), cluster(Check::Http, &[2, 3])),
         ];
-        let mut wanted: Vec<_> = wanted(&Config { clusters: clusters.into(), ..Config::default() })
-            .into_values()
-            .map(|a| (a.address.port(), a.check.check))
-            .collect();
+        let config = Config { clusters: clusters.into(), ..Config::default() };
+        let mut wanted: Vec<_> =
+            wanted(&config, &Arc::default()).into_values().map(|a| (a.address.port(), a.check.check)).collect();
         wanted.sort_by_key(|w| w.0);
         assert_eq!(wanted, [(2, Check::Tcp), (3, Check::Http)]);
     }

@@ -107,19 +107,8 @@ async fn connect_secured(
     };
     let until = tokio::time::Instant::now() + timeouts.connect.0;
     let (stream, own) = connect_plain(core, endpoint.address, timeouts, rounds).await?;
-    let connecting = transport::connect(&secured, stream);
-    let (outcome, connected) = match tokio::time::timeout_at(until, connecting).await {
-        Ok(Ok(stream)) => (Handshake::Done, Ok(((stream, secured.epoch), own))),
-        Ok(Err(error)) => {
-            let outcome = Handshake::failed(&error);
-            let code = outcome.code();
-            tracing::debug!(address = %endpoint.address, %error, outcome = code, "an endpoint's handshake failed");
-            (outcome, Err(tls_reason(outcome)))
-        }
-        Err(_) => (Handshake::Timeout, Err(Reason::ConnectTimeout)),
-    };
-    handshakes.count(Side::Upstream, outcome);
-    connected
+    let connected = transport::connect(handshakes, &secured, endpoint.address, stream, until).await;
+    connected.map(|stream| ((stream, secured.epoch), own)).map_err(tls_reason)
 }
 
 /// Why a request gets no answer whose connection could not be secured.

@@ -10,13 +10,15 @@
 //! way.
 
 use super::wire1::{Out, Raw};
-use crate::identity::{Handshake, Peer, Secured, peer_of};
+use crate::identity::{Handshake, Handshakes, Peer, Secured, peer_of};
+use crate::secure;
 use bytes::{Bytes, BytesMut};
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +26,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio::time::Instant;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 
 /// A connection's bytes.
 #[derive(Debug)]
@@ -56,16 +59,15 @@ pub(super) async fn accept(config: Arc<ServerConfig>, stream: TcpStream, read: B
 }
 
 /// Secures a connection to an endpoint.
-pub(super) async fn connect(secured: &Secured, stream: TcpStream) -> io::Result<Transport> {
+pub(super) async fn connect(
+    handshakes: &Handshakes,
+    secured: &Secured,
+    address: SocketAddr,
+    stream: TcpStream,
+    until: Instant,
+) -> Result<Transport, Handshake> {
     let raw = Raw::new(stream, Bytes::new(), ());
-    let stream = TlsConnector::from(secured.config.clone()).connect(secured.name.clone(), raw).await?;
-    let agreed = stream.get_ref().1.alpn_protocol();
-    let wanted = secured.config.alpn_protocols.first().map(Vec::as_slice);
-    // An endpoint that says nothing speaks HTTP/1.1 (RFC 7301 came later than that).
-    if agreed != wanted && !(agreed.is_none() && wanted == Some(b"http/1.1")) {
-        let error = rustls::Error::NoApplicationProtocol;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-    }
+    let stream = secure::connect(handshakes, secured, address, raw, until).await?;
     Ok(Transport::of(TlsStream::Client(stream)))
 }
 

@@ -38,7 +38,9 @@ async fn pair() -> (Transport, Transport) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
-    let (near, far) = tokio::join!(connect(&secured, near), accept(config, far, Bytes::new()));
+    let (address, until) = (near.peer_addr().unwrap(), Instant::now() + Duration::from_secs(60));
+    let near = connect(&identities.handshakes, &secured, address, near, until);
+    let (near, far) = tokio::join!(near, accept(config, far, Bytes::new()));
     (near.unwrap(), far.unwrap())
 }
 

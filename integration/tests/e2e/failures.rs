@@ -162,7 +162,7 @@ async fn health_of(sidecar: &Sidecar, endpoint: SocketAddr, wanted: &str) -> Str
 }
 
 /// Waits until an endpoint of a cluster is in this state, and gives the reason.
-async fn health_in(sidecar: &Sidecar, cluster: &str, endpoint: SocketAddr, wanted: &str) -> String {
+pub async fn health_in(sidecar: &Sidecar, cluster: &str, endpoint: SocketAddr, wanted: &str) -> String {
     wait::eventually(wanted, || async {
         let candidates = sidecar.candidates(cluster).await;
         let candidate = candidates[&endpoint].clone();

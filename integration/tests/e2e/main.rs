@@ -31,6 +31,7 @@ mod foreign_clients;
 mod gateway;
 mod grpc;
 mod handover;
+mod health;
 mod hedging;
 mod http2;
 mod identity;

@@ -89,7 +89,7 @@ pub enum Check {
     /// Nothing.
     #[default]
     Off,
-    /// Whether a connection can be opened.
+    /// Whether a connection can be opened, and secured where the cluster has `tls`.
     Tcp,
     /// Whether a GET is answered with the expected status.
     Http,
