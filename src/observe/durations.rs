@@ -36,9 +36,12 @@ const METHODS: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OP
 /// The number of any other method.
 const OTHER: u8 = METHODS.len() as u8;
 /// The number of what is no request but a connection.
-const NO_METHOD: u8 = u8::MAX;
+const NO_METHOD: u8 = OTHER + 1;
 /// The number of what is a gRPC call, and is told as such beside the request that it is.
-const CALL: u8 = u8::MAX - 1;
+const CALL: u8 = OTHER + 2;
+/// Stands beside a method's number where the client's connection is secured. In one byte, for kinds are compared with
+/// each request: four bytes are one comparison.
+const SECURE: u8 = 0x80;
 /// The code of a try that nobody waited for any more.
 const CANCELLED: u8 = u8::MAX;
 
@@ -54,20 +57,19 @@ pub enum Side {
 /// What is told of requests that are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DurationKind {
-    method: u8,
+    /// Its number, and [`SECURE`]; of a request alone, as the server sees it.
+    method_and_scheme: u8,
     /// 0 is none; below 6 a class alone. Of a gRPC call its status and one.
     status: u16,
     /// A reason's place and one; 0 is none.
     reason: u8,
-    /// The client's connection is secured; of a request alone, as the server sees it.
-    secure: bool,
 }
 
 impl DurationKind {
     /// A request: its method, its status (0 is none), and why it failed.
     #[must_use]
     pub fn new(method: &Method, status: u16, reason: Option<Reason>) -> Self {
-        let method = match *method {
+        let method_and_scheme = match *method {
             Method::GET => 0,
             Method::POST => 1,
             Method::PUT => 2,
@@ -79,25 +81,25 @@ impl DurationKind {
             Method::TRACE => 8,
             _ => OTHER,
         };
-        Self { method, status, reason: reason.map_or(0, |r| r.index() as u8 + 1), secure: false }
+        Self { method_and_scheme, status, reason: reason.map_or(0, |r| r.index() as u8 + 1) }
     }
 
     /// The same over a connection of the client's that is secured, or is not.
     #[must_use]
     pub fn over_tls(self, secure: bool) -> Self {
-        Self { secure, ..self }
+        Self { method_and_scheme: self.method() | if secure { SECURE } else { 0 }, ..self }
     }
 
     /// A connection, which is no request of HTTP's.
     #[must_use]
     pub fn connection(reason: Option<Reason>) -> Self {
-        Self { method: NO_METHOD, ..Self::new(&Method::GET, 0, reason) }
+        Self { method_and_scheme: NO_METHOD, ..Self::new(&Method::GET, 0, reason) }
     }
 
     /// A request that could not be read.
     #[must_use]
     pub fn unreadable(status: u16, reason: Option<Reason>) -> Self {
-        Self { method: OTHER, ..Self::new(&Method::GET, status, reason) }
+        Self { method_and_scheme: OTHER, ..Self::new(&Method::GET, status, reason) }
     }
 
     /// A try that nobody waited for any more.
@@ -111,19 +113,27 @@ impl DurationKind {
     pub fn call(status: Option<u16>, reason: Option<Reason>) -> Self {
         let known = |status: u16| usize::from(status).min(GRPC.len()) as u16 + 1;
         let status = status.map_or(0, known);
-        Self { method: CALL, status, reason: reason.map_or(0, |r| r.index() as u8 + 1), secure: false }
+        Self { method_and_scheme: CALL, status, reason: reason.map_or(0, |r| r.index() as u8 + 1) }
     }
 
     /// A gRPC call to an endpoint that nobody waited for any more.
     #[must_use]
     pub fn cancelled_call() -> Self {
-        Self { method: CALL, status: 0, reason: CANCELLED, secure: false }
+        Self { method_and_scheme: CALL, status: 0, reason: CANCELLED }
     }
 
     /// Whether it is no request but a connection.
     #[must_use]
     pub fn is_connection(self) -> bool {
-        self.method == NO_METHOD
+        self.method() == NO_METHOD
+    }
+
+    fn method(self) -> u8 {
+        self.method_and_scheme & !SECURE
+    }
+
+    fn secure(self) -> bool {
+        self.method_and_scheme & SECURE != 0
     }
 
     /// The first digit of its status; 0 where it has none.
@@ -134,10 +144,13 @@ impl DurationKind {
 
     /// The same, with its scheme and its class of status alone.
     fn folded(self) -> Self {
-        match self.method {
+        match self.method() {
             CALL => Self { status: 0, reason: 0, ..self },
             NO_METHOD => Self { status: self.class() as u16, reason: 0, ..self },
-            _ => Self { method: OTHER, status: self.class() as u16, reason: 0, ..self },
+            _ => {
+                let folded = Self { method_and_scheme: OTHER, status: self.class() as u16, reason: 0 };
+                folded.over_tls(self.secure())
+            }
         }
     }
 
@@ -149,7 +162,7 @@ impl DurationKind {
     /// The labels by the conventions' names.
     #[must_use]
     pub fn labels(self, side: Side) -> Vec<(&'static str, String)> {
-        if self.method == CALL { self.labels_of_call(side) } else { self.labels_of_request(side) }
+        if self.method() == CALL { self.labels_of_call(side) } else { self.labels_of_request(side) }
     }
 
     fn labels_of_call(self, side: Side) -> Vec<(&'static str, String)> {
@@ -169,10 +182,10 @@ impl DurationKind {
     /// An error is 500 or more to the server, 400 or more to the client.
     fn labels_of_request(self, side: Side) -> Vec<(&'static str, String)> {
         let least = if side == Side::Server { 5 } else { 4 };
-        let method = METHODS.get(usize::from(self.method)).unwrap_or(&"_OTHER");
+        let method = METHODS.get(usize::from(self.method())).unwrap_or(&"_OTHER");
         let mut labels = vec![("http_request_method", (*method).to_owned())];
         if side == Side::Server {
-            labels.push(("url_scheme", scheme(self.secure).to_owned()));
+            labels.push(("url_scheme", scheme(self.secure()).to_owned()));
         }
         let status = match self.status {
             0 => None,
@@ -276,10 +289,10 @@ impl Durations {
             }
         }
         let folded = kind.folded();
-        let place = match kind.method {
+        let place = match kind.method() {
             CALL => &self.folded_calls,
             NO_METHOD => &self.folded_connections,
-            _ => self.folded.get(usize::from(folded.secure))?.get(folded.class())?,
+            _ => self.folded.get(usize::from(folded.secure()))?.get(folded.class())?,
         };
         Some(place.get_or_init(|| Series::new(folded)))
     }
