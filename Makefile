@@ -102,13 +102,16 @@ demo-mesh: build ## Runs three nodes that tell each other what they see, in netw
 		|| { echo "make: nats-server is missing: sudo apt-get install nats-server" >&2; exit 1; }
 	cargo run --quiet --release --package pathloom-integration --bin mesh-demo -- --pathloom $(TARGET)/release/pathloom $(ARGS)
 
+# One set of packages and features for the lints, the tests and what counts instructions, so that no dependency is built twice.
+WHOLE := --workspace --features pathloom/kubernetes,pathloom-integration/kubernetes \
+	--features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing
+
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing,pathloom-integration/kubernetes --quiet -- -D warnings
-	cargo test --quiet --features pathloom/kubernetes,pathloom-integration/kubernetes
+	cargo clippy --all-targets $(WHOLE) --quiet -- -D warnings
+	cargo test --quiet $(WHOLE)
 	$(MAKE) --no-print-directory test-dashboard test-kubernetes PATHLOOM_BINARY=$(TARGET)/debug/pathloom-under-test
-	cargo test --quiet --package pathloom-benches --features peers --bin peers
 	$(MAKE) --no-print-directory guard
 
 .PHONY: test-mesh
@@ -263,8 +266,7 @@ bench: setup ## Runs the microbenchmarks, writes benches/results.json; ARGS='--b
 	cargo run --quiet --release --package pathloom-benches --features peers --bin peers -- micro \
 		--criterion $(TARGET)/criterion --since $(TARGET)/criterion/.begun $(if $(ARGS),,--whole)
 
-# The tests' own dependencies, and Pathloom's code at opt-level 3 in one unit each, so that counts repeat. `--workspace` gives
-# the dependencies the features that the tests built them with, or half of them would be compiled once more.
+# The tests' own dependencies, and Pathloom's code at opt-level 3 in one unit each, so that counts repeat.
 GUARDED     := pathloom pathloom-benches
 GUARD_BUILD := $(foreach package,$(GUARDED),$(foreach setting,opt-level=3 codegen-units=1 debug-assertions=false \
 	overflow-checks=false,--config profile.dev.package.$(package).$(setting)))
@@ -274,7 +276,7 @@ guard: setup ## Counts the instructions of a pick, a tick, a request; fails wher
 	@command -v valgrind >/dev/null \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind; } \
 		|| { echo "make: valgrind is missing: sudo apt-get install valgrind" >&2; exit 1; }
-	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --features pathloom-benches/guard --bin guard $(GUARD_BUILD)
+	CARGO_INCREMENTAL=0 cargo build --quiet $(WHOLE) --bin guard $(GUARD_BUILD)
 	$(TARGET)/debug/guard $(ARGS)
 
 PEERS := $(TARGET)/peers
@@ -293,7 +295,7 @@ bench-peers: dist $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envo
 
 .PHONY: bench-sharing
 bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder); ARGS=--help lists more.
-	CARGO_INCREMENTAL=0 cargo build --quiet --workspace --features pathloom-benches/sharing --bin sharing $(GUARD_BUILD)
+	CARGO_INCREMENTAL=0 cargo build --quiet $(WHOLE) --bin sharing $(GUARD_BUILD)
 	$(TARGET)/debug/sharing $(ARGS)
 
 .PHONY: overload
