@@ -247,8 +247,11 @@ fn head(routing: &Value) -> String {
     out
 }
 
-/// What a candidate has in each column. Those of little weight are the first to go where space is short.
-const COLUMNS: [(Column, fn(&Value) -> String); 16] = [
+/// A column, and what a candidate has in it.
+type Told = (Column, fn(&Value) -> String);
+
+/// All of them. Those that are kept least are the first to go where space is short.
+const COLUMNS: [Told; 16] = [
     (("ENDPOINT", "", false, 16), |c| string(c, "endpoint")),
     (("WEIGHT", "", true, 15), |c| percent(c.get("share"))),
     (("CALLS", "", true, 13), |c| percent(at(c, "observed", "share"))),
