@@ -3,7 +3,7 @@
 Most tests show it made-up states (`made_up`, `server`) under the product's own policy; the last one a sidecar that runs. Every
 view is photographed, in light and dark, into the folder `OUT` (target/dashboard), to be looked at by people. How fluently a
 mesh of 1,000 nodes and 5,000 links moves is measured and reported there, in fluency.json, not asserted: a build machine
-without a graphics card says little about it.
+without a graphics card says little about the frames, and how long the page's own code takes of each (`page_ms`) depends on the machine, too.
 """
 
 import contextlib
@@ -124,6 +124,9 @@ class Dashboard(unittest.TestCase):
             page.mouse.click(x, y, delay=60)
             chosen = page.locator("#chosen")
             expect(chosen).to_contain_text("94.0 ms mean")
+            # The last column, too, is on the page.
+            errors, side = chosen.locator("th").get_by_text("errors", exact=True).first.bounding_box(), page.locator("#side").bounding_box()
+            self.assertLessEqual(errors["x"] + errors["width"], side["x"] + side["width"])
             expect(chosen).to_contain_text("frontend@node-1")
             self.photograph(page, "mesh-chosen")
             chosen.get_by_role("link", name="frontend → catalog").click()
@@ -136,6 +139,17 @@ class Dashboard(unittest.TestCase):
             expect(page.locator("main")).to_contain_text("Called by")
             page.get_by_role("link", name="storage", exact=True).first.click()
             expect(page.locator("main h2").first).to_have_text("storage")
+
+    def test_what_columns_mean_is_said_at_their_titles_and_below_and_a_narrow_page_shows_first_what_matters(self):
+        with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/explain/frontend/catalog", width=800) as page:
+            expect(page.locator("main")).to_contain_text("weight: the part of the requests that the generation in force gives an endpoint")
+            expect(page.locator("main")).to_contain_text("they differ: a request takes the cheapest of the candidates compared")
+            for title, said in [("weight", "that the generation in force gives"), ("calls", "affinity, trials, retries"), ("predicted", "expected for the seconds after it"), ("observed", "the last 10 s"), ("intrinsic", "fair share")]:
+                expect(page.locator("th").get_by_text(title, exact=True).first).to_have_attribute("title", re.compile(re.escape(said)))
+            for title in ["health", "weight", "calls", "errors", "in flight", "predicted", "observed"]:
+                box = page.locator("th").get_by_text(title, exact=True).first.bounding_box()
+                self.assertLessEqual(box["x"] + box["width"], 800, f"{title} is beyond the edge of a narrow page")
+            expect(page.locator("tr[data-key='10.0.1.4:8080'] .tag").first).to_be_in_viewport()
 
     def test_two_clicks_are_a_double_one_where_the_system_says_so_and_never_because_the_page_was_busy(self):
         with Serve(made_up.shop()) as proxy, self.page(proxy.url) as page:
@@ -172,7 +186,7 @@ class Dashboard(unittest.TestCase):
             page.mouse.move(x1 + (x2 - x1) * 0.48, y1 + (y2 - y1) * 0.48)
             page.mouse.move(x1 + (x2 - x1) * 0.5, y1 + (y2 - y1) * 0.5)
             expect(page.locator(".tip")).to_contain_text("frontend@node-1 → 10.0.1.1:8080")
-            expect(page.locator(".tip")).to_contain_text("share 44%")
+            expect(page.locator(".tip")).to_contain_text("weight 44%")
 
     def test_a_mesh_that_changes_is_followed_and_what_is_gone_is_let_go(self):
         state = made_up.shop()
@@ -346,7 +360,7 @@ class Dashboard(unittest.TestCase):
         with Serve(made_up.shop()) as proxy, self.page(proxy.url, "#/canary") as page:
             expect(page.locator(".arms > div").first).to_contain_text("13.4 ms")
             expect(page.locator(".arms > div").last).to_contain_text("118 ms")
-            expect(page.locator("main")).to_contain_text("-11.0% (-19.0% to -3.0%)")
+            expect(page.locator("main")).to_contain_text("latency-11.0% (-19.0% to -3.0%)")
             page.keyboard.press("7")
             expect(page.locator(".ladder [aria-current]")).to_contain_text("model")
             expect(page.locator("main")).to_contain_text("onnxruntime 1.31.1")
@@ -426,7 +440,14 @@ class Dashboard(unittest.TestCase):
             expect(page.locator("#count")).to_have_text("1000 of 1000")
             expect(page.locator(".controls")).to_contain_text(", 5000 links")
             self.photograph(page, "mesh-large-light")
-            measured = {"moving": self.frames(page, lambda: self.drag(page)), "still": self.frames(page, lambda: page.wait_for_timeout(3000))}
+            measured = {
+                "panning": self.frames(page, lambda: self.drag(page)),
+                "zooming": self.frames(page, lambda: self.zoom(page)),
+                "live updates": self.frames(page, lambda: self.generations(page, 6)),
+            }
+            # It moved, and generations that came were drawn: else the numbers are of nothing.
+            for what, of in measured.items():
+                self.assertGreater(of["drawn"], 0, f"{what}: {of}")
             page.locator("#search").fill("service-120")
             expect(page.locator("#count")).to_have_text("4 of 1000")
             page.keyboard.press("Enter")
@@ -462,38 +483,68 @@ class Dashboard(unittest.TestCase):
             page.locator("#search").fill("service-007")
             expect(page.locator("tbody tr")).to_have_count(2)
 
-    def drag(self, page):
+    def generations(self, page, count):
+        """Until so many further generations are on the page."""
+        here = "Number(document.querySelector('#facts [data-key=generation] b').textContent)"
+        self.until(page, f"g => {here} >= g", page.evaluate(here) + count)
+
+    def middle(self, page):
         box = page.locator("#graph").bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        page.mouse.move(x, y)
-        for turn in range(3):
-            page.mouse.down()
-            for i in range(20):
-                page.mouse.move(x + 8 * i, y + 3 * i)
-            page.mouse.up()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag(self, page):
+        """Three drags of a second and more, a move each frame or so, as a hand makes them."""
+        x, y = self.middle(page)
+        for _ in range(3):
             page.mouse.move(x, y)
-            page.mouse.wheel(0, -240 if turn % 2 else 240)
-            page.wait_for_timeout(300)
+            page.mouse.down()
+            for i in range(60):
+                page.mouse.move(x + 3 * i, y + i)
+                page.wait_for_timeout(16)
+            page.mouse.up()
+
+    def zoom(self, page):
+        """In and out by the wheel."""
+        page.mouse.move(*self.middle(page))
+        for turn in range(8):
+            page.mouse.wheel(0, 240 if turn % 2 else -240)
+            page.wait_for_timeout(400)
 
     def frames(self, page, act):
-        """Frames a second and long tasks while something is done."""
+        """Frames a second, long tasks, and what the page itself takes for a picture while something is done: by the clock, and by
+        the processor time of its thread, which neither other programs nor drawing without a graphics card change."""
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        busy = lambda: next(m["value"] for m in session.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration")
+        before = busy()
         page.evaluate("""() => {
-            window.seen = { frames: [], tasks: [] };
+            window.seen = { frames: [], tasks: [], pictures: [] };
+            const sigma = document.getElementById('graph').picture.sigma;
+            let began = 0;
+            seen.before = () => { began = performance.now(); };
+            seen.after = () => seen.pictures.push(performance.now() - began);
+            seen.sigma = sigma.on('beforeRender', seen.before).on('afterRender', seen.after);
             seen.observer = new PerformanceObserver(list => seen.tasks.push(...list.getEntries().map(e => e.duration)));
             seen.observer.observe({ entryTypes: ['longtask'] });
             const next = t => { seen.frames.push(t); seen.handle = requestAnimationFrame(next); };
             seen.handle = requestAnimationFrame(next);
         }""")
         act()
-        return page.evaluate("""() => {
+        after = busy()
+        session.detach()
+        measured = page.evaluate("""() => {
             cancelAnimationFrame(seen.handle);
             seen.observer.disconnect();
+            seen.sigma.off('beforeRender', seen.before).off('afterRender', seen.after);
+            const pictures = seen.pictures.sort((a, b) => a - b), page_ms = q => Math.round(10 * (pictures[Math.floor(q * (pictures.length - 1))] ?? 0)) / 10;
             const gaps = seen.frames.slice(1).map((t, i) => t - seen.frames[i]).sort((a, b) => a - b);
             const at = q => Math.round(10 * (gaps[Math.floor(q * (gaps.length - 1))] ?? 0)) / 10;
             const span = (seen.frames.at(-1) - seen.frames[0]) / 1000;
             return { frames_per_second: Math.round(10 * gaps.length / span) / 10, gap_ms_p50: at(0.5), gap_ms_p99: at(0.99), gap_ms_longest: at(1),
-                tasks_over_50_ms: seen.tasks.length, longest_task_ms: Math.round(Math.max(0, ...seen.tasks)) };
+                drawn: pictures.length, page_ms_p50: page_ms(0.5), page_ms_p99: page_ms(0.99),
+                tasks_over_50_ms: seen.tasks.length, longest_task_ms: Math.round(Math.max(0, ...seen.tasks)), edges_hidden_while_moving: seen.sigma.getSetting('hideEdgesOnMove') };
         }""")
+        return measured | {"cpu_ms_a_picture": round(1000 * (after - before) / max(1, measured["drawn"]), 1)}
 
     def wait(self, page, holds, what="it"):
         end = time.monotonic() + PATIENCE_MS / 1000

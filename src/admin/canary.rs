@@ -4,7 +4,7 @@
 //! table (both arms of that workload and cluster). An interval is one that may be looked at at any time
 //! (`control::sequence`). Null is unknown.
 
-use super::explain::{cell, decimal, percent, string};
+use super::explain::{cell, percent, string};
 use super::json::{ms, number, share};
 use super::metrics::{by_word, counter, gauge};
 use crate::balance::{Generation, OwnZone, Table};
@@ -168,8 +168,8 @@ pub fn explain_trial(routing: &Json, out: &mut String) {
             out,
             "            {}: {}, {}; {} batches",
             string(c, "cluster"),
-            between(c.get("longer"), "longer"),
-            between(c.get("more_failures"), "more failures"),
+            between(c.get("longer"), "latency"),
+            between(c.get("more_failures"), "failures"),
             cell(c, "batches", 0)
         );
     }
@@ -188,14 +188,16 @@ pub fn explain_trial(routing: &Json, out: &mut String) {
     }
 }
 
+/// By how much the model's requests are worse, with the interval's bounds; less than nothing is better.
 fn between(interval: Option<&Json>, what: &str) -> String {
     match interval.filter(|i| i.is_object()) {
         Some(i) => {
-            let [mean, low, high] = ["mean", "low", "high"]
-                .map(|key| decimal(i.get(key).and_then(Json::as_f64).map(|v| json!(v * 100.0)).as_ref(), 1));
-            format!("{mean}% {what} ({low}% to {high}%)")
+            let [mean, low, high] = ["mean", "low", "high"].map(|key| {
+                i.get(key).and_then(Json::as_f64).map_or_else(|| "-".to_owned(), |v| format!("{:+.1}%", v * 100.0))
+            });
+            format!("{what} {mean} ({low} to {high}) beside the rest")
         }
-        None => format!("{what}: not known yet"),
+        None => format!("{what} not known yet"),
     }
 }
 

@@ -26,11 +26,11 @@ fn both_arms_stand_side_by_side_in_routing() {
 
 #[test]
 fn explain_says_who_is_better_by_how_much_and_when_it_was_given_up() {
-    let explained = |retreated| render(&answer(&fixture::on_trial(retreated), None, Filter::default()).unwrap());
+    let explained = |retreated| render(&answer(&fixture::on_trial(retreated), None, Filter::default()).unwrap(), 120);
     let text = explained(false);
     for said in [
         "canary      the model steers 10.0%, peak_ewma the rest\n",
-        "catalog: -10.0% longer (-20.0% to 0.0%), more failures: not known yet; 12 batches\n",
+        "catalog: latency -10.0% (-20.0% to +0.0%) beside the rest, failures not known yet; 12 batches\n",
         "  model    100 requests (25.0%) by model: mean 10.0 ms,",
         "  against  300 requests (75.0%) by peak_ewma: mean 20.0 ms,",
         " 2 failed (2.0%)\n",
@@ -47,9 +47,12 @@ fn explain_says_who_is_better_by_how_much_and_when_it_was_given_up() {
 
 #[test]
 fn an_own_zone_is_explained() {
-    let text = render(&json!({ "tables": [{
+    let text = render(
+        &json!({ "tables": [{
         "workload": "w", "cluster": "c", "own_zone": { "zone": "eu-1a", "share": 0.7, "well": 0.5, "load": 0.25 },
-    }] }));
+    }] }),
+        120,
+    );
     assert!(text.contains("zone eu-1a: 70.0% of the requests stay in it; 50.0% of it well, load 0.25\n"), "{text}");
 }
 

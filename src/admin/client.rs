@@ -31,10 +31,16 @@ pub enum AskError {
         source: io::Error,
     },
     /// Nothing came in time.
-    #[error("{0} did not answer within {seconds} s", seconds = TIMEOUT.as_secs())]
+    #[error(
+        "{0} did not answer within {seconds} s: it is stopped, or has too little CPU (`/proc/PID/status`, `pathloom probe live`)",
+        seconds = TIMEOUT.as_secs()
+    )]
     Timeout(String),
     /// Whoever answers there is not a pathloom of this kind.
-    #[error("{address} does not answer as pathloom's admin port does: {reason}")]
+    #[error(
+        "{address} does not answer as pathloom's admin port does: {reason}. Is it the address of `admin.listen`, not that of a workload \
+         or of `admin.metrics`?"
+    )]
     Answer {
         /// The address.
         address: String,

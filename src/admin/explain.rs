@@ -1,10 +1,12 @@
 //! `pathloom explain`: asks a running proxy's `/routing` and prints it for a person.
 //!
-//! One table for each workload and cluster: what share each candidate should get and gets, what the model predicts,
-//! what was seen, and the reason in words. Times are in milliseconds unless the column says otherwise; `-` is unknown.
+//! One table for each workload and cluster: what part of the requests each candidate should get and gets, what the model
+//! predicts, what was seen, and the reason in words. What the columns mean stands below the tables; `-` is unknown. Nothing is
+//! wider than the terminal (`columns`), or than 120 characters where there is none.
 
 use super::canary;
 use super::client::{self, AskError, printable};
+use super::columns::{self, CALLS, Column, DIFFER, ESTIMATE, INTRINSIC, OBSERVED, PREDICTED, Row, WEIGHT};
 use super::discovery;
 use super::gateway;
 use super::request::{self, RequestError};
@@ -14,9 +16,6 @@ use std::fmt::Write;
 
 /// Where there are more pairs of workload and cluster than this, those without calls are only counted.
 const MAX_IDLE_SHOWN: usize = 4;
-
-/// Stands beside the endpoint that a request went to.
-const CHOSEN: &str = " <- chosen";
 
 /// What to explain.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,7 +33,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub json: bool,
     /// Where one request went, and why: its id (`x-request-id`), or the beginning of it.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["cluster", "workload", "json"])]
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new(), conflicts_with_all = ["cluster", "workload", "json"])]
     pub request: Option<String>,
     /// The access log that has the request; `-` reads it from standard input. The file that the running proxy writes when it is not said.
     #[arg(long, value_name = "FILE", requires = "request")]
@@ -68,7 +67,7 @@ pub async fn explain(args: &ExplainArgs) -> Result<String, ExplainError> {
     let value: Option<Value> = serde_json::from_slice(&body).ok();
     match (status, value) {
         (StatusCode::OK, Some(value)) if value.get("tables").is_some_and(Value::is_array) => {
-            Ok(if args.json { format!("{value:#}\n") } else { render(&value) })
+            Ok(if args.json { format!("{value:#}\n") } else { render(&value, columns::width()) })
         }
         (StatusCode::NOT_FOUND, Some(value)) if value.get("error").is_some() => {
             Err(ExplainError::Unknown(string(&value, "error")))
@@ -96,23 +95,44 @@ pub(super) fn encode(text: &str) -> String {
     })
 }
 
-/// `/routing`'s answer as a person reads it.
+/// `/routing`'s answer as a person reads it, in lines of so many characters at most.
 #[must_use]
-pub fn render(routing: &Value) -> String {
-    render_for(routing, None)
+pub fn render(routing: &Value, width: usize) -> String {
+    render_for(routing, None, width)
+}
+
+/// What the columns mean, for those who ask for help.
+#[must_use]
+pub fn meanings() -> String {
+    let meanings = [
+        ("WEIGHT", WEIGHT),
+        ("CALLS", CALLS),
+        ("", &format!("they differ: {DIFFER}")),
+        ("INTRINSIC", INTRINSIC),
+        ("PREDICTED", PREDICTED),
+        ("OBSERVED", OBSERVED),
+        ("ESTIMATE", ESTIMATE),
+    ];
+    let lines: String = meanings.iter().map(|(title, what)| format!("  {title:<9}  {what}\n")).collect();
+    format!("Columns, of each endpoint:\n{lines}")
 }
 
 /// The same for a request that went to the endpoint of this address.
-pub(super) fn render_for(routing: &Value, chosen: Option<&str>) -> String {
+pub(super) fn render_for(routing: &Value, chosen: Option<&str>, width: usize) -> String {
     let past = routing.get("past") == Some(&Value::Bool(true));
     let mut out = if past { past_head(routing) } else { head(routing) };
     let tables = routing.get("tables").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     // A pair that somebody asked for by name is shown whatever its calls; of very few, all are.
     let busy = |t: &Value| t.get("calls_per_second").and_then(Value::as_f64).is_some_and(|calls| calls > 0.0);
     let shown = |t: &&Value| tables.len() <= MAX_IDLE_SHOWN || busy(t);
+    let mut left_out: Vec<&str> = Vec::new();
+    let mut candidates = false;
     for table in tables.iter().filter(shown) {
         out.push('\n');
-        out.push_str(&self::table(table, past, chosen));
+        let (text, without) = self::table(table, past, chosen, width);
+        out.push_str(&text);
+        candidates |= table.get("candidates").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+        left_out.extend(without.iter().filter(|title| !left_out.contains(title)).copied().collect::<Vec<_>>());
     }
     let idle = tables.len() - tables.iter().filter(shown).count();
     if idle > 0 {
@@ -123,6 +143,28 @@ pub(super) fn render_for(routing: &Value, chosen: Option<&str>) -> String {
     }
     if tables.is_empty() {
         out.push_str("\nThere is no cluster and workload to choose for.\n");
+    }
+    if candidates {
+        out.push_str(&legend(chosen.is_some(), &left_out));
+    }
+    columns::fitted(&out, width)
+}
+
+/// What the columns mean, below the tables.
+fn legend(chosen: bool, left_out: &[&str]) -> String {
+    let mut out = format!(
+        "\nWEIGHT: {WEIGHT}. CALLS: {CALLS}; they differ: {DIFFER}.\n\
+         INTRINSIC: {INTRINSIC}. PREDICTED: {PREDICTED}. OBSERVED: {OBSERVED}.\n"
+    );
+    if chosen {
+        out.push_str("`>` stands before the endpoint that the request went to.\n");
+    }
+    if !left_out.is_empty() {
+        let _ = writeln!(
+            out,
+            "Not shown for want of width: {}; a wider terminal and --json have them.",
+            left_out.join(", ")
+        );
     }
     out
 }
@@ -152,6 +194,14 @@ fn model_of(generation: &Value) -> String {
     )
 }
 
+/// How far its predictions were off, where that is known.
+fn error_of(routing: &Value) -> String {
+    let off = routing.get("model_error").and_then(Value::as_f64);
+    off.map_or_else(String::new, |off| {
+        format!("; what it predicted was {:.1}% off what was observed, on average", off * 100.0)
+    })
+}
+
 fn head(routing: &Value) -> String {
     let mut out = String::new();
     let generation = routing.get("generation").unwrap_or(&Value::Null);
@@ -167,7 +217,7 @@ fn head(routing: &Value) -> String {
             string(generation, "cause")
         );
         let _ = writeln!(out, "rung        {}: {}", string(generation, "rung"), string(generation, "rung_reason"));
-        let _ = writeln!(out, "model       {model}; mean relative error {}", cell(routing, "model_error", 3));
+        let _ = writeln!(out, "model       {model}{}", error_of(routing));
         if generation.get("expired").and_then(Value::as_bool) == Some(true) {
             out.push_str("EXPIRED     the weights no longer steer; peak EWMA stands in for the model\n");
         }
@@ -197,30 +247,31 @@ fn head(routing: &Value) -> String {
     out
 }
 
-/// A column: its title, whether it stands to the right, and what a candidate has in it.
-type Column = (&'static str, bool, fn(&Value) -> String);
+/// A column, and what a candidate has in it.
+type Told = (Column, fn(&Value) -> String);
 
-const COLUMNS: [Column; 16] = [
-    ("ENDPOINT", false, |c| string(c, "endpoint")),
-    ("SHARE", true, |c| percent(c.get("share"))),
-    ("CALLS", true, |c| percent(at(c, "observed", "share"))),
-    ("SCORE", true, |c| cell(c, "score", 2)),
-    ("INTRINSIC", true, |c| decimal(at(c, "predicted", "intrinsic_ms"), 1)),
-    ("PREDICTED", true, |c| decimal(at(c, "predicted", "mean_ms"), 1)),
-    ("OBSERVED", true, |c| decimal(at(c, "observed", "latency_mean_ms"), 1)),
-    ("P99", true, |c| decimal(at(c, "observed", "latency_p99_ms"), 1)),
-    ("JITTER", true, |c| decimal(at(c, "observed", "jitter_ms"), 1)),
-    ("ESTIMATE", true, |c| decimal(at(c, "estimate", "now_ms"), 1)),
-    ("ATTENTION", true, |c| percent(c.get("attention"))),
-    ("AGE s", true, |c| cell(c, "last_sample_age_s", 1)),
-    ("ERRORS", true, |c| percent(at(c, "observed", "error_rate"))),
-    ("IN FLIGHT", true, |c| cell(c, "in_flight", 0)),
-    ("HEALTH", false, |c| string(c, "health")),
-    ("REASON", false, |c| string(c, "reason")),
+/// All of them. Those that are kept least are the first to go where space is short.
+const COLUMNS: [Told; 16] = [
+    (("ENDPOINT", "", false, 16), |c| string(c, "endpoint")),
+    (("WEIGHT", "", true, 15), |c| percent(c.get("share"))),
+    (("CALLS", "", true, 13), |c| percent(at(c, "observed", "share"))),
+    (("SCORE", "", true, 1), |c| cell(c, "score", 2)),
+    (("INTRINSIC", "ms", true, 6), |c| decimal(at(c, "predicted", "intrinsic_ms"), 1)),
+    (("PREDICTED", "ms", true, 10), |c| decimal(at(c, "predicted", "mean_ms"), 1)),
+    (("OBSERVED", "ms", true, 12), |c| decimal(at(c, "observed", "latency_mean_ms"), 1)),
+    (("P99", "ms", true, 5), |c| decimal(at(c, "observed", "latency_p99_ms"), 1)),
+    (("JITTER", "ms", true, 2), |c| decimal(at(c, "observed", "jitter_ms"), 1)),
+    (("ESTIMATE", "ms", true, 9), |c| decimal(at(c, "estimate", "now_ms"), 1)),
+    (("ATTENTION", "", true, 3), |c| percent(c.get("attention"))),
+    (("AGE", "s", true, 4), |c| cell(c, "last_sample_age_s", 1)),
+    (("ERRORS", "", true, 11), |c| percent(at(c, "observed", "error_rate"))),
+    (("BUSY", "now", true, 8), |c| cell(c, "in_flight", 0)),
+    (("HEALTH", "", false, 14), |c| string(c, "health")),
+    (("REASON", "", false, 0), |c| string(c, "reason")),
 ];
 
-/// A table; `chosen` is the address of the endpoint that a request went to.
-fn table(table: &Value, past: bool, chosen: Option<&str>) -> String {
+/// A table, and the titles of the columns that it had no room for; `chosen` is the address of the endpoint that a request went to.
+fn table(table: &Value, past: bool, chosen: Option<&str>, width: usize) -> (String, Vec<&'static str>) {
     let mut out = format!(
         "{} -> {}  policy {}, {} calls/s\n",
         string(table, "workload"),
@@ -249,31 +300,21 @@ fn table(table: &Value, past: bool, chosen: Option<&str>) -> String {
     let candidates = table.get("candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if candidates.is_empty() {
         out.push_str("  no endpoints\n");
-        return out;
+        return (out, Vec::new());
     }
-    let row = |c: &Value| -> Vec<String> {
-        let mut row: Vec<String> = COLUMNS.iter().map(|(_, _, value)| value(c)).collect();
-        if let (Some(endpoint), true) = (row.first_mut(), chosen.is_some() && text(c, "address") == chosen) {
-            endpoint.push_str(CHOSEN);
-        }
-        row
-    };
-    let titles = COLUMNS.iter().map(|(title, _, _)| (*title).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(candidates.iter().map(row)).collect();
-    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|text| text.chars().count()).max().unwrap_or(0);
     // What only the present has, or only the past, is left out where nobody has it.
-    let known = |i: usize| rows.iter().skip(1).any(|row| row.get(i).is_some_and(|text| text != "-"));
-    let shown = |i: usize, title: &str| known(i) || !(past || title == "ATTENTION");
-    for row in &rows {
-        let mut line = String::new();
-        for (i, ((title, right, _), text)) in COLUMNS.iter().zip(row).enumerate() {
-            let width = if shown(i, title) { width(i) } else { continue };
-            let _ = if *right { write!(line, "  {text:>width$}") } else { write!(line, "  {text:<width$}") };
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
+    let known = |value: &fn(&Value) -> String| candidates.iter().any(|c| value(c) != "-");
+    let shown: Vec<_> =
+        COLUMNS.iter().filter(|((title, ..), value)| known(value) || !(past || *title == "ATTENTION")).collect();
+    let row = |c: &Value| Row {
+        marked: chosen.is_some() && text(c, "address") == chosen,
+        cells: shown.iter().map(|(_, value)| value(c)).collect(),
+    };
+    let rows: Vec<Row> = candidates.iter().map(row).collect();
+    let those: Vec<Column> = shown.iter().map(|(column, _)| *column).collect();
+    let (text, left_out) = columns::table(&those, &rows, width);
+    out.push_str(&text);
+    (out, left_out)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {

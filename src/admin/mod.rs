@@ -5,12 +5,14 @@
 //! for. `server` serves and lists the endpoints, on what `socket` opened; `routing`, `admission`, `canary`, `graph`, `config`
 //! and `metrics` make their bodies, `narrow` gives parts of them, `past` tables of generations that are over, `history` and `events` what changed, `requests` what was asked; `assets` is the page;
 //! `explain` is the command that asks `/routing` and prints it for a person (`request`: of one request, with the access log),
-//! `top` the one that shows it live, `probe` the one that asks `/live` and `/ready`; `client` asks for all of them.
+//! `top` the one that shows it live, `probe` the one that asks `/live` and `/ready`; `client` asks for all of them, `columns` fits what
+//! they print into a terminal.
 
 mod admission;
 mod assets;
 mod canary;
 mod client;
+mod columns;
 mod config;
 mod discovery;
 mod events;
@@ -36,7 +38,7 @@ mod state;
 mod top;
 
 pub use client::AskError;
-pub use explain::{ExplainArgs, ExplainError, explain, render};
+pub use explain::{ExplainArgs, ExplainError, explain, meanings};
 pub use probe::{ProbeArgs, ProbeError, Probed, probe};
 pub use request::RequestError;
 pub use server::{Pages, serve};

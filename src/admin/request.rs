@@ -10,6 +10,7 @@
 //! local estimate was at that moment is gone with the moment; the line has the estimate of the endpoint that was chosen.
 
 use super::client::{self, AskError, printable};
+use super::columns;
 use super::explain::{encode, render_for};
 use crate::observe::Reason;
 use http::StatusCode;
@@ -32,6 +33,12 @@ pub enum RequestError {
         "the access log goes to {0} (`telemetry.access_log.to`): give it with `--log FILE`, or `--log -` to read it from standard input"
     )]
     NoFile(String),
+    /// The proxy writes no log, and so remembers no request.
+    #[error(
+        "the access log is off (`telemetry.access_log.to: off`), so nothing is known of single requests: set it to `stdout` or a file, \
+         which a reload is enough for, or give the log of another time with `--log FILE`"
+    )]
+    Off,
     /// The proxy remembers no such request, and its log goes to no file.
     #[error("{0}; `--log FILE` looks into an access log, `--log -` reads it from standard input")]
     Unknown(String),
@@ -44,7 +51,14 @@ pub enum RequestError {
         source: io::Error,
     },
     /// No line has the id.
-    #[error("no line of {path} has the request id {id}{}", if *json { "" } else { "; it has no line in JSON (`telemetry.access_log.format: json`)" })]
+    #[error(
+        "no line of {path} has the request id {id}{}",
+        if *json {
+            ": another sidecar may have served it (`--admin ADDRESS`), or its line is in an older file (`--log FILE`, `--log -` for standard input)"
+        } else {
+            "; it has no line in JSON (`telemetry.access_log.format: json`)"
+        }
+    )]
     NotFound {
         /// Which log.
         path: String,
@@ -74,9 +88,9 @@ pub async fn explain(id: &str, log: Option<&str>, address: &str) -> Result<Strin
     let path = match log {
         Some(path) => path.to_owned(),
         None => match written_to(address).await {
-            Err(RequestError::NoFile(to)) if to != "off" => {
+            Err(RequestError::NoFile(_)) => {
                 let line = remembered(id, address).await?;
-                return Ok(format!("{}\n{}", story(&line), choice(&line, address).await));
+                return Ok(format!("{}\n{}", told(&line), choice(&line, address).await));
             }
             written => written?,
         },
@@ -92,7 +106,7 @@ pub async fn explain(id: &str, log: Option<&str>, address: &str) -> Result<Strin
         [line] => line,
         lines => return Err(RequestError::Several { path, id: printable(id), count: lines.len() }),
     };
-    let mut out = story(line);
+    let mut out = told(line);
     out.push('\n');
     out.push_str(&choice(line, address).await);
     Ok(out)
@@ -104,7 +118,8 @@ async fn written_to(address: &str) -> Result<String, RequestError> {
     let config: Option<Value> = serde_json::from_slice(&body).ok();
     let to = config.as_ref().and_then(|c| c.pointer("/config/telemetry/access_log/to")).and_then(Value::as_str);
     match to {
-        Some(to @ ("stdout" | "stderr" | "off")) => Err(RequestError::NoFile(to.to_owned())),
+        Some("off") => Err(RequestError::Off),
+        Some(to @ ("stdout" | "stderr")) => Err(RequestError::NoFile(to.to_owned())),
         Some(file) => Ok(file.to_owned()),
         None => Err(client::wrong(address, "its /config names no access log").into()),
     }
@@ -164,6 +179,11 @@ fn text(line: &Value, key: &str) -> Option<String> {
 
 fn number(line: &Value, key: &str) -> Option<f64> {
     line.get(key).and_then(Value::as_f64)
+}
+
+/// What the line says, as wide as the terminal.
+fn told(line: &Value) -> String {
+    columns::fitted(&story(line), columns::width())
 }
 
 /// What the line says, in sentences.
@@ -254,10 +274,13 @@ async fn choice(line: &Value, address: &str) -> String {
             Ok(routing) if routing.get("past") == Some(&Value::Bool(true)) => {
                 let since = number(&routing, "generations_since").unwrap_or_default();
                 let what = format!("The table that chose, as it was then (generations since: {since:.0}):");
-                return format!("{what}\n\n{}", render_for(&routing, chosen.as_deref()));
+                return format!("{what}\n\n{}", render_for(&routing, chosen.as_deref(), columns::width()));
             }
             Ok(routing) if routing.pointer("/generation/id").and_then(Value::as_f64) == then => {
-                return format!("This is the table that chose:\n\n{}", render_for(&routing, chosen.as_deref()));
+                return format!(
+                    "This is the table that chose:\n\n{}",
+                    render_for(&routing, chosen.as_deref(), columns::width())
+                );
             }
             // A proxy that is older than this program gives the table of now.
             Ok(_) => {}
@@ -275,7 +298,7 @@ async fn choice(line: &Value, address: &str) -> String {
         }
         _ => "The table that would choose now, of a process that was started since, or of another proxy:".to_owned(),
     };
-    format!("{before}{since}\n\n{}", render_for(&routing, chosen.as_deref()))
+    format!("{before}{since}\n\n{}", render_for(&routing, chosen.as_deref(), columns::width()))
 }
 
 /// What `/routing` says; else why it does not, in words.
@@ -344,12 +367,26 @@ mod tests {
     async fn an_id_that_is_not_there_or_not_whole_is_an_error() {
         let error = explained("bb").await.unwrap_err().to_string();
         assert!(error.contains("has the request id bb") && !error.contains("JSON"), "{error}");
+        assert!(error.contains("--admin ADDRESS") && error.contains("--log FILE"), "{error}");
         let error = explained("aa").await.unwrap_err().to_string();
         assert!(error.starts_with("2 requests of ") && error.contains("give more of it"), "{error}");
         let error = explain("aa", Some("/nonexistent"), "127.0.0.1:1").await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent"), "{error}");
         let error = explain("aa", None, "127.0.0.1:1").await.unwrap_err().to_string();
         assert!(error.contains("nobody listens") && error.contains("--log FILE"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn where_the_log_is_off_it_says_how_to_switch_it_on() {
+        let state = fixture::published();
+        let mut config = (**state.config.load()).clone();
+        config.json["telemetry"]["access_log"]["to"] = "off".into();
+        state.config.store(std::sync::Arc::new(config));
+        let address = super::super::explain::tests::serve_this(state).await.to_string();
+        let error = explain("aa11", None, &address).await.unwrap_err().to_string();
+        for word in ["the access log is off", "`telemetry.access_log.to: off`", "`stdout`", "--log FILE"] {
+            assert!(error.contains(word), "{word} is not in {error}");
+        }
     }
 
     #[tokio::test]
@@ -385,7 +422,7 @@ mod tests {
             text == std::fs::read_to_string(golden).unwrap(),
             "run with PATHLOOM_BLESS=1 if this is meant:\n{text}"
         );
-        for word in ["as it was then (generations since: 1)", "10.0.0.1:80 <- chosen", "10.0.0.3:80", "ATTENTION"] {
+        for word in ["as it was then (generations since: 1)", "> 10.0.0.1:80", "10.0.0.3:80", "ATTENTION"] {
             assert!(text.contains(word), "{word} is not in\n{text}");
         }
         // A line of a generation with the same number, of another process.

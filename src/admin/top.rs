@@ -4,25 +4,27 @@
 //! A thread asks the admin port (`/routing`, `/graph`, `/metrics`) every `--every`; the thread with the terminal draws what
 //! came last and waits for keys, so that a slow answer holds up no key. A proxy that cannot be reached when the command
 //! begins is an error; one that goes away later is said so above its last answer, and asked again. Where there is no
-//! terminal (a pipe, a script), or with `--once`, one frame is printed as text, as wide as it needs to be.
+//! terminal (a pipe, a script), or with `--once`, one frame is printed as text, as wide as the terminal or 120 characters.
 //!
-//! `sheet` and `state` make rows of answers, `view` draws them; both know no terminal, so tests draw without one.
+//! `sheet` and `state` make rows of answers, `kinds` says which sheets there are, `view` draws them; none knows a terminal, so
+//! tests draw without one.
 
+mod kinds;
 mod sheet;
 mod state;
 mod view;
 
 use super::client::{self, AskError};
+use super::columns;
 use http::StatusCode;
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
+use kinds::Sheet;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde_json::Value;
 use sheet::Snapshot;
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use view::{Screen, Sheet};
+use view::Screen;
 
 /// How many links are asked for, those with the most calls.
 const LINKS: usize = 500;
@@ -42,10 +44,10 @@ pub struct TopArgs {
     /// Print one frame as text, and leave: for scripts, and where there is no terminal.
     #[arg(long)]
     pub once: bool,
-    /// How often to ask the proxy.
+    /// How often to ask the proxy, from 100ms.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = pause)]
     pub every: Duration,
-    /// Only rows that hold these words.
+    /// Only rows that hold all of these words, in whatever column.
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub filter: String,
     /// What to begin with.
@@ -82,7 +84,7 @@ pub fn top(args: &TopArgs) -> Result<String, TopError> {
     if args.once || !io::stdout().is_terminal() {
         runtime.block_on(async { tokio::time::sleep(ONCE_WAITS).await });
         screen.take(Ok(runtime.block_on(look(&address))?));
-        return Ok(printed(&mut screen));
+        return Ok(screen.printed(columns::width()));
     }
     let (tell, told) = channel();
     let (stop, stopped) = channel();
@@ -172,6 +174,7 @@ fn pressed(screen: &mut Screen, key: KeyEvent) -> bool {
         KeyCode::Right | KeyCode::Char('s') => screen.sort_by_next(1),
         KeyCode::Left => screen.sort_by_next(-1),
         KeyCode::Char('r') => screen.reverse(),
+        KeyCode::Char('?') => screen.explains = !screen.explains,
         KeyCode::Down => screen.move_by(1),
         KeyCode::Up => screen.move_by(-1),
         KeyCode::PageDown => screen.move_by(10),
@@ -181,20 +184,6 @@ fn pressed(screen: &mut Screen, key: KeyEvent) -> bool {
         _ => {}
     }
     true
-}
-
-/// One frame as text, with every row and every column.
-fn printed(screen: &mut Screen) -> String {
-    let (width, height) = screen.needs();
-    // A buffer that is never drawn on anything.
-    let backend = TestBackend::new(width, height);
-    let Ok(mut terminal) = Terminal::new(backend);
-    screen.plain = true;
-    let Ok(_) = terminal.draw(|frame| screen.draw(frame));
-    let rows = terminal.backend().buffer().content().chunks(usize::from(width.max(1)));
-    let text = |row: &[ratatui::buffer::Cell]| row.iter().map(ratatui::buffer::Cell::symbol).collect::<String>();
-    let lines: Vec<String> = rows.map(|row| text(row).trim_end().to_owned()).collect();
-    lines.join("\n").trim_end().to_owned() + "\n"
 }
 
 /// One look at everything.

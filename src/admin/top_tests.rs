@@ -1,5 +1,7 @@
 use super::*;
 use crate::admin::{fixture, graph, routing};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::KeyEvent;
 use serde_json::json;
 
@@ -88,7 +90,7 @@ fn failures_are_shown_by_reason_with_their_rate_the_most_first() {
 fn links_are_those_of_the_graph() {
     let text = drawn(&mut screen(Sheet::Links), 120, 20);
     let used = line(&text, "12.0");
-    assert!(used.contains("frontend") && used.contains("10.0.0.1:80") && used.contains("0.50"), "{text}");
+    assert!(used.contains("frontend") && used.contains("10.0.0.1:80") && used.contains("50.0%"), "{text}");
 }
 
 #[test]
@@ -118,7 +120,8 @@ fn what_each_generation_changed_is_told_the_newest_first() {
 #[test]
 fn both_arms_of_a_trial_stand_one_below_the_other() {
     let mut screen = screen(Sheet::Canary);
-    assert!(!drawn(&mut screen, 160, 20).contains("against"), "there is no trial");
+    let none = drawn(&mut screen, 160, 20);
+    assert!(none.contains("on no trial: `model.mode` is `active`, and `canary` begins one"), "{none}");
     let mut seen = snapshot(1, Instant::now());
     seen.routing = routing::routing(&fixture::on_trial(false), routing::Filter::default()).unwrap();
     screen.take(Ok(seen));
@@ -199,10 +202,86 @@ fn trouble_is_said_in_words_above_the_last_answer() {
 }
 
 #[test]
-fn a_printed_frame_has_every_row_and_column_and_no_keys() {
-    let text = printed(&mut screen(Sheet::Endpoints));
-    for word in ["WHY", "10.0.0.3:80", "ejected: 3 failures in a row", "generation 41"] {
-        assert!(text.contains(word), "{word} is not in\n{text}");
+fn a_printed_frame_has_every_row_and_reason_and_no_keys_and_is_no_wider_than_asked_for() {
+    let reason = "predicted 35.1 ms at its fair share; left as it was: the change is within the dead band";
+    for sheet in Sheet::ALL {
+        for width in [60, 80, 120, 200] {
+            let mut screen = screen(sheet);
+            let mut seen = snapshot(40, Instant::now());
+            seen.routing["tables"][0]["candidates"][0]["reason"] = reason.into();
+            screen.take(Ok(seen));
+            let text = screen.printed(width);
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= width, "{widest} of {width}:\n{text}");
+            assert!(!text.contains("q leave") && text.ends_with('\n') && !text.contains(" \n"), "{text}");
+            let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(flat.contains("generation 41") && flat.contains("mode active"), "{text}");
+            if sheet == Sheet::Endpoints {
+                // Beside the row it goes on in the next line, below it all of it stands together.
+                let words = if width < 200 { reason } else { "the change is within the dead band" };
+                assert!(flat.contains(words) && text.contains("10.0.0.3:80"), "{width}:\n{text}");
+                assert!(flat.contains(columns::WEIGHT) && flat.contains(columns::DIFFER), "{text}");
+                assert_eq!(flat.contains("Not shown for want of width"), width < 120, "{width}:\n{text}");
+            }
+        }
     }
-    assert!(!text.contains("q leave") && text.ends_with('\n') && !text.contains(" \n"), "{text}");
+}
+
+#[test]
+fn on_a_terminal_of_the_usual_sizes_nothing_is_cut_but_columns_that_are_left_out() {
+    let reason = "predicted 35.1 ms at its fair share; left as it was: the change is within the dead band";
+    for (width, height) in [(80, 24), (100, 30), (140, 40)] {
+        for sheet in Sheet::ALL {
+            let mut screen = screen(sheet);
+            let mut seen = snapshot(40, Instant::now());
+            seen.routing["tables"][0]["candidates"][0]["reason"] = reason.into();
+            seen.routing["reload_refused"] = json!({ "at": "t1", "text": "error: /etc/pathloom/pathloom.yaml:14:7: unknown key `endpoint`, did you mean `endpoints`?" });
+            screen.take(Ok(seen));
+            let text = drawn(&mut screen, width, height);
+            let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for word in ["mode active", "steered by model", "predictions off by", "q leave", "6 model", sheet.legend()]
+            {
+                assert!(flat.contains(word), "{width}x{height} {sheet:?}: {word} is not in\n{text}");
+            }
+            assert!(flat.contains("did you mean `endpoints`?"), "{text}");
+            if sheet == Sheet::Endpoints {
+                assert!(flat.contains(&format!("▸ 10.0.0.1:80: {reason}")), "{text}");
+                for word in ["75.0%", "healthy", "ejected", "WEIGHT", "CALLS"] {
+                    assert!(text.contains(word), "{word} is not in\n{text}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_chosen_rows_reason_follows_the_choice_and_a_failures_says_what_to_do() {
+    let mut endpoints = screen(Sheet::Endpoints);
+    assert!(line(&drawn(&mut endpoints, 80, 24), "▸").contains("10.0.0.1:80: softmax of the score"));
+    press(&mut endpoints, KeyCode::Down);
+    press(&mut endpoints, KeyCode::Down);
+    let text = drawn(&mut endpoints, 80, 24);
+    assert!(line(&text, "▸").contains("10.0.0.3:80: ejected: 3 failures in a row"), "{text}");
+    let text = drawn(&mut screen(Sheet::Failures), 80, 24);
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("▸ connect_refused: The endpoint"), "{text}");
+    assert!(flat.contains("proxy-config/TROUBLESHOOTING.md#connect_refused"), "{text}");
+}
+
+#[test]
+fn a_question_mark_says_all_of_what_the_columns_mean_and_an_empty_sheet_why_it_is() {
+    let mut endpoints = screen(Sheet::Endpoints);
+    assert!(press(&mut endpoints, KeyCode::Char('?')));
+    let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = flat(drawn(&mut endpoints, 80, 30));
+    for meaning in [columns::WEIGHT, columns::CALLS, columns::DIFFER, columns::PREDICTED, columns::INTRINSIC] {
+        assert!(text.contains(meaning), "{meaning} is not in {text}");
+    }
+    assert!(press(&mut endpoints, KeyCode::Char('?')));
+    assert!(!flat(drawn(&mut endpoints, 80, 30)).contains(columns::DIFFER));
+    let mut failures = Screen::new(Sheet::Failures, String::new(), "x".into());
+    failures.take(Ok(Snapshot::new(json!({ "mode": "active" }), &json!({}), "", Instant::now())));
+    assert!(drawn(&mut failures, 80, 24).contains("nothing has failed since the process began"));
+    failures.filter = "nobody".into();
+    assert!(drawn(&mut failures, 80, 24).contains("no row holds `nobody`"));
 }

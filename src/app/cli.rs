@@ -42,12 +42,15 @@ With `process.handover` in the file, a second `run` takes the first one's place 
     /// Shows a whole little mesh on this machine, with a story.
     Demo(crate::demo::DemoArgs),
     /// Says why the weights of a running sidecar are what they are.
-    #[command(after_help = "Examples:
+    #[command(after_help = format!("Examples:
   pathloom explain
   pathloom explain --cluster catalog --workload frontend
   pathloom explain --admin 10.0.0.7:9900 --json
   pathloom explain --admin unix:/run/pathloom/admin.sock
-  pathloom explain --request 4c1f2e --log /var/log/pathloom/access.log   where did this request go, and why?")]
+  pathloom explain --request 4c1f2e                                      where did this request go, and why?
+  pathloom explain --request 4c1f2e --log /var/log/pathloom/access.log   one that the sidecar no longer remembers
+
+{}", crate::admin::meanings()))]
     Explain(crate::admin::ExplainArgs),
     /// Shows what a running sidecar sees and does, live: endpoints, links, failures.
     #[command(after_help = "Examples:
@@ -55,7 +58,8 @@ With `process.handover` in the file, a second `run` takes the first one's place 
   pathloom top --show failures --every 5s
   pathloom top --once --filter catalog        one frame as text
 
-Keys: tab or 1 2 3 turn to endpoints, links and failures; arrows sort and move; r reverses; / filters; q leaves.")]
+Keys: tab or 1 to 6 turn to endpoints, links, failures, generations, the trial and the model; left and right sort, up and down
+choose a row, of which all is said below; r reverses; / filters; q leaves.")]
     Top(crate::admin::TopArgs),
     /// Asks a running sidecar whether it lives or is ready: exit code 0, or 1 with the reasons.
     #[command(after_help = "Examples:

@@ -125,6 +125,17 @@ pub fn run(args: DemoArgs) -> ExitCode {
     }
 }
 
+/// How to look at the model's sidecar while the story is told.
+fn look_inside(admin: std::net::SocketAddr) -> String {
+    let ways = [
+        "look inside the model's sidecar while it runs:".to_owned(),
+        format!("http://{admin}/"),
+        format!("pathloom top --admin {admin}"),
+        format!("pathloom explain --admin {admin}"),
+    ];
+    ways.join("\n  ")
+}
+
 fn say(line: &str) {
     // Nobody to tell is no reason to stop.
     drop(writeln!(io::stderr(), "{line}"));
@@ -145,6 +156,9 @@ async fn perform(args: &DemoArgs) -> Result<(Summary, Ending), DemoError> {
     let start = Instant::now() + LEAD;
     let shown = fleets.first().ok_or_else(|| io::Error::other("there is no arm"))?;
     let stage = Arc::new(Stage::new(args.story, start, shown, headless));
+    if headless {
+        say(&look_inside(stage.admin));
+    }
     let mut screen = if headless { None } else { Some(Screen::open(stage.clone())?) };
 
     let (stop, stopped) = channel::channel(false);
@@ -309,6 +323,14 @@ mod tests {
     struct Line {
         #[command(flatten)]
         demo: DemoArgs,
+    }
+
+    #[test]
+    fn it_says_how_to_look_inside() {
+        let text = look_inside("127.0.0.1:9900".parse().unwrap());
+        for way in ["http://127.0.0.1:9900/", "pathloom top --admin 127.0.0.1:9900", "explain --admin 127.0.0.1:9900"] {
+            assert!(text.contains(way), "{way} is not in {text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::report::{Crash, millis};
 use super::story::{Span, Story};
 use super::watch::View;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
@@ -35,6 +36,8 @@ pub struct Stage {
     pub catalogs: Vec<Shown>,
     /// The storage replicas of the model's arm.
     pub storages: Vec<Shown>,
+    /// The admin port of the model's sidecar.
+    pub admin: SocketAddr,
     /// Whether the log goes to the standard error too: there is no screen.
     headless: bool,
     inner: Mutex<Inner>,
@@ -62,6 +65,7 @@ impl Stage {
             records: POLICIES.iter().map(|_| Arc::default()).collect(),
             catalogs: names(&shown.catalogs),
             storages: names(&shown.storages),
+            admin: shown.sidecar.admin,
             headless,
             inner: Mutex::default(),
             looks: AtomicUsize::new(0),

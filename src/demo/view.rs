@@ -52,7 +52,8 @@ pub fn draw(frame: &mut Frame<'_>, stage: &Stage, now_s: f64) {
     draw_graph(frame, graph, stage, now_s);
     draw_lines(frame, lines, stage, now_s);
     draw_log(frame, log, stage);
-    frame.render_widget(Line::from(" q leave").dim(), foot);
+    let look = format!(" q leave   look inside: http://{admin}/   pathloom top --admin {admin}", admin = stage.admin);
+    frame.render_widget(Line::from(look).dim(), foot);
 }
 
 fn color_of(policy: Policy) -> Color {

@@ -78,6 +78,10 @@ async fn a_wide_screen_shows_the_graph_the_lines_and_the_log() {
 #[tokio::test]
 async fn a_screen_of_any_size_is_drawn() {
     let stage = stage();
+    let look = format!("look inside: http://{admin}/   pathloom top --admin {admin} ", admin = stage.admin);
+    assert!(
+        drawn(&stage, 100, 30).contains(&look) && drawn(&stage, 80, 24).contains(&format!("http://{}/", stage.admin))
+    );
     for (width, height) in [(80, 24), (100, 30), (20, 5), (1, 1), (300, 100)] {
         let text = drawn(&stage, width, height);
         assert!(width < 80 || text.contains("catalog-4"), "{text}");

@@ -117,8 +117,8 @@ async fn a_request_is_explained_by_the_candidates_of_the_generation_that_chose_a
         if code == 0 && out.contains("as it was then") { Ok(out) } else { Err(out + &errors) }
     })
     .await;
-    assert!(told.contains(&format!("{} <- chosen", address(0))) && !told.contains(&address(1)), "{told}");
-    for word in ["policy", "REASON", "rung"] {
+    assert!(told.contains(&format!("> {} ", address(0))) && !told.contains(&address(1)), "{told}");
+    for word in ["policy", "HEALTH", "rung"] {
         assert!(told.contains(word), "{word} is not in\n{told}");
     }
     // A request of now goes by the table of now.
@@ -128,5 +128,5 @@ async fn a_request_is_explained_by_the_candidates_of_the_generation_that_chose_a
         if code == 0 { Ok(out) } else { Err(errors) }
     })
     .await;
-    assert!(told.contains(&format!("{} <- chosen", address(1))) && !told.contains(&address(0)), "{told}");
+    assert!(told.contains(&format!("> {} ", address(1))) && !told.contains(&address(0)), "{told}");
 }

@@ -70,11 +70,12 @@ async fn a_model_that_loses_its_trial_retreats_and_says_why() {
         let share = model["share"].as_f64().unwrap();
         assert!((0.4..0.6).contains(&share), "{model} {against}");
         let text = explain(&sidecar).await;
-        for said in
-            ["RETREAT     canary_latency: ", "another trial in ", "  model    ", "  against  ", " by peak_ewma: mean "]
-        {
+        for said in ["RETREAT     canary_latency: ", "  model    ", "  against  ", " by peak_ewma: mean "] {
             assert!(text.contains(said), "{said} is not in\n{text}");
         }
+        // A long reason goes on in the next line.
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("another trial in "), "{text}");
         let metrics = sidecar.metrics().await;
         assert_eq!(metrics.get("pathloom_canary_retreated", &[]), Some(1.0));
         assert_eq!(metrics.sum("pathloom_canary_retreats_total", &[("reason", "canary_latency")]), 1.0);

@@ -90,7 +90,7 @@ function frame(r) {
   fact("mode", r.mode);
   if (g) {
     fact("generation", String(g.id));
-    fact("made", clock(g.made_at));
+    fact("made", clock(g.made_at) + " UTC");
     fact("cause", g.cause);
     fact("rung", g.rung, g.rung === "model" ? "good" : "warn");
     fact("model", g.model ? `${g.model.name} on ${g.model.engine}` : "none");

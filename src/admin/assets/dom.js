@@ -80,11 +80,11 @@ export const bar = (v, narrow) => [
   pct(v),
 ];
 
-/// A table of rows by columns `[title, class, value of a row]`; rows may have a `key` and a `class`.
+/// A table of rows by columns `[title, class, value of a row, what the title means]`; rows may have a `key` and a `class`.
 export function table(columns, rows, { caption, key, rowClass } = {}) {
   return el("table", {},
     known(caption) && el("caption", { class: "soft" }, caption),
-    el("thead", {}, el("tr", {}, columns.map(([title, kind]) => el("th", { class: kind, scope: "col" }, title)))),
+    el("thead", {}, el("tr", {}, columns.map(([title, kind, , meaning]) => el("th", { class: kind, scope: "col", title: meaning }, title)))),
     el("tbody", {}, rows.map(row => el("tr", { "data-key": key?.(row), class: rowClass?.(row) }, columns.map(([, kind, value]) => el("td", { class: kind }, value(row)))))));
 }
 

@@ -1,10 +1,22 @@
 // Why requests of one workload to one cluster go where they go: each candidate with what the model said, what was seen,
-// why its share is what it is and which guard acted, and what it looks at.
+// why its weight is what it is and which guard acted, and what it looks at.
 
 import { bar, el, empty, fill, hash, health, known, ms, num, pct, rate, section, table } from "./dom.js";
 
 const MAX_ROWS = 100;
 let wish = "";
+
+/// What the columns mean, in the words of `pathloom explain` and the README (a test holds them together).
+export const WEIGHT = "the part of the requests that the generation in force gives an endpoint";
+const CALLS = "the part that it got of the calls of about the last 10 s";
+const DIFFER = "a request takes the cheapest of the candidates compared, estimate x (in flight + 1) / expected success; affinity, trials, retries, probes and a weight that has just moved do their part";
+const INTRINSIC = "predicted latency at the endpoint's fair share of the load, from which its weight follows";
+const PREDICTED = "the mean that the model, when it made the generation, expected for the seconds after it, at the load as it was";
+const OBSERVED = "the mean of about the last 10 s";
+const ESTIMATE = "this proxy's own peak EWMA, which decays towards what the weight says";
+/// For those who have no pointer to rest on a title, too.
+const legend = () => el("details", { class: "soft words" }, el("summary", {}, "weight is what the generation gives, calls what came: why they differ, and what the other columns mean"),
+  [["weight", WEIGHT], ["calls", `${CALLS}; they differ: ${DIFFER}`], ["intrinsic", INTRINSIC], ["predicted", PREDICTED], ["observed", OBSERVED], ["estimate", ESTIMATE]].map(([name, meaning]) => el("div", {}, el("b", {}, name), `: ${meaning}`)));
 
 function pairs(box, { routing }) {
   if (!box.querySelector("#pairs")) {
@@ -37,7 +49,7 @@ function against(c, longest) {
 
 const off = c => known(c.observed?.latency_mean_ms) && known(c.predicted?.mean_ms) && (c.observed.samples ?? 1) > 0 ? pct(c.predicted.mean_ms / c.observed.latency_mean_ms - 1, 0).replace(/^(?=[^-–])/, "+") : "–";
 
-/// What is known of each candidate: its numbers, why its share is what it is, and what it looks at. `marked` is the one that was
+/// What is known of each candidate: its numbers, why its weight is what it is, and what it looks at. `marked` is the one that was
 /// chosen for a request. A table of the past has its own word on attention, and needs no graph.
 export function candidates(t, graph, marked, note) {
   const those = t.candidates.slice(0, MAX_ROWS), longest = Math.max(1e-9, ...t.candidates.flatMap(c => [c.observed?.latency_mean_ms ?? 0, c.predicted?.mean_ms ?? 0]));
@@ -52,13 +64,16 @@ export function candidates(t, graph, marked, note) {
   if (!t.candidates.length) return [section("Candidates", null, empty("The cluster has no endpoints: requests to it are answered with 503."))];
   return [
     section("Candidates", note ?? (scored ? null : "nothing has been scored: no model, or no tick yet"), table([
-      ["endpoint", "l", c => [name(c), known(c.zone) && el("span", { class: "soft" }, " " + c.zone)]], ["share", "l", c => bar(c.share)], ["calls", "", c => pct(c.observed?.share)],
-      ["score", "", c => num(c.score, 2)], ["fair share", "", c => ms(c.predicted?.intrinsic_ms)], ["predicted", "", c => ms(c.predicted?.mean_ms)], ["observed", "", c => ms(c.observed?.latency_mean_ms)],
-      ["seen ▮ said |", "l", c => against(c, longest)], ["off by", "", off], ["p99", "", c => ms(c.observed?.latency_p99_ms)], ["estimate", "", c => ms(c.estimate?.now_ms)], ["age s", "", c => num(c.last_sample_age_s)],
-      ["errors", "", c => pct(c.observed?.error_rate)], ["in flight", "", c => num(c.in_flight, 0)], ["health", "l", c => health(c.health)],
-    ], those, { key: c => c.endpoint, rowClass: c => !c.eligible && "out" }), t.candidates.length > MAX_ROWS && el("p", { class: "soft" }, `and ${t.candidates.length - MAX_ROWS} more in /routing`)),
+      // What a narrow page shows without being moved is what matters first.
+      ["endpoint", "l", c => [name(c), known(c.zone) && el("span", { class: "soft" }, " " + c.zone)]], ["health", "l", c => health(c.health)],
+      ["weight", "l", c => bar(c.share), WEIGHT], ["calls", "", c => pct(c.observed?.share), `${CALLS}; it differs from the weight: ${DIFFER}`],
+      ["errors", "", c => pct(c.observed?.error_rate), "failed calls of about the last 10 s"], ["in flight", "", c => num(c.in_flight, 0), "requests under way from here, now"],
+      ["predicted", "", c => ms(c.predicted?.mean_ms), PREDICTED], ["observed", "", c => ms(c.observed?.latency_mean_ms), OBSERVED],
+      ["observed ▮ predicted |", "l", c => against(c, longest)], ["off by", "", off, "predicted against observed: + is too slow, - too fast"], ["p99", "", c => ms(c.observed?.latency_p99_ms), "the 99th percentile of about the last 10 s"],
+      ["intrinsic", "", c => ms(c.predicted?.intrinsic_ms), INTRINSIC], ["estimate", "", c => ms(c.estimate?.now_ms), ESTIMATE], ["age s", "", c => num(c.last_sample_age_s), "since the last sample"], ["score", "", c => num(c.score, 2), "minus the logarithm of the intrinsic latency in seconds: the higher the faster"],
+    ], those, { key: c => c.endpoint, rowClass: c => !c.eligible && "out" }), t.candidates.length > MAX_ROWS && el("p", { class: "soft" }, `and ${t.candidates.length - MAX_ROWS} more in /routing`), legend()),
     section("Why", guarded.length ? `a guard acted on ${guarded.length} of ${t.candidates.length}` : t.policy === "model" ? "no guard changed a weight in this generation" : `the policy in force is ${t.policy}: no guard acts`,
-      table([["endpoint", "l", name], ["share", "", c => pct(c.share)], ["why it is that", "l why", c => c.reason], ["guard", "l why", c => known(c.guard) ? el("b", { class: "warn" }, c.guard) : "none acted"]], those, { key: c => c.endpoint })),
+      table([["endpoint", "l", name], ["weight", "", c => pct(c.share), WEIGHT], ["why it is that", "l why", c => c.reason], ["guard", "l why", c => known(c.guard) ? el("b", { class: "warn" }, c.guard) : "none acted"]], those, { key: c => c.endpoint })),
     scored && section("Attention", "how the caller's attention " + (past ? "was shared over its links" : "is shared over its links, and each candidate's over those that it calls"), table([
       ["candidate", "l", name], ["from the caller", "l", c => known(from(c)) ? bar(from(c)) : "–"],
       !past && ["looks at", "l", c => {

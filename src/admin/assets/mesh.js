@@ -4,6 +4,7 @@ import { bar, el, empty, fill, hash, known, ms, num, pct, rate, table } from "./
 import { Picture, inWords, possible, shares, trouble } from "./picture.js";
 import { onTheme } from "./colour.js";
 import { byService } from "./merge.js";
+import { WEIGHT } from "./explain.js";
 
 /// How many names the list shows; the search finds the others. How many links a table shows.
 const MAX_LISTED = 60, MAX_LINKS = 50;
@@ -125,10 +126,10 @@ function list(keys, narrowed) {
 }
 
 const COLUMNS = [
-  ["mean", "", l => ms(l.statistics.latency_mean_ms)], ["calls/s", "", l => rate(l.statistics.calls_per_second)],
-  ["share", "", l => shares(l)], ["errors", "", l => pct(l.statistics.error_rate)],
+  ["ms", "", l => ms(l.statistics.latency_mean_ms), "mean latency of about the last 10 s"], ["calls/s", "", l => rate(l.statistics.calls_per_second)],
+  ["weight", "", l => shares(l), WEIGHT], ["errors", "", l => pct(l.statistics.error_rate)],
 ];
-const ALL = [["attention", "", l => pct(l.attention, 0)], ["p99", "", l => ms(l.statistics.latency_p99_ms)], ["jitter", "", l => ms(l.statistics.jitter_ms)]];
+const ALL = [["attention", "", l => pct(l.attention, 0)], ["p99 ms", "", l => ms(l.statistics.latency_p99_ms)], ["jitter ms", "", l => ms(l.statistics.jitter_ms)]];
 function linkTable(links, both, end) {
   const name = key => el("a", { href: hash("service", data.nodes.find(n => n.key === key)?.service ?? key) }, key);
   const ends = both ? [["from", "l", l => name(l.source)], ["to", "l", l => name(l.destination)]] : [[end === "source" ? "from" : "to", "l", l => name(l[end])]];
@@ -146,7 +147,7 @@ function chosen() {
     el("dl", {},
       el("dt", {}, "service"), el("dd", {}, n.service ? el("a", { href: hash("service", n.service) }, n.service) : "–"),
       n.instances > 1 && [el("dt", {}, "instances"), el("dd", {}, String(n.instances))],
-      el("dt", {}, "zone"), el("dd", {}, n.zone), el("dt", {}, "calls"), el("dd", {}, `${rate(n.calls_per_second)}/s, expected ${rate(n.node_load)}/s`),
+      el("dt", {}, "zone"), el("dd", {}, n.zone), el("dt", {}, "calls"), el("dd", {}, `${rate(n.calls_per_second)}/s; the model expects ${rate(n.node_load)}/s`),
       el("dt", {}, "answers"), el("dd", {}, `${ms(n.response_mean_ms)} ms mean, ${ms(n.response_p99_ms)} ms p99`),
       el("dt", {}, "errors"), el("dd", {}, pct(n.error_rate)), el("dt", {}, "in flight"), el("dd", {}, num(n.in_flight, 0)),
       known(n.cpu_utilization) && [el("dt", {}, "CPU"), el("dd", {}, bar(n.cpu_utilization, true))]),
@@ -160,7 +161,7 @@ function legend() {
   fill(parts.legend,
     el("span", { "data-key": "latency" }, `mean latency ${ms(scale.low)}`, el("span", { class: "ramp", style: { background: scale.ramp() } }), `${ms(scale.high)} ms`),
     el("span", { "data-key": "calls" }, "calls/s ", el("span", { class: "stroke", style: { height: "2px" } }), rate(most / 10), el("span", { class: "stroke", style: { height: "7px" } }), rate(most)),
-    el("span", { "data-key": "share" }, "% share of the requests"), el("span", { "data-key": "signs" }, "✕ gets no requests, ! errors or probation"));
+    el("span", { "data-key": "share", title: WEIGHT }, "% weight: its part of the source's requests"), el("span", { "data-key": "signs" }, "✕ gets no requests, ! errors or probation"));
 }
 
 function showTip(what, event) {

@@ -1,6 +1,6 @@
 // The mesh as a picture: sigma.js draws, graphology holds the graph; here is what a node and a link look like.
 //
-// Colour is latency, width is calls a second, the number on a link is its share of what its source sends. What is in
+// Colour is latency, width is calls a second, the number on a link is its weight: the part of what its source sends that it gets. What is in
 // trouble has a sign before its name and a rim, not a colour alone.
 
 import { known, ms, pct, rate } from "./dom.js";
@@ -306,6 +306,6 @@ export function inWords(l) {
   return [
     `mean ${ms(s.latency_mean_ms)} ms, p99 ${ms(s.latency_p99_ms)} ms, jitter ${ms(s.jitter_ms)} ms`,
     `${rate(s.calls_per_second)} calls/s, ${pct(s.error_rate)} errors, ${known(s.in_flight) ? s.in_flight.toFixed(0) : "–"} in flight`,
-    `share ${shares(l) ?? "–"}, attention ${pct(l.attention)}`,
+    `weight ${shares(l) ?? "–"}, attention ${pct(l.attention)}`,
   ];
 }

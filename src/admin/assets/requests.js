@@ -49,8 +49,8 @@ function list(box, answer) {
   box.querySelector("#count").textContent = `${those.length} of the last ${held.requests.length}; ${held.kept} are kept`;
   const none = held.note ?? (held.requests.length ? "Nothing fits the search." : wish.failed ? "No request that is kept has failed." : "No request has come to its end yet.");
   fill(box.querySelector("#requests"), section("The last requests", "newest first, from the access log; a choice explains one", those.length ? table([
-    ["began", "l", r => el("a", { href: place(r), title: r.request_id }, clock(r.time) + (r.time ?? "").slice(19, 23))], ["answer", "l", outcome], ["from → to", "l", r => `${r.workload || "–"} → ${r.cluster || "no cluster"}`], ["asked", "l cut", r => asked(r)],
-    ["endpoint", "l", r => r.endpoint], ["took", "", r => ms(r.duration_ms)], ["seen ▮ said |", "l", r => against(r, longest)], ["seen / said", "", factor],
+    ["began", "l", r => el("a", { href: place(r), title: r.request_id }, clock(r.time) + (r.time ?? "").slice(19, 23))], ["answer", "l", outcome], ["took ms", "", r => ms(r.duration_ms), "from its head to its answer's last byte, here"], ["endpoint", "l", r => r.endpoint], ["from → to", "l", r => `${r.workload || "–"} → ${r.cluster || "no cluster"}`], ["asked", "l cut", r => asked(r)],
+    ["upstream ▮ expected |", "l", r => against(r, longest), "when the endpoint's answer began, and when it was expected to"], ["x expected", "", factor, "so many times as long as expected"],
     ["tries", "", r => num(r.attempts, 0)], ["chosen by", "l", r => r.policy || "–"],
   ], those.slice(0, MAX_ROWS), { key: r => r.request_id }) : empty(none)));
 }

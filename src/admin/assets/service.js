@@ -2,6 +2,7 @@
 
 import { bar, el, empty, fill, hash, health, known, ms, num, pct, rate, section, table } from "./dom.js";
 import { shares } from "./picture.js";
+import { WEIGHT } from "./explain.js";
 
 const byCalls = (a, b) => (b.calls_per_second ?? 0) - (a.calls_per_second ?? 0);
 const sum = values => values.filter(known).reduce((a, b) => a + b, 0);
@@ -39,15 +40,15 @@ function one(box, graph, routing, name) {
   const links = (those, end) => table([
     [end === "source" ? "from" : "to", "l", l => [el("a", { href: hash("service", service(l[end])) }, service(l[end])), " ", service(l[end]) !== l[end] && el("span", { class: "soft" }, l[end])]],
     [end === "source" ? "to" : "from", "l", l => l[end === "source" ? "destination" : "source"]],
-    ["calls/s", "", l => rate(l.statistics.calls_per_second)], ["share", "", shares], ["mean", "", l => ms(l.statistics.latency_mean_ms)], ["p50", "", l => ms(l.statistics.latency_p50_ms)],
-    ["p99", "", l => ms(l.statistics.latency_p99_ms)], ["jitter", "", l => ms(l.statistics.jitter_ms)], ["errors", "", l => pct(l.statistics.error_rate)], ["attention", "l", l => known(l.attention) ? bar(l.attention, true) : "–"],
+    ["calls/s", "", l => rate(l.statistics.calls_per_second)], ["weight", "", shares, WEIGHT], ["mean ms", "", l => ms(l.statistics.latency_mean_ms)], ["p50 ms", "", l => ms(l.statistics.latency_p50_ms)],
+    ["p99 ms", "", l => ms(l.statistics.latency_p99_ms)], ["jitter ms", "", l => ms(l.statistics.jitter_ms)], ["errors", "", l => pct(l.statistics.error_rate)], ["attention", "l", l => known(l.attention) ? bar(l.attention, true) : "–"],
   ], those.filter(busy).sort((a, b) => byCalls(a.statistics, b.statistics)).slice(0, 60), { key: l => l.source + " " + l.destination });
   fill(box,
     el("div", { class: "controls", "data-key": "head" }, el("h2", {}, name), el("a", { href: hash("service") }, "all services"), tables.slice(0, 8).map(t => el("a", { href: hash("explain", t.workload, t.cluster) }, `explain ${t.workload} → ${t.cluster}`))),
     el("div", { class: "cards", "data-key": "cards" }, card(nodes.length, "instances"), card(rate(calls), "calls a second"), card(ms(weighted), "mean latency, ms"), card(pct(Math.max(0, ...nodes.map(n => n.error_rate ?? 0))), "errors, the worst instance"), card(num(sum(nodes.map(n => n.in_flight)), 0), "in flight")),
     section("Instances", null, table([
-      ["instance", "l", n => n.key], ["zone", "l", n => n.zone], ["health", "l", n => known(n.health) ? health(n.health) : "–"], ["calls/s", "", n => rate(n.calls_per_second)], ["expected", "", n => rate(n.node_load)], ["in flight", "", n => num(n.in_flight, 0)],
-      ["mean", "", n => ms(n.response_mean_ms)], ["p99", "", n => ms(n.response_p99_ms)], ["errors", "", n => pct(n.error_rate)], ["CPU", "l", n => known(n.cpu_utilization) ? bar(n.cpu_utilization, true) : "–"], ["memory", "", n => pct(n.memory_utilization, 0)],
+      ["instance", "l", n => n.key], ["zone", "l", n => n.zone], ["health", "l", n => known(n.health) ? health(n.health) : "–"], ["calls/s", "", n => rate(n.calls_per_second)], ["model expects", "", n => rate(n.node_load), "calls a second that the model expects the instance to get in the next seconds"], ["in flight", "", n => num(n.in_flight, 0)],
+      ["mean ms", "", n => ms(n.response_mean_ms)], ["p99 ms", "", n => ms(n.response_p99_ms)], ["errors", "", n => pct(n.error_rate)], ["CPU", "l", n => known(n.cpu_utilization) ? bar(n.cpu_utilization, true) : "–"], ["memory", "", n => pct(n.memory_utilization, 0)],
     ], nodes, { key: n => n.key })),
     section("Called by", null, into.some(busy) ? links(into, "source") : empty("Nobody has called it lately.")),
     section("Calls", null, out.some(busy) ? links(out, "destination") : empty("It has called nobody lately, as far as this sidecar sees.")));

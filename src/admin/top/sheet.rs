@@ -65,9 +65,9 @@ impl Snapshot {
             vec![
                 Cell::word(workload),
                 Cell::word(cluster),
-                Cell::word(reason),
                 Cell::number(rate, 1),
                 Cell::number(Some(*total), 0),
+                Cell::word(reason),
             ]
         };
         self.failures.iter().map(row).collect()
@@ -170,7 +170,7 @@ fn link(link: &Value) -> Row {
         Cell::number(at(link, "/statistics/jitter_ms"), 1),
         Cell::percent(errors).bad_if(errors.is_some_and(|e| e >= BAD_ERRORS)),
         Cell::number(at(link, "/statistics/in_flight"), 1),
-        Cell::number(at(link, "/attention"), 2),
+        Cell::percent(at(link, "/attention")),
         Cell::number(at(link, "/statistics/age_s"), 1),
     ]
 }

@@ -15,7 +15,8 @@ pub fn timeline(routing: &Value) -> Vec<Row> {
     let row = |change: &Value| {
         vec![
             Cell::number(at(change, "/generation"), 0),
-            Cell::word(text(change, "made_at")),
+            // The day is known: those of the last few minutes are remembered.
+            Cell::word(text(change, "made_at").get(11..23).unwrap_or_default()),
             Cell::word(text(change, "cause")),
             Cell::word(text(change, "rung")).bad_if(text(change, "rung") != Rung::Model.as_str()),
             Cell::number(at(change, "/took_ms"), 1),
@@ -69,7 +70,6 @@ pub fn arms(routing: &Value) -> Vec<Row> {
                 Cell::word(text(table, "workload")),
                 Cell::word(text(table, "cluster")),
                 Cell::word(name),
-                Cell::word(text(arm, "policy")),
                 Cell::number(at(arm, "/requests"), 0),
                 Cell::percent(at(arm, "/share")),
                 Cell::number(at(arm, "/mean_ms"), 1),
@@ -77,10 +77,22 @@ pub fn arms(routing: &Value) -> Vec<Row> {
                 Cell::number(at(arm, "/p99_ms"), 1),
                 Cell::number(failures, 0),
                 Cell::percent(at(arm, "/failure_rate")),
+                Cell::word(text(arm, "policy")),
             ]);
         }
     }
     rows
+}
+
+/// By what a step of the ladder steers.
+fn goes_by(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Model => "the model's scores of the tick",
+        Rung::LastGood => "its last good scores, until they expire (`model.guards.expire_after`)",
+        Rung::Against => "on trial: the policy that the model is compared with, where it has lost or has no scores",
+        Rung::PeakEwma => "the latencies that this proxy has measured itself",
+        Rung::LeastRequest => "requests under way alone: no scores, and no fresh latencies",
+    }
 }
 
 /// The ladder with the step that steers, the model and its engine, and the trial's terms.
@@ -93,7 +105,7 @@ pub fn model(routing: &Value) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for rung in Rung::ALL {
         let steers = rung.as_str() == text(generation, "rung");
-        let is = if steers { format!("STEERS: {}", text(generation, "rung_reason")) } else { String::new() };
+        let is = if steers { format!("STEERS: {}", text(generation, "rung_reason")) } else { goes_by(rung).to_owned() };
         let step = row(&format!("ladder: {}", rung.as_str()), &is);
         rows.push(step.into_iter().map(|cell| cell.bad_if(steers && rung != Rung::Model)).collect());
     }

@@ -1,11 +1,13 @@
-//! What `top` shows: a head, what is wrong in words, one of six sheets, and the keys.
+//! What `top` shows: a head, what is wrong in words, one of six sheets (`kinds`), all of the chosen row's reason, and the keys.
 //!
-//! A sheet that is too wide loses its least important columns first; a low screen loses the keys, then the head. Trouble is
-//! words first and colours second.
+//! A sheet that is too wide loses its least important columns first; the reason of the chosen row stands below in full. Sentences
+//! go on in the next line where they are wider than the screen. A low screen loses the words on columns, then the keys, then the
+//! head. Trouble is words first and colours second.
 
+use super::kinds::Sheet;
 use super::sheet::{Row, Snapshot};
-use super::state;
 use crate::admin::client::printable;
+use crate::admin::columns::{self, Column, wrapped};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -17,128 +19,13 @@ use serde_json::Value;
 const WIDEST: usize = 40;
 /// Between two columns.
 const GAP: u16 = 2;
-/// Below this height the keys are not shown, below `HEAD_FROM` the head is one line.
+/// Below these heights what columns mean, the chosen row's reason and the keys are not shown, and the head is one line.
+const LEGEND_FROM: u16 = 18;
+const REASON_FROM: u16 = 14;
 const KEYS_FROM: u16 = 12;
 const HEAD_FROM: u16 = 8;
-/// What a printed frame is wide at least: the head's lines.
-const PRINTED_WIDTH: u16 = 120;
-
-/// What can be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Sheet {
-    /// Where requests go, and why.
-    Endpoints,
-    /// The links with the most calls.
-    Links,
-    /// What fails, by reason.
-    Failures,
-    /// What each generation changed, and why.
-    Timeline,
-    /// Both arms of the model's trial.
-    Canary,
-    /// The ladder, the model and its engine.
-    Model,
-}
-
-impl Sheet {
-    /// All of them, in the order of their keys.
-    pub const ALL: [Sheet; 6] =
-        [Self::Endpoints, Self::Links, Self::Failures, Self::Timeline, Self::Canary, Self::Model];
-}
-
-/// A column: its title, whether it stands to the right, and how long it is kept where space is short (the least first).
-type Column = (&'static str, bool, u8);
-
-const ENDPOINTS: [Column; 13] = [
-    ("WORKLOAD", false, 7),
-    ("CLUSTER", false, 10),
-    ("ENDPOINT", false, 13),
-    ("WEIGHT", true, 12),
-    ("CALLS", true, 9),
-    ("CALLS/s", true, 5),
-    ("PREDICTED", true, 4),
-    ("SEEN ms", true, 8),
-    ("P99 ms", true, 3),
-    ("ERRORS", true, 6),
-    ("BUSY", true, 2),
-    ("HEALTH", false, 11),
-    ("WHY", false, 1),
-];
-const LINKS: [Column; 10] = [
-    ("FROM", false, 9),
-    ("TO", false, 10),
-    ("CALLS/s", true, 8),
-    ("SEEN ms", true, 7),
-    ("P99 ms", true, 5),
-    ("JITTER", true, 4),
-    ("ERRORS", true, 6),
-    ("BUSY", true, 3),
-    ("ATTENTION", true, 2),
-    ("AGE s", true, 1),
-];
-const FAILURES: [Column; 5] =
-    [("WORKLOAD", false, 1), ("CLUSTER", false, 3), ("REASON", false, 5), ("A SECOND", true, 4), ("IN ALL", true, 2)];
-
-const TIMELINE: [Column; 6] = [
-    ("GENERATION", true, 6),
-    ("MADE AT", false, 4),
-    ("CAUSE", false, 5),
-    ("STEERED BY", false, 3),
-    ("TOOK ms", true, 2),
-    ("WHAT CHANGED", false, 7),
-];
-const CANARY: [Column; 11] = [
-    ("WORKLOAD", false, 7),
-    ("CLUSTER", false, 10),
-    ("ARM", false, 11),
-    ("POLICY", false, 3),
-    ("REQUESTS", true, 6),
-    ("SHARE", true, 4),
-    ("MEAN ms", true, 9),
-    ("P50 ms", true, 2),
-    ("P99 ms", true, 8),
-    ("FAILED", true, 5),
-    ("RATE", true, 1),
-];
-const MODEL: [Column; 2] = [("WHAT", false, 2), ("IS", false, 1)];
-
-impl Sheet {
-    fn columns(self) -> &'static [Column] {
-        match self {
-            Self::Endpoints => &ENDPOINTS,
-            Self::Links => &LINKS,
-            Self::Failures => &FAILURES,
-            Self::Timeline => &TIMELINE,
-            Self::Canary => &CANARY,
-            Self::Model => &MODEL,
-        }
-    }
-
-    /// The one after it.
-    pub fn next(self) -> Self {
-        Self::ALL.into_iter().cycle().skip_while(|sheet| *sheet != self).nth(1).unwrap_or(self)
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Endpoints => "endpoints",
-            Self::Links => "links",
-            Self::Failures => "failures",
-            Self::Timeline => "generations",
-            Self::Canary => "arms of the trial",
-            Self::Model => "the ladder and the model",
-        }
-    }
-
-    /// How it is sorted at first: as it came; failures by their rate.
-    fn sorting(self) -> (Option<usize>, bool) {
-        match self {
-            Self::Endpoints | Self::Timeline | Self::Canary | Self::Model => (None, false),
-            Self::Links => (Some(2), true),
-            Self::Failures => (Some(3), true),
-        }
-    }
-}
+/// The most lines of one reason.
+const REASON_LINES: usize = 6;
 
 /// All that is on the screen.
 #[derive(Debug)]
@@ -149,8 +36,8 @@ pub struct Screen {
     pub filter: String,
     /// The filter while somebody types it.
     pub typing: Option<String>,
-    /// Printed as text: no keys, nothing chosen.
-    pub plain: bool,
+    /// Whether all is said of what the columns mean.
+    pub explains: bool,
     address: String,
     now: Option<Snapshot>,
     before: Option<Snapshot>,
@@ -167,7 +54,7 @@ impl Screen {
             sheet,
             filter,
             typing: None,
-            plain: false,
+            explains: false,
             address,
             now: None,
             before: None,
@@ -203,7 +90,7 @@ impl Screen {
         let place = self.sorted.0.map_or(0, |column| column as isize + 1);
         let next = (place + by).rem_euclid(places);
         let column = usize::try_from(next - 1).ok();
-        let number = column.and_then(|c| self.sheet.columns().get(c)).is_some_and(|(_, right, _)| *right);
+        let number = column.and_then(|c| self.sheet.columns().get(c)).is_some_and(|(_, _, right, _)| *right);
         // Of numbers the largest are of interest.
         self.sorted = (column, number);
     }
@@ -222,14 +109,7 @@ impl Screen {
 
     fn rows(&self) -> Vec<Row> {
         let Some(now) = &self.now else { return Vec::new() };
-        let mut rows = match self.sheet {
-            Sheet::Endpoints => now.endpoints(),
-            Sheet::Links => now.links.clone(),
-            Sheet::Failures => now.failing(self.before.as_ref()),
-            Sheet::Timeline => state::timeline(&now.routing),
-            Sheet::Canary => state::arms(&now.routing),
-            Sheet::Model => state::model(&now.routing),
-        };
+        let mut rows = self.sheet.rows(now, self.before.as_ref());
         let wanted: Vec<String> = self.filter.split_whitespace().map(str::to_lowercase).collect();
         let holds = |row: &Row, word: &str| row.iter().any(|cell| cell.text.to_lowercase().contains(word));
         rows.retain(|row| wanted.iter().all(|word| holds(row, word)));
@@ -244,16 +124,34 @@ impl Screen {
         rows
     }
 
-    /// How large a printed frame is: everything fits.
-    pub fn needs(&self) -> (u16, u16) {
+    /// One frame as text in lines of so many characters at most: every row, and no keys.
+    pub fn printed(&self, width: usize) -> String {
+        let mut out = String::new();
+        for line in self.head(width).iter().chain(&lines(&self.wrong(), width)) {
+            out.push_str(line.to_string().trim_end());
+            out.push('\n');
+        }
+        out.push('\n');
         let rows = self.rows();
-        let widths = widths(self.sheet.columns(), &rows);
-        let width: usize = widths.iter().map(|w| w + usize::from(GAP)).sum();
-        let above: Vec<Line<'_>> = [self.head(), self.wrong()].concat();
-        let width = above.iter().map(Line::width).max().unwrap_or(0).max(width);
-        let head = above.len();
-        let cells = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
-        (cells(width).max(PRINTED_WIDTH), cells(head + rows.len() + 2).max(KEYS_FROM))
+        if rows.is_empty() {
+            out.push_str(&columns::fitted(&format!("  {}\n", self.nothing()), width));
+            return out;
+        }
+        let shown =
+            |row: &Row| columns::Row { marked: false, cells: row.iter().map(|cell| cell.text.clone()).collect() };
+        let rows: Vec<columns::Row> = rows.iter().map(shown).collect();
+        let (table, left_out) = columns::table(self.sheet.columns(), &rows, width);
+        out.push_str(&table);
+        out.push('\n');
+        out.push_str(&columns::fitted(&self.sheet.meaning(), width));
+        if !left_out.is_empty() {
+            let titles = left_out.join(", ");
+            out.push_str(&columns::fitted(
+                &format!("Not shown for want of width: {titles}; a wider terminal has them."),
+                width,
+            ));
+        }
+        out
     }
 
     /// Draws everything.
@@ -262,26 +160,33 @@ impl Screen {
         self.rows = rows.len();
         self.move_by(0);
         let area = frame.area();
-        let (head, wrong) = (self.head(), self.wrong());
+        let width = usize::from(area.width);
+        let (head, wrong) = (self.head(width), lines(&self.wrong(), width));
         let count = |lines: usize| u16::try_from(lines).unwrap_or(u16::MAX);
         let head_lines = if area.height < HEAD_FROM { 1 } else { count(head.len()) };
-        let keys = u16::from(area.height >= KEYS_FROM && !self.plain);
+        let keys = if area.height < KEYS_FROM { 0 } else { 2 };
         // Of much trouble the first lines are enough.
-        let wrong_lines = count(wrong.len()).min(if self.plain { u16::MAX } else { area.height / 4 });
+        let wrong_lines = count(wrong.len()).min(area.height / 3);
+        let (legend, reason) = (self.legend(width, area.height), self.reason(&rows, width, area.height));
         let parts = [
             Constraint::Length(head_lines),
             Constraint::Length(wrong_lines),
             Constraint::Min(1),
+            Constraint::Length(reason.1),
+            Constraint::Length(count(legend.len())),
             Constraint::Length(keys),
         ];
-        let [head_area, wrong_area, body, foot] = Layout::vertical(parts).areas(area);
+        let [head_area, wrong_area, body, reason_area, legend_area, foot] = Layout::vertical(parts).areas(area);
         frame.render_widget(Paragraph::new(head), head_area);
         frame.render_widget(Paragraph::new(wrong), wrong_area);
         self.table(frame, body, &rows);
-        frame.render_widget(self.keys(), foot);
+        frame.render_widget(Paragraph::new(reason.0), reason_area);
+        frame.render_widget(Paragraph::new(legend), legend_area);
+        frame.render_widget(Paragraph::new(vec![self.sheets(), self.keys(width)]), foot);
     }
 
-    fn head(&self) -> Vec<Line<'static>> {
+    /// Who is asked and what steers it: as many facts a line as there is room for.
+    fn head(&self, width: usize) -> Vec<Line<'static>> {
         let Some(now) = &self.now else { return vec![Line::from(" nothing was heard yet")] };
         let routing = &now.routing;
         let word = |pointer: &str| words(routing, pointer);
@@ -290,37 +195,87 @@ impl Screen {
             value.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"))
         };
         let rate = now.rate(self.before.as_ref()).map_or_else(|| "-".to_owned(), |r| format!("{r:.1}"));
-        let model = format!("{} on {}", word("/generation/model/name"), word("/generation/model/engine"));
-        vec![
-            Line::from(vec![
-                " pathloom top ".bold(),
-                format!(" {} at {}, {}", word("/node"), printable(&self.address), word("/version")).into(),
-                "   requests/s ".dim(),
-                rate.into(),
-                "   mode ".dim(),
-                word("/mode").into(),
-            ]),
-            Line::from(vec![
-                " generation ".dim(),
-                number("/generation/id", 0).into(),
-                format!(" ({}, {} s old)", word("/generation/cause"), number("/generation/age_s", 1)).into(),
-                "   steered by ".dim(),
-                rung(&word("/generation/rung")),
-                "   model ".dim(),
-                model.into(),
-                "   error ".dim(),
-                number("/model_error", 2).into(),
-            ]),
-        ]
+        let off = routing.pointer("/model_error").and_then(Value::as_f64);
+        let off = off.map_or_else(|| "-".to_owned(), |off| format!("{:.0}%", off * 100.0));
+        let age = format!(
+            "{} ({}, {} s old)",
+            number("/generation/id", 0),
+            word("/generation/cause"),
+            number("/generation/age_s", 1)
+        );
+        let facts: [Vec<Span<'static>>; 8] = [
+            vec![
+                "pathloom top ".bold(),
+                format!("{} at {}, {}", word("/node"), printable(&self.address), word("/version")).into(),
+            ],
+            vec!["requests/s ".dim(), rate.into()],
+            vec!["mode ".dim(), word("/mode").into()],
+            vec!["generation ".dim(), age.into()],
+            vec!["steered by ".dim(), rung(&word("/generation/rung"))],
+            vec!["model ".dim(), word("/generation/model/name").into()],
+            vec!["on ".dim(), word("/generation/model/engine").into()],
+            vec!["predictions off by ".dim(), off.into()],
+        ];
+        let mut lines: Vec<Line<'static>> = Vec::new();
+        for (place, fact) in facts.into_iter().enumerate() {
+            let wide: usize = fact.iter().map(Span::width).sum();
+            // What is asked stands in the first line, what steers it below.
+            match lines.last_mut().filter(|line| place != 3 && line.width() + 3 + wide <= width) {
+                Some(line) => {
+                    line.push_span("   ");
+                    fact.into_iter().for_each(|span| line.push_span(span));
+                }
+                None => lines.push(Line::from([vec![" ".into()], fact].concat())),
+            }
+        }
+        lines
     }
 
-    /// What is wrong, a line each.
-    fn wrong(&self) -> Vec<Line<'static>> {
+    /// What the columns mean: a line, or all of it where somebody asked.
+    fn legend(&self, width: usize, height: u16) -> Vec<Line<'static>> {
+        let said = match (self.explains, height >= LEGEND_FROM) {
+            (true, _) => self.sheet.meaning(),
+            (false, true) => self.sheet.legend().to_owned(),
+            (false, false) => return Vec::new(),
+        };
+        let room = width.saturating_sub(1);
+        wrapped(&said, room).into_iter().map(|line| Line::from(format!(" {line}")).dim()).collect()
+    }
+
+    /// All of the chosen row's reason, and how many lines it may take: as many as the longest does, so that nothing jumps.
+    fn reason(&self, rows: &[Row], width: usize, height: u16) -> (Vec<Line<'static>>, u16) {
+        if height < REASON_FROM {
+            return (Vec::new(), 0);
+        }
+        let said = |row: &Row| wrapped(&self.sheet.detail(row).unwrap_or_default(), width.saturating_sub(3));
+        let most = rows
+            .iter()
+            .map(|row| if self.sheet.detail(row).is_some() { said(row).len() } else { 0 })
+            .max()
+            .unwrap_or(0);
+        let chosen = self.chosen.selected().and_then(|place| rows.get(place)).map(said).unwrap_or_default();
+        let line =
+            |(place, text): (usize, String)| Line::from(format!(" {} {text}", if place == 0 { "▸" } else { " " }));
+        let shown = chosen.into_iter().filter(|text| !text.is_empty()).enumerate().map(line).collect();
+        (shown, u16::try_from(most.min(REASON_LINES)).unwrap_or(u16::MAX))
+    }
+
+    /// What stands in the place of rows where there are none.
+    fn nothing(&self) -> String {
+        let mode = self.now.as_ref().map_or_else(|| "-".to_owned(), |now| words(&now.routing, "/mode"));
+        match self.filter.as_str() {
+            "" => self.sheet.empty(&mode),
+            filter => format!("no row holds `{filter}`"),
+        }
+    }
+
+    /// What is wrong, a sentence each.
+    fn wrong(&self) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
         if let Some(why) = &self.trouble {
             found.push(format!("NO ANSWER: {} (below is the last one)", printable(why)));
         }
-        let Some(now) = &self.now else { return lines(found) };
+        let Some(now) = &self.now else { return found };
         let routing = &now.routing;
         if routing.get("generation").is_none_or(Value::is_null) {
             found.push("NOTHING ROUTED: no generation has been published yet".to_owned());
@@ -359,53 +314,63 @@ impl Screen {
             let pair = (words(table, "/workload"), words(table, "/cluster"));
             found.push(format!("PANIC: {} -> {}: so few are healthy that all get requests", pair.0, pair.1));
         }
-        lines(found)
+        found
     }
 
     fn table(&mut self, frame: &mut Frame<'_>, area: Rect, rows: &[Row]) {
+        if rows.is_empty() && self.now.is_some() {
+            let said = wrapped(&self.nothing(), usize::from(area.width).saturating_sub(1));
+            let said: Vec<Line<'_>> = said.into_iter().map(|line| Line::from(format!(" {line}"))).collect();
+            return frame.render_widget(Paragraph::new(said), area);
+        }
         let columns = self.sheet.columns();
         let all = widths(columns, rows);
         let kept = fitting(columns, &all, usize::from(area.width));
         let title = |i: usize| {
-            let (title, _, _) = columns.get(i).copied().unwrap_or_default();
             let mark = match self.sorted {
                 (Some(column), true) if column == i => "▾",
                 (Some(column), false) if column == i => "▴",
                 _ => "",
             };
-            let mark = if self.plain { "" } else { mark };
-            aligned(format!("{title}{mark}"), columns.get(i))
+            aligned(format!("{}{mark}", columns.get(i).map(heading).unwrap_or_default()), columns.get(i))
         };
         let cell = |row: &Row, i: usize| {
             let Some(cell) = row.get(i) else { return widgets::Cell::default() };
             let style = if cell.bad { Style::new().red() } else { Style::new() };
-            aligned(cell.text.clone(), columns.get(i)).style(style)
+            let text = if i + 1 == columns.len() { cell.text.clone() } else { columns::shortened(&cell.text, WIDEST) };
+            aligned(text, columns.get(i)).style(style)
         };
         let shown = rows.iter().map(|row| widgets::Row::new(kept.iter().map(|(i, _)| cell(row, *i))));
         let widths = kept.iter().map(|(_, width)| Constraint::Length(u16::try_from(*width).unwrap_or(u16::MAX)));
         let head = widgets::Row::new(kept.iter().map(|(i, _)| title(*i))).style(Style::new().dim());
         let table = Table::new(shown, widths).header(head).column_spacing(GAP);
-        if self.plain {
-            frame.render_widget(table, area);
-        } else {
-            frame.render_stateful_widget(table.row_highlight_style(Style::new().reversed()), area, &mut self.chosen);
-        }
+        frame.render_stateful_widget(table.row_highlight_style(Style::new().reversed()), area, &mut self.chosen);
     }
 
-    fn keys(&self) -> Line<'static> {
+    /// The sheets with their keys; that which is shown stands out.
+    fn sheets(&self) -> Line<'static> {
+        let name = |(key, sheet): (usize, Sheet)| {
+            let span = Span::from(format!(" {key} {} ", sheet.title()));
+            if sheet == self.sheet { span.reversed() } else { span.dim() }
+        };
+        Line::from((1..).zip(Sheet::ALL).map(name).collect::<Vec<_>>())
+    }
+
+    fn keys(&self, width: usize) -> Line<'static> {
         if let Some(text) = &self.typing {
             return Line::from(format!(" only rows with: {text}▏  (enter keeps it, esc clears it)"));
         }
         let filter = match self.filter.as_str() {
             "" => String::new(),
-            words => format!(" with `{words}`"),
+            words => format!(" with `{}`", columns::shortened(words, 20)),
         };
-        let text = format!(
-            " {}: {} rows{filter}   tab 1 to 6 sheets   ←→ sort   r reverse   ↑↓ move   / filter   q leave",
-            self.sheet.title(),
-            self.rows
-        );
-        Line::from(text).dim()
+        let rows = if self.rows == 1 { "row" } else { "rows" };
+        let count = format!(" {} {rows}{filter}", self.rows);
+        let long = format!("{count}   tab sheets   ←→ sort   r reverse   ↑↓ choose   / filter   ? words   q leave");
+        if long.chars().count() <= width {
+            return Line::from(long).dim();
+        }
+        Line::from(format!(" q leave  ? words  / filter  ↑↓ ←→ r sort {count}")).dim()
     }
 }
 
@@ -419,24 +384,37 @@ fn words(value: &Value, pointer: &str) -> String {
     text.map_or_else(|| "-".to_owned(), printable)
 }
 
-fn lines(found: Vec<String>) -> Vec<Line<'static>> {
-    found.into_iter().map(|text| Line::from(format!(" {text}")).red()).collect()
+/// Sentences in red, as wide as the screen.
+fn lines(found: &[String], width: usize) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(3);
+    let sentence = |text: &String| {
+        let parts = wrapped(text, room).into_iter().enumerate();
+        parts
+            .map(|(place, part)| Line::from(format!(" {}{part}", if place == 0 { "" } else { "  " })).red())
+            .collect::<Vec<_>>()
+    };
+    found.iter().flat_map(sentence).collect()
 }
 
 fn aligned(text: String, column: Option<&Column>) -> widgets::Cell<'static> {
-    let right = column.is_some_and(|(_, right, _)| *right);
+    let right = column.is_some_and(|(_, _, right, _)| *right);
     widgets::Cell::from(Line::from(text).alignment(if right { Alignment::Right } else { Alignment::Left }))
+}
+
+/// A title with its unit.
+fn heading((title, unit, _, _): &Column) -> String {
+    if unit.is_empty() { (*title).to_owned() } else { format!("{title} {unit}") }
 }
 
 /// How wide each column wants to be. The last one may be as long as its words.
 fn widths(columns: &[Column], rows: &[Row]) -> Vec<usize> {
     let last = columns.len().saturating_sub(1);
-    let width = |i: usize, title: &str| {
+    let width = |i: usize, column: &Column| {
         let longest = rows.iter().filter_map(|row| row.get(i)).map(|c| c.text.chars().count()).max().unwrap_or(0);
         // Room for the mark of the column that is sorted by.
-        longest.min(if i == last { usize::MAX } else { WIDEST }).max(title.chars().count() + 1)
+        longest.min(if i == last { usize::MAX } else { WIDEST }).max(heading(column).chars().count() + 1)
     };
-    columns.iter().enumerate().map(|(i, (title, _, _))| width(i, title)).collect()
+    columns.iter().enumerate().map(|(i, column)| width(i, column)).collect()
 }
 
 /// The columns that fit, in their order, with their widths: without the least important ones. The very last column may be cut.
@@ -450,7 +428,7 @@ fn fitting(columns: &[Column], widths: &[usize], room: usize) -> Vec<(usize, usi
         kept.iter().map(of).sum::<usize>().saturating_sub(usize::from(GAP))
     };
     while kept.len() > 1 && taken(&kept) > room {
-        let Some(gone) = kept.iter().copied().min_by_key(|i| columns.get(*i).map_or(0, |(_, _, keep)| *keep)) else {
+        let Some(gone) = kept.iter().copied().min_by_key(|i| columns.get(*i).map_or(0, |(_, _, _, keep)| *keep)) else {
             break;
         };
         kept.retain(|i| *i != gone);
