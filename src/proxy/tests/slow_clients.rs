@@ -54,7 +54,8 @@ async fn pauses_in_a_body_are_the_clients() {
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "Ok(15)");
             let (all, its) = shares(&proxy, lines).await;
             seen.push((all, its));
-            if its < PAUSE {
+            // A request that set out late had a part of its pauses behind it.
+            if all >= 3 * PAUSE && its < PAUSE {
                 break;
             }
         }
