@@ -15,7 +15,7 @@ use super::discovery;
 use super::gateway;
 use super::json::{ms, number, share};
 use super::state::AdminState;
-use crate::balance::{Candidate, Cluster, Generation, Table, Why};
+use crate::balance::{Candidate, Cluster, Generation, Health, Table, Why};
 use crate::config::without_secret_facts;
 use crate::control::{CanaryView, GraphView};
 use crate::links::{LinkStats, NodeKey, Time};
@@ -252,8 +252,17 @@ fn candidate(
             Why::Predicted { guard, .. } => guard,
             _ => None,
         },
-        "reason": c.reason.to_string(),
+        "reason": reason(c),
     })
+}
+
+/// Why a candidate has the weight that it has; what goes wrong with it by now and has no consequence yet is said, too.
+fn reason(c: &Candidate) -> String {
+    match c.node.failures_in_a_row() {
+        1 if c.health == Health::Healthy => format!("{}; its last request failed", c.reason),
+        row @ 2.. if c.health == Health::Healthy => format!("{}; its last {row} requests failed", c.reason),
+        _ => c.reason.to_string(),
+    }
 }
 
 fn observed(s: &LinkStats, calls: f32) -> Value {
@@ -312,6 +321,25 @@ mod tests {
             (&of(2)["eligible"], &of(2)["share"], &of(2)["health"]),
             (&json!(false), &json!(0.0), &json!("ejected"))
         );
+    }
+
+    #[test]
+    fn who_fails_and_is_not_left_alone_yet_is_told_of() {
+        let state = fixture::published();
+        let reasons = || -> Vec<String> {
+            let tables = tables(&state.published.load(), (None, None), fixture::NOW, Filter::default());
+            let all = tables[0]["candidates"].as_array().unwrap();
+            all.iter().map(|c| c["reason"].as_str().unwrap().to_owned()).collect()
+        };
+        let before = reasons();
+        let held = state.published.load();
+        let candidates = held.clusters[0].tables[0].candidates();
+        for text in ["; its last request failed", "; its last 2 requests failed"] {
+            candidates[0].node.failed();
+            assert_eq!(reasons()[0], format!("{}{text}", before[0]));
+        }
+        candidates[2].node.failed();
+        assert_eq!(reasons()[2], before[2], "who is left alone has the reason for that");
     }
 
     #[test]
