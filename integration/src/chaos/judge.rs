@@ -140,7 +140,10 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
     let mut verdicts = vec![availability(&all, evidence.least)];
     verdicts.extend(requests(&failures));
     verdicts.push(nothing_wrong(evidence.wrongs, evidence.logs));
-    verdicts.extend(SIDECARS.iter().flat_map(|name| leaks::verdicts(name, evidence.lives, evidence.steady.as_ref())));
+    // What comes after the troubles is not theirs.
+    let until = evidence.windows.last().map_or(Duration::MAX, |w| w.to);
+    let leaks = SIDECARS.iter().flat_map(|name| leaks::verdicts(name, evidence.lives, until, evidence.steady.as_ref()));
+    verdicts.extend(leaks);
     Judgement { windows, all, failures, verdicts }
 }
 

@@ -89,8 +89,8 @@ async fn answer(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Whether the processes of this name leaked.
-pub fn verdicts(name: &'static str, lives: &[Life], steady: Option<&Range<Duration>>) -> Vec<Verdict> {
+/// Whether the processes of this name leaked: under troubles, which ended at `until`, and in the steady stretch.
+pub fn verdicts(name: &'static str, lives: &[Life], until: Duration, steady: Option<&Range<Duration>>) -> Vec<Verdict> {
     let of_this: Vec<_> = lives.iter().filter(|l| l.name == name && !l.samples.is_empty()).collect();
     let mut verdicts = Vec::new();
     let Some((first, last)) = of_this.first().zip(of_this.last()) else { return verdicts };
@@ -102,20 +102,21 @@ pub fn verdicts(name: &'static str, lives: &[Life], steady: Option<&Range<Durati
             seen: format!("{} at first, {} at the end", at_first.descriptors, at_last.descriptors),
         });
     }
-    verdicts.extend(after_troubles(name, &of_this));
+    verdicts.extend(after_troubles(name, &of_this, until));
     verdicts.extend(steady.map(|steady| flat(name, last, steady)).into_iter().flatten());
     verdicts
 }
 
 /// What troubles left behind in the longest life.
-fn after_troubles(name: &str, lives: &[&Life]) -> Option<Verdict> {
-    let ends = |l: &Life| l.samples.first().zip(l.samples.last()).map(|(a, b)| (a.at, b.at));
+fn after_troubles(name: &str, lives: &[&Life], until: Duration) -> Option<Verdict> {
+    let last = |l: &Life| l.samples.iter().rfind(|s| s.at <= until).copied();
+    let ends = |l: &Life| l.samples.first().zip(last(l)).map(|(a, b)| (a.at, b.at));
     let span = |l: &Life| ends(l).map_or(Duration::ZERO, |(a, b)| b - a);
     let life = lives.iter().max_by_key(|l| span(l)).filter(|l| span(l) >= LONG)?;
     let (born, ended) = ends(life)?;
     let minute = Duration::from_secs(60);
     let warm = mean(&life.samples, born + minute, born + minute * 2);
-    let end = mean(&life.samples, ended.saturating_sub(minute), Duration::MAX);
+    let end = mean(&life.samples, ended.saturating_sub(minute), ended);
     Some(Verdict {
         name: format!("troubles_{name}"),
         what: format!(
@@ -207,7 +208,7 @@ mod tests {
     }
 
     fn held(life: Life) -> Vec<(String, bool)> {
-        let all = verdicts("near", &[life], Some(&steady()));
+        let all = verdicts("near", &[life], Duration::MAX, Some(&steady()));
         all.into_iter().map(|v| (v.name, v.held)).filter(|(name, _)| name != "troubles_near").collect()
     }
 
@@ -237,19 +238,32 @@ mod tests {
     }
 
     #[test]
-    fn what_troubles_leave_behind_has_a_bound() {
-        let long = |after: u64| {
-            let sample = |s| Sample {
+    fn what_troubles_leave_behind_has_a_bound_and_what_came_after_them_is_not_theirs() {
+        let long = |after: u64, until: u64| {
+            let memory = |s| if s < 140 { 30_000_000 } else { after };
+            let sample = |s| Sample { at: Duration::from_secs(s), memory: memory(s), descriptors: 50, threads: 9 };
+            let life = Life { name: "near", process: 1, ended: true, samples: (0..500).map(sample).collect() };
+            let all = verdicts("near", &[life], Duration::from_secs(until), None);
+            all.into_iter().find(|v| v.name == "troubles_near").map(|v| v.held)
+        };
+        assert_eq!((long(45_000_000, 200), long(46_000_000, 200)), (Some(true), Some(false)));
+        // In the last minute of trouble all was as before; and less than three minutes say nothing.
+        let mut later = life(1, 0.0, |_| 50);
+        later.samples = (0..500)
+            .map(|s| Sample {
                 at: Duration::from_secs(s),
-                memory: if s < 150 { 30_000_000 } else { after },
+                memory: if s < 200 { 30_000_000 } else { 90_000_000 },
                 descriptors: 50,
                 threads: 9,
-            };
-            let life = Life { name: "near", process: 1, ended: true, samples: (0..200).map(sample).collect() };
-            verdicts("near", &[life], None).into_iter().find(|v| v.name == "troubles_near").unwrap().held
+            })
+            .collect();
+        let verdict = |until| {
+            verdicts("near", std::slice::from_ref(&later), Duration::from_secs(until), None)
+                .into_iter()
+                .find(|v| v.name == "troubles_near")
+                .map(|v| v.held)
         };
-        // Ten seconds of the last minute are from before.
-        assert!(long(45_000_000) && !long(50_000_000));
+        assert_eq!((verdict(200), verdict(400), verdict(170)), (Some(true), Some(false), None));
     }
 
     #[test]
