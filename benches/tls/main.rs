@@ -16,7 +16,8 @@
 //! Pathloom is whatever binary is named, by `make` a build without link-time optimisation, so it is at a disadvantage.
 //!
 //! **Below valgrind** a processor has AES and carry-less multiplication, but no AVX-512 and no SHA extensions: ring's and OpenSSL's
-//! slower paths for those are what is counted. Costs in the kernel are not counted at all.
+//! slower paths for those are what is counted. Long copies are kept from `rep movsb`, which would count a byte as an
+//! instruction (`proxies::COPIES`). Costs in the kernel are not counted at all.
 
 // A tool that waits for other programs, on a thread that serves nobody.
 #![allow(clippy::disallowed_methods, reason = "sleeping stops nobody here")]
@@ -64,6 +65,9 @@ pub struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
+
+/// Requests until a proxy has done what it does at first only.
+const SETTLES: usize = 2_000;
 
 /// A line of the table.
 struct Row {
@@ -117,6 +121,8 @@ fn run(options: &Options) -> Fallible<()> {
         let mut counts: Vec<(Row, Counted)> = Vec::new();
         let wanted: Vec<Row> = rows().into_iter().filter(|row| row.what.contains(&options.load)).collect();
         let mut profiled = count::Profiled::start(&proxy)?;
+        // What a start still does is none of the first row's.
+        Client::new(&certificates, proxy.target(Side::NONE), Load::Kept)?.ask(SETTLES)?;
         for row in wanted {
             let mut client = Client::new(&certificates, proxy.target(row.sides), row.load)?;
             let cost = profiled.cost(&mut client, options.rounds)?;
