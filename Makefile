@@ -104,7 +104,7 @@ demo-mesh: build ## Runs three nodes that tell each other what they see, in netw
 
 # One set of packages and features for the lints, the tests and what counts instructions, so that no dependency is built twice.
 WHOLE := --workspace --features pathloom/kubernetes,pathloom-integration/kubernetes \
-	--features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing
+	--features pathloom-benches/peers,pathloom-benches/guard,pathloom-benches/gpu,pathloom-benches/sharing,pathloom-benches/tls
 
 .PHONY: test
 test: setup ## Passes every test, the lints, and the guard against getting slower.
@@ -297,6 +297,12 @@ bench-peers: dist $(PEERS)/envoy/.ready ## Compares with HAProxy, nginx and Envo
 bench-sharing: setup ## Measures what sharing links costs a node, with 10 to 10,000 of them (simulated, over the real encoder); ARGS=--help lists more.
 	CARGO_INCREMENTAL=0 cargo build --quiet $(WHOLE) --bin sharing $(GUARD_BUILD)
 	$(TARGET)/debug/sharing $(ARGS)
+
+.PHONY: bench-tls
+bench-tls: setup ## Counts what mTLS costs a request, a connection, a long body, beside HAProxy and nginx; ARGS=--help lists more.
+	@.ci/peers-packages
+	CARGO_INCREMENTAL=0 cargo build --quiet $(WHOLE) --bin tls --bin pathloom $(GUARD_BUILD)
+	$(TARGET)/debug/tls --pathloom $(TARGET)/debug/pathloom $(ARGS)
 
 .PHONY: overload
 overload: build ## Measures who is served at 190% of a service's capacity, without and with an adaptive limit; ARGS=--help lists more.

@@ -5,6 +5,6 @@
 //! time is a number that the caller moves. `host` says where and of what something was measured.
 
 pub mod fast;
-#[cfg(any(feature = "peers", feature = "gpu", feature = "sharing"))]
+#[cfg(any(feature = "peers", feature = "gpu", feature = "sharing", feature = "tls"))]
 pub mod host;
 pub mod mesh;

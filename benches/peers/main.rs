@@ -22,6 +22,7 @@ mod h2;
 mod load;
 mod micro;
 mod process;
+mod profile;
 mod progress;
 mod readme;
 mod report;

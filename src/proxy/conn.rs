@@ -368,7 +368,7 @@ pub(super) async fn secure(
         return None;
     };
     watch.deadline.set(core.clock.now() + core.limits.request_headers.0);
-    let mut accepting = pin!(transport::accept(identity.server.clone(), plain, read));
+    let mut accepting = pin!(transport::accept(identity.server.clone(), plain, read, &core.scratch));
     let accepted = std::future::poll_fn(|cx| {
         watch.deadline.register(cx.waker());
         match accepting.as_mut().poll(cx) {

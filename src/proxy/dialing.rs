@@ -107,7 +107,7 @@ async fn connect_secured(
     };
     let until = tokio::time::Instant::now() + timeouts.connect.0;
     let (stream, own) = connect_plain(core, endpoint.address, timeouts, rounds).await?;
-    let connected = transport::connect(handshakes, &secured, endpoint.address, stream, until).await;
+    let connected = transport::connect(handshakes, &secured, endpoint.address, stream, until, &core.scratch).await;
     connected.map(|stream| ((stream, secured.epoch), own)).map_err(tls_reason)
 }
 

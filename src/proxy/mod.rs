@@ -29,7 +29,7 @@
 //! | `watch`, `deadlines`, `deadline`, `clock` | time; gRPC's deadlines |
 //! | `places` | memory for requests under way |
 //! | `failure` | the answer when there is none |
-//! | `transport` | what is read from and written to: plain or secured |
+//! | `transport`, `ahead` | what is read from and written to: plain or secured |
 //! | `room` | what gives way when file descriptors run out |
 //! | `sockets`, `handover` | listening sockets, and how the next process gets them |
 //! | `io`, `gauges` | what it says |
@@ -39,6 +39,7 @@
 
 mod added;
 mod admission;
+mod ahead;
 mod attempts;
 mod body;
 mod client1;

@@ -1,5 +1,7 @@
 //! A connection's bytes: plain TCP, or TLS over it. What is plain pays a branch.
 //!
+//! **Reading** goes through `ahead`, or a long body would take a system call for every few kilobytes.
+//!
 //! **Writing.** The rest of the proxy takes a write that is done for bytes that the kernel has. TLS has a buffer of its
 //! own between the two, so a write here is done when that is empty again; until then whoever writes is told to wait, and
 //! comes back with the same bytes, as all writers here do. So nothing is ever left behind, nobody needs to flush, and
@@ -9,7 +11,8 @@
 //! cut a body short. Ours is sent when the connection is closed in good order, and when it is dropped with nothing under
 //! way.
 
-use super::wire1::{Out, Raw};
+use super::ahead::Ahead;
+use super::wire1::{Out, Scratch};
 use crate::identity::{Handshake, Handshakes, Peer, Secured, peer_of};
 use crate::secure;
 use bytes::{Bytes, BytesMut};
@@ -39,7 +42,7 @@ pub(super) enum Transport {
 /// A connection that is secured.
 #[derive(Debug)]
 pub(super) struct Tls {
-    stream: TlsStream<Raw<(), TcpStream>>,
+    stream: TlsStream<Ahead<TcpStream>>,
     /// So many bytes were taken of whoever writes, and are not with the kernel yet.
     owed: usize,
     /// It is closed in the middle of a message, which the other side must be able to tell from its end.
@@ -53,8 +56,13 @@ pub(super) const FIRST_BYTE: u8 = 0x16;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Secures a client's connection, on which `read` came already.
-pub(super) async fn accept(config: Arc<ServerConfig>, stream: TcpStream, read: Bytes) -> io::Result<Transport> {
-    let stream = TlsAcceptor::from(config).accept(Raw::new(stream, read, ())).await?;
+pub(super) async fn accept(
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+    read: Bytes,
+    scratch: &Rc<Scratch>,
+) -> io::Result<Transport> {
+    let stream = TlsAcceptor::from(config).accept(Ahead::new(stream, read, scratch.clone())).await?;
     Ok(Transport::of(TlsStream::Server(stream)))
 }
 
@@ -65,14 +73,15 @@ pub(super) async fn connect(
     address: SocketAddr,
     stream: TcpStream,
     until: Instant,
+    scratch: &Rc<Scratch>,
 ) -> Result<Transport, Handshake> {
-    let raw = Raw::new(stream, Bytes::new(), ());
-    let stream = secure::connect(handshakes, secured, address, raw, until).await?;
+    let ahead = Ahead::new(stream, Bytes::new(), scratch.clone());
+    let stream = secure::connect(handshakes, secured, address, ahead, until).await?;
     Ok(Transport::of(TlsStream::Client(stream)))
 }
 
 impl Transport {
-    fn of(stream: TlsStream<Raw<(), TcpStream>>) -> Self {
+    fn of(stream: TlsStream<Ahead<TcpStream>>) -> Self {
         Self::Tls(Box::new(Tls { stream, owed: 0, cut: false }))
     }
 

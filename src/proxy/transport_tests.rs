@@ -39,8 +39,9 @@ async fn pair() -> (Transport, Transport) {
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
     let (address, until) = (near.peer_addr().unwrap(), Instant::now() + Duration::from_secs(60));
-    let near = connect(&identities.handshakes, &secured, address, near, until);
-    let (near, far) = tokio::join!(near, accept(config, far, Bytes::new()));
+    let scratch = Rc::default();
+    let near = connect(&identities.handshakes, &secured, address, near, until, &scratch);
+    let (near, far) = tokio::join!(near, accept(config, far, Bytes::new(), &scratch));
     (near.unwrap(), far.unwrap())
 }
 

@@ -1,21 +1,16 @@
 //! What came of a run: each failure with its reason, availability beside a perfect balancer's, memory and descriptors; and
 //! the verdicts.
 
+use crate::leaks;
 use crate::load::{Outcome, Record, name};
 use crate::mesh::SIDECARS;
 use crate::oracle::Oracle;
-use crate::samples::{Life, Sample};
+use crate::samples::Life;
 use crate::script::Window;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
-
-/// By how much a process may grow while it serves: a quarter, and so many bytes.
-const GROWTH: (f64, f64) = (1.25, 8e6);
-/// How many descriptors more than at first a process may have when all is over.
-pub const MORE_DESCRIPTORS: u64 = 12;
-/// A life that is shorter says nothing about leaks.
-const LONG: Duration = Duration::from_secs(180);
 
 /// A failed request, and why it failed.
 #[derive(Debug, Clone)]
@@ -112,6 +107,8 @@ pub struct Evidence<'a> {
     pub logs: &'a [(usize, String, String)],
     /// What their processes needed.
     pub lives: &'a [Life],
+    /// The stretch at the end in which nothing but the load went on; none where there was none.
+    pub steady: Option<Range<Duration>>,
     /// What should not have happened.
     pub wrongs: &'a [String],
     /// The least availability.
@@ -143,7 +140,10 @@ pub fn judge(evidence: Evidence<'_>) -> Judgement {
     let mut verdicts = vec![availability(&all, evidence.least)];
     verdicts.extend(requests(&failures));
     verdicts.push(nothing_wrong(evidence.wrongs, evidence.logs));
-    verdicts.extend(SIDECARS.iter().flat_map(|name| flat(name, evidence.lives)));
+    // What comes after the troubles is not theirs.
+    let until = evidence.windows.last().map_or(Duration::MAX, |w| w.to);
+    let leaks = SIDECARS.iter().flat_map(|name| leaks::verdicts(name, evidence.lives, until, evidence.steady.as_ref()));
+    verdicts.extend(leaks);
     Judgement { windows, all, failures, verdicts }
 }
 
@@ -230,46 +230,10 @@ fn nothing_wrong(wrongs: &[String], logs: &[(usize, String, String)]) -> Verdict
     }
 }
 
-/// Whether the last process of this name leaked.
-fn flat(name: &'static str, lives: &[Life]) -> Vec<Verdict> {
-    let mut of_this = lives.iter().filter(|l| l.name == name && !l.samples.is_empty());
-    let Some(first) = of_this.next() else { return Vec::new() };
-    let last = of_this.next_back().unwrap_or(first);
-    let (Some(at_first), Some(at_last)) = (first.samples.first(), last.samples.last()) else {
-        return Vec::new();
-    };
-    let mut verdicts = vec![Verdict {
-        name: format!("descriptors_{name}"),
-        what: format!("{name}: as many descriptors at the end as at first (at most {MORE_DESCRIPTORS} more)"),
-        held: at_last.descriptors <= at_first.descriptors + MORE_DESCRIPTORS,
-        seen: format!("{} at first, {} at the end", at_first.descriptors, at_last.descriptors),
-    }];
-    let span = |l: &Life| l.samples.first().zip(l.samples.last()).map_or(Duration::ZERO, |(a, b)| b.at - a.at);
-    let longest = lives.iter().filter(|l| l.name == name).max_by_key(|l| span(l)).filter(|l| span(l) >= LONG);
-    if let Some((life, (born, ended))) = longest.and_then(|l| Some((l, l.samples.first().zip(l.samples.last())?))) {
-        let minute = Duration::from_secs(60);
-        let warm = mean(&life.samples, born.at + minute, born.at + minute * 2);
-        let end = mean(&life.samples, ended.at.saturating_sub(minute), Duration::MAX);
-        verdicts.push(Verdict {
-            name: format!("memory_{name}"),
-            what: format!("{name}: memory is flat (of its longest process, the last minute beside the second)"),
-            held: end <= warm * GROWTH.0 + GROWTH.1,
-            seen: format!("{:.1} MB, then {:.1} MB", warm / 1e6, end / 1e6),
-        });
-    }
-    verdicts
-}
-
-/// The mean memory from one moment to another, in bytes.
-#[must_use]
-pub fn mean(samples: &[Sample], from: Duration, to: Duration) -> f64 {
-    let within: Vec<_> = samples.iter().filter(|s| s.at >= from && s.at < to).map(|s| s.memory as f64).collect();
-    within.iter().sum::<f64>() / within.len().max(1) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::Sample;
     use pathloom_integration::client::Version;
     use std::time::Instant;
 
@@ -278,40 +242,49 @@ mod tests {
         Record { id, at, cluster: 0, version: Version::Http1, once: false, took, again: false, outcome }
     }
 
-    fn life(memory: impl Fn(u64) -> u64, descriptors: u64) -> Life {
-        let sample = |s| Sample {
-            at: Duration::from_secs(s),
-            memory: memory(s),
-            descriptors: if s == 0 { 50 } else { descriptors },
-            threads: 9,
-        };
+    fn life(memory: impl Fn(u64) -> u64) -> Life {
+        let sample = |s| Sample { at: Duration::from_secs(s), memory: memory(s), descriptors: 50, threads: 9 };
         Life { name: "near", process: 1, ended: false, samples: (0..600).map(sample).collect() }
     }
 
-    fn held(records: Vec<Record>, access: &str, log: &str, lives: &[Life]) -> Vec<bool> {
+    fn held(records: Vec<Record>, access: &str, log: &str, lives: &[Life]) -> Vec<(String, bool)> {
         let oracle = Oracle::new(Instant::now());
         let logs = [(0, access.to_owned(), log.to_owned())];
+        let steady = Some(Duration::from_secs(480)..Duration::from_secs(600));
         let evidence =
-            Evidence { records, oracle: &oracle, windows: &[], logs: &logs, lives, wrongs: &[], least: 0.999 };
-        judge(evidence).verdicts.into_iter().map(|v| v.held).collect()
+            Evidence { records, oracle: &oracle, windows: &[], logs: &logs, lives, steady, wrongs: &[], least: 0.999 };
+        judge(evidence).verdicts.into_iter().map(|v| (v.name, v.held)).collect()
     }
 
     #[test]
     fn each_verdict_can_fail() {
         let good = || (0..2_000).map(|id| record(id, 1, Outcome::Right)).collect::<Vec<_>>();
         let with = |outcome| good().into_iter().chain([record(9_999, 1, outcome)]).collect::<Vec<_>>();
-        let calm = [life(|_| 40_000_000, 55)];
+        let calm = [life(|_| 40_000_000)];
         let line = "{\"request_id\":\"chaos-9999\",\"reason\":\"request_timeout\"}\n";
-        assert_eq!(held(good(), "", "", &calm), [true; 6]);
-        assert_eq!(held(with(Outcome::Late), line, "", &calm), [true; 6]);
-        let unexplained = [true, false, true, true, true, true];
-        assert_eq!(held(with(Outcome::Late), "", "", &calm), unexplained);
-        assert_eq!(held(with(Outcome::Late), &line.replace("request_timeout", "client_gone"), "", &calm), unexplained);
-        assert_eq!(held(with(Outcome::Wrong("x".into())), "", "", &calm), [true, false, false, true, true, true]);
-        assert_eq!(held(good(), "", "thread 'x' panicked at", &calm), [true, true, true, false, true, true]);
+        let all_but = |failed: &[&str]| -> Vec<(String, bool)> {
+            let names = [
+                "availability",
+                "reasons",
+                "answers",
+                "no_crash",
+                "descriptors_near",
+                "troubles_near",
+                "memory_near",
+                "descriptors_steady_near",
+            ];
+            names.iter().map(|name| ((*name).to_owned(), !failed.contains(name))).collect()
+        };
+        assert_eq!(held(good(), "", "", &calm), all_but(&[]));
+        assert_eq!(held(with(Outcome::Late), line, "", &calm), all_but(&[]));
+        assert_eq!(held(with(Outcome::Late), "", "", &calm), all_but(&["reasons"]));
+        let gone = line.replace("request_timeout", "client_gone");
+        assert_eq!(held(with(Outcome::Late), &gone, "", &calm), all_but(&["reasons"]));
+        assert_eq!(held(with(Outcome::Wrong("x".into())), "", "", &calm), all_but(&["reasons", "answers"]));
+        assert_eq!(held(good(), "", "thread 'x' panicked at", &calm), all_but(&["no_crash"]));
         let failing = vec![record(1, 1, Outcome::Refused("no_endpoints".into())), record(2, 1, Outcome::Right)];
-        assert_eq!(held(failing, "", "", &calm), [false, true, true, true, true, true]);
-        let leaking = [life(|s| 40_000_000 + s * 100_000, 500)];
-        assert_eq!(held(good(), "", "", &leaking), [true, true, true, true, false, false]);
+        assert_eq!(held(failing, "", "", &calm), all_but(&["availability"]));
+        let leaking = [life(|s| 40_000_000 + s * 20_000)];
+        assert_eq!(held(good(), "", "", &leaking), all_but(&["memory_near"]));
     }
 }

@@ -10,7 +10,7 @@
 //! | `models`, `cgroup` | models that fail; limits, frozen threads |
 //! | `load` | who asks, and what came of each request |
 //! | `oracle` | what a perfect balancer would have had served |
-//! | `samples` | memory and descriptors |
+//! | `samples`, `leaks` | memory and descriptors, and whether they grow |
 //! | `judge`, `report` | what came of all, the verdicts, and the report |
 #![allow(
     clippy::unwrap_used,
@@ -23,6 +23,7 @@
 mod cgroup;
 mod endpoint;
 mod judge;
+mod leaks;
 mod load;
 mod mesh;
 mod models;
@@ -42,6 +43,7 @@ use pathloom_integration::process::machine;
 use report::Setting;
 use script::{Kind, Window, timetable};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -51,7 +53,7 @@ use tokio::time::{sleep, sleep_until};
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
-  make chaos                                         ten minutes, the report in target/chaos/report.md
+  make chaos                                         ten minutes of trouble and two without, the report in target/chaos/report.md
   make chaos ARGS='--minutes 2 --seed 7'             another script
   make chaos ARGS='--minutes 1 --only die,cut'       some troubles alone
   make chaos ARGS=--list                             all troubles"
@@ -81,6 +83,9 @@ struct Run {
     /// How long a window with a trouble is, in seconds.
     #[arg(long, default_value_t = 10.0)]
     window: f64,
+    /// How long nothing but the load goes on afterwards, in seconds, to see whether anything leaks: 0, or 60 and more.
+    #[arg(long, default_value_t = 120.0, value_parser = steady)]
+    steady: f64,
     /// Some kinds of trouble alone, by their names, with commas between.
     #[arg(long, value_delimiter = ',', value_parser = kind)]
     only: Vec<Kind>,
@@ -115,6 +120,16 @@ enum Part {
 
 fn kind(name: &str) -> Result<Kind, String> {
     Kind::ALL.iter().copied().find(|k| k.name() == name).ok_or_else(|| "no such trouble: --list names them".to_owned())
+}
+
+fn steady(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let enough = seconds == 0.0 || (leaks::SHORTEST.as_secs_f64()..=86_400.0).contains(&seconds);
+    if enough {
+        Ok(seconds)
+    } else {
+        Err("it must be 0, or at least 60 s: a shorter one says nothing of leaks".to_owned())
+    }
 }
 
 fn main() -> ExitCode {
@@ -175,11 +190,11 @@ async fn play(args: &Run, why_not: Option<String>) -> bool {
             seen.push(trouble(&mesh, window, began).await);
         }
         sleep_until((began + end).into()).await;
-        seen
+        (seen, steadily(&mesh, args.steady, began).await)
     };
-    let seen = tokio::select! {
-        seen = playing => seen,
-        () = watching => Vec::new(),
+    let (seen, steady) = tokio::select! {
+        done = playing => done,
+        () = watching => (Vec::new(), None),
     };
     let records = load.stop().await;
     settle(&mesh).await;
@@ -193,6 +208,7 @@ async fn play(args: &Run, why_not: Option<String>) -> bool {
         windows: &windows,
         logs: &logs,
         lives: &lives,
+        steady,
         wrongs: &wrongs,
         least: args.least / 100.0,
     });
@@ -237,6 +253,23 @@ async fn trouble(mesh: &Mesh, window: &Window, began: Instant) -> String {
     seen.join("; ")
 }
 
+/// Lets nothing but the load go on for so long; gives from when to when.
+async fn steadily(mesh: &Mesh, seconds: f64, began: Instant) -> Option<Range<Duration>> {
+    if seconds == 0.0 {
+        return None;
+    }
+    println!(
+        "{:7.1} s  the access logs' last lines are filled, then {seconds} s of nothing but the load",
+        began.elapsed().as_secs_f64()
+    );
+    if let Err(why) = leaks::fill(mesh).await {
+        mesh.wrong(why);
+    }
+    let from = began.elapsed();
+    sleep(Duration::from_secs_f64(seconds)).await;
+    Some(from..began.elapsed())
+}
+
 /// Waits until what the load had open is closed, or should be.
 async fn settle(mesh: &Mesh) {
     for _ in 0..30 {
@@ -246,7 +279,7 @@ async fn settle(mesh: &Mesh) {
             let lives = mesh.samples.all();
             let of_this = || lives.iter().filter(|l| l.name == name).flat_map(|l| &l.samples);
             let (first, last) = (of_this().next(), of_this().next_back());
-            first.zip(last).is_some_and(|(f, l)| l.descriptors <= f.descriptors + judge::MORE_DESCRIPTORS / 2)
+            first.zip(last).is_some_and(|(f, l)| l.descriptors <= f.descriptors + leaks::MORE_DESCRIPTORS / 2)
         };
         if mesh::SIDECARS.into_iter().all(closed) {
             break;
@@ -269,11 +302,12 @@ fn setting(args: &Run, mesh: &Mesh) -> Vec<(String, String)> {
         (
             "command".to_owned(),
             format!(
-                "`chaos --minutes {} --rate {} --seed {} --window {}{only}`, {}",
+                "`chaos --minutes {} --rate {} --seed {} --window {} --steady {}{only}`, {}",
                 args.minutes,
                 args.rate,
                 args.seed,
                 args.window,
+                args.steady,
                 args.pathloom.display()
             ),
         ),

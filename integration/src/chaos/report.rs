@@ -1,6 +1,7 @@
 //! The report: for people, and as JSON for programs.
 
-use crate::judge::{Judgement, Sum, mean};
+use crate::judge::{Judgement, Sum};
+use crate::leaks::mean;
 use crate::samples::Life;
 use crate::script::Window;
 use pathloom_integration::overload::percentile_ms;

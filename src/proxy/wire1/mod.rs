@@ -26,9 +26,11 @@ use super::transport::Transport;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::cell::{RefCell, RefMut};
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 
 /// What a head takes that has not many headers, in bytes.
 pub(super) const USUAL_HEAD: usize = 1024;
@@ -66,6 +68,8 @@ pub(super) enum Framing {
 pub(super) struct Scratch {
     read: RefCell<BytesMut>,
     bulk: RefCell<BytesMut>,
+    /// What is read from a socket on behalf of TLS, which goes on into one of the others.
+    ahead: RefCell<BytesMut>,
     pub names: RefCell<Names>,
     /// Empty buffers for messages.
     write: RefCell<Vec<Vec<u8>>>,
@@ -112,6 +116,21 @@ impl Scratch {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Reads once into a block of its own: what came, and whether it was all that could be read at once.
+    pub(super) fn poll_ahead<S: AsyncRead + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        from: &mut S,
+    ) -> Poll<io::Result<(Bytes, bool)>> {
+        let mut block = self.ahead.borrow_mut();
+        if block.capacity() < READ_BULK {
+            block.reserve(READ_BULK);
+        }
+        let room = block.capacity();
+        let read = ready!(pin!(from.read_buf(&mut *block)).poll(cx))?;
+        Poll::Ready(Ok((block.split().freeze(), read >= room)))
     }
 
     /// A block with room to be read into.

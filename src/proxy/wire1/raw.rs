@@ -21,11 +21,6 @@ impl<G, S> Raw<G, S> {
     pub(in crate::proxy) fn new(stream: S, read: Bytes, guard: G) -> Self {
         Self { stream, read, _guard: guard }
     }
-
-    /// What it is read from and written to.
-    pub(in crate::proxy) fn stream(&self) -> &S {
-        &self.stream
-    }
 }
 
 impl<G: Unpin, S: AsyncRead + Unpin> AsyncRead for Raw<G, S> {

@@ -1,0 +1,191 @@
+//! Counts of a load, as the difference of two of different length: what is done once falls out.
+//!
+//! **Instructions and allocations** are those of all of the proxy's threads: nothing works by the clock here, and whoever
+//! handed its cryptography to another thread would pay for it all the same.
+
+use crate::Fallible;
+use crate::parties::Client;
+use crate::process::{self, Running};
+use crate::profile::{Allocator, parse};
+use crate::proxies::Proxy;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long strace may take to attach.
+const ATTACHED_WITHIN: Duration = Duration::from_secs(20);
+
+/// What one of a load costs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cost {
+    /// User instructions.
+    pub instructions: f64,
+    /// Calls for memory.
+    pub allocations: f64,
+}
+
+/// All that was counted of a load.
+pub struct Counted {
+    /// By round.
+    pub cost: Vec<Cost>,
+    /// System calls, by round.
+    pub calls: Vec<f64>,
+    /// How the client's handshakes went.
+    pub handshakes: String,
+}
+
+/// Counts the lower and the higher number of requests in each round; gives the differences, for one request.
+fn rounds(
+    client: &mut Client,
+    rounds: usize,
+    mut counted: impl FnMut(&mut Client, usize) -> Fallible<Cost>,
+) -> Fallible<Vec<Cost>> {
+    let (lower, more) = client.load().amount();
+    // The first brings what is done once only: memory, connections, code that was never run.
+    client.ask(lower)?;
+    let mut all = Vec::new();
+    for _ in 0..rounds {
+        let (first, second) = (counted(client, lower)?, counted(client, lower + more)?);
+        all.push(Cost {
+            instructions: (second.instructions - first.instructions) / more as f64,
+            allocations: (second.allocations - first.allocations) / more as f64,
+        });
+    }
+    Ok(all)
+}
+
+/// A proxy below callgrind.
+pub struct Profiled {
+    running: Running,
+    folder: PathBuf,
+    dumps: usize,
+}
+
+impl Profiled {
+    /// Starts it.
+    pub fn start(proxy: &Proxy) -> Fallible<Self> {
+        let folder = proxy.folder().join("callgrind");
+        std::fs::create_dir_all(&folder)?;
+        let mut wrapper: Vec<String> =
+            ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--instr-atstart=no"].map(str::to_owned).into();
+        wrapper.push(format!("--callgrind-out-file={}/out", folder.display()));
+        let running = proxy.start(&wrapper)?;
+        let profiled = Self { running, folder, dumps: 0 };
+        profiled.tell("instrumentation on")?;
+        Ok(profiled)
+    }
+
+    /// What one of this client's requests costs, by round.
+    pub fn cost(&mut self, client: &mut Client, times: usize) -> Fallible<Vec<Cost>> {
+        rounds(client, times, |client, requests| {
+            self.dump()?;
+            client.ask(requests)?;
+            self.dump()
+        })
+    }
+
+    fn tell(&self, words: &str) -> Fallible<()> {
+        let mut command = Command::new("timeout");
+        command.args(["60", "vgdb", &format!("--pid={}", self.running.pid())]).args(words.split(' '));
+        let output = command.stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            return Err(format!("vgdb {words}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(())
+    }
+
+    /// What was counted since the last dump.
+    fn dump(&mut self) -> Fallible<Cost> {
+        self.tell("dump")?;
+        self.dumps += 1;
+        let mut cost = Cost::default();
+        for entry in std::fs::read_dir(&self.folder)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // out.DUMP-THREAD
+            if name
+                .strip_prefix("out.")
+                .and_then(|rest| rest.split_once('-'))
+                .is_some_and(|(n, _)| n.parse() == Ok(self.dumps))
+            {
+                let text = std::fs::read(entry.path())?;
+                let thread = parse(&String::from_utf8_lossy(&text), Allocator::Named);
+                cost.instructions += thread.instructions as f64;
+                cost.allocations += thread.allocations as f64;
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(cost)
+    }
+}
+
+/// A proxy whose system calls are counted.
+pub struct Traced {
+    running: Running,
+    file: PathBuf,
+}
+
+impl Traced {
+    /// Starts it.
+    pub fn start(proxy: &Proxy) -> Fallible<Self> {
+        Ok(Self { running: proxy.start(&[])?, file: proxy.folder().join("strace") })
+    }
+
+    /// System calls of one of this client's requests, by round.
+    pub fn calls(&self, client: &mut Client, times: usize) -> Fallible<Vec<f64>> {
+        let counted = rounds(client, times, |client, requests| {
+            let mut strace = self.attach()?;
+            let done = client.ask(requests);
+            process::signal(strace.id(), "INT");
+            strace.wait()?;
+            done?;
+            let calls = std::fs::read_to_string(&self.file)?.lines().filter_map(calls).sum();
+            Ok(Cost { instructions: calls, allocations: 0.0 })
+        })?;
+        Ok(counted.into_iter().map(|cost| cost.instructions).collect())
+    }
+
+    fn attach(&self) -> Fallible<Child> {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-c", "-q", "-U", "name,calls", "-o"]).arg(&self.file);
+        command.arg("-p").arg(self.running.pid().to_string());
+        let mut strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let begun = Instant::now();
+        let traced = || {
+            let threads =
+                std::fs::read_dir(format!("/proc/{}/task", self.running.pid())).into_iter().flatten().flatten();
+            threads.into_iter().all(|thread| {
+                let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+            })
+        };
+        while !traced() {
+            if let Some(status) = strace.try_wait()? {
+                return Err(format!("strace ended: {status}").into());
+            }
+            if begun.elapsed() > ATTACHED_WITHIN {
+                let _ = strace.kill();
+                return Err("strace does not attach".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(strace)
+    }
+}
+
+/// How many calls a line of strace's summary counts.
+fn calls(line: &str) -> Option<f64> {
+    let (name, calls) = line.trim().split_once(char::is_whitespace)?;
+    calls.trim().parse().ok().filter(|_| name != "total")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_added_up_without_its_total() {
+        let text = "syscall              calls\n---------------- ---------\nrecvfrom              2000\nepoll_wait              40\n\
+                    ---------------- ---------\ntotal                 2040\n";
+        assert_eq!(text.lines().filter_map(calls).sum::<f64>(), 2040.0);
+    }
+}
