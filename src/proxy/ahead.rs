@@ -6,84 +6,43 @@
 //! that far, and is read to where it belongs, as before. What waits is at most a block; while a connection's reader is slow,
 //! its socket fills as any does, since nobody asks.
 
-use super::wire1::Scratch;
-use bytes::{Buf, Bytes};
+use super::wire1::{Beside, Raw, Scratch};
+use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
-/// A stream that is read ahead.
+/// Reads a stream ahead.
 #[derive(Debug)]
-pub(super) struct Ahead<S> {
-    stream: S,
-    /// What was read and not asked for yet.
-    read: Bytes,
+pub(super) struct Ahead {
     /// The last read left something behind, as it seems.
     more: bool,
     scratch: Rc<Scratch>,
 }
 
-impl<S> Ahead<S> {
-    /// `read` came from it already.
-    pub(super) fn new(stream: S, read: Bytes, scratch: Rc<Scratch>) -> Self {
-        Self { stream, read, more: false, scratch }
-    }
-
-    /// What is read from and written to.
-    pub(super) fn stream(&self) -> &S {
-        &self.stream
-    }
+/// A stream that is read ahead; `read` came from it already.
+pub(super) fn ahead<S>(stream: S, read: Bytes, scratch: Rc<Scratch>) -> Raw<Ahead, S> {
+    Raw::new(stream, read, Ahead { more: false, scratch })
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.read.is_empty() {
-            if !this.more {
-                let before = buf.filled().len();
-                ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-                this.more = buf.remaining() == 0 && buf.filled().len() > before;
-                return Poll::Ready(Ok(()));
-            }
-            let (read, filled) = ready!(this.scratch.poll_ahead(cx, &mut this.stream))?;
-            (this.read, this.more) = (read, filled);
-        }
-        let first = this.read.len().min(buf.remaining());
-        buf.put_slice(this.read.get(..first).unwrap_or_default());
-        this.read.advance(first);
-        if this.read.is_empty() {
-            // The block that it was read into is wanted elsewhere.
-            this.read = Bytes::new();
+impl Beside for Ahead {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+        buf: &mut ReadBuf<'_>,
+        read: &mut Bytes,
+    ) -> Poll<io::Result<()>> {
+        if self.more {
+            (*read, self.more) = ready!(self.scratch.poll_ahead(cx, stream))?;
+        } else {
+            let before = buf.filled().len();
+            ready!(Pin::new(stream).poll_read(cx, buf))?;
+            self.more = buf.remaining() == 0 && buf.filled().len() > before;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -117,7 +76,7 @@ mod tests {
     }
 
     /// Reads 4 KiB at a time, as rustls does.
-    async fn read(ahead: &mut Ahead<Socket>, count: usize) -> Vec<u8> {
+    async fn read(ahead: &mut Raw<Ahead, Socket>, count: usize) -> Vec<u8> {
         let (mut all, mut part) = (Vec::new(), vec![0; 4096]);
         while all.len() < count {
             let read = ahead.read(&mut part).await.unwrap();
@@ -126,24 +85,25 @@ mod tests {
         all
     }
 
-    fn ahead(holds: &[u8], came: &'static [u8]) -> Ahead<Socket> {
+    fn socket(holds: &[u8], came: &'static [u8]) -> Raw<Ahead, Socket> {
         let socket = Socket { holds: holds.iter().copied().collect(), asked: 0 };
-        Ahead::new(socket, Bytes::from_static(came), Rc::default())
+        ahead(socket, Bytes::from_static(came), Rc::default())
     }
 
     #[tokio::test]
     async fn a_long_message_is_read_in_few_calls_and_every_byte_of_it_arrives() {
         let long = bytes(66_000);
-        let mut ahead = ahead(&long, b"");
+        let mut ahead = socket(&long, b"");
         assert!(read(&mut ahead, long.len()).await == long);
         assert!(ahead.stream().asked <= 3, "{}", ahead.stream().asked);
     }
 
     #[tokio::test]
     async fn a_short_message_is_read_in_one_call_behind_what_came_before() {
-        let mut ahead = ahead(b" and more", b"first");
+        let mut ahead = socket(b" and more", b"first");
         assert_eq!(read(&mut ahead, 14).await, b"first and more");
-        assert_eq!((ahead.stream().asked, ahead.read.len(), ahead.more), (1, 0, false));
+        let (beside, rest) = ahead.beside();
+        assert_eq!((ahead.stream().asked, rest.len(), beside.more), (1, 0, false));
     }
 
     #[tokio::test]
@@ -151,12 +111,12 @@ mod tests {
         let scratch = Rc::<Scratch>::default();
         let (one, other) = (bytes(30_000), vec![7; 30_000]);
         let socket = |holds: &[u8]| Socket { holds: holds.iter().copied().collect(), asked: 0 };
-        let mut a = Ahead::new(socket(&one), Bytes::new(), scratch.clone());
-        let mut b = Ahead::new(socket(&other), Bytes::new(), scratch);
+        let mut a = ahead(socket(&one), Bytes::new(), scratch.clone());
+        let mut b = ahead(socket(&other), Bytes::new(), scratch);
         let (mut from_a, mut from_b) = (read(&mut a, 12_000).await, read(&mut b, 12_000).await);
         from_a.extend(read(&mut a, 30_000 - from_a.len()).await);
         from_b.extend(read(&mut b, 30_000 - from_b.len()).await);
         assert!(from_a == one && from_b == other);
-        assert!(a.read.is_empty() && b.read.is_empty());
+        assert!(a.beside().1.is_empty() && b.beside().1.is_empty());
     }
 }

@@ -11,8 +11,8 @@
 //! cut a body short. Ours is sent when the connection is closed in good order, and when it is dropped with nothing under
 //! way.
 
-use super::ahead::Ahead;
-use super::wire1::{Out, Scratch};
+use super::ahead::{Ahead, ahead};
+use super::wire1::{Out, Raw, Scratch};
 use crate::identity::{Handshake, Handshakes, Peer, Secured, peer_of};
 use crate::secure;
 use bytes::{Bytes, BytesMut};
@@ -42,7 +42,7 @@ pub(super) enum Transport {
 /// A connection that is secured.
 #[derive(Debug)]
 pub(super) struct Tls {
-    stream: TlsStream<Ahead<TcpStream>>,
+    stream: TlsStream<Raw<Ahead, TcpStream>>,
     /// So many bytes were taken of whoever writes, and are not with the kernel yet.
     owed: usize,
     /// It is closed in the middle of a message, which the other side must be able to tell from its end.
@@ -62,7 +62,7 @@ pub(super) async fn accept(
     read: Bytes,
     scratch: &Rc<Scratch>,
 ) -> io::Result<Transport> {
-    let stream = TlsAcceptor::from(config).accept(Ahead::new(stream, read, scratch.clone())).await?;
+    let stream = TlsAcceptor::from(config).accept(ahead(stream, read, scratch.clone())).await?;
     Ok(Transport::of(TlsStream::Server(stream)))
 }
 
@@ -75,13 +75,13 @@ pub(super) async fn connect(
     until: Instant,
     scratch: &Rc<Scratch>,
 ) -> Result<Transport, Handshake> {
-    let ahead = Ahead::new(stream, Bytes::new(), scratch.clone());
+    let ahead = ahead(stream, Bytes::new(), scratch.clone());
     let stream = secure::connect(handshakes, secured, address, ahead, until).await?;
     Ok(Transport::of(TlsStream::Client(stream)))
 }
 
 impl Transport {
-    fn of(stream: TlsStream<Ahead<TcpStream>>) -> Self {
+    fn of(stream: TlsStream<Raw<Ahead, TcpStream>>) -> Self {
         Self::Tls(Box::new(Tls { stream, owed: 0, cut: false }))
     }
 

@@ -19,7 +19,7 @@ mod write;
 
 pub(super) use decode::{Decoder, Piece};
 pub(super) use names::{Header, Kind, LineStart, Names};
-pub(super) use raw::Raw;
+pub(super) use raw::{Beside, Raw};
 pub(super) use write::{Lines, Out, Rest, Unwritten, Writer, announced, line};
 
 use super::transport::Transport;
