@@ -6,6 +6,7 @@
 //!
 //! Also the meaning of the columns that `explain`, `top`, the dashboard and the README share, in the same words.
 
+use crate::config;
 use ratatui::crossterm::terminal;
 use std::io::{self, IsTerminal};
 
@@ -71,15 +72,9 @@ pub(super) fn table(columns: &[Column], rows: &[Row], width: usize) -> (String, 
     let why = |row: &Row| row.cells.get(others.len()).cloned().unwrap_or_default();
     let said = rows.iter().map(|row| why(row).chars().count()).max().unwrap_or(0);
 
-    let mut kept: Vec<usize> = (0..others.len()).collect();
-    let mut left_out = Vec::new();
-    let beside = taken(&kept) + GAP + said.min(REASON).max(reason.len()) <= width;
-    while !beside && kept.len() > 1 && taken(&kept) > width {
-        let keep = |i: &usize| others.get(*i).map_or(0, |(_, _, _, keep)| *keep);
-        let Some(gone) = kept.iter().copied().min_by_key(keep) else { break };
-        kept.retain(|i| *i != gone);
-        left_out.extend(others.get(gone).map(|(title, _, _, _)| *title));
-    }
+    let all: Vec<usize> = (0..others.len()).collect();
+    let beside = taken(&all) + GAP + said.min(REASON).max(reason.len()) <= width;
+    let (kept, left_out) = if beside { (all, Vec::new()) } else { fitting(others, |kept| taken(kept) <= width) };
     let line = |mark: &str, of: &dyn Fn(usize) -> String, last: &str| {
         let mut out = String::new();
         for (place, i) in kept.iter().enumerate() {
@@ -112,6 +107,20 @@ pub(super) fn table(columns: &[Column], rows: &[Row], width: usize) -> (String, 
     (out, left_out)
 }
 
+/// The places of the columns that are kept, in their order, and the titles of those that go until the rest fits: the least
+/// important ones. One always stays.
+pub(super) fn fitting(columns: &[Column], fits: impl Fn(&[usize]) -> bool) -> (Vec<usize>, Vec<&'static str>) {
+    let mut kept: Vec<usize> = (0..columns.len()).collect();
+    let mut left_out = Vec::new();
+    while kept.len() > 1 && !fits(&kept) {
+        let keep = |i: &usize| columns.get(*i).map_or(0, |(_, _, _, keep)| *keep);
+        let Some(gone) = kept.iter().copied().min_by_key(keep) else { break };
+        kept.retain(|i| *i != gone);
+        left_out.extend(columns.get(gone).map(|(title, _, _, _)| *title));
+    }
+    (kept, left_out)
+}
+
 /// A name without its middle, where it is longer than this.
 pub(super) fn shortened(text: &str, longest: usize) -> String {
     let count = text.chars().count();
@@ -126,17 +135,7 @@ pub(super) fn shortened(text: &str, longest: usize) -> String {
 
 /// A sentence in lines that are no wider than this, but for words that are.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
+    config::wrapped(text.split(' '), width)
 }
 
 /// Lines of which those that are wider than this go on below, where their value begins: after a label and two spaces, else

@@ -40,6 +40,7 @@ pub use diff::{keep_started, restart_needed};
 pub use endpoints::load_endpoints;
 pub use load::{Loaded, MAX_BYTES, digest, load_bytes, load_file, load_str, load_with};
 pub use pattern::{BadPattern, MAX_PATTERN, Pattern};
+pub(crate) use reference::wrapped;
 pub use reference::{json_schema, key_table_markdown, reference_yaml};
 pub use schema::*;
 pub use secret::{Secret, is_free, names_a_secret, without_secret_facts, without_secrets};

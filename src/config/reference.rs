@@ -285,14 +285,17 @@ impl Walk {
     /// A key's sentence above it. The first key of a list's item has the `- ` before its comment.
     fn comment(&mut self, key: &Key, indent: usize, first: bool) {
         let doc = if key.default.is_none() { format!("{} Required.", key.doc) } else { key.doc.clone() };
-        for (i, line) in wrapped(&doc, WIDTH.saturating_sub(indent + 2)).iter().enumerate() {
+        for (i, line) in wrapped(doc.split_whitespace(), WIDTH.saturating_sub(indent + 2)).iter().enumerate() {
             if !(first && i == 0) {
                 self.pad(indent);
             }
             let _ = writeln!(self.out, "# {line}");
         }
         for (word, doc) in &key.words {
-            for (i, line) in wrapped(&format!("{word}: {doc}"), WIDTH.saturating_sub(indent + 6)).iter().enumerate() {
+            for (i, line) in wrapped(format!("{word}: {doc}").split_whitespace(), WIDTH.saturating_sub(indent + 6))
+                .iter()
+                .enumerate()
+            {
                 self.pad(indent);
                 let _ = writeln!(self.out, "#   {}{line}", if i == 0 { "" } else { "  " });
             }
@@ -322,10 +325,10 @@ fn yaml(value: &Json) -> String {
     }
 }
 
-/// Lines of at most `width` characters, broken at spaces.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+/// Words in lines that are no wider than this, in characters, but for words that are.
+pub(crate) fn wrapped<'a>(words: impl Iterator<Item = &'a str>, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for word in words {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');

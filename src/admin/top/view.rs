@@ -422,17 +422,11 @@ fn fitting(columns: &[Column], widths: &[usize], room: usize) -> Vec<(usize, usi
     let last = columns.len().saturating_sub(1);
     // A cut sentence still says something.
     let least = |i: usize, width: usize| if i == last { width.min(WIDEST / 2) } else { width };
-    let mut kept: Vec<usize> = (0..columns.len()).collect();
     let taken = |kept: &[usize]| -> usize {
         let of = |i: &usize| least(*i, widths.get(*i).copied().unwrap_or(0)) + usize::from(GAP);
         kept.iter().map(of).sum::<usize>().saturating_sub(usize::from(GAP))
     };
-    while kept.len() > 1 && taken(&kept) > room {
-        let Some(gone) = kept.iter().copied().min_by_key(|i| columns.get(*i).map_or(0, |(_, _, _, keep)| *keep)) else {
-            break;
-        };
-        kept.retain(|i| *i != gone);
-    }
+    let (kept, _) = columns::fitting(columns, |kept| taken(kept) <= room);
     let wide = |i: usize| widths.get(i).copied().unwrap_or(0);
     // What the others leave, or the table would cut a little from each.
     let others: usize = kept.iter().filter(|i| **i != last).map(|i| wide(*i) + usize::from(GAP)).sum();
