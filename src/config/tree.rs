@@ -217,8 +217,8 @@ const HINTS: [(&str, Option<&str>, &str); 11] = [
 /// A syntax error, with what usually causes it.
 fn syntax(source: Source<'_>, error: &Unparsed) -> Diagnostic {
     // Without an alias nothing unfolds: then it is the depth that is too much.
-    let said = if source.text.contains('*') { error.message.as_str() } else { "budget breached: Depth" };
-    let said = if error.message.contains("limit exceeded") { said } else { error.message.as_str() };
+    let deep = error.message.contains("limit exceeded") && !source.text.contains('*');
+    let said = if deep { "budget breached: Depth" } else { error.message.as_str() };
     let hint = HINTS.iter().find(|(needle, ..)| said.contains(needle));
     let remedy = hint.map(|(_, _, remedy)| (*remedy).to_owned());
     let message = hint.and_then(|(_, instead, _)| *instead).unwrap_or(&error.message);

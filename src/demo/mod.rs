@@ -127,13 +127,10 @@ pub fn run(args: DemoArgs) -> ExitCode {
 
 /// How to look at the model's sidecar while the story is told.
 fn look_inside(admin: std::net::SocketAddr) -> String {
-    let ways = [
-        "look inside the model's sidecar while it runs:".to_owned(),
-        format!("http://{admin}/"),
-        format!("pathloom top --admin {admin}"),
-        format!("pathloom explain --admin {admin}"),
-    ];
-    ways.join("\n  ")
+    format!(
+        "look inside the model's sidecar while it runs:\n  http://{admin}/\n  pathloom top --admin {admin}\n  \
+         pathloom explain --admin {admin}"
+    )
 }
 
 fn say(line: &str) {

@@ -103,31 +103,15 @@ impl Refusals {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Page {
-        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(text);
-            Ok(text.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::observe::log::for_tests::Lines;
 
     /// The lines that somebody sees who has not changed the log's level.
     pub fn logged(what: impl FnOnce()) -> Vec<String> {
-        let page = Page::default();
+        let page = Lines::default();
         let writer = page.clone();
         let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
         tracing::subscriber::with_default(lines.with_writer(move || writer.clone()).finish(), what);
-        let text = page.0.lock().unwrap().clone();
-        String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+        page.text().lines().map(str::to_owned).collect()
     }
 
     #[test]

@@ -343,7 +343,7 @@ pub fn node_of(report: &[u8]) -> Option<String> {
 }
 
 /// Whether it can be a name.
-fn named(name: &str) -> bool {
+pub fn named(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.contains(char::is_control)
 }
 

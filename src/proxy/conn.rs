@@ -229,7 +229,7 @@ impl Conn {
 pub(super) struct Notice {
     /// What was last known of the listener.
     judged: Option<u32>,
-    pub until: Option<(Time, Reason)>,
+    until: Option<(Time, Reason)>,
 }
 
 impl Notice {

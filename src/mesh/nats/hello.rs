@@ -6,6 +6,7 @@
 //! after seven seconds all the same.)
 
 use super::super::refused::Refused;
+use super::super::wire::named;
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +22,6 @@ const SLOWEST: Duration = Duration::from_secs(200);
 const FOR_EACH: Duration = Duration::from_millis(10);
 /// After so many times its promise a node is gone.
 const MISSED: u32 = 3;
-/// The longest name, in bytes.
-const MAX_NAME_BYTES: usize = 256;
 /// The most nodes that are remembered.
 const MAX_PEERS: usize = 16_384;
 
@@ -109,10 +108,6 @@ impl Peers {
 #[must_use]
 pub fn node_of(hello: &[u8]) -> Option<String> {
     WireHello::decode(hello).ok().map(|hello| hello.node).filter(|node| named(node))
-}
-
-fn named(node: &str) -> bool {
-    (1..=MAX_NAME_BYTES).contains(&node.len()) && !node.contains(char::is_control)
 }
 
 #[cfg(test)]
