@@ -5,7 +5,6 @@ use pathloom::config::{Cluster, Config, Device, Endpoint, Engine as Choice, Mode
 use pathloom::control::{Bell, Control, Parts, Status};
 use pathloom::graph::Features;
 use pathloom::links::{LinkKey, Links, NodeKey, Outcome, Time};
-use pathloom::observe::TrafficRegistry;
 use pathloom::scorer::{Engine, ModelError, Options, ScoreError, Scorer, Scores};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::sync::Arc;
@@ -71,18 +70,9 @@ impl Mesh {
     pub fn new(endpoints: usize, scorer: Scorer) -> Self {
         let config = Arc::new(config(endpoints));
         let now = Arc::new(AtomicU64::new(1_000_000_000));
-        let (links, published, status) = (Arc::new(Links::new(1)), Published::default(), Arc::<Status>::default());
         let read = now.clone();
-        let parts = Parts {
-            published: published.clone(),
-            links: links.clone(),
-            traffic: Arc::new(TrafficRegistry::new(1)),
-            scorer,
-            identities: Arc::default(),
-            status: status.clone(),
-            checks: Default::default(),
-            clock: Arc::new(move || Time(read.load(SeqCst))),
-        };
+        let parts = Parts::alone(scorer, Arc::new(move || Time(read.load(SeqCst))));
+        let (links, published, status) = (parts.links.clone(), parts.published.clone(), parts.status.clone());
         let (sender, receiver) = watch::channel(config.clone());
         let bell = Bell::default();
         let mut control = Control::new(parts, receiver, bell.clone());

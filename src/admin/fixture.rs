@@ -4,10 +4,10 @@ use super::state::{AdminState, ConfigState, ScorerStatus};
 use crate::admission::{self, Rank, Served};
 use crate::balance::{
     Budget, Candidate, Cause, Cluster, Endpoint, EndpointId, Generation, Health, Hedging, ModelIdentity, OwnZone,
-    Predicted, Published, Retrying, Rung, Table, TableOptions, Why,
+    Predicted, Published, Rung, Table, TableOptions, Why,
 };
 use crate::config::{
-    AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Protocol, Rate, RateLimit, Share, Telemetry,
+    AccessLog, Compare, Concurrency, Config, HealthCheck, Identity, Policy, Rate, RateLimit, Share, Telemetry,
 };
 use crate::control::history::{Broken, Change, Moved, Trouble, Turned};
 use crate::control::{ArmView, CanaryView, Comparison, GraphView, Interval, Keeper, Lost, Retreat, Status};
@@ -360,23 +360,13 @@ fn generation(links: &Links, traffic: &TrafficRegistry, whole: bool) -> Generati
         Arc::new(if whole { table.with_own_zone(own) } else { table })
     };
     let cluster = |name: &str, count: u8| {
-        Arc::new(Cluster {
-            name: name.into(),
-            service: name.into(),
-            port: 80,
-            protocol: Protocol::Http1,
-            secure: false,
-            proxy_protocol: false,
-            timeouts: crate::config::Timeouts::default(),
-            retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, Share(0.2), 3, Time(0)))),
-            hedging: (name == "catalog").then(|| Hedging {
-                after: Some(Duration::from_millis(25)),
-                share: Share(0.05),
-                budget: Arc::new(Budget::new(1, Share(0.05), 0, Time(0))),
-            }),
-            ejection: crate::config::Ejection::default(),
-            tables: routes.workloads().iter().map(|w| table(&w.name, name, count)).collect(),
-        })
+        let tables = routes.workloads().iter().map(|w| table(&w.name, name, count)).collect();
+        let hedging = (name == "catalog").then(|| Hedging {
+            after: Some(Duration::from_millis(25)),
+            share: Share(0.05),
+            budget: Arc::new(Budget::new(1, Share(0.05), 0, Time(0))),
+        });
+        Arc::new(Cluster { hedging, ..Cluster::of(name, tables) })
     };
     Generation {
         id: 41,

@@ -158,6 +158,24 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// One of this name that offers a service of the same, with nothing configured.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, tables: Box<[Arc<Table>]>) -> Self {
+        Self {
+            name: name.into(),
+            service: name.into(),
+            port: 80,
+            protocol: Protocol::Http1,
+            secure: false,
+            proxy_protocol: false,
+            timeouts: Timeouts::default(),
+            retrying: Retrying::new(&Retries::default(), Arc::new(Budget::new(1, Share(0.2), 3, Time(0)))),
+            hedging: None,
+            ejection: Ejection::default(),
+            tables,
+        }
+    }
+
     /// Why none of its candidates can be chosen.
     #[must_use]
     pub fn nobody(&self) -> Reason {

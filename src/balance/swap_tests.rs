@@ -1,7 +1,7 @@
 //! Invariant 1: a request sees endpoints, weights and health of one generation, whatever is published meanwhile.
 
 use super::*;
-use crate::config::{Compare, Ejection, Policy, Protocol, Timeouts};
+use crate::config::{Compare, Policy};
 use crate::links::{LinkKey, Links, NodeKey, Time};
 use crate::observe::Traffic;
 use crate::route::{ClusterId, RouteTable, WorkloadId};
@@ -65,22 +65,7 @@ impl Kit {
         });
         let options = TableOptions { policy: Policy::Model, compare: Compare::Auto, tau_s: 3.0, explore: 0.0 };
         let table = Arc::new(Table::new(candidates.collect(), false, options, self.traffic.clone()));
-        let cluster = Arc::new(Cluster {
-            name: "c".into(),
-            service: "c".into(),
-            port: 80,
-            protocol: Protocol::Http1,
-            secure: false,
-            proxy_protocol: false,
-            timeouts: Timeouts::default(),
-            retrying: crate::balance::Retrying::new(
-                &Default::default(),
-                Arc::new(crate::balance::Budget::new(1, crate::config::Share(0.2), 3, Time(0))),
-            ),
-            hedging: None,
-            ejection: Ejection::default(),
-            tables: Box::new([table]),
-        });
+        let cluster = Arc::new(Cluster::of("c", Box::new([table])));
         Generation {
             id,
             made_at: Time(id),

@@ -1,10 +1,8 @@
 //! What is kept of generations that are over: rows that say what the table said, of tables that chose, within bounds.
 
 use super::*;
-use crate::balance::{
-    Budget, Candidate, Cause, Endpoint, EndpointId, Health, Predicted, Retrying, Rung, TableOptions, Why,
-};
-use crate::config::{Compare, Config, Policy, Protocol, Share, Workload};
+use crate::balance::{Candidate, Cause, Endpoint, EndpointId, Health, Predicted, TableOptions, Why};
+use crate::config::{Compare, Config, Policy, Workload};
 use crate::control::GraphView;
 use crate::control::history::Change;
 use crate::control::past::{PastCandidate, Place, ROW_BYTES};
@@ -89,19 +87,7 @@ impl Bench {
         };
         let routes = Arc::new(RouteTable::compile(&config));
         let tables = routes.workloads().iter().map(|w| Arc::new(self.table(&w.name, scored))).collect();
-        let cluster = Cluster {
-            name: "c".into(),
-            service: "c".into(),
-            port: 80,
-            protocol: Protocol::Http1,
-            secure: false,
-            proxy_protocol: false,
-            timeouts: Default::default(),
-            retrying: Retrying::new(&Default::default(), Arc::new(Budget::new(1, Share(0.2), 3, Time(0)))),
-            hedging: None,
-            ejection: Default::default(),
-            tables,
-        };
+        let cluster = Cluster::of("c", tables);
         let now = self.now();
         let made = Generation {
             id: self.generation,
@@ -111,21 +97,8 @@ impl Bench {
             ..Generation::empty()
         };
         self.status.history.hand(&Arc::new(made));
-        self.status.history.add(Change {
-            generation: self.generation,
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + self.generation),
-            cause,
-            early: false,
-            rung: Rung::Model,
-            rung_reason: String::new(),
-            model: None,
-            took: Duration::ZERO,
-            broken: Vec::new(),
-            appeared: Vec::new(),
-            disappeared: Vec::new(),
-            turned: Vec::new(),
-            moved: Vec::new(),
-        });
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + self.generation);
+        self.status.history.add(Change { at, ..Change::quiet(self.generation, cause) });
         self.keeper.keep();
         for workload in used {
             if let Some(first) = self.endpoints.first() {

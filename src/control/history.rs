@@ -319,11 +319,10 @@ fn keep(those: &mut VecDeque<Arc<Change>>, change: Arc<Change>, at_most: usize) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(generation: u64, cause: Cause) -> Change {
-        Change {
+impl Change {
+    /// One in which nothing happened, at the beginning of time.
+    pub(super) fn quiet(generation: u64, cause: Cause) -> Self {
+        Self {
             generation,
             at: SystemTime::UNIX_EPOCH,
             cause,
@@ -339,6 +338,11 @@ mod tests {
             moved: Vec::new(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn ids(changes: &[Arc<Change>]) -> Vec<u64> {
         changes.iter().map(|c| c.generation).collect()
@@ -352,21 +356,21 @@ mod tests {
     #[test]
     fn quiet_generations_never_push_out_the_one_in_which_something_happened() {
         let history = History::default();
-        history.add(change(1, Cause::Start));
-        history.add(change(2, Cause::Health));
-        (3..=1_000).for_each(|g| history.add(change(g, Cause::Interval)));
+        history.add(Change::quiet(1, Cause::Start));
+        history.add(Change::quiet(2, Cause::Health));
+        (3..=1_000).for_each(|g| history.add(Change::quiet(g, Cause::Interval)));
         let all = ids(&history.last(usize::MAX));
         assert_eq!((&all[..3], all.len()), (&[1, 2, 1_000 - MAX_RECENT as u64 + 1][..], MAX_RECENT + 2));
         assert_eq!(ids(&history.last(2)), [999, 1_000]);
-        (1_001..=3_000).for_each(|g| history.add(change(g, Cause::Errors)));
+        (1_001..=3_000).for_each(|g| history.add(Change::quiet(g, Cause::Errors)));
         assert_eq!(history.last(usize::MAX).len(), MAX_NOTABLE, "bounded, and none of them twice");
     }
 
     #[test]
     fn a_step_a_large_move_and_a_state_are_notable_and_a_tick_is_not() {
-        let before = change(1, Cause::Interval);
+        let before = Change::quiet(1, Cause::Interval);
         let with = |edit: fn(&mut Change)| {
-            let mut after = change(2, Cause::Interval);
+            let mut after = Change::quiet(2, Cause::Interval);
             edit(&mut after);
             after.notable(Some(&before))
         };
@@ -376,7 +380,7 @@ mod tests {
         assert!(with(|c| c.rung = Rung::PeakEwma));
         assert!(with(|c| c.cause = Cause::Latency));
         let model = |digest: &str| ModelIdentity { name: "m".into(), digest: digest.into(), engine: String::new() };
-        let (mut one, mut other) = (change(1, Cause::Interval), change(2, Cause::Interval));
+        let (mut one, mut other) = (Change::quiet(1, Cause::Interval), Change::quiet(2, Cause::Interval));
         (one.model, other.model) = (Some(Arc::new(model("a"))), Some(Arc::new(model("b"))));
         assert!(other.notable(Some(&one)) && !one.notable(Some(&one)));
     }
@@ -385,7 +389,7 @@ mod tests {
     fn who_was_away_gets_what_was_missed_and_who_comes_anew_the_newest() {
         let history = History::default();
         assert!(history.after(None).is_empty());
-        (1..=500).for_each(|g| history.add(change(g, Cause::Interval)));
+        (1..=500).for_each(|g| history.add(Change::quiet(g, Cause::Interval)));
         assert_eq!(ids(&history.after(Some(498))), [499, 500]);
         assert_eq!(ids(&history.after(Some(500))), [0u64; 0]);
         assert_eq!(ids(&history.after(None)), [500]);

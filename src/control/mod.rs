@@ -79,6 +79,24 @@ pub struct Parts {
     pub clock: Clock,
 }
 
+impl Parts {
+    /// With nothing seen, nothing published and nobody else at its side: for benches, plots and tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn alone(scorer: Scorer, clock: Clock) -> Self {
+        Self {
+            published: Published::default(),
+            links: Arc::new(Links::new(1)),
+            traffic: Arc::new(TrafficRegistry::new(1)),
+            scorer,
+            identities: Arc::default(),
+            status: Arc::default(),
+            checks: Checks::default(),
+            clock,
+        }
+    }
+}
+
 /// Tells the slow loop that an endpoint failed. Cheap, and never blocks.
 #[derive(Debug, Clone, Default)]
 pub struct Bell(Arc<Notify>);

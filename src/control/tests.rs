@@ -52,19 +52,6 @@ fn config(ports: &[u16]) -> Config {
     }
 }
 
-fn parts(clock: Clock, scorer: Scorer) -> Parts {
-    Parts {
-        published: Published::default(),
-        links: Arc::new(Links::new(1)),
-        traffic: Arc::new(TrafficRegistry::new(1)),
-        scorer,
-        identities: Arc::default(),
-        status: Arc::default(),
-        checks: Default::default(),
-        clock,
-    }
-}
-
 impl Bench {
     fn new(config: Config) -> Self {
         let now = Arc::new(AtomicU64::new(SECOND));
@@ -73,7 +60,7 @@ impl Bench {
             Arc::new(move || Time(now.load(SeqCst)))
         };
         let scorer = Scorer::with_engine(|| Err(crate::scorer::ModelError::Stopped));
-        Self { state: State::new(parts(clock, scorer), Arc::new(config)), now, rng: SmallRng::seed_from_u64(1) }
+        Self { state: State::new(Parts::alone(scorer, clock), Arc::new(config)), now, rng: SmallRng::seed_from_u64(1) }
     }
 
     fn pass(&self, seconds: f64) {
@@ -403,7 +390,7 @@ async fn the_loop_hears_failures_reloads_and_a_scorer_that_hangs() {
     let scorer = Scorer::with_engine(|| Err(crate::scorer::ModelError::Stopped));
     let start = std::time::Instant::now();
     let clock: Clock = Arc::new(move || Time(SECOND + start.elapsed().as_nanos() as u64));
-    let parts = parts(clock.clone(), scorer);
+    let parts = Parts::alone(scorer, clock.clone());
     let (published, links, bell) = (parts.published.clone(), parts.links.clone(), Bell::default());
     let mut calm = config(&[1, 2, 3]);
     // Nothing but the bell and the reload may tick here.

@@ -3,10 +3,9 @@
 use crate::{Error, Result};
 use pathloom::balance::{Cause, Generation, Published, Table};
 use pathloom::config::{Config, Timespan, load_str};
-use pathloom::control::{Bell, Control, Parts, Status};
+use pathloom::control::{Bell, Control, Parts};
 use pathloom::graph::Features;
 use pathloom::links::{LinkCell, Links, NodeCell, NodeKey, Outcome, Time};
-use pathloom::observe::TrafficRegistry;
 use pathloom::scorer::{Engine, ScoreError, Scorer, Scores};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,17 +61,8 @@ impl Bench {
         runtime.block_on(scorer.ready()).map_err(|e| Error::Format(format!("no scorer: {e}")))?;
         let now = Arc::new(AtomicU64::new(1_000_000_000));
         let clock = now.clone();
-        let (links, published) = (Arc::new(Links::new(1)), Published::default());
-        let parts = Parts {
-            published: published.clone(),
-            links: links.clone(),
-            traffic: Arc::new(TrafficRegistry::new(1)),
-            scorer,
-            identities: Arc::default(),
-            status: Arc::<Status>::default(),
-            checks: Default::default(),
-            clock: Arc::new(move || Time(clock.load(SeqCst))),
-        };
+        let parts = Parts::alone(scorer, Arc::new(move || Time(clock.load(SeqCst))));
+        let (links, published) = (parts.links.clone(), parts.published.clone());
         let (sender, receiver) = watch::channel(Arc::new(config));
         let control = Control::new(parts, receiver, Bell::default());
         let mut bench = Self { control, runtime, published, links, now, predicted, config: sender };
@@ -138,6 +128,11 @@ pub(super) fn call(link: &LinkCell, now: Time, latency_s: f32, outcome: Outcome,
     link.begin(0, now);
     link.record(0, now, latency_s, outcome, prior_s, tau_s);
     link.end(0, now);
+}
+
+/// An endpoint that nothing is known of.
+pub(super) fn node() -> Arc<NodeCell> {
+    Links::new(1).node(&NodeKey::new("10.0.0.1:80"), Time(0))
 }
 
 /// An endpoint fails until it is left alone.

@@ -1,6 +1,6 @@
 //! Which endpoints are left alone, for how long, and what becomes of the others.
 
-use super::bench::{Bench, cluster, fail, key, number};
+use super::bench::{Bench, cluster, fail, key, node, number};
 use super::{Plot, logarithmic, seconds, spread};
 use crate::Result;
 use crate::plot::{Axis, Series};
@@ -8,7 +8,7 @@ use crate::simulator::draw::Draw;
 use pathloom::balance::{Cause, Health};
 use pathloom::config::{Ejection, Timespan};
 use pathloom::health::{Ejector, Span, outliers};
-use pathloom::links::{Links, NodeKey, Time, Totals};
+use pathloom::links::{Time, Totals};
 use std::time::Duration;
 
 /// The room's plots.
@@ -59,10 +59,6 @@ pub(super) fn plots() -> Result<Vec<Plot>> {
             lost,
         ),
     ])
-}
-
-fn node() -> std::sync::Arc<pathloom::links::NodeCell> {
-    Links::new(1).node(&NodeKey::new("10.0.0.1:80"), Time(0))
 }
 
 /// How many requests an endpoint gets, of which a share fails by chance, until a row of failures ejects it.
@@ -157,7 +153,7 @@ fn by_ejection() -> Vec<Series> {
     let of = |(first_s, longest_s): (u64, u64)| {
         let span = |s| Timespan(Duration::from_secs(s));
         let rules = Ejection { first: span(first_s), longest: span(longest_s), ..Ejection::default() };
-        let node = Links::new(1).node(&NodeKey::new("10.0.0.1:80"), Time(0));
+        let node = node();
         (0..rules.consecutive_failures).for_each(|_| _ = node.failed());
         let mut ejector = Ejector::default();
         let (mut probes, mut points) = (0u32, Vec::new());

@@ -1,12 +1,13 @@
 //! Health checks: how soon they find an endpoint that is dead, beside what requests see, and what they take for dead.
 
+use super::bench::node;
 use super::{Plot, seconds, spread};
 use crate::plot::{Axis, Series};
 use crate::simulator::draw::Draw;
 use pathloom::balance::{Health, Unwell};
 use pathloom::config::{Check, Ejection, HealthCheck, Timespan};
 use pathloom::health::{Checks, Ejector};
-use pathloom::links::{Links, NodeKey, Time};
+use pathloom::links::NodeKey;
 use std::time::Duration;
 
 /// The room's plots.
@@ -80,7 +81,7 @@ fn by_requests() -> Vec<Series> {
     let mut draw = Draw::new(52);
     let mut until = |a_second: f64, row: u32, check: Option<&HealthCheck>| {
         let ejection = Ejection { consecutive_failures: row, ..Ejection::default() };
-        let (node, mut ejector) = (Links::new(1).node(&NodeKey::new("10.0.0.1:80"), Time(0)), Ejector::default());
+        let (node, mut ejector) = (node(), Ejector::default());
         let checked_s = check.map_or(f64::INFINITY, |rules| until_unwell(rules, 0.0, &mut draw));
         let mut at_s = 0.0;
         loop {
