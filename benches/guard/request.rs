@@ -3,6 +3,7 @@
 
 use super::counted::{between_marks, missing, valgrind};
 use super::{Error, mark::guard_mark};
+use pathloom_benches::STILL;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -74,15 +75,7 @@ clusters:
   catalog:
     endpoints:
 {endpoints}
-model:
-  engine: embedded
-  tick: 1h
-  guards: {{ expire_after: 2h }}
-  triggers: {{ min_interval: 1h }}
-telemetry:
-  access_log: {{ to: 'off' }}
-  log: warn
-"
+{STILL}"
     ))
 }
 

@@ -13,6 +13,8 @@ const READY_WITHIN: Duration = Duration::from_secs(180);
 /// How long a program may take to end.
 const END_WITHIN: Duration = Duration::from_secs(20);
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long strace may take to attach.
+const TRACED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Raises the limit of open files to what the system allows; children inherit it. Where it cannot be raised, whoever
 /// needs more says so.
@@ -76,6 +78,39 @@ impl Running {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(6).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// Lets strace count the system calls of all its threads and processes into `file`, until it is interrupted.
+    ///
+    /// # Errors
+    /// When strace is not there, or does not attach.
+    pub fn trace(&self, file: &Path) -> Fallible<Child> {
+        let family = self.family();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-c", "-q", "-U", "name,calls", "-o"]).arg(file);
+        for pid in &family {
+            command.arg("-p").arg(pid.to_string());
+        }
+        let mut strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let begun = Instant::now();
+        let traced = |pid: &u32| {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            threads.into_iter().all(|thread| {
+                let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+            })
+        };
+        while !family.iter().all(traced) {
+            if let Some(status) = strace.try_wait()? {
+                return Err(format!("strace ended: {status}").into());
+            }
+            if begun.elapsed() > TRACED_WITHIN {
+                let _ = strace.kill();
+                return Err("strace does not attach".into());
+            }
+            std::thread::sleep(ASK_EVERY);
+        }
+        Ok(strace)
     }
 
     /// The process and all below it.

@@ -2,14 +2,8 @@
 
 use crate::Fallible;
 use crate::bench::{Amount, Bench, Load, Proxy};
-use crate::process::{self, Running};
+use crate::process;
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// How long strace may take to attach.
-const ATTACHED_WITHIN: Duration = Duration::from_secs(20);
 
 /// System calls a request, by name.
 ///
@@ -21,7 +15,7 @@ pub fn count(bench: &Bench, proxy: Proxy, load: &Load, lower: u64, higher: u64) 
     let mut counted = Vec::new();
     for requests in [lower, higher] {
         let file = bench.work.join(proxy.name).join("strace");
-        let mut strace = attach(&running, &file)?;
+        let mut strace = running.trace(&file)?;
         let done = bench.exactly(proxy, &Load { amount: Amount::Requests(requests), ..*load });
         process::signal(strace.id(), "INT");
         strace.wait()?;
@@ -34,35 +28,6 @@ pub fn count(bench: &Bench, proxy: Proxy, load: &Load, lower: u64, higher: u64) 
         (name.clone(), more / (higher - lower) as f64)
     });
     Ok(per_request.collect())
-}
-
-fn attach(running: &Running, file: &Path) -> Fallible<std::process::Child> {
-    let family = running.family();
-    let mut command = Command::new("strace");
-    command.args(["-f", "-c", "-q", "-U", "name,calls", "-o"]).arg(file);
-    for pid in &family {
-        command.arg("-p").arg(pid.to_string());
-    }
-    let mut strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    let begun = Instant::now();
-    let traced = |pid: &u32| {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        threads.into_iter().all(|thread| {
-            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-            status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-        })
-    };
-    while !family.iter().all(traced) {
-        if let Some(status) = strace.try_wait()? {
-            return Err(format!("strace ended: {status}").into());
-        }
-        if begun.elapsed() > ATTACHED_WITHIN {
-            let _ = strace.kill();
-            return Err("strace does not attach".into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(strace)
 }
 
 /// Reads a table of names and calls.

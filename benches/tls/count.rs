@@ -9,11 +9,7 @@ use crate::process::{self, Running};
 use crate::profile::{Allocator, parse};
 use crate::proxies::Proxy;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// How long strace may take to attach.
-const ATTACHED_WITHIN: Duration = Duration::from_secs(20);
+use std::process::{Command, Stdio};
 
 /// What one of a load costs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -133,7 +129,7 @@ impl Traced {
     /// System calls of one of this client's requests, by round.
     pub fn calls(&self, client: &mut Client, times: usize) -> Fallible<Vec<f64>> {
         let counted = rounds(client, times, |client, requests| {
-            let mut strace = self.attach()?;
+            let mut strace = self.running.trace(&self.file)?;
             let done = client.ask(requests);
             process::signal(strace.id(), "INT");
             strace.wait()?;
@@ -142,33 +138,6 @@ impl Traced {
             Ok(Cost { instructions: calls, allocations: 0.0 })
         })?;
         Ok(counted.into_iter().map(|cost| cost.instructions).collect())
-    }
-
-    fn attach(&self) -> Fallible<Child> {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-c", "-q", "-U", "name,calls", "-o"]).arg(&self.file);
-        command.arg("-p").arg(self.running.pid().to_string());
-        let mut strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let begun = Instant::now();
-        let traced = || {
-            let threads =
-                std::fs::read_dir(format!("/proc/{}/task", self.running.pid())).into_iter().flatten().flatten();
-            threads.into_iter().all(|thread| {
-                let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-            })
-        };
-        while !traced() {
-            if let Some(status) = strace.try_wait()? {
-                return Err(format!("strace ended: {status}").into());
-            }
-            if begun.elapsed() > ATTACHED_WITHIN {
-                let _ = strace.kill();
-                return Err("strace does not attach".into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(strace)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::parties::Endpoints;
 use crate::process::Running;
 use crate::{Fallible, Options};
 use pathloom::identity::ca::{Authority, Request};
+use pathloom_benches::STILL;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -239,15 +240,7 @@ routes:
 clusters:
   plain: {{ endpoints: [{}] }}
   secured: {{ tls: mesh, endpoints: [{}] }}
-model:
-  engine: embedded
-  tick: 1h
-  guards: {{ expire_after: 2h }}
-  triggers: {{ min_interval: 1h }}
-telemetry:
-  access_log: {{ to: 'off' }}
-  log: warn
-",
+{STILL}",
         certificates.file("cert.pem"),
         certificates.file("key.pem"),
         certificates.file("ca.pem"),
