@@ -258,14 +258,12 @@ async fn steadily(mesh: &Mesh, seconds: f64, began: Instant) -> Option<Range<Dur
     if seconds == 0.0 {
         return None;
     }
-    println!(
-        "{:7.1} s  the access logs' last lines are filled, then {seconds} s of nothing but the load",
-        began.elapsed().as_secs_f64()
-    );
+    println!("{:7.1} s  the access logs' last lines are filled", began.elapsed().as_secs_f64());
     if let Err(why) = leaks::fill(mesh).await {
         mesh.wrong(why);
     }
     let from = began.elapsed();
+    println!("{:7.1} s  {seconds} s of nothing but the load", from.as_secs_f64());
     sleep(Duration::from_secs_f64(seconds)).await;
     Some(from..began.elapsed())
 }
