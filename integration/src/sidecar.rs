@@ -193,6 +193,13 @@ impl Sidecar {
         self.process.stderr.text()
     }
 
+    /// The log's warnings and errors, but for steps of the ladder: on a busy machine the model may be late.
+    pub fn warnings(&self) -> Vec<String> {
+        let log = self.stderr();
+        let bad = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        log.lines().filter(bad).filter(|line| !line.contains(" the ladder ")).map(str::to_owned).collect()
+    }
+
     /// Waits until it is ready, or says how it ended.
     async fn ready(&mut self) -> Result<(), ExitStatus> {
         let admin = self.address("admin");

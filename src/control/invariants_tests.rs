@@ -25,9 +25,25 @@ fn each_step_of_the_ladder_is_logged_once_however_often_the_model_fails() {
         (0..5).for_each(|_| bench.tick(Err(too_slow())));
         (0..5).for_each(|_| bench.tick(Ok(&[0.010, 0.010])));
     });
-    assert_eq!(said.matches("a step on the ladder").count(), 2, "{said}");
+    assert_eq!(said.matches("a step down the ladder").count(), 2, "{said}");
     assert_eq!(said.matches("the model steers").count(), 2, "{said}");
     assert!(said.contains("to=\"last_good\"") && said.contains("reason="), "{said}");
+}
+
+#[test]
+fn a_step_up_the_ladder_is_no_warning() {
+    let said = logged(|| {
+        let mut bench = Bench::new(config(&[1, 2]));
+        bench.tick(Err(ScoreError::NotReady { reason: "the model is loading".into() }));
+        bench.call(0, 0.010, Outcome::Success);
+        bench.pass(1.0);
+        bench.tick(Err(ScoreError::NotReady { reason: "the model is loading".into() }));
+        assert_eq!(bench.generation().rung, Rung::PeakEwma);
+    });
+    assert!(
+        said.contains("a step up the ladder from=\"least_request\" to=\"peak_ewma\"") && !said.contains("WARN"),
+        "{said}"
+    );
 }
 
 proptest! {

@@ -464,10 +464,14 @@ impl State {
 
     fn step_to(&mut self, rung: Rung, reason: String) {
         if rung != self.rung {
+            let (from, to) = (self.rung.as_str(), rung.as_str());
             if rung == Rung::Model {
-                tracing::info!(from = self.rung.as_str(), "the model steers");
+                tracing::info!(from, "the model steers");
+            } else if rung < self.rung {
+                // As when the first latencies are known, while the model is still loading.
+                tracing::info!(from, to, %reason, "a step up the ladder");
             } else {
-                tracing::warn!(from = self.rung.as_str(), to = rung.as_str(), %reason, "a step on the ladder");
+                tracing::warn!(from, to, %reason, "a step down the ladder");
             }
         }
         (self.rung, self.rung_reason) = (rung, reason);

@@ -343,5 +343,5 @@ async fn the_readmes_example_is_a_configuration_that_works() {
     for _ in 0..4 {
         assert_eq!(client.get("/").await.unwrap().status(), 200);
     }
-    assert_eq!(sidecar.stderr().matches("WARN").count(), 0, "{}", sidecar.stderr());
+    assert!(sidecar.warnings().is_empty(), "{:?}", sidecar.warnings());
 }
