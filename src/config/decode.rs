@@ -270,7 +270,9 @@ impl<'a> Reading<'a> {
             Value::Null => visitor.visit_map(Entries { rest: [].iter(), value: None, known, context: self.context }),
             Value::List(_) => Err(self.misplaced("a section with keys", "write `key: value` without a leading `- `")),
             Value::Scalar(_) => {
-                Err(self.misplaced("a section with keys", "write its keys below it, indented, or as `{ key: value }`"))
+                let keys = known.map(|known| format!(": the keys here are {}", listed(known))).unwrap_or_default();
+                let remedy = format!("write its keys below it, indented, or as `{{ key: value }}`{keys}");
+                Err(self.misplaced("a section with keys", &remedy))
             }
         }
     }

@@ -123,6 +123,11 @@ fn values_of_the_wrong_kind() {
     one("listeners: { max_streams: 4294967296 }", "out of range / write a whole number from 0 to 4294967295");
     one("listeners: { max_headers: many }", "`many` stands where a whole number belongs");
     one("clusters: { a: { endpoints: [{ zone: b }] } }", "1:30 `address` is missing");
+    one(
+        "clusters: { a: { endpoints: ['127.0.0.1:80'] } }",
+        "1:30 `127.0.0.1:80` stands where a section with keys belongs / write its keys below it, indented, or as \
+         `{ key: value }`: the keys here are `address`, `zone`, `host`, `weight` and `metadata`",
+    );
     one("just text", "1:1 `just text` stands where a section with keys belongs");
     one("- a\n- b", "a list stands where a section with keys belongs");
 }
