@@ -132,12 +132,34 @@ impl Transport {
 
     /// Asks the kernel now and then whether the other side is still there, where nothing may move for long.
     pub(super) fn keep_alive(&self) {
-        let stream = match self {
+        // Without it the idle limit finds out later.
+        let _ = self.socket().set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE));
+    }
+
+    /// Acknowledges now what came. A kernel waits up to 40 ms for something to send along, and who writes a head and a body
+    /// one after the other without `TCP_NODELAY` holds the body back until then (Nagle's algorithm, RFC 9293, section 3.7.4).
+    pub(super) fn acknowledge(&self) {
+        // Without it the body comes later.
+        let _ = self.socket().set_tcp_quickack(true);
+    }
+
+    /// Whether the kernel acknowledges at once, or waits for something to send along.
+    #[cfg(test)]
+    pub(super) fn acknowledges(&self) -> bool {
+        self.socket().tcp_quickack().unwrap()
+    }
+
+    /// Lets the kernel wait, as it does after a few requests and answers.
+    #[cfg(test)]
+    pub(super) fn delay(&self) {
+        self.socket().set_tcp_quickack(false).unwrap();
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(match self {
             Self::Plain(stream) => stream,
             Self::Tls(tls) => tls.stream.get_ref().0.stream(),
-        };
-        // Without it the idle limit finds out later.
-        let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE));
+        })
     }
 
     /// For reading and writing by two.

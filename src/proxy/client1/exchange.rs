@@ -91,6 +91,7 @@ impl Exchange {
             match self.read(sending, early, &mut scratch.names.borrow_mut(), place) {
                 Ok(Some((framing, Keep(keep)))) => {
                     self.connection.body = Decoder::new(framing);
+                    self.connection.hurry();
                     self.connection.keep &= keep && !self.deaf;
                     return Poll::Ready(self.answered(sending, scratch, place.as_ref()));
                 }
@@ -184,5 +185,39 @@ impl Exchange {
         }
         // Whoever may send it again decides first (`attempts`), and has it detached then.
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::dialing;
+    use super::super::super::server1::tests::core;
+    use super::*;
+    use crate::balance::EndpointId;
+    use crate::config::Timeouts;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    #[tokio::test(flavor = "local")]
+    async fn a_head_whose_body_waits_for_that_is_acknowledged_at_once() {
+        for framing in ["content-length: 5", "transfer-encoding: chunked", "connection: close"] {
+            let (core, listener) = (core(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+            let address = listener.local_addr().unwrap();
+            let (stream, open) = dialing::connect_to(&core, address, &Timeouts::default(), 0).await.unwrap();
+            let (mut endpoint, _) = listener.accept().await.unwrap();
+            stream.delay();
+            assert!(!stream.acknowledges());
+            let connection = Connection::new((stream, 0), EndpointId(1), Duration::ZERO, open);
+            let mut exchange = Exchange::new(connection);
+            endpoint.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").as_bytes()).await.unwrap();
+            let (mut sending, mut head) = (Sending::default(), None);
+            std::future::poll_fn(|cx| exchange.poll(cx, &core.scratch, &mut sending, Early::default(), &mut head))
+                .await
+                .unwrap();
+            let connection = exchange.into_connection();
+            let Stream::Whole(stream) = &connection.stream else { panic!("{framing}: it is gone") };
+            assert!(stream.acknowledges(), "{framing}");
+        }
     }
 }

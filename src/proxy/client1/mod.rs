@@ -151,6 +151,16 @@ impl Connection {
         Poll::Ready(Ok(self.buf.len()))
     }
 
+    /// Asks for the body where the head came without any of it.
+    fn hurry(&self) {
+        if self.buf.is_empty()
+            && !self.body.done()
+            && let Stream::Whole(stream) = &self.stream
+        {
+            stream.acknowledge();
+        }
+    }
+
     /// The next frame of the answer's body. `Err` when it breaks off, or is none.
     pub(super) fn poll_frame(
         &mut self,

@@ -105,6 +105,10 @@ impl Downstream {
         if decoder.done() {
             return None;
         }
+        if !expects && self.buf.borrow().is_empty() {
+            // The head came without any of the body.
+            self.stream.borrow().as_ref().inspect(|stream| stream.acknowledge());
+        }
         *self.decoder.borrow_mut() = decoder;
         self.held.set(true);
         self.expects.set(expects);

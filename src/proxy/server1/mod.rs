@@ -379,4 +379,4 @@ async fn linger(conn: &Conn, downstream: &Downstream) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

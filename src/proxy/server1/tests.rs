@@ -1,9 +1,10 @@
-//! What a connection holds while nothing is under way on it.
+//! What a connection holds while nothing is under way on it, and when what came is acknowledged.
 
 use super::super::core::{Core, Listener};
 use super::super::gauges::ProxyGauges;
 use super::super::transport::Transport;
 use super::super::watch::Watch;
+use super::super::wire1::Framing;
 use super::super::{Alarm, Clock, ProxyOptions, conn};
 use super::*;
 use crate::balance::Published;
@@ -31,7 +32,7 @@ impl Alarm for Nobody {
 }
 
 /// A core that routes nothing: every request is refused.
-fn core() -> Rc<Core> {
+pub(in crate::proxy) fn core() -> Rc<Core> {
     let options = ProxyOptions {
         published: Published::default(),
         clock: Clock::start(),
@@ -98,6 +99,25 @@ async fn an_idle_connection_holds_no_bytes() {
     client.write_all(b"GET / HT").await.unwrap();
     tokio::task::yield_now().await;
     assert_eq!(downstream.held_bytes(), 0);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_head_whose_body_waits_for_that_is_acknowledged_at_once() {
+    for (framing, read, expects, at_once) in [
+        (Framing::Length(5), "", false, true),
+        (Framing::Chunked, "", false, true),
+        (Framing::Length(5), "a", false, false),
+        (Framing::Length(5), "", true, false),
+        (Framing::Length(0), "", false, false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = Transport::Plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        stream.delay();
+        let downstream = Downstream::new(core(), stream, read.into());
+        let _body = downstream.begin(framing, expects);
+        let acknowledges = downstream.write(|stream| stream.acknowledges());
+        assert_eq!(acknowledges, Some(at_once), "{framing:?} {read:?} {expects}");
+    }
 }
 
 fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
