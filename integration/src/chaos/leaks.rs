@@ -3,7 +3,8 @@
 //! Troubles leave marks that are no leaks: the allocator keeps what a hundred long answers took, a new model is another size,
 //! and the last lines of the access log fill up to 4 MiB (`observe::recent`), which takes a far sidecar two minutes. Among
 //! those a small leak cannot be seen. So the run ends with a stretch in which nothing but the load goes on, once every sidecar's
-//! lines are full ([`fill`]), and what is judged is the **slope** there, after [`WARM`].
+//! lines are full ([`fill`]), and what is judged is the **slope** there, after [`WARM`]. What is remembered of the last 256
+//! generations still fills then where a process is young: some 2 kB each, so a few kB a second that become less and less.
 //!
 //! The slope is Theil's and Sen's: the median of the slopes of all pairs of samples. Half a connection more or less, or a table
 //! that doubles once, moves it little; what grows with time moves it whole. What is slower than [`MEMORY`] and [`DESCRIPTORS`]
