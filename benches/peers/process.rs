@@ -1,6 +1,7 @@
 //! Processes: their limits, their life, and what the kernel says about them.
 
 use crate::Fallible;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -243,4 +244,13 @@ pub fn busy_since(before: (u64, u64)) -> f64 {
 pub fn busy_since_but(before: (u64, u64), own: u64) -> f64 {
     let now = busy_ticks();
     (now.0 - before.0).saturating_sub(own) as f64 / (now.1 - before.1).max(1) as f64
+}
+
+/// Reads strace's table of names and calls ([`Running::trace`]), without its total.
+pub fn system_calls(text: &str) -> BTreeMap<String, f64> {
+    let rows = text.lines().filter_map(|line| {
+        let (name, calls) = line.trim().split_once(char::is_whitespace)?;
+        Some((name.to_owned(), calls.trim().parse::<f64>().ok()?))
+    });
+    rows.filter(|(name, _)| name != "total").collect()
 }

@@ -20,7 +20,7 @@ pub fn count(bench: &Bench, proxy: Proxy, load: &Load, lower: u64, higher: u64) 
         process::signal(strace.id(), "INT");
         strace.wait()?;
         done?;
-        counted.push(parse(&std::fs::read_to_string(&file)?));
+        counted.push(process::system_calls(&std::fs::read_to_string(&file)?));
     }
     let [first, second] = counted.as_slice() else { return Err("nothing was counted".into()) };
     let per_request = second.iter().map(|(name, calls)| {
@@ -28,15 +28,6 @@ pub fn count(bench: &Bench, proxy: Proxy, load: &Load, lower: u64, higher: u64) 
         (name.clone(), more / (higher - lower) as f64)
     });
     Ok(per_request.collect())
-}
-
-/// Reads a table of names and calls.
-fn parse(text: &str) -> BTreeMap<String, f64> {
-    let rows = text.lines().filter_map(|line| {
-        let (name, calls) = line.trim().split_once(char::is_whitespace)?;
-        Some((name.to_owned(), calls.trim().parse::<f64>().ok()?))
-    });
-    rows.filter(|(name, _)| name != "total").collect()
 }
 
 #[cfg(test)]
@@ -47,6 +38,9 @@ mod tests {
     fn a_summary_is_read_without_its_total() {
         let text = "syscall              calls\n---------------- ---------\nrecvfrom              2000\nepoll_wait              40\n\
                     ---------------- ---------\ntotal                 2040\n";
-        assert_eq!(parse(text), BTreeMap::from([("recvfrom".into(), 2000.0), ("epoll_wait".into(), 40.0)]));
+        assert_eq!(
+            process::system_calls(text),
+            BTreeMap::from([("recvfrom".into(), 2000.0), ("epoll_wait".into(), 40.0)])
+        );
     }
 }

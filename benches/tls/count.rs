@@ -134,17 +134,11 @@ impl Traced {
             process::signal(strace.id(), "INT");
             strace.wait()?;
             done?;
-            let calls = std::fs::read_to_string(&self.file)?.lines().filter_map(calls).sum();
+            let calls = process::system_calls(&std::fs::read_to_string(&self.file)?).values().sum();
             Ok(Cost { instructions: calls, allocations: 0.0 })
         })?;
         Ok(counted.into_iter().map(|cost| cost.instructions).collect())
     }
-}
-
-/// How many calls a line of strace's summary counts.
-fn calls(line: &str) -> Option<f64> {
-    let (name, calls) = line.trim().split_once(char::is_whitespace)?;
-    calls.trim().parse().ok().filter(|_| name != "total")
 }
 
 #[cfg(test)]
@@ -155,6 +149,6 @@ mod tests {
     fn a_summary_is_added_up_without_its_total() {
         let text = "syscall              calls\n---------------- ---------\nrecvfrom              2000\nepoll_wait              40\n\
                     ---------------- ---------\ntotal                 2040\n";
-        assert_eq!(text.lines().filter_map(calls).sum::<f64>(), 2040.0);
+        assert_eq!(process::system_calls(text).values().sum::<f64>(), 2040.0);
     }
 }
